@@ -1,0 +1,173 @@
+// mtpx bench: the time of a training step, as one JSON line.
+
+#include "program.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+
+namespace program {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  ConfigSource config;
+  mtpx::Index batch = 8;
+  mtpx::Index seq = 256;
+  mtpx::Index depth = -1;
+  mtpx::Index steps = 10;
+  int threads = 0;
+};
+
+double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
+
+/// Operations of one step: 2 a multiply-add, three products (output, two gradients) per weight that a token
+/// meets, and causal attention's two products forward and five backward (scores are computed again).
+double operations(const mtpx::Config& c, mtpx::Index batch, mtpx::Index seq) {
+  const auto f = [](mtpx::Index n) { return static_cast<double>(n); };
+  const double d = f(c.hidden_size), heads = f(c.num_attention_heads), qk = f(c.qk_head_dim()),
+               v = f(c.v_head_dim);
+  double attention = d * f(c.kv_lora_rank + c.qk_rope_head_dim) +
+                     f(c.kv_lora_rank) * heads * (f(c.qk_nope_head_dim) + v) + heads * v * d;
+  attention += c.q_lora_rank > 0 ? d * f(c.q_lora_rank) + f(c.q_lora_rank) * heads * qk : d * heads * qk;
+  double total = 0;
+  for (mtpx::Index layer = 0; layer < c.num_layers(); ++layer) {
+    const mtpx::Index k = std::max<mtpx::Index>(0, layer - c.num_hidden_layers + 1);
+    const double rows = f(batch * (seq - k));
+    const double ffn = c.is_moe(layer)
+                           ? d * f(c.n_routed_experts) + 3 * d * f(c.moe_intermediate_size) *
+                                                             f(c.num_experts_per_tok + c.n_shared_experts)
+                           : 3 * d * f(c.intermediate_size);
+    total += 6 * rows * (attention + ffn + (k > 0 ? 2 * d * d : 0.0));
+    total += rows * f(seq - k) * heads *
+             (3 * qk + 2 * v + qk + v);  // half of 2 * 2 by causality: (2 + 5) products
+  }
+  for (mtpx::Index k = 0; k <= c.num_nextn_predict_layers; ++k)
+    total += 6 * f(batch * (seq - k)) * d * f(c.vocab_size);
+  return total;
+}
+
+/// Fused multiply-adds a second that all threads together reach in registers, times 2.
+double fma_peak(const mtpx::Cpu& cpu) {
+  using V = mtpx::cpu::Vec<float>;
+  constexpr mtpx::Index rounds = 1 << 22;
+  constexpr int chains = 10;
+  double best = 0;
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    std::vector<float> sums(static_cast<std::size_t>(cpu.threads()) * 16);
+    const auto start = Clock::now();
+    mtpx::cpu::parallel_for(cpu, cpu.threads(), [&](mtpx::Index t) {
+      V acc[chains] = {};
+      V a = mtpx::cpu::broadcast(0.999F), b = mtpx::cpu::broadcast(1e-3F);
+      for (mtpx::Index i = 0; i < rounds; ++i) {
+#pragma GCC unroll 10
+        for (int c = 0; c < chains; ++c) acc[c] = mtpx::cpu::fma(acc[c], a, b);
+      }
+      V all{};
+      for (const V& one : acc) all += one;
+      sums[static_cast<std::size_t>(t) * 16] = mtpx::cpu::sum<float>(all);
+    });
+    const double work = 2.0 * static_cast<double>(rounds) * chains *
+                        static_cast<double>(mtpx::cpu::lanes<float>) * cpu.threads();
+    best = std::max(best, sums[0] > 0 ? work / seconds(start) : 0.0);
+  }
+  return best;
+}
+
+void run(const Options& o) {
+  mtpx::Config config = o.config.read().config;
+  if (o.depth >= 0) config.num_nextn_predict_layers = o.depth;
+  const mtpx::Cpu cpu(o.threads);
+  mtpx::Transformer<float, mtpx::Cpu> model(cpu, config);
+  mtpx::initialize(model, 0);
+  mtpx::AdamW<float, mtpx::Cpu> optimizer;
+  std::vector<mtpx::Batch<mtpx::Cpu>> batches;
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    std::vector<std::int32_t> ids;
+    for (mtpx::Index j = 0; j < o.batch * (o.seq + 1); ++j) {
+      ids.push_back(static_cast<std::int32_t>(mtpx::Philox::block(i, 0, static_cast<std::uint64_t>(j))[0] %
+                                              static_cast<std::uint32_t>(config.vocab_size)));
+    }
+    batches.push_back(
+        {mtpx::Tensor<std::int32_t, mtpx::Cpu>::from(cpu, {o.batch, o.seq + 1}, ids), {}, false});
+  }
+  const auto step = [&](mtpx::Index i) {
+    const auto& batch = batches[static_cast<std::size_t>(i % 4)];
+    mtpx::Tape tape;
+    const auto loss = mtpx::mtp_loss(model, model(tape, batch), batch);
+    tape.backward(loss.total);
+    optimizer.step(model, mtpx::clip_norm(model, 1.0), 1e-4);
+    model.update_bias(1e-3);
+    return static_cast<double>(loss.depths[0].loss.value().to_host()[0]);
+  };
+  const auto begin = Clock::now();
+  const double first = step(0);
+  const double first_seconds = seconds(begin);
+  for (mtpx::Index i = 0; i < 2; ++i) step(i);
+  cpu.pool().reset_peak();
+  std::vector<double> times;
+  double last = first;
+  for (mtpx::Index i = 0; i < o.steps; ++i) {
+    const auto start = Clock::now();
+    last = step(i);
+    times.push_back(seconds(start));
+  }
+  std::sort(times.begin(), times.end());
+  const std::size_t middle = times.size() / 2;
+  const double median = times.size() % 2 == 1 ? times[middle] : (times[middle - 1] + times[middle]) / 2;
+  const double work = operations(config, o.batch, o.seq);
+  const double peak = fma_peak(cpu);
+  const auto rounded = [](double value, int digits) {
+    const double unit = std::pow(10.0, digits);
+    return std::round(value * unit) / unit;
+  };
+  mtpx::Json line{
+      {"peer", mtpx::cat("mtpx ", MTPX_VERSION_MAJOR, '.', MTPX_VERSION_MINOR, '.', MTPX_VERSION_PATCH)},
+      {"compile", true},
+      {"attention", "default"},
+      {"device", "cpu"},
+      {"dtype", "fp32"},
+      {"depth", config.num_nextn_predict_layers},
+      {"params", config.parameter_count()},
+      {"batch", o.batch},
+      {"seq", o.seq},
+      {"step_ms", rounded(median * 1e3, 2)},
+      {"min_ms", rounded(times.front() * 1e3, 2)},
+      {"tokens_per_s", std::round(static_cast<double>(o.batch * o.seq) / median)},
+      {"first_loss", rounded(first, 4)},
+      {"last_loss", rounded(last, 4)},
+      {"peak_gib", rounded(static_cast<double>(cpu.pool().peak_bytes()) / (1 << 30), 4)},
+      {"first_step_s", rounded(first_seconds, 1)},
+      {"threads", cpu.threads()},
+      {"gflop_per_step", rounded(work / 1e9, 2)},
+      {"gflops", rounded(work / median / 1e9, 1)},
+      {"fma_peak_gflops", rounded(peak / 1e9, 1)},
+      {"fma_share", rounded(work / median / peak, 3)}};
+  std::cout << line.dump() << std::endl;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  Options& o = *options;
+  CLI::App* command =
+      app.add_subcommand("bench", "Time training steps on random tokens; prints one JSON line");
+  o.config.add(*command);
+  command->add_option("--batch", o.batch, "Windows per step")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--seq", o.seq, "Tokens per window, T")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  command->add_option("--depth", o.depth, "MTP modules D, over the configuration's num_nextn_predict_layers")
+      ->check(CLI::Range(0, 64));
+  command->add_option("--steps", o.steps, "Steps to time, after three to warm up")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  add_threads(*command, o.threads);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace program

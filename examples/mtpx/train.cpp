@@ -1,0 +1,329 @@
+// mtpx train: text in, a model folder out.
+
+#include "program.hpp"
+
+#include <mtpx/io/utf8.hpp>
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <iomanip>
+#include <iostream>
+#include <sstream>
+
+namespace program {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Model = mtpx::Transformer<float, mtpx::Cpu>;
+
+volatile std::sig_atomic_t caught = 0;
+void on_signal(int signal) {
+  if (caught != 0) std::_Exit(128 + signal);
+  caught = signal;
+}
+
+struct Options {
+  std::vector<std::string> data;
+  std::string out;
+  std::string init;
+  ConfigSource config;
+  mtpx::Index depth = -1;
+  mtpx::TrainOptions train;
+  double lambda = 0.3;
+  double lambda_late = -1;
+  double depth_decay = 1;
+  std::string divisor = "valid";
+  double validation = 0.1;
+  mtpx::Index eval_every = 0;
+  mtpx::Index eval_windows = 64;
+  std::string prompt = "template <typename T";
+  bool activation_checkpointing = false;
+  bool force = false;
+  bool overfit = false;
+  int threads = 0;
+};
+
+std::string fixed(double value, int digits) {
+  std::ostringstream text;
+  text << std::fixed << std::setprecision(digits) << value;
+  return text.str();
+}
+
+double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
+
+/// One line that is rewritten on a terminal; plain lines otherwise, about twenty a run.
+class Progress {
+ public:
+  explicit Progress(mtpx::Index steps)
+      : steps_(steps),
+        every_(std::max<mtpx::Index>(1, steps / 20)),
+        terminal_(::isatty(STDOUT_FILENO) == 1) {}
+
+  void show(const mtpx::StepReport& report, mtpx::Index tokens_per_step) {
+    const double elapsed = seconds(start_);
+    const double rate = static_cast<double>(report.step * tokens_per_step) / elapsed;
+    const double left =
+        elapsed / static_cast<double>(report.step) * static_cast<double>(steps_ - report.step);
+    std::string line =
+        mtpx::cat("step ", report.step, '/', steps_, " (", 100 * report.step / steps_, "%)  loss");
+    for (const double loss : report.loss) line += mtpx::cat(' ', fixed(loss, 3));
+    std::ostringstream lr;
+    lr << std::setprecision(3) << report.lr;
+    line += mtpx::cat("  lr ", lr.str(), "  norm ", fixed(report.gradient_norm, 2), "  ", fixed(rate, 0),
+                      " tok/s  ETA ", static_cast<long>(left) / 60, 'm', static_cast<long>(left) % 60, 's');
+    if (terminal_) {
+      std::cout << "\r\033[K" << line << std::flush;
+      open_ = true;
+    } else if (report.step == 1 || report.step % every_ == 0 || report.step == steps_) {
+      std::cout << line << '\n' << std::flush;
+    }
+  }
+
+  void say(const std::string& line) {
+    if (open_) std::cout << '\n';
+    open_ = false;
+    std::cout << line << '\n' << std::flush;
+  }
+
+ private:
+  mtpx::Index steps_, every_;
+  bool terminal_;
+  bool open_ = false;
+  Clock::time_point start_ = Clock::now();
+};
+
+std::string sample(const Model& model, const std::string& prompt) {
+  mtpx::GenerateOptions options;
+  options.max_tokens = std::min<mtpx::Index>(
+      120, model.config.max_position_embeddings - static_cast<mtpx::Index>(prompt.size()));
+  options.sampling = {0.7, 0, 0.95};
+  mtpx::Utf8Stream text;
+  std::string out;
+  mtpx::generate(model, bytes_as_tokens(prompt), options, [&](std::int32_t token) {
+    out += text.push(static_cast<unsigned char>(token));
+    return true;
+  });
+  return out + text.finish();
+}
+
+class Metrics {
+ public:
+  explicit Metrics(const std::string& path) : path_(path), file_(path) { check(); }
+
+  void add(const mtpx::Json& row) {
+    file_ << row.dump() << '\n' << std::flush;
+    check();
+  }
+
+ private:
+  void check() const {
+    if (!file_) throw OutputError(mtpx::cat("[train] ", path_, ": cannot be written"));
+  }
+  std::string path_;
+  std::ofstream file_;
+};
+
+/// Only windows of one fixed batch, for `--overfit-batch`: the same step again and again.
+mtpx::Corpus first_windows(const mtpx::Corpus& corpus, mtpx::Index tokens) {
+  std::string text;
+  for (mtpx::Index i = 0; i < tokens; ++i) text += static_cast<char>(corpus.token(i % corpus.size()));
+  return mtpx::Corpus::from_text(text);
+}
+
+void prepare_out(const Options& o) {
+  const std::filesystem::path out(o.out);
+  std::error_code failed;
+  if (std::filesystem::exists(out / "model.safetensors") && !o.force) {
+    throw mtpx::ConfigError(
+        mtpx::cat("[train] --out ", o.out, ": a model is there already; --force replaces it"));
+  }
+  std::filesystem::create_directories(out, failed);
+  if (failed) throw OutputError(mtpx::cat("[train] --out ", o.out, ": cannot be made: ", failed.message()));
+  if (::access(o.out.c_str(), W_OK) != 0)
+    throw OutputError(mtpx::cat("[train] --out ", o.out, ": is not writable"));
+}
+
+void report_evaluation(Progress& progress, Metrics& metrics, const Model& model,
+                       const mtpx::ValidationWindows& windows, mtpx::Index step, const Options& o) {
+  const mtpx::Evaluation e = mtpx::evaluate(model, windows, o.train.mask_documents);
+  if (e.empty()) return;
+  progress.say(mtpx::cat("  validation at step ", step, ": ", fixed(e.bits_per_byte(), 3), " bits per byte"));
+  for (std::size_t k = 0; k < e.loss.size(); ++k) {
+    std::string line =
+        mtpx::cat("    ", k == 0 ? "main head" : mtpx::cat("depth ", k, "  "), "  loss ", fixed(e.loss[k], 4),
+                  "  equals the label ", fixed(100 * e.accuracy[k], 1), " %");
+    if (k > 0) line += mtpx::cat("  equals the main head's choice ", fixed(100 * e.agreement[k], 1), " %");
+    progress.say(line);
+  }
+  metrics.add({{"step", step},
+               {"validation_loss", e.loss},
+               {"acceptance", e.accuracy},
+               {"agreement", e.agreement},
+               {"bits_per_byte", e.bits_per_byte()}});
+  if (static_cast<mtpx::Index>(o.prompt.size()) < model.config.max_position_embeddings && !o.prompt.empty()) {
+    progress.say(mtpx::cat("  sample: ", mtpx::Json(o.prompt + sample(model, o.prompt)).dump()));
+  }
+}
+
+void run(Options o) {
+  mtpx::ModelConfig source =
+      o.init.empty() ? o.config.read() : mtpx::read_config(std::filesystem::path(o.init) / "config.json");
+  if (o.depth >= 0) source.config.num_nextn_predict_layers = o.depth;
+  source.config.validate();
+  require_bytes(source.config);
+  const mtpx::Index depth = source.config.num_nextn_predict_layers;
+  o.train.lambda = {o.lambda, o.lambda_late < 0 ? o.lambda / 3 : o.lambda_late};
+  if (o.depth_decay != 1) o.train.depth_weights = mtpx::exponential_weights(depth, o.depth_decay);
+  if (o.divisor == "all") o.train.divisor = mtpx::LossDivisor::all_positions;
+  o.train.lr.warmup = std::min(o.train.lr.warmup, o.train.steps / 10);
+  if (!mtpx::Utf8Stream::valid(o.prompt)) throw mtpx::ConfigError("[train] --prompt is not valid UTF-8");
+
+  mtpx::Corpus corpus = read_corpus(o.data);
+  const mtpx::Index documents = corpus.documents();
+  const mtpx::Index size = corpus.size();
+  const mtpx::Index needed = mtpx::Batches::minimum(o.train.seq, depth);
+  if (o.overfit) corpus = first_windows(corpus, std::max(needed, o.train.batch * o.train.seq));
+  auto [train, held_out] = o.overfit ? mtpx::CorpusSplit{corpus, {}} : corpus.split(o.validation, needed);
+  const mtpx::Index training_tokens = train.size();
+  mtpx::Batches batches(std::move(train), {o.train.batch, o.train.seq, o.overfit ? 0 : o.train.seed, depth});
+  const mtpx::ValidationWindows windows(std::move(held_out),
+                                        {o.train.batch, o.train.seq, o.eval_windows, depth});
+
+  const mtpx::Cpu cpu(o.threads);
+  mtpx::LoadedModel<float, mtpx::Cpu> loaded =
+      o.init.empty() ? mtpx::LoadedModel<float, mtpx::Cpu>{Model(cpu, source.config), source.extra}
+                     : mtpx::load_model<float>(cpu, o.init);
+  Model& model = loaded.model;
+  if (o.init.empty()) {
+    mtpx::initialize(model, o.train.seed);
+  } else if (model.config != source.config) {
+    throw mtpx::ConfigError(mtpx::cat("[train] --depth ", o.depth, ": the model in --init ", o.init,
+                                      " has depth ", model.config.num_nextn_predict_layers));
+  }
+  model.activation_checkpointing = o.activation_checkpointing;
+  mtpx::Trainer<float, mtpx::Cpu> trainer(model, o.train, std::move(batches));
+  prepare_out(o);
+  Metrics metrics((std::filesystem::path(o.out) / "metrics.jsonl").string());
+
+  Progress progress(o.train.steps);
+  progress.say(mtpx::cat("model: ", source.config.num_hidden_layers, " layers, depth ", depth, ", ",
+                         source.config.parameter_count(), " parameters; text: ", size, " bytes in ",
+                         documents, " documents, ", training_tokens, " to train on; ", cpu.threads(),
+                         " threads"));
+  if (windows.windows() == 0) progress.say("notice: no text is left over for validation");
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+
+  const mtpx::Index every = o.eval_every > 0 ? o.eval_every : std::max<mtpx::Index>(1, o.train.steps / 4);
+  const mtpx::Index tokens = o.train.batch * o.train.seq * o.train.accumulation;
+  const auto begin = Clock::now();
+  while (trainer.steps_done() < o.train.steps && caught == 0) {
+    const auto start = Clock::now();
+    const mtpx::StepReport report = trainer.step();
+    progress.show(report, tokens);
+    metrics.add({{"step", report.step},
+                 {"loss", report.loss},
+                 {"total", report.total},
+                 {"lr", report.lr},
+                 {"lambda", report.lambda},
+                 {"gradient_norm", report.gradient_norm},
+                 {"tokens_per_s", static_cast<double>(tokens) / seconds(start)}});
+    if (report.step % every == 0 || report.step == o.train.steps) {
+      report_evaluation(progress, metrics, model, windows, report.step, o);
+    }
+  }
+  const double elapsed = seconds(begin);
+  try {
+    mtpx::save_model(o.out, model, loaded.extra);
+  } catch (const mtpx::FileError& error) {
+    throw OutputError(error.what());
+  }
+  progress.say(mtpx::cat("trained ", trainer.steps_done(), " steps in ", fixed(elapsed, 1), " s, ",
+                         fixed(static_cast<double>(trainer.steps_done() * tokens) / elapsed, 0),
+                         " tokens/s with validation; peak of tensors ",
+                         fixed(static_cast<double>(cpu.pool().peak_bytes()) / 1048576.0, 0),
+                         " MiB; model in ", o.out));
+  if (caught != 0) throw CLI::RuntimeError(128 + caught);
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  Options& o = *options;
+  o.train.lr.peak = 3e-3;
+  o.train.lr.warmup = 100;
+  CLI::App* command = app.add_subcommand("train", "Train a model on text and write it to a folder");
+  command->add_option("--data", o.data,
+                      "Files or folders of text, read as bytes; default: this repository's own");
+  command->add_option("--out", o.out, "Folder for config.json, model.safetensors and metrics.jsonl")
+      ->required();
+  command->add_option("--init", o.init, "Model folder to start from");
+  o.config.add(*command);
+  command->add_option("--depth", o.depth, "MTP modules D, over the configuration's num_nextn_predict_layers")
+      ->check(CLI::Range(0, 64));
+  command->add_option("--steps", o.train.steps, "Optimiser steps")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+  command->add_option("--batch", o.train.batch, "Windows per micro-batch")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--seq", o.train.seq, "Tokens per window, T")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  command->add_option("--accumulation", o.train.accumulation, "Micro-batches per step")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--lr", o.train.lr.peak, "Peak learning rate")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--warmup", o.train.lr.warmup, "Steps of the linear rise, at most a tenth of all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--weight-decay", o.train.adamw.weight_decay, "Decay of matrices")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--clip", o.train.clip, "Largest gradient norm; 0 = any")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--lambda", o.lambda, "Weight of the depths' losses (Eq. 25), for the first two thirds")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--lambda-late", o.lambda_late, "The same later; default: a third of --lambda")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--depth-decay", o.depth_decay, "Weight of depth k is this to the power k - 1")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--divisor", o.divisor,
+                   "Divide a depth's loss by its valid rows, or by all positions (Eq. 24)")
+      ->check(CLI::IsMember({"valid", "all"}))
+      ->capture_default_str();
+  command->add_option("--bias-speed", o.train.bias_update_speed, "Gamma of the router biases")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--mask-documents", o.train.mask_documents, "Attention stays inside documents");
+  command->add_flag("--checkpoint-activations", o.activation_checkpointing, "Less memory, one more forward");
+  command->add_option("--validation", o.validation, "Share of the text held out")
+      ->check(CLI::Range(0.0, 0.9))
+      ->capture_default_str();
+  command->add_option("--eval-every", o.eval_every, "Steps between validations; default: a quarter of all")
+      ->check(CLI::Range(1, 1 << 30));
+  command->add_option("--eval-windows", o.eval_windows, "Most validation windows")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+  command->add_option("--prompt", o.prompt, "Start of the text sample shown with each validation")
+      ->capture_default_str();
+  command->add_flag("--overfit-batch", o.overfit, "Train on one fixed batch only: every loss must go to 0");
+  command->add_flag("--force", o.force, "Replace the model in --out");
+  command->add_option("--seed", o.train.seed, "Seed of weights and shuffling")->capture_default_str();
+  add_threads(*command, o.threads);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace program

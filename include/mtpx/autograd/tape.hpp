@@ -1,0 +1,213 @@
+#pragma once
+// Tape: what was computed, in order. Backward walks it from the end and pops, freeing memory on the way.
+
+#include <mtpx/autograd/var.hpp>
+#include <mtpx/core/error.hpp>
+
+#include <functional>
+#include <ostream>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace mtpx {
+
+enum class Mode { training, inference };
+
+/// A plain list of backward steps. Pass it once per forward, at `embedding(tape, ...)`; every Var that is
+/// computed from there carries it along. A tape serves one forward and one backward.
+///
+///   Tape tape;
+///   auto loss = ...;            // ops record themselves
+///   tape.backward(loss);        // gradients are now in the parameters, activations are freed
+///
+/// With Mode::inference nothing is recorded and nothing is kept: one forward serves both.
+class Tape {
+ public:
+  explicit Tape(Mode mode = Mode::training) : mode_(mode), statistics_(mode == Mode::training) {}
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  bool recording() const { return mode_ == Mode::training; }
+
+  /// Whether this pass counts, for statistics such as an expert's load: true for the first run of a
+  /// training forward, false for evaluation and for the second run under checkpoint().
+  bool statistics() const { return statistics_; }
+  void set_statistics(bool statistics) { statistics_ = statistics; }
+
+  /// A differentiable input that is no parameter: its gradient can be read after backward.
+  template <typename T, typename D>
+  Var<T, D> input(Tensor<T, D> value) {
+    if (!recording()) return Var<T, D>(std::move(value), nullptr, this);
+    return Var<T, D>(std::move(value), std::make_shared<detail::Slot<T, D>>(), this);
+  }
+
+  /// A value on this tape whose gradient nobody wants.
+  template <typename T, typename D>
+  Var<T, D> constant(Tensor<T, D> value) {
+    return Var<T, D>(std::move(value), nullptr, this);
+  }
+
+  /// Another tape's value as this tape's input; the gradient goes where the other tape looks for it.
+  template <typename T, typename D, typename G>
+  Var<T, D, G> adopt(const Var<T, D, G>& var) {
+    return Var<T, D, G>(var.value(), var.slot(), this);
+  }
+
+  /// Appends an op: its output and what computes the operands' gradients from the output's,
+  /// `backward(const Tensor<T, D>& dy)`. The lambda's captures are the saved activations.
+  template <typename T, typename D, typename Backward>
+  Var<T, D> record(std::string_view op, Tensor<T, D> y, Backward backward) {
+    return std::get<0>(record(op, std::tuple(std::move(y)), std::move(backward)));
+  }
+
+  /// The same for an op with several outputs: `backward(dy0, dy1, ...)`. Skipped when no output has a
+  /// gradient; an output without one among others that have is given zeros.
+  template <typename... Ts, typename D, typename Backward>
+  std::tuple<Var<Ts, D>...> record(std::string_view op, std::tuple<Tensor<Ts, D>...> ys, Backward backward) {
+    if (spent_)
+      throw Error(cat("[", op, "] this tape's backward has run; a tape serves one forward and one backward"));
+    if (!recording()) {
+      return std::apply([this](auto&... y) { return std::tuple(Var<Ts, D>(std::move(y), nullptr, this)...); },
+                        ys);
+    }
+    auto outputs =
+        std::apply([this](auto&... y) { return std::tuple(Var<Ts, D>(y, fresh_slot(y), this)...); }, ys);
+    // The step keeps the outputs' gradients, not the outputs: those live only while another op saves them.
+    auto wanted = std::apply(
+        [](const auto&... y) {
+          return std::tuple(Pending<Ts, D>{y.slot(), y.device(), y.shape()}...);
+        },
+        outputs);
+    const Shape shape = std::get<0>(outputs).shape();
+    steps_.push_back({std::string(op), path(), shape, [wanted, backward = std::move(backward)] {
+                        std::apply(
+                            [&](const auto&... y) {
+                              if ((... || y.slot->filled)) backward(y.take()...);
+                            },
+                            wanted);
+                      }});
+    return outputs;
+  }
+
+  /// d(loss)/d(everything that wants it), for a loss of one number.
+  template <typename T, typename D>
+  void backward(const Var<T, D>& loss) {
+    require(loss.shape().size() == 1, "backward", "the loss must be one number", {{"loss", loss.shape()}});
+    const T one(1.0f);
+    backward(loss, Tensor<T, D>::from(loss.device(), loss.shape(), std::span(&one, 1)));
+  }
+
+  /// The same from a given gradient of `y`.
+  template <typename T, typename D>
+  void backward(const Var<T, D>& y, const Tensor<T, D>& dy) {
+    seed(y, dy);
+    run();
+  }
+
+  /// Places a gradient on an output, before run(). For backward from several outputs.
+  template <typename T, typename D>
+  void seed(const Var<T, D>& y, const Tensor<T, D>& dy) {
+    if (y.tape() != this) throw Error("[backward] the loss was not computed on this tape");
+    if (!recording()) throw Error("[backward] this tape is in inference mode and recorded nothing");
+    if (spent_) throw Error("[backward] this tape's backward has run; make a new tape for the next step");
+    if (y.slot() == nullptr) return;
+    y.slot()->grad = dy;
+    y.slot()->filled = true;
+  }
+
+  /// Runs and drops all steps, last first: a loop, however deep the model.
+  void run() {
+    spent_ = true;
+    while (!steps_.empty()) {
+      const std::function<void()> step = std::move(steps_.back().backward);
+      steps_.pop_back();
+      step();
+    }
+  }
+
+  std::size_t size() const { return steps_.size(); }
+
+  /// One line per op: its module path, name and the shape of its first output.
+  void print(std::ostream& out) const {
+    for (const Step& step : steps_) {
+      out << step.path << (step.path.empty() ? "" : ".") << step.op << ' ' << step.shape.str() << '\n';
+    }
+  }
+
+  /// Names the modules that are running, for error texts and print(): `const Tape::Scope s(tape, "mlp");`
+  class Scope {
+   public:
+    Scope(Tape& tape, std::string name) : tape_(tape) { tape_.scopes_.push_back(std::move(name)); }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+    ~Scope() { tape_.scopes_.pop_back(); }
+
+   private:
+    Tape& tape_;
+  };
+
+  /// "model.layers.0.mlp"
+  std::string path() const {
+    std::string joined;
+    for (const std::string& name : scopes_) {
+      if (!joined.empty()) joined += '.';
+      joined += name;
+    }
+    return joined;
+  }
+
+ private:
+  struct Step {
+    std::string op;
+    std::string path;
+    Shape shape;
+    std::function<void()> backward;
+  };
+
+  template <typename T, typename D>
+  static std::shared_ptr<detail::Slot<T, D>> fresh_slot(const Tensor<T, D>&) {
+    return std::make_shared<detail::Slot<T, D>>();
+  }
+
+  template <typename T, typename D>
+  struct Pending {
+    std::shared_ptr<detail::Slot<T, D>> slot;
+    D device;
+    Shape shape;
+
+    Tensor<T, D> take() const {
+      if (!slot->filled) return Tensor<T, D>::zeros(device, shape);
+      slot->filled = false;
+      return std::move(slot->grad);
+    }
+  };
+
+  Mode mode_;
+  bool statistics_;
+  bool spent_ = false;
+  std::vector<Step> steps_;
+  std::vector<std::string> scopes_;
+};
+
+/// The one tape that the operands of `op` are on. Throws when there is none or more than one.
+template <typename... Vars>
+Tape& tape_of(std::string_view op, const Vars&... vars) {
+  Tape* tape = nullptr;
+  bool several = false;
+  (
+      [&] {
+        if (vars.tape() == nullptr) return;
+        if (tape != nullptr && tape != vars.tape()) several = true;
+        tape = vars.tape();
+      }(),
+      ...);
+  if (several) throw Error(cat("[", op, "] the operands are on two different tapes"));
+  if (tape == nullptr) {
+    throw Error(
+        cat("[", op, "] no operand is on a tape; start with embedding(tape, ...) or tape.input(...)"));
+  }
+  return *tape;
+}
+
+}  // namespace mtpx

@@ -1,0 +1,123 @@
+#pragma once
+// Var: a value on a tape, and Parameter: a value that outlives tapes.
+
+#include <mtpx/core/tensor.hpp>
+
+#include <memory>
+#include <utility>
+
+namespace mtpx {
+
+class Tape;
+
+namespace detail {
+
+/// Where a gradient is gathered. `filled` says whether anybody has written it yet.
+template <typename G, typename D>
+struct Slot {
+  Tensor<G, D> grad;
+  bool filled = false;
+};
+
+}  // namespace detail
+
+/// The gradient side of a Var without its value: what an op captures when its backward does not need the
+/// operand itself, so that the operand's memory is not kept.
+template <typename G, typename D>
+class Destination {
+ public:
+  Destination(std::shared_ptr<detail::Slot<G, D>> slot, D device, Shape shape)
+      : slot_(std::move(slot)), device_(std::move(device)), shape_(shape) {}
+
+  const Shape& shape() const { return shape_; }
+
+  /// Where a backward kernel writes the gradient: [rows, width], dense. The first call for a gradient says
+  /// overwrite, later ones say add.
+  Sink<G> sink() const {
+    if (slot_ == nullptr) return {};
+    if (!slot_->grad.defined()) slot_->grad = Tensor<G, D>(device_, shape_);
+    const bool accumulate = slot_->filled;
+    slot_->filled = true;
+    return {slot_->grad.data(), accumulate};
+  }
+
+ private:
+  std::shared_ptr<detail::Slot<G, D>> slot_;
+  D device_;
+  Shape shape_;
+};
+
+/// A value of type T with a place for its gradient, of type G. A null slot makes it a constant: nobody
+/// wants its gradient. A null tape makes it a leaf: it was not computed by an op.
+///
+/// Activations have G = T, parameters G = acc_t<T> (see Weight).
+template <typename T, typename D, typename G = T>
+class Var {
+ public:
+  using value_type = T;
+  using gradient_type = G;
+  using device_type = D;
+
+  Var() = default;
+  /// A constant.
+  explicit Var(Tensor<T, D> value) : value_(std::move(value)) {}
+  Var(Tensor<T, D> value, std::shared_ptr<detail::Slot<G, D>> slot, Tape* tape)
+      : value_(std::move(value)), slot_(std::move(slot)), tape_(tape) {}
+
+  bool defined() const { return value_.defined(); }
+  const Tensor<T, D>& value() const { return value_; }
+  const D& device() const { return value_.device(); }
+  const Shape& shape() const { return value_.shape(); }
+  Rows rows() const { return value_.rows(); }
+  T* data() const { return value_.data(); }
+  Tape* tape() const { return tape_; }
+  const std::shared_ptr<detail::Slot<G, D>>& slot() const { return slot_; }
+  bool wants_grad() const { return slot_ != nullptr; }
+
+  Destination<G, D> destination() const { return {slot_, device(), shape()}; }
+  Sink<G> sink() const { return destination().sink(); }
+
+  /// The gradient gathered so far; undefined while there is none.
+  Tensor<G, D> grad() const { return slot_ != nullptr && slot_->filled ? slot_->grad : Tensor<G, D>(); }
+
+ protected:
+  Tensor<T, D> value_;
+  std::shared_ptr<detail::Slot<G, D>> slot_;
+  Tape* tape_ = nullptr;
+};
+
+/// A parameter as ops see it: values in T, gradient in acc_t<T>.
+template <typename T, typename D>
+using Weight = Var<T, D, acc_t<T>>;
+
+/// A trainable tensor. Move-only, so that a copy of a module cannot train half a model by mistake. Its
+/// gradient lasts across tapes: several backwards before one optimiser step accumulate for free.
+template <typename T, typename D>
+class Parameter : public Weight<T, D> {
+ public:
+  Parameter() = default;
+  explicit Parameter(Tensor<T, D> value)
+      : Weight<T, D>(std::move(value), std::make_shared<detail::Slot<acc_t<T>, D>>(), nullptr) {}
+  Parameter(D device, Shape shape) : Parameter(Tensor<T, D>(std::move(device), shape)) {}
+  Parameter(const Parameter&) = delete;
+  Parameter& operator=(const Parameter&) = delete;
+  Parameter(Parameter&&) = default;
+  Parameter& operator=(Parameter&&) = default;
+
+  /// Forgets the gradient; its buffer stays for the next step.
+  void zero_grad() {
+    if (this->slot_ != nullptr) this->slot_->filled = false;
+  }
+
+  /// A frozen parameter has no gradient and costs nothing in backward.
+  void freeze(bool frozen = true) {
+    if (frozen) {
+      this->slot_.reset();
+    } else if (this->slot_ == nullptr) {
+      this->slot_ = std::make_shared<detail::Slot<acc_t<T>, D>>();
+    }
+  }
+  bool frozen() const { return this->slot_ == nullptr; }
+};
+
+}  // namespace mtpx

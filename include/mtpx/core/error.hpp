@@ -1,0 +1,63 @@
+#pragma once
+// Errors: always on, one clear first line, then every operand with its shape, then the module path.
+
+#include <mtpx/core/shape.hpp>
+
+#include <initializer_list>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace mtpx {
+
+/// Base of everything that mtpx throws on purpose.
+class Error : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+/// Operands that do not fit together.
+class ShapeError : public Error {
+  using Error::Error;
+};
+/// A configuration that does not add up; the text lists every violation.
+class ConfigError : public Error {
+  using Error::Error;
+};
+/// A file that cannot be read, written or believed; the text names file, key and value.
+class FileError : public Error {
+  using Error::Error;
+};
+/// The device refused: out of memory, missing, or a failed launch.
+class DeviceError : public Error {
+  using Error::Error;
+};
+/// A number that must not be: a token id outside the vocabulary, a loss that is not finite.
+class NumericError : public Error {
+  using Error::Error;
+};
+
+/// Concatenates its arguments as `<<` would print them.
+template <typename... Parts>
+std::string cat(const Parts&... parts) {
+  std::ostringstream stream;
+  (stream << ... << parts);
+  return stream.str();
+}
+
+/// An operand in an error text, by the name its docstring gives it.
+struct Operand {
+  std::string_view name;
+  Shape shape;
+};
+
+/// Throws ShapeError "[op] rule", a line per operand, and "in path" unless `holds`.
+inline void require(bool holds, std::string_view op, std::string_view rule,
+                    std::initializer_list<Operand> operands = {}, std::string_view path = {}) {
+  if (holds) return;
+  std::string text = cat('[', op, "] ", rule);
+  for (const Operand& operand : operands) text += cat("\n  ", operand.name, ": ", operand.shape.str());
+  if (!path.empty()) text += cat("\n  in ", path);
+  throw ShapeError(text);
+}
+
+}  // namespace mtpx

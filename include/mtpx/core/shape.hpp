@@ -1,0 +1,100 @@
+#pragma once
+// Shapes and stacks of rows: the only two descriptions of memory layout in mtpx.
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+namespace mtpx {
+
+/// Every size, count and offset. 64 bits: a tensor may hold more than 2^31 numbers.
+using Index = std::int64_t;
+
+/// The extents of a tensor, outermost first, kept inline: at most `max_rank` of them.
+class Shape {
+ public:
+  static constexpr int max_rank = 6;
+
+  Shape() = default;
+  Shape(std::initializer_list<Index> extents) : rank_(static_cast<int>(extents.size())) {
+    assert(extents.size() <= max_rank);
+    std::copy(extents.begin(), extents.end(), extents_.begin());
+  }
+
+  int rank() const { return rank_; }
+  Index operator[](int axis) const { return extents_[static_cast<std::size_t>(axis)]; }
+
+  /// Extent of the last axis: the number of columns of every row. 1 for a rank-0 shape.
+  Index width() const { return rank_ == 0 ? 1 : (*this)[rank_ - 1]; }
+
+  /// Product of all extents but the last: the number of rows.
+  Index rows() const {
+    Index count = 1;
+    for (int axis = 0; axis + 1 < rank_; ++axis) count *= (*this)[axis];
+    return count;
+  }
+
+  /// Number of elements.
+  Index size() const { return rows() * width(); }
+
+  /// The same shape with another last extent.
+  Shape with_width(Index width) const {
+    Shape shape = *this;
+    if (shape.rank_ == 0) shape.rank_ = 1;
+    shape.extents_[static_cast<std::size_t>(shape.rank_ - 1)] = width;
+    return shape;
+  }
+
+  /// The same shape with another first extent.
+  Shape with_front(Index front) const {
+    Shape shape = *this;
+    shape.extents_[0] = front;
+    return shape;
+  }
+
+  friend bool operator==(const Shape& a, const Shape& b) {
+    if (a.rank_ != b.rank_) return false;
+    for (int axis = 0; axis < a.rank_; ++axis) {
+      if (a[axis] != b[axis]) return false;
+    }
+    return true;
+  }
+
+  /// "[2, 3, 4]"; "[]" for rank 0.
+  std::string str() const {
+    std::string text = "[";
+    for (int axis = 0; axis < rank_; ++axis) {
+      if (axis > 0) text += ", ";
+      text += std::to_string((*this)[axis]);
+    }
+    return text + "]";
+  }
+
+ private:
+  std::array<Index, max_rank> extents_{};
+  int rank_ = 0;
+};
+
+/// `count` rows of `width` contiguous numbers, the first number of neighbouring rows `stride` apart:
+/// what a BLAS calls a row-major matrix with a leading dimension. Kernels get this and a raw pointer.
+struct Rows {
+  Index count = 0;
+  Index width = 0;
+  Index stride = 0;
+};
+
+/// Where a backward kernel puts a gradient, always contiguous. The first writer overwrites, later ones
+/// add, and a null pointer means that nobody wants it: no buffer is ever filled with zeros beforehand.
+template <typename T>
+struct Sink {
+  T* data = nullptr;
+  bool accumulate = false;
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+}  // namespace mtpx

@@ -1,0 +1,134 @@
+#pragma once
+// Tensor: a stack of equally spaced rows on a device.
+
+#include <mtpx/core/bf16.hpp>
+#include <mtpx/core/error.hpp>
+#include <mtpx/core/pool.hpp>
+#include <mtpx/core/shape.hpp>
+
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace mtpx {
+
+/// Numbers of type T on device D: row-major, last stride 1, all rows `row_stride` apart. Copying a
+/// Tensor shares its storage, as copying a shared_ptr does; views share it too. There are no transposes
+/// and no hidden copies: a view that would need one throws ShapeError.
+template <typename T, typename D>
+class Tensor {
+  static_assert(std::is_trivially_copyable_v<T>);
+
+ public:
+  using value_type = T;
+
+  /// No storage; `defined()` is false.
+  Tensor() = default;
+
+  /// Storage for `shape`, content undefined.
+  Tensor(D device, Shape shape)
+      : device_(std::move(device)),
+        buffer_(device_.pool(), static_cast<std::size_t>(shape.size()) * sizeof(T)),
+        data_(static_cast<T*>(buffer_.data())),
+        shape_(shape),
+        row_stride_(shape.width()) {}
+
+  static Tensor zeros(D device, Shape shape) {
+    Tensor tensor(std::move(device), shape);
+    set_zero(tensor.device_, tensor.data_, tensor.bytes());
+    return tensor;
+  }
+
+  /// A copy of host numbers; as many as `shape` has, else ShapeError.
+  static Tensor from(D device, Shape shape, std::span<const T> values) {
+    require(static_cast<Index>(values.size()) == shape.size(), "tensor",
+            "as many values as the shape has elements",
+            {{"shape", shape}, {"values", Shape{static_cast<Index>(values.size())}}});
+    Tensor tensor(std::move(device), shape);
+    copy_to_device(tensor.device_, tensor.data_, values.data(), tensor.bytes());
+    return tensor;
+  }
+
+  bool defined() const { return data_ != nullptr; }
+  const D& device() const { return device_; }
+  T* data() const { return data_; }
+  const Shape& shape() const { return shape_; }
+  Index size() const { return shape_.size(); }
+  std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
+  Index row_stride() const { return row_stride_; }
+  Rows rows() const { return {shape_.rows(), shape_.width(), row_stride_}; }
+  bool contiguous() const { return row_stride_ == shape_.width() || shape_.rows() <= 1; }
+
+  /// The same elements under another shape. The last extent may change only if rows touch each other.
+  Tensor reshape(Shape shape) const {
+    require(shape.size() == size(), "reshape", "as many elements as before",
+            {{"from", shape_}, {"to", shape}});
+    require(contiguous() || shape.width() == shape_.width(), "reshape",
+            "a strided view keeps its width; make it dense with contiguous(x)",
+            {{"from", shape_}, {"to", shape}});
+    Tensor view = *this;
+    view.shape_ = shape;
+    if (contiguous()) view.row_stride_ = shape.width();
+    return view;
+  }
+
+  /// Columns [begin, begin + width) of every row.
+  Tensor narrow_last(Index begin, Index width) const {
+    require(begin >= 0 && width >= 0 && begin + width <= shape_.width(), "narrow_last",
+            cat("columns ", begin, " to ", begin + width, " must lie inside the rows"), {{"x", shape_}});
+    Tensor view = *this;
+    view.data_ += begin;
+    view.shape_ = shape_.with_width(width);
+    return view;
+  }
+
+  /// Entries [begin, end) of the first axis.
+  Tensor slice_front(Index begin, Index end) const {
+    require(shape_.rank() >= 2 || contiguous(), "slice_front", "a strided vector has no front",
+            {{"x", shape_}});
+    require(shape_.rank() >= 1 && begin >= 0 && begin <= end && end <= shape_[0], "slice_front",
+            cat("entries ", begin, " to ", end, " must lie inside the first axis"), {{"x", shape_}});
+    Tensor view = *this;
+    view.shape_ = shape_.with_front(end - begin);
+    if (shape_.rank() == 1) {
+      view.data_ += begin;
+      view.row_stride_ = end - begin;
+    } else if (shape_[0] > 0) {
+      view.data_ += begin * (shape_.rows() / shape_[0]) * row_stride_;
+    }
+    return view;
+  }
+
+  /// All elements, row by row, on the host. Waits for the device.
+  std::vector<T> to_host() const {
+    std::vector<T> values(static_cast<std::size_t>(size()));
+    const Rows r = rows();
+    if (contiguous()) {
+      copy_to_host(device_, values.data(), data_, bytes());
+    } else {
+      for (Index row = 0; row < r.count; ++row) {
+        copy_to_host(device_, values.data() + row * r.width, data_ + row * r.stride,
+                     static_cast<std::size_t>(r.width) * sizeof(T));
+      }
+    }
+    return values;
+  }
+
+  /// Overwrites all elements with host numbers.
+  void assign(std::span<const T> values) const {
+    require(contiguous() && static_cast<Index>(values.size()) == size(), "assign",
+            "as many values as a dense tensor has elements",
+            {{"x", shape_}, {"values", Shape{static_cast<Index>(values.size())}}});
+    copy_to_device(device_, data_, values.data(), bytes());
+  }
+
+ private:
+  D device_{typename D::Empty{}};  // an undefined tensor must not make a pool
+  Buffer buffer_;
+  T* data_ = nullptr;
+  Shape shape_;
+  Index row_stride_ = 0;
+};
+
+}  // namespace mtpx

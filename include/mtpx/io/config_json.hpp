@@ -1,0 +1,357 @@
+#pragma once
+// config.json, as DeepSeek-V3 publishes it: to Config and back. What mtpx cannot honour is refused by name,
+// what it does not know is kept.
+
+#include <mtpx/core/error.hpp>
+#include <mtpx/io/file.hpp>
+#include <mtpx/io/json.hpp>
+#include <mtpx/model/config.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace mtpx {
+
+/// A configuration together with the keys of its file that mtpx has no use for, in their order
+/// ("architectures", "torch_dtype", "quantization_config", ...).
+struct ModelConfig {
+  Config config;
+  Json extra = Json::object();
+};
+
+namespace detail {
+
+enum class Need { always, with_experts, never };
+
+/// Calls visit(key, member, need) for every key that holds a plain number or truth value, in the order in
+/// which they are written. One list for reading and writing.
+template <typename AnyConfig, typename Visit>
+void visit_plain_keys(AnyConfig& config, Visit&& visit) {
+  visit("vocab_size", config.vocab_size, Need::always);
+  visit("hidden_size", config.hidden_size, Need::always);
+  visit("intermediate_size", config.intermediate_size, Need::always);
+  visit("num_hidden_layers", config.num_hidden_layers, Need::always);
+  visit("num_nextn_predict_layers", config.num_nextn_predict_layers, Need::never);
+  visit("num_attention_heads", config.num_attention_heads, Need::always);
+  visit("kv_lora_rank", config.kv_lora_rank, Need::always);
+  visit("qk_nope_head_dim", config.qk_nope_head_dim, Need::always);
+  visit("qk_rope_head_dim", config.qk_rope_head_dim, Need::always);
+  visit("v_head_dim", config.v_head_dim, Need::always);
+  visit("n_routed_experts", config.n_routed_experts, Need::always);
+  visit("moe_intermediate_size", config.moe_intermediate_size, Need::with_experts);
+  visit("n_shared_experts", config.n_shared_experts, Need::with_experts);
+  visit("num_experts_per_tok", config.num_experts_per_tok, Need::with_experts);
+  visit("n_group", config.n_group, Need::with_experts);
+  visit("topk_group", config.topk_group, Need::with_experts);
+  visit("routed_scaling_factor", config.routed_scaling_factor, Need::with_experts);
+  visit("norm_topk_prob", config.norm_topk_prob, Need::with_experts);
+  visit("first_k_dense_replace", config.first_k_dense_replace, Need::with_experts);
+  visit("aux_loss_alpha", config.aux_loss_alpha, Need::never);
+  visit("rms_norm_eps", config.rms_norm_eps, Need::always);
+  visit("max_position_embeddings", config.max_position_embeddings, Need::always);
+  visit("initializer_range", config.initializer_range, Need::never);
+}
+
+/// Takes keys out of an object one by one and notes what is wrong with them; what is left was not asked for.
+class KeyReader {
+ public:
+  KeyReader(Json object, std::string prefix, std::vector<std::string>& problems)
+      : rest_(std::move(object)), prefix_(std::move(prefix)), problems_(problems) {}
+
+  Json& rest() { return rest_; }
+
+  /// The value of `key`; nothing if it is absent.
+  std::optional<Json> take(const char* key) {
+    const auto place = rest_.find(key);
+    if (place == rest_.end()) return std::nullopt;
+    Json value = std::move(*place);
+    rest_.erase(place);
+    return value;
+  }
+
+  bool read(const char* key, Index& into, bool needed) {
+    return read_if(key, needed, "a whole number from 0 to 9223372036854775807", [&](const Json& value) {
+      constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<Index>::max());
+      if (!value.is_number_unsigned() || value.get<std::uint64_t>() > most) return false;
+      into = value.get<Index>();
+      return true;
+    });
+  }
+  bool read(const char* key, double& into, bool needed) {
+    return read_if(key, needed, "a number", [&](const Json& value) {
+      if (value.is_number()) into = value.get<double>();
+      return value.is_number();
+    });
+  }
+  bool read(const char* key, bool& into, bool needed) {
+    return read_if(key, needed, "true or false", [&](const Json& value) {
+      if (value.is_boolean()) into = value.get<bool>();
+      return value.is_boolean();
+    });
+  }
+
+  /// Like read, but null is a value too: it stands for `none`.
+  void read_or_null(const char* key, Index& into, Index none, bool needed) {
+    const auto place = rest_.find(key);
+    if (place == rest_.end() || !place->is_null()) {
+      read(key, into, needed);
+      return;
+    }
+    rest_.erase(place);
+    into = none;
+  }
+
+  /// A key that may be absent, and otherwise has one of the named values.
+  template <typename Choice>
+  void read_choice(const char* key, Choice& into,
+                   const std::vector<std::pair<const char*, Choice>>& choices) {
+    const std::optional<Json> value = take(key);
+    if (!value) return;
+    std::string known;
+    for (const auto& [name, choice] : choices) {
+      if (*value == name) {
+        into = choice;
+        return;
+      }
+      known += cat(known.empty() ? "" : " and ", quote(name));
+    }
+    note(key, *value, cat("only ", known, " are supported"));
+  }
+
+  /// A key that may be absent, and otherwise must have this one value.
+  void demand(const char* key, const Json& only) {
+    const std::optional<Json> value = take(key);
+    if (value && *value != only) note(key, *value, cat("only ", only.dump(), " is supported"));
+  }
+
+  void note(const char* key, const Json& value, const std::string& rule) {
+    problems_.push_back(cat(prefix_, key, " = ", json_text(value), ": ", rule));
+  }
+  void note_missing(const char* key) { problems_.push_back(cat(prefix_, key, " is missing")); }
+
+ private:
+  template <typename Accept>
+  bool read_if(const char* key, bool needed, const char* kind, Accept&& accept) {
+    const std::optional<Json> value = take(key);
+    if (!value) {
+      if (needed) note_missing(key);
+      return false;
+    }
+    if (!accept(*value)) note(key, *value, cat("must be ", kind));
+    return true;
+  }
+
+  Json rest_;
+  std::string prefix_;
+  std::vector<std::string>& problems_;
+};
+
+/// What one spelling of the rotary positions says.
+struct RopeKeys {
+  bool given = false;
+  std::optional<double> theta;
+  std::optional<RopeScaling> scaling;
+};
+
+/// `key` is "rope_scaling" (published with DeepSeek-V3) or "rope_parameters" (transformers 5); null counts as
+/// absent.
+inline RopeKeys read_rope(KeyReader& keys, const char* key, std::vector<std::string>& problems) {
+  RopeKeys rope;
+  std::optional<Json> value = keys.take(key);
+  if (!value || value->is_null()) return rope;
+  if (!value->is_object()) {
+    keys.note(key, *value, "must be an object or null");
+    return rope;
+  }
+  rope.given = true;
+  KeyReader fields(std::move(*value), cat(key, '.'), problems);
+  double theta = 0;
+  if (fields.read("rope_theta", theta, false)) rope.theta = theta;
+  // Files carry either name of the type or both.
+  bool yarn = false;
+  const std::vector<std::pair<const char*, bool>> types = {{"default", false}, {"yarn", true}};
+  fields.read_choice("type", yarn, types);
+  fields.read_choice("rope_type", yarn, types);
+  fields.demand("partial_rotary_factor", 1);
+  if (yarn) {
+    RopeScaling scaling;
+    fields.read("factor", scaling.factor, true);
+    fields.read("original_max_position_embeddings", scaling.original_max_position_embeddings, true);
+    fields.read("beta_fast", scaling.beta_fast, false);
+    fields.read("beta_slow", scaling.beta_slow, false);
+    fields.read("mscale", scaling.mscale, false);
+    fields.read("mscale_all_dim", scaling.mscale_all_dim, false);
+    fields.demand("attention_factor", nullptr);
+    fields.demand("truncate", true);
+    rope.scaling = scaling;
+  }
+  // Unlike elsewhere, an unknown key cannot be kept: it would mean other positions.
+  for (const auto& [name, unknown] : fields.rest().items()) {
+    problems.push_back(cat(key, '.', name, " = ", json_text(unknown), ": is not known",
+                           yarn ? "" : " without the type \"yarn\""));
+  }
+  return rope;
+}
+
+inline void read_ropes(KeyReader& keys, Config& config, std::vector<std::string>& problems) {
+  std::optional<double> theta;
+  double plain = 0;
+  if (keys.read("rope_theta", plain, false)) theta = plain;
+  const RopeKeys published = read_rope(keys, "rope_scaling", problems);
+  const RopeKeys newer = read_rope(keys, "rope_parameters", problems);
+  for (const RopeKeys* rope : {&published, &newer}) {
+    if (theta && rope->theta && *theta != *rope->theta) {
+      problems.push_back(cat("rope_theta = ", *theta, " and ", *rope->theta, ": given twice, and different"));
+    }
+    if (!theta) theta = rope->theta;
+  }
+  if (published.given && newer.given && published.scaling != newer.scaling) {
+    problems.push_back("rope_scaling and rope_parameters are both given, and different");
+  }
+  if (!theta) problems.push_back("rope_theta is missing");
+  config.rope_theta = theta.value_or(config.rope_theta);
+  config.rope_scaling = published.scaling ? published.scaling : newer.scaling;
+}
+
+inline const std::vector<std::pair<const char*, MtpConcat>>& mtp_concat_names() {
+  static const std::vector<std::pair<const char*, MtpConcat>> names = {
+      {"embedding_hidden", MtpConcat::embedding_hidden}, {"hidden_embedding", MtpConcat::hidden_embedding}};
+  return names;
+}
+
+inline const std::vector<std::pair<const char*, MtpHidden>>& mtp_hidden_names() {
+  static const std::vector<std::pair<const char*, MtpHidden>> names = {{"post_norm", MtpHidden::post_norm},
+                                                                       {"pre_norm", MtpHidden::pre_norm}};
+  return names;
+}
+
+/// The keys that say what mtpx does anyway; every other value is refused.
+inline std::vector<std::pair<const char*, Json>> fixed_keys(const Config& config) {
+  return {{"hidden_act", "silu"},
+          {"scoring_func", "sigmoid"},
+          {"topk_method", "noaux_tc"},
+          {"moe_layer_freq", 1},
+          {"attention_bias", false},
+          {"tie_word_embeddings", false},
+          {"num_key_value_heads", config.num_attention_heads}};
+}
+
+/// Throws ConfigError "[config] file: what" with a line for each entry of `lines`, if there are any.
+inline void refuse(const std::string& file, const char* what, const std::vector<std::string>& lines) {
+  if (lines.empty()) return;
+  std::string text = cat("[config] ", file, ": ", what);
+  for (const std::string& line : lines) text += "\n  " + line;
+  throw ConfigError(text);
+}
+
+}  // namespace detail
+
+/// The configuration in the text of a config.json; `file` names it in errors.
+///
+/// Rotary positions may be spelt rope_theta + rope_scaling or rope_parameters. null stands for "none" in
+/// q_lora_rank, bos_token_id and eos_token_id. Keys that mtpx does not know go to `extra`. mtpx's own keys
+/// are mtp_concat ("embedding_hidden", "hidden_embedding") and mtp_hidden ("post_norm", "pre_norm").
+///
+/// Throws FileError for text that is not a JSON object (see parse_json), and ConfigError that lists every
+/// missing key, every value of the wrong type and everything that mtpx cannot honour; or, if there is none of
+/// that, every violation of Config::validate.
+inline ModelConfig parse_config(std::string_view text, const std::string& file) {
+  Json json = parse_json("config", text, file);
+  if (!json.is_object())
+    throw FileError(cat("[config] ", file, ": must be an object, not ", detail::json_text(json)));
+  ModelConfig model;
+  Config& config = model.config;
+  std::vector<std::string> problems;
+  detail::KeyReader keys(std::move(json), "", problems);
+
+  if (!keys.rest().contains("model_type")) keys.note_missing("model_type");
+  keys.demand("model_type", "deepseek_v3");
+  // Whether the keys of experts are needed is known first.
+  const auto experts = keys.rest().find("n_routed_experts");
+  const bool with_experts = experts == keys.rest().end() || *experts != 0;
+  detail::visit_plain_keys(config, [&](const char* key, auto& member, detail::Need need) {
+    keys.read(key, member,
+              need == detail::Need::always || (need == detail::Need::with_experts && with_experts));
+  });
+  keys.read_or_null("q_lora_rank", config.q_lora_rank, 0, true);
+  keys.read_or_null("bos_token_id", config.bos_token_id, -1, false);
+  keys.read_or_null("eos_token_id", config.eos_token_id, -1, false);
+  detail::read_ropes(keys, config, problems);
+  keys.read_choice("mtp_concat", config.mtp_concat, detail::mtp_concat_names());
+  keys.read_choice("mtp_hidden", config.mtp_hidden, detail::mtp_hidden_names());
+  for (const auto& [key, value] : detail::fixed_keys(config)) keys.demand(key, value);
+  // Only ever written by transformers.
+  keys.demand("rope_interleave", true);
+  keys.demand("attention_dropout", 0);
+
+  detail::refuse(file, "these keys cannot be used", problems);
+  detail::refuse(file, "these values do not add up", config.violations());
+  model.extra = std::move(keys.rest());
+  return model;
+}
+
+/// The configuration in the file `path`. Throws like parse_config, and FileError when the file cannot be read
+/// or has more than a mebibyte.
+inline ModelConfig read_config(const std::filesystem::path& path) {
+  const InputFile file("config", path);
+  return parse_config(file.read_text(Index{1} << 20), file.path());
+}
+
+/// The text of a config.json that parse_config turns back into `config` and `extra`, and that other programs
+/// read as a DeepSeek-V3 model. A key of `extra` that mtpx writes itself is left out.
+///
+/// A model without experts is written with all its layers under first_k_dense_replace, because elsewhere that
+/// key alone decides.
+inline std::string config_json(const Config& config, const Json& extra = Json::object()) {
+  Json json;
+  const Json architectures = {"DeepseekV3ForCausalLM"};
+  json["architectures"] = extra.value("architectures", architectures);
+  json["model_type"] = "deepseek_v3";
+  detail::visit_plain_keys(config,
+                           [&](const char* key, const auto& member, detail::Need) { json[key] = member; });
+  if (config.n_routed_experts == 0) {
+    json["first_k_dense_replace"] = std::max(config.first_k_dense_replace, config.num_layers());
+  }
+  const auto or_null = [](Index value, Index none) { return value == none ? Json(nullptr) : Json(value); };
+  json["q_lora_rank"] = or_null(config.q_lora_rank, 0);
+  json["bos_token_id"] = or_null(config.bos_token_id, -1);
+  json["eos_token_id"] = or_null(config.eos_token_id, -1);
+  json["rope_theta"] = config.rope_theta;
+  if (const auto& scaling = config.rope_scaling) {
+    json["rope_scaling"] = {{"type", "yarn"},
+                            {"factor", scaling->factor},
+                            {"original_max_position_embeddings", scaling->original_max_position_embeddings},
+                            {"beta_fast", scaling->beta_fast},
+                            {"beta_slow", scaling->beta_slow},
+                            {"mscale", scaling->mscale},
+                            {"mscale_all_dim", scaling->mscale_all_dim}};
+  }
+  for (const auto& [key, value] : detail::fixed_keys(config)) json[key] = value;
+  for (const auto& [name, value] : detail::mtp_concat_names()) {
+    if (value == config.mtp_concat) json["mtp_concat"] = name;
+  }
+  for (const auto& [name, value] : detail::mtp_hidden_names()) {
+    if (value == config.mtp_hidden) json["mtp_hidden"] = name;
+  }
+  for (const auto& [key, value] : extra.items()) {
+    if (!json.contains(key)) json[key] = value;
+  }
+  return json.dump(2) + '\n';
+}
+
+/// Writes config_json to the file `path`, whole or not at all. Throws FileError.
+inline void write_config(const std::filesystem::path& path, const Config& config,
+                         const Json& extra = Json::object()) {
+  OutputFile file("config", path);
+  file.write(config_json(config, extra));
+  file.commit();
+}
+
+}  // namespace mtpx

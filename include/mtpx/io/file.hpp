@@ -1,0 +1,169 @@
+#pragma once
+// Files that are not trusted to be files, and files that appear whole or not at all (POSIX).
+
+#include <mtpx/core/error.hpp>
+#include <mtpx/core/shape.hpp>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+namespace mtpx {
+
+namespace detail {
+/// What the operating system says about the last failed call.
+inline std::string os_error() { return std::generic_category().message(errno); }
+
+/// A descriptor that is closed when it goes.
+class Descriptor {
+ public:
+  Descriptor() = default;
+  explicit Descriptor(int descriptor) : descriptor_(descriptor) {}
+  Descriptor(Descriptor&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(descriptor_, other.descriptor_);
+    return *this;
+  }
+  ~Descriptor() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+
+  int get() const { return descriptor_; }
+  bool open() const { return descriptor_ >= 0; }
+
+ private:
+  int descriptor_ = -1;
+};
+}  // namespace detail
+
+/// A regular file opened for reading. `op` heads its error texts.
+class InputFile {
+ public:
+  /// Throws FileError when the file is missing, unreadable or not a regular file (folder, pipe, device).
+  InputFile(std::string_view op, const std::filesystem::path& path) : op_(op), path_(path.string()) {
+    // Without O_NONBLOCK, opening a pipe would wait for a writer.
+    descriptor_ = detail::Descriptor(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (!descriptor_.open()) fail("cannot be opened: " + detail::os_error());
+    struct stat status {};
+    if (::fstat(descriptor_.get(), &status) != 0) fail("cannot be examined: " + detail::os_error());
+    if (!S_ISREG(status.st_mode)) fail("is not a regular file");
+    size_ = static_cast<Index>(status.st_size);
+  }
+
+  const std::string& path() const { return path_; }
+  int descriptor() const { return descriptor_.get(); }
+
+  /// Bytes of the file when it was opened.
+  Index size() const { return size_; }
+
+  /// Throws FileError when the file has become shorter since it was opened.
+  void check_size() const {
+    struct stat status {};
+    if (::fstat(descriptor_.get(), &status) != 0) fail("cannot be examined: " + detail::os_error());
+    const auto now = static_cast<Index>(status.st_size);
+    if (now < size_) fail(cat("has shrunk from ", size_, " to ", now, " bytes while it was in use"));
+  }
+
+  /// Fills `out` with the bytes from `offset` on. Throws FileError when they cannot be read or are not there.
+  void read(Index offset, std::span<std::byte> out) const {
+    while (!out.empty()) {
+      const ssize_t got = ::pread(descriptor_.get(), out.data(), out.size(), static_cast<off_t>(offset));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) fail(cat("cannot be read at byte ", offset, ": ", detail::os_error()));
+      if (got == 0) fail(cat("ends at byte ", offset, "; ", out.size(), " more bytes were expected"));
+      offset += got;
+      out = out.subspan(static_cast<std::size_t>(got));
+    }
+  }
+
+  /// The whole file. Throws FileError when it has more than `limit` bytes or cannot be read.
+  std::string read_text(Index limit) const {
+    if (size_ > limit) fail(cat("has ", size_, " bytes; at most ", limit, " are read"));
+    std::string text(static_cast<std::size_t>(size_), '\0');
+    read(0, std::as_writable_bytes(std::span(text)));
+    return text;
+  }
+
+  /// Throws FileError "[op] path: cause".
+  [[noreturn]] void fail(const std::string& cause) const {
+    throw FileError(cat('[', op_, "] ", path_, ": ", cause));
+  }
+
+ private:
+  std::string op_;
+  std::string path_;
+  detail::Descriptor descriptor_;
+  Index size_ = 0;
+};
+
+/// A file that appears under its name only when it is complete: bytes go to a temporary file in the same
+/// folder, `commit` flushes it to the disk and renames it. Without `commit` nothing is left behind, and
+/// whatever had the name before stays as it was, even while it is mapped. Every failure throws FileError
+/// naming path and cause.
+class OutputFile {
+ public:
+  OutputFile(std::string_view op, const std::filesystem::path& path) : op_(op), path_(path) {
+    constexpr int attempts = 100;  // names that other writers to the same path may hold
+    for (int attempt = 0; attempt < attempts && !descriptor_.open(); ++attempt) {
+      temporary_ = cat(path_.string(), ".tmp-", ::getpid(), '-', attempt);
+      descriptor_ =
+          detail::Descriptor(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+      if (!descriptor_.open() && errno != EEXIST) break;
+    }
+    if (!descriptor_.open()) fail("cannot be created: " + detail::os_error());
+  }
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+  ~OutputFile() {
+    if (!committed_ && descriptor_.open()) ::unlink(temporary_.c_str());
+  }
+
+  void write(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const ssize_t put = ::write(descriptor_.get(), bytes.data(), bytes.size());
+      if (put < 0 && errno == EINTR) continue;
+      if (put < 0) fail(cat("cannot be written, ", bytes.size(), " bytes were left: ", detail::os_error()));
+      bytes = bytes.subspan(static_cast<std::size_t>(put));
+    }
+  }
+  void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+
+  /// Gives the file its name, after its bytes have reached the disk; then makes the name itself last.
+  void commit() {
+    if (::fsync(descriptor_.get()) != 0) fail("cannot be flushed: " + detail::os_error());
+    if (::rename(temporary_.c_str(), path_.c_str()) != 0)
+      fail("cannot be put in place: " + detail::os_error());
+    committed_ = true;
+    const std::string parent = path_.has_parent_path() ? path_.parent_path().string() : ".";
+    const detail::Descriptor folder(::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    // EINVAL: some file systems cannot flush a folder; there is nothing more to do on them.
+    if (!folder.open() || (::fsync(folder.get()) != 0 && errno != EINVAL)) {
+      fail("is in place, but its folder cannot be flushed: " + detail::os_error());
+    }
+  }
+
+  /// Throws FileError "[op] path: cause".
+  [[noreturn]] void fail(const std::string& cause) const {
+    throw FileError(cat('[', op_, "] ", path_.string(), ": ", cause));
+  }
+
+ private:
+  std::string op_;
+  std::filesystem::path path_;
+  std::string temporary_;
+  detail::Descriptor descriptor_;
+  bool committed_ = false;
+};
+
+}  // namespace mtpx

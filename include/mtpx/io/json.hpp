@@ -1,0 +1,111 @@
+#pragma once
+// JSON that came from outside: bounded depth, no key twice, errors with a place.
+
+#include <mtpx/core/error.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <cstddef>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mtpx {
+
+/// A JSON value that keeps the order of its keys.
+using Json = nlohmann::ordered_json;
+
+namespace detail {
+/// A name or value from a file as an error text shows it: in quotes, control characters escaped, 80 bytes at
+/// most.
+inline std::string quote(std::string_view text) {
+  constexpr std::size_t limit = 80;
+  const bool clipped = text.size() > limit;
+  std::size_t end = clipped ? limit : text.size();
+  while (clipped && end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0U) == 0x80U)
+    --end;  // whole characters
+  const Json shown(std::string(text.substr(0, end)));
+  return shown.dump(-1, ' ', false, Json::error_handler_t::replace) + (clipped ? "..." : "");
+}
+
+/// A JSON value as an error text shows it: on one line, 80 bytes at most. Nested values only by their kind.
+inline std::string json_text(const Json& value) {
+  if (value.is_string()) return quote(value.get_ref<const std::string&>());
+  if (value.is_object()) return "an object";
+  if (value.is_array()) return "an array";
+  return value.dump();
+}
+
+/// The first byte that is not part of a UTF-8 character (Unicode 15, table 3-7), or the size if there is
+/// none.
+inline std::size_t utf8_prefix(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
+  const auto within = [&](std::size_t i, unsigned low, unsigned high) {
+    return byte(i) >= low && byte(i) <= high;
+  };
+  std::size_t i = 0;
+  while (i < text.size()) {
+    const unsigned lead = byte(i);
+    std::size_t length = 0;
+    if (lead < 0x80U) {
+      length = 1;
+    } else if (lead >= 0xc2U && lead <= 0xdfU) {
+      length = 2;
+    } else if (lead >= 0xe0U && lead <= 0xefU) {  // no overlong forms, no surrogates
+      if (!within(i + 1, lead == 0xe0U ? 0xa0U : 0x80U, lead == 0xedU ? 0x9fU : 0xbfU)) return i;
+      length = 3;
+    } else if (lead >= 0xf0U && lead <= 0xf4U) {  // no overlong forms, nothing above U+10FFFF
+      if (!within(i + 1, lead == 0xf0U ? 0x90U : 0x80U, lead == 0xf4U ? 0x8fU : 0xbfU)) return i;
+      length = 4;
+    } else {
+      return i;
+    }
+    for (std::size_t tail = 1; tail < length; ++tail) {
+      if (!within(i + tail, 0x80U, 0xbfU)) return i;
+    }
+    i += length;
+  }
+  return i;
+}
+}  // namespace detail
+
+/// Parses JSON text. `file` names it in errors, which begin with "[op] file: ". Throws FileError for text
+/// that is not UTF-8 or not JSON, for a key that stands twice in one object, for nesting deeper than 32 and
+/// for more than 20,000 keys and values. (Json looks keys up one by one: the bound keeps hostile text from
+/// taking minutes.)
+inline Json parse_json(std::string_view op, std::string_view text, const std::string& file) {
+  const auto fail = [&](const std::string& cause) { throw FileError(cat('[', op, "] ", file, ": ", cause)); };
+  const std::size_t sound = detail::utf8_prefix(text);
+  if (sound != text.size()) fail(cat("is not UTF-8 at byte ", sound));
+  // The parser takes a zero byte for the end of the text and would not see what follows.
+  const std::size_t zero = text.find('\0');
+  if (zero != std::string_view::npos) fail(cat("is not JSON at byte ", zero + 1));
+  constexpr int max_depth = 32;
+  constexpr int max_values = 20000;
+  int values = 0;
+  std::vector<std::set<std::string>> open;  // the keys of every object around the current place
+  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    using Event = Json::parse_event_t;
+    if (++values > max_values) fail(cat("holds more than ", max_values, " keys and values"));
+    if (event == Event::object_start || event == Event::array_start) {
+      if (depth >= max_depth) fail(cat("is nested deeper than ", max_depth));
+    }
+    if (event == Event::object_start) open.emplace_back();
+    if (event == Event::object_end) open.pop_back();
+    if (event == Event::key && !open.back().insert(parsed.get<std::string>()).second) {
+      fail(cat("the key ", detail::quote(parsed.get<std::string>()), " stands twice"));
+    }
+    return true;
+  };
+  try {
+    return Json::parse(text.begin(), text.end(), watch);
+  } catch (const Json::parse_error& error) {
+    fail(cat("is not JSON at byte ", error.byte));
+  } catch (const Json::out_of_range&) {
+    fail("holds a number beyond the range of a double");
+  }
+  return {};
+}
+
+}  // namespace mtpx

@@ -1,0 +1,25 @@
+#pragma once
+// The only door to the kernels. Ops call them unqualified; the device's type picks the twin.
+
+#include <mtpx/core/tensor.hpp>
+
+#include "../../kernels/contract.hpp"
+#include "../../kernels/cpu/adamw.hpp"
+#include "../../kernels/cpu/attention.hpp"
+#include "../../kernels/cpu/elementwise.hpp"
+#include "../../kernels/cpu/embedding.hpp"
+#include "../../kernels/cpu/experts.hpp"
+#include "../../kernels/cpu/latent_attention.hpp"
+#include "../../kernels/cpu/linear.hpp"
+#include "../../kernels/cpu/linear_cross_entropy.hpp"
+#include "../../kernels/cpu/rms_norm.hpp"
+#include "../../kernels/cpu/rope.hpp"
+#include "../../kernels/cpu/router.hpp"
+#include "../../kernels/cpu/swiglu.hpp"
+
+namespace mtpx {
+
+static_assert(HasKernels<float, Cpu> && HasKernels<double, Cpu> && HasKernels<bf16, Cpu>,
+              "a kernel of kernels/contract.hpp is missing for the CPU");
+
+}  // namespace mtpx

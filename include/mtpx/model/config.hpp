@@ -1,0 +1,365 @@
+#pragma once
+// The numbers that define a model, under the names of DeepSeek-V3's config.json.
+
+#include <mtpx/core/error.hpp>
+#include <mtpx/core/shape.hpp>
+#include <mtpx/nn/yarn.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mtpx {
+
+/// The order in which an MTP module's eh_proj reads its two inputs. The weights and nearly all code put the
+/// embedding first; the paper (DeepSeek-V3 eq. 21) and MiMo put the hidden state first.
+enum class MtpConcat { embedding_hidden, hidden_embedding };
+
+/// Which hidden state feeds the next depth: after the final norm of the depth before (as DeepSeek's own
+/// modelling file does), or before it. Either choice trains; drafts need the one that was trained.
+enum class MtpHidden { post_norm, pre_norm };
+
+/// A DeepSeek-V3 model with its multi-token-prediction layers. Counts are Index, everything else is double.
+/// Sizes have no default: `validate` names those that were never set.
+///
+/// Layers 0 .. num_hidden_layers - 1 are the trunk; MTP layer k (from 0) has index num_hidden_layers + k.
+struct Config {
+  Index vocab_size = 0;                ///< number of tokens
+  Index hidden_size = 0;               ///< width of the residual stream
+  Index intermediate_size = 0;         ///< inner width of a dense feed-forward layer
+  Index moe_intermediate_size = 0;     ///< inner width of one expert; a shared expert has the same
+  Index num_hidden_layers = 0;         ///< layers of the trunk
+  Index num_nextn_predict_layers = 0;  ///< MTP layers, the depth D; 0 = plain next-token prediction
+
+  Index num_attention_heads = 0;
+  Index q_lora_rank = 0;       ///< width of the latent query; 0 = queries straight from the hidden state
+  Index kv_lora_rank = 0;      ///< width of the latent that keys and values are made of
+  Index qk_nope_head_dim = 0;  ///< part of a head's query and key without position
+  Index qk_rope_head_dim = 0;  ///< part of a head's query and key that is rotated; even
+  Index v_head_dim = 0;
+
+  Index n_routed_experts = 0;  ///< 0 = every layer is dense
+  Index n_shared_experts = 0;  ///< run as one expert of n_shared_experts * moe_intermediate_size
+  Index num_experts_per_tok = 0;
+  Index n_group = 1;                 ///< equal groups that the routed experts form
+  Index topk_group = 1;              ///< groups among which a token chooses its experts
+  double routed_scaling_factor = 1;  ///< multiplies the routed experts' weights
+  bool norm_topk_prob = true;        ///< divide the chosen scores by their sum
+  Index first_k_dense_replace = 0;   ///< the first layers, dense even in a model with experts
+  double aux_loss_alpha = 1e-4;      ///< weight of the sequence-wise balance loss (DeepSeek-V3 eq. 17)
+
+  double rms_norm_eps = 1e-6;
+  double rope_theta = 10000;
+  std::optional<RopeScaling> rope_scaling;  ///< absent = plain rotary positions
+  Index max_position_embeddings = 0;        ///< longest sequence, in tokens
+
+  double initializer_range = 0.006;  ///< standard deviation at the start (DeepSeek-V3 sec. 4.2)
+  Index bos_token_id = -1;           ///< -1 = none
+  Index eos_token_id = -1;           ///< -1 = none
+
+  MtpConcat mtp_concat = MtpConcat::embedding_hidden;
+  MtpHidden mtp_hidden = MtpHidden::post_norm;
+
+  bool operator==(const Config&) const = default;
+
+  /// Width of one head's query and key: the part without position, then the rotated part.
+  Index qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
+
+  /// Trunk and MTP layers together.
+  Index num_layers() const { return num_hidden_layers + num_nextn_predict_layers; }
+
+  /// Whether a layer routes to experts. `layer` counts the trunk, then the MTP layers.
+  bool is_moe(Index layer) const { return n_routed_experts > 0 && layer >= first_k_dense_replace; }
+
+  /// Exact number of trained numbers, MTP layers included and the embedding and head that they share counted
+  /// once. Router biases (e_score_correction_bias) are moved by counting, not by gradients: not included.
+  /// Throws ConfigError when the configuration is not valid.
+  Index parameter_count() const {
+    validate();
+    return parameters<Index>(dense_layers(), num_layers() - dense_layers());
+  }
+
+  /// Every rule that does not hold, each as "key = value, ...: the rule"; empty for a valid configuration.
+  std::vector<std::string> violations() const {
+    std::vector<std::string> found;
+    count_violations(found);
+    const bool counts_hold = found.empty();
+    fraction_violations(found);
+    relation_violations(found);
+    if (counts_hold) size_violations(found);
+    return found;
+  }
+
+  /// Throws ConfigError listing all violations, one a line.
+  void validate() const {
+    const std::vector<std::string> found = violations();
+    if (found.empty()) return;
+    std::string text = "[config] these values do not add up";
+    for (const std::string& violation : found) text += "\n  " + violation;
+    throw ConfigError(text);
+  }
+
+ private:
+  // One bound for every count: token ids and positions have 32 bits.
+  static constexpr Index max_count = std::numeric_limits<std::int32_t>::max();
+
+  struct Count {
+    const char* name;
+    Index value;
+    Index least;
+  };
+
+  void count_violations(std::vector<std::string>& found) const {
+    std::vector<Count> counts = {{"vocab_size", vocab_size, 1},
+                                 {"hidden_size", hidden_size, 1},
+                                 {"intermediate_size", intermediate_size, 1},
+                                 {"num_hidden_layers", num_hidden_layers, 1},
+                                 {"num_nextn_predict_layers", num_nextn_predict_layers, 0},
+                                 {"num_attention_heads", num_attention_heads, 1},
+                                 {"q_lora_rank", q_lora_rank, 0},
+                                 {"kv_lora_rank", kv_lora_rank, 1},
+                                 {"qk_nope_head_dim", qk_nope_head_dim, 1},
+                                 {"qk_rope_head_dim", qk_rope_head_dim, 2},
+                                 {"v_head_dim", v_head_dim, 1},
+                                 {"n_routed_experts", n_routed_experts, 0},
+                                 {"first_k_dense_replace", first_k_dense_replace, 0},
+                                 {"max_position_embeddings", max_position_embeddings, 1},
+                                 {"bos_token_id", bos_token_id, -1},
+                                 {"eos_token_id", eos_token_id, -1}};
+    if (n_routed_experts > 0) {  // otherwise nobody reads them
+      counts.insert(counts.end(), {{"moe_intermediate_size", moe_intermediate_size, 1},
+                                   {"n_shared_experts", n_shared_experts, 0},
+                                   {"num_experts_per_tok", num_experts_per_tok, 1},
+                                   {"n_group", n_group, 1},
+                                   {"topk_group", topk_group, 1}});
+    }
+    if (rope_scaling) {
+      counts.push_back({"rope_scaling.original_max_position_embeddings",
+                        rope_scaling->original_max_position_embeddings, 1});
+    }
+    for (const Count& count : counts) {
+      if (count.value < count.least) {
+        found.push_back(cat(count.name, " = ", count.value, ": must be at least ", count.least));
+      } else if (count.value > max_count) {
+        found.push_back(cat(count.name, " = ", count.value, ": must be at most ", max_count));
+      }
+    }
+  }
+
+  // Negated comparisons, so that NaN breaks every rule.
+  void fraction_violations(std::vector<std::string>& found) const {
+    const auto finite_above = [&found](const char* name, double value, double bound) {
+      if (!(value > bound && std::isfinite(value))) {
+        found.push_back(cat(name, " = ", value, ": must be a finite number above ", bound));
+      }
+    };
+    const auto finite_from = [&found](const char* name, double value, double least) {
+      if (!(value >= least && std::isfinite(value))) {
+        found.push_back(cat(name, " = ", value, ": must be a finite number, at least ", least));
+      }
+    };
+    finite_above("rms_norm_eps", rms_norm_eps, 0);
+    // YaRN divides by ln(rope_theta).
+    finite_above("rope_theta", rope_theta, rope_scaling ? 1 : 0);
+    finite_above("initializer_range", initializer_range, 0);
+    if (n_routed_experts > 0) {
+      finite_above("routed_scaling_factor", routed_scaling_factor, 0);
+      finite_from("aux_loss_alpha", aux_loss_alpha, 0);
+    }
+    if (!rope_scaling) return;
+    finite_from("rope_scaling.factor", rope_scaling->factor, 1);
+    finite_above("rope_scaling.beta_slow", rope_scaling->beta_slow, 0);
+    finite_from("rope_scaling.beta_fast", rope_scaling->beta_fast, rope_scaling->beta_slow);
+    finite_from("rope_scaling.mscale", rope_scaling->mscale, 0);
+    finite_from("rope_scaling.mscale_all_dim", rope_scaling->mscale_all_dim, 0);
+  }
+
+  // A rule between counts is looked at when each of them may be counted with; the others were named already.
+  static bool sound(std::initializer_list<Index> counts) {
+    for (Index count : counts) {
+      if (count < 0 || count > max_count) return false;
+    }
+    return true;
+  }
+
+  void relation_violations(std::vector<std::string>& found) const {
+    if (sound({qk_rope_head_dim}) && qk_rope_head_dim % 2 != 0) {
+      found.push_back(cat("qk_rope_head_dim = ", qk_rope_head_dim, ": must be even, it is rotated in pairs"));
+    }
+    if (max_position_embeddings > 0 && sound({num_nextn_predict_layers, max_position_embeddings}) &&
+        num_nextn_predict_layers >= max_position_embeddings) {
+      found.push_back(
+          cat("num_nextn_predict_layers = ", num_nextn_predict_layers,
+              ", max_position_embeddings = ", max_position_embeddings,
+              ": depth k predicts nothing in the last k positions, so the depth must be smaller"));
+    }
+    const auto known_token = [&](const char* name, Index id) {
+      if (vocab_size > 0 && sound({id, vocab_size}) && id >= vocab_size) {
+        found.push_back(
+            cat(name, " = ", id, ", vocab_size = ", vocab_size, ": must be a token, or -1 for none"));
+      }
+    };
+    known_token("bos_token_id", bos_token_id);
+    known_token("eos_token_id", eos_token_id);
+    if (n_routed_experts > 0) expert_violations(found);
+  }
+
+  void expert_violations(std::vector<std::string>& found) const {
+    // A model of dense layers alone may say so by first_k_dense_replace, MTP layers included.
+    if (sound({first_k_dense_replace, num_hidden_layers, num_nextn_predict_layers}) &&
+        first_k_dense_replace > num_layers()) {
+      found.push_back(
+          cat("first_k_dense_replace = ", first_k_dense_replace, ", num_hidden_layers = ", num_hidden_layers,
+              ", num_nextn_predict_layers = ", num_nextn_predict_layers, ": more dense layers than layers"));
+    }
+    if (sound({num_experts_per_tok, n_routed_experts}) && num_experts_per_tok > n_routed_experts) {
+      found.push_back(cat("num_experts_per_tok = ", num_experts_per_tok,
+                          ", n_routed_experts = ", n_routed_experts, ": a token takes an expert once"));
+    }
+    if (n_group < 1 || !sound({n_routed_experts, n_group, topk_group})) return;
+    if (topk_group > n_group) {
+      found.push_back(
+          cat("topk_group = ", topk_group, ", n_group = ", n_group, ": a token takes a group once"));
+    }
+    if (n_routed_experts % n_group != 0) {
+      found.push_back(cat("n_routed_experts = ", n_routed_experts, ", n_group = ", n_group,
+                          ": the groups must be equally large"));
+      return;
+    }
+    const Index group = n_routed_experts / n_group;
+    if (n_group > 1 && group < 2) {
+      found.push_back(cat("n_routed_experts = ", n_routed_experts, ", n_group = ", n_group,
+                          ": a group is scored by its two best experts, so it must have two"));
+    }
+    if (topk_group >= 1 && topk_group <= n_group && num_experts_per_tok <= n_routed_experts &&
+        num_experts_per_tok > topk_group * group) {
+      found.push_back(cat("num_experts_per_tok = ", num_experts_per_tok, ", n_routed_experts = ",
+                          n_routed_experts, ", n_group = ", n_group, ", topk_group = ", topk_group,
+                          ": the chosen groups hold only ", topk_group * group, " experts"));
+    }
+  }
+
+  // Only for counts within their ranges.
+  void size_violations(std::vector<std::string>& found) const {
+    // Weights, gradients and two moments in float. A kind of layer that is absent counts once, so that the
+    // exact count, which computes the size of one layer of either kind, cannot overflow either.
+    const double count = parameters<double>(std::max<Index>(dense_layers(), 1),
+                                            std::max<Index>(num_layers() - dense_layers(), 1));
+    const double bytes = 16 * count;
+    if (bytes < 0x1p63) return;
+    found.push_back(cat("vocab_size = ", vocab_size, ", hidden_size = ", hidden_size,
+                        ", intermediate_size = ", intermediate_size, ", num_hidden_layers = ",
+                        num_hidden_layers, ", n_routed_experts = ", n_routed_experts, ": about ", count,
+                        " parameters, ", bytes, " bytes to train, more than 64 bits can count"));
+  }
+
+  Index dense_layers() const {
+    return n_routed_experts == 0 ? num_layers() : std::min(first_k_dense_replace, num_layers());
+  }
+
+  /// The parameter count in integers (exact) or in double (an estimate that cannot overflow).
+  template <typename Number>
+  Number parameters(Index dense_layer_count, Index moe_layer_count) const {
+    const auto n = [](Index value) { return static_cast<Number>(value); };
+    const Number d = n(hidden_size), heads = n(num_attention_heads), rank = n(kv_lora_rank);
+    const Number queries = heads * n(qk_head_dim()), latent = n(q_lora_rank);
+    const Number query = q_lora_rank > 0 ? d * latent + latent + latent * queries : d * queries;
+    const Number key_value =
+        d * (rank + n(qk_rope_head_dim)) + rank + rank * heads * (n(qk_nope_head_dim) + n(v_head_dim));
+    const Number attention = query + key_value + heads * n(v_head_dim) * d;
+    const Number norms = 2 * d;
+    const Number dense = 3 * d * n(intermediate_size);
+    Number experts = 0;
+    if (n_routed_experts > 0) {
+      experts = 3 * d * n(moe_intermediate_size) * (n(n_routed_experts) + n(n_shared_experts)) +
+                d * n(n_routed_experts);
+    }
+    const Number embedding_head_norm = 2 * n(vocab_size) * d + d;
+    const Number mtp = 2 * d * d + 3 * d;  // eh_proj, enorm, hnorm, shared_head.norm
+    return embedding_head_norm + n(dense_layer_count) * (attention + norms + dense) +
+           n(moe_layer_count) * (attention + norms + experts) + n(num_nextn_predict_layers) * mtp;
+  }
+};
+
+/// A model that trains in minutes on two CPU cores: bytes as tokens, 4 layers of width 256, 8 experts,
+/// depth 1.
+inline Config tiny() {
+  Config config;
+  config.vocab_size = 256;
+  config.hidden_size = 256;
+  config.intermediate_size = 768;
+  config.moe_intermediate_size = 128;
+  config.num_hidden_layers = 4;
+  config.num_nextn_predict_layers = 1;
+  config.num_attention_heads = 4;
+  config.q_lora_rank = 96;
+  config.kv_lora_rank = 64;
+  config.qk_nope_head_dim = 32;
+  config.qk_rope_head_dim = 16;
+  config.v_head_dim = 32;
+  config.n_routed_experts = 8;
+  config.n_shared_experts = 1;
+  config.num_experts_per_tok = 2;
+  config.first_k_dense_replace = 1;
+  config.max_position_embeddings = 2048;
+  return config;
+}
+
+/// A narrow, deep model for decoding: bytes as tokens, 16 layers of width 192. One draft runs one block where
+/// the trunk runs sixteen. All layers are dense, so that checking several drafts in one pass reads each
+/// weight once; with experts, every further row would bring its own.
+inline Config deep() {
+  Config config;
+  config.vocab_size = 256;
+  config.hidden_size = 192;
+  config.intermediate_size = 576;
+  config.num_hidden_layers = 16;
+  config.num_nextn_predict_layers = 1;
+  config.num_attention_heads = 6;
+  config.kv_lora_rank = 64;
+  config.qk_nope_head_dim = 32;
+  config.qk_rope_head_dim = 16;
+  config.v_head_dim = 32;
+  config.first_k_dense_replace = 17;
+  config.max_position_embeddings = 2048;
+  return config;
+}
+
+/// A model for one GPU: 0.7 billion parameters, 12 layers of width 1024, 32 experts, depth 1.
+inline Config small() {
+  Config config;
+  config.vocab_size = 32768;
+  config.hidden_size = 1024;
+  config.intermediate_size = 4096;
+  config.moe_intermediate_size = 512;
+  config.num_hidden_layers = 12;
+  config.num_nextn_predict_layers = 1;
+  config.num_attention_heads = 8;
+  config.q_lora_rank = 384;
+  config.kv_lora_rank = 256;
+  config.qk_nope_head_dim = 128;
+  config.qk_rope_head_dim = 64;
+  config.v_head_dim = 128;
+  config.n_routed_experts = 32;
+  config.n_shared_experts = 1;
+  config.num_experts_per_tok = 4;
+  config.first_k_dense_replace = 1;
+  config.max_position_embeddings = 4096;
+  return config;
+}
+
+/// The preset of that name. Throws ConfigError naming the known ones.
+inline Config preset(std::string_view name) {
+  if (name == "tiny") return tiny();
+  if (name == "deep") return deep();
+  if (name == "small") return small();
+  throw ConfigError(cat("[config] no preset is called \"", name, "\"; there are tiny, deep and small"));
+}
+
+}  // namespace mtpx

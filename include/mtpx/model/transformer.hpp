@@ -1,0 +1,238 @@
+#pragma once
+
+#include <mtpx/autograd/checkpoint.hpp>
+#include <mtpx/core/rng.hpp>
+#include <mtpx/model/config.hpp>
+#include <mtpx/mtp/sequential.hpp>
+#include <mtpx/ops/embedding.hpp>
+
+namespace mtpx {
+
+/// Token windows on a device.
+template <typename D>
+struct Batch {
+  Tensor<std::int32_t, D> tokens;     ///< [B, T + 1]: T inputs, and the label of the last
+  Tensor<std::int32_t, D> documents;  ///< [B, T + 1]: position within the document; undefined: one document
+  bool mask_documents = false;        ///< attention stays inside documents, too
+
+  Index batch() const { return tokens.shape()[0]; }
+  Index time() const { return tokens.shape()[1] - 1; }
+};
+
+/// Hidden states of one forward.
+template <typename T, typename D>
+struct Forward {
+  std::vector<Var<T, D>> normed;  ///< [k]: [B, T - k, hidden], what the head reads; k = 0 is the trunk
+  std::vector<Var<acc_t<T>, D>> balance;  ///< balance losses of the layers that have one, [1] each
+};
+
+/// A DeepSeek-V3 model with its multi-token-prediction modules (arXiv 2412.19437, sec. 2).
+template <typename T, typename D>
+struct Transformer {
+  Config config;
+  Parameter<T, D> embed_tokens;  ///< [vocab, hidden], shared by all depths
+  std::vector<Block<T, D>> layers;
+  RmsNorm<T, D> norm;
+  Linear<T, D> lm_head;  ///< [vocab, hidden], shared by all depths
+  std::vector<MtpModule<T, D>> mtp;
+  RopeTable<acc_t<T>, D> rope_table;
+  bool activation_checkpointing = false;  ///< keep block inputs only and run blocks again in backward
+
+  /// Undefined weights; see initialize() and io/model_folder.hpp. Throws ConfigError listing all violations.
+  Transformer(const D& device, const Config& c) : config(c) {
+    c.validate();
+    embed_tokens = Parameter<T, D>(device, {c.vocab_size, c.hidden_size});
+    for (Index layer = 0; layer < c.num_hidden_layers; ++layer)
+      layers.emplace_back(device, block_options(layer));
+    norm = RmsNorm<T, D>(device, c.hidden_size, c.rms_norm_eps);
+    lm_head = Linear<T, D>(device, c.hidden_size, c.vocab_size);
+    for (Index k = 0; k < c.num_nextn_predict_layers; ++k) {
+      mtp.emplace_back(device, block_options(c.num_hidden_layers + k), c.mtp_concat, c.mtp_hidden);
+    }
+    rope_table = make_rope_table<acc_t<T>>(device, c.max_position_embeddings, c.qk_rope_head_dim,
+                                           c.rope_theta, c.rope_scaling);
+  }
+
+  const D& device() const { return embed_tokens.device(); }
+
+  /// Hidden states of the trunk and of depths 1 .. depth over whole windows, for training and scoring. Depth
+  /// k has the T - k rows for which t_{i+k} is an input; a depth without rows has none and is left out.
+  ///
+  /// depth: how many modules to run; -1: all
+  Forward<T, D> operator()(Tape& tape, const Batch<D>& batch, Index depth = -1) const {
+    const Index time = batch.time();
+    require(batch.tokens.shape().rank() == 2 && time >= 1 && time <= config.max_position_embeddings, "model",
+            cat("tokens are [B, T + 1] with T from 1 to max_position_embeddings = ",
+                config.max_position_embeddings),
+            {{"tokens", batch.tokens.shape()}}, tape.path());
+    Forward<T, D> out;
+    Hidden<T, D> h = trunk(tape, batch, out);
+    const Index modules =
+        depth < 0 ? static_cast<Index>(mtp.size()) : std::min<Index>(depth, static_cast<Index>(mtp.size()));
+    for (Index k = 1; k <= modules && k < time; ++k) {
+      const Tape::Scope scope(tape, cat("model.layers.", config.num_hidden_layers + k - 1));
+      const Index rows = time - k;
+      const Var<T, D> e = embedding<T, D>(tape, batch.tokens.narrow_last(k, rows), embed_tokens);
+      const auto result =
+          mtp[static_cast<std::size_t>(k - 1)](take_front(h.carried, rows), e, attend_windows(batch, rows));
+      h = result.hidden;
+      out.normed.push_back(h.normed);
+      if (result.balance.defined()) out.balance.push_back(result.balance);
+    }
+    return out;
+  }
+
+  /// One decoding pass of the trunk over rows of one or several sequences.
+  ///
+  /// tokens: [1, N]   caches: one per layer, [layers]   returns [1, N, hidden] states; appends to the caches
+  Hidden<T, D> decode(Tape& tape, const Tensor<std::int32_t, D>& tokens, const DecodeRows<D>& rows,
+                      const std::vector<LatentCache<T, D>>& caches) const {
+    Var<T, D> x = embedding<T, D>(tape, tokens, embed_tokens);
+    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      x = layers[layer](x, attend_cache(rows, caches[layer])).y;
+    }
+    return finish(x);
+  }
+
+  /// One decoding pass of module k (from 1).   h: [1, N, hidden], carried states   tokens: [1, N], k ahead
+  Hidden<T, D> decode_mtp(Tape& tape, Index k, const Var<T, D>& h, const Tensor<std::int32_t, D>& tokens,
+                          const DecodeRows<D>& rows, const LatentCache<T, D>& cache) const {
+    const Var<T, D> e = embedding<T, D>(tape, tokens, embed_tokens);
+    return mtp[static_cast<std::size_t>(k - 1)](h, e,
+                                                [&](const Block<T, D>& block, const Var<T, D>& x) {
+                                                  return block(x, attend_cache(rows, cache));
+                                                })
+        .hidden;
+  }
+
+  /// Router biases of every mixture, trunk and modules, after an optimiser step (sec. 2.1.2).
+  void update_bias(double speed) {
+    const auto one = [speed](Block<T, D>& block) {
+      if (block.moe) block.moe->update_bias(speed);
+    };
+    for (auto& layer : layers) one(layer);
+    for (auto& module : mtp) one(module.block);
+  }
+
+  void zero_grad() {
+    for_each_parameter(*this, [](const std::string&, auto& parameter) { parameter.zero_grad(); });
+  }
+
+  /// Published names: MTP module k stands at layer num_hidden_layers + k, from 0.
+  static void members(auto& self, auto&& visit) {
+    visit("model.embed_tokens.weight", self.embed_tokens);
+    visit("model.layers", self.layers);
+    visit("model.norm", self.norm);
+    visit("lm_head", self.lm_head);
+    for (std::size_t k = 0; k < self.mtp.size(); ++k) {
+      visit(cat("model.layers.", self.layers.size() + k), self.mtp[k]);
+    }
+  }
+
+ private:
+  BlockOptions block_options(Index layer) const {
+    const Config& c = config;
+    BlockOptions o;
+    o.attention = {c.hidden_size,      c.num_attention_heads,
+                   c.q_lora_rank,      c.kv_lora_rank,
+                   c.qk_nope_head_dim, c.qk_rope_head_dim,
+                   c.v_head_dim,       attention_scale(c.qk_head_dim(), c.rope_scaling)};
+    o.intermediate = c.intermediate_size;
+    o.eps = c.rms_norm_eps;
+    if (c.is_moe(layer)) {
+      o.moe = MoeOptions{c.hidden_size,
+                         c.moe_intermediate_size,
+                         c.n_shared_experts,
+                         {c.n_routed_experts, c.num_experts_per_tok, c.n_group, c.topk_group,
+                          c.norm_topk_prob, c.routed_scaling_factor},
+                         c.aux_loss_alpha};
+    }
+    return o;
+  }
+
+  Hidden<T, D> finish(const Var<T, D>& x) const {
+    const Var<T, D> normed = norm(x);
+    return {config.mtp_hidden == MtpHidden::post_norm ? normed : x, normed};
+  }
+
+  Hidden<T, D> trunk(Tape& tape, const Batch<D>& batch, Forward<T, D>& out) const {
+    Var<T, D> x = embedding<T, D>(tape, batch.tokens.narrow_last(0, batch.time()), embed_tokens);
+    const auto run = attend_windows(batch, batch.time());
+    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      const Tape::Scope scope(tape, cat("model.layers.", layer));
+      const auto result = run(layers[layer], x);
+      x = result.y;
+      if (result.balance.defined()) out.balance.push_back(result.balance);
+    }
+    const Hidden<T, D> h = finish(x);
+    out.normed.push_back(h.normed);
+    return h;
+  }
+
+  /// Runs a block over the first `time` positions of whole windows.
+  auto attend_windows(const Batch<D>& batch, Index time) const {
+    const D& d = device();
+    Tensor<std::int32_t, D> positions(d, {batch.batch(), time});
+    fill_positions(d, batch.batch(), time, 0, positions.data());
+    Tensor<std::int32_t, D> window;
+    if (batch.mask_documents && batch.documents.defined()) {
+      window = Tensor<std::int32_t, D>(d, {batch.batch(), time});
+      const auto documents = batch.documents.narrow_last(0, time);
+      window_positions(d, documents.rows(), documents.data(), window.data());
+      positions = window;  // rotations count from the document's start; scores depend on differences only
+    }
+    return [this, positions, window](const Block<T, D>& block, const Var<T, D>& x) ->
+           typename Block<T, D>::Output {
+             const auto whole = [this, &block, positions, window](const Var<T, D>& in) {
+               return block(in, [&](const Mla<T, D>& mla, const Var<T, D>& normed) {
+                 return mla(normed, rope_table, positions, window);
+               });
+             };
+             if (!activation_checkpointing || !x.tape()->recording()) return whole(x);
+             if (block.moe && block.moe->options.balance_alpha > 0) {
+               auto [y, balance] = checkpoint(x, [whole](const Var<T, D>& in) {
+                 auto out = whole(in);
+                 // Only a recording run computes the balance loss; the first run stands in with a zero of its
+                 // shape.
+                 if (!out.balance.defined())
+                   out.balance = in.tape()->constant(Tensor<acc_t<T>, D>::zeros(in.device(), {1}));
+                 return std::tuple(out.y, out.balance);
+               });
+               return {y, balance};
+             }
+             return {checkpoint(x, [whole](const Var<T, D>& in) { return whole(in).y; }), {}};
+           };
+  }
+
+  auto attend_cache(const DecodeRows<D>& rows, const LatentCache<T, D>& cache) const {
+    return [this, &rows, &cache](const Mla<T, D>& mla, const Var<T, D>& x) {
+      return mla.decode(x, rope_table, rows, cache);
+    };
+  }
+};
+
+/// Fills a model's weights: normal with standard deviation config.initializer_range (DeepSeek-V3 sec. 4.2),
+/// norm gains 1, router biases 0. A tensor's numbers depend on the seed and its published name alone: not on
+/// the device, the type, the depth or the order.
+template <typename T, typename D>
+void initialize(Transformer<T, D>& model, std::uint64_t seed) {
+  const double deviation = model.config.initializer_range;
+  for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
+    using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
+    std::vector<N> values(static_cast<std::size_t>(tensor.size()));
+    if (tensor.shape().rank() == 1) {
+      const bool gain = !name.ends_with("bias");
+      std::fill(values.begin(), values.end(), N(gain ? 1.0f : 0.0f));
+    } else {
+      std::uint64_t stream = 14695981039346656037ULL;  // FNV-1a of the name
+      for (const char c : name) stream = (stream ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
+      for (std::size_t i = 0; i < values.size(); i += 4) {
+        const auto normal = Philox::normals(seed, stream, i / 4);
+        for (std::size_t j = 0; j < 4 && i + j < values.size(); ++j) values[i + j] = N(deviation * normal[j]);
+      }
+    }
+    tensor.assign(values);
+  });
+}
+
+}  // namespace mtpx

@@ -1,0 +1,16 @@
+#pragma once
+// All of mtpx but io/, which needs a JSON library. Depends on Eigen alone.
+
+#include <mtpx/autograd/checkpoint.hpp>
+#include <mtpx/autograd/gradcheck.hpp>
+#include <mtpx/autograd/tape.hpp>
+#include <mtpx/core/cpu.hpp>
+#include <mtpx/decode/generate.hpp>
+#include <mtpx/model/transformer.hpp>
+#include <mtpx/mtp/loss.hpp>
+#include <mtpx/train/adamw.hpp>
+#include <mtpx/train/batches.hpp>
+#include <mtpx/train/corpus.hpp>
+#include <mtpx/train/schedule.hpp>
+#include <mtpx/train/trainer.hpp>
+#include <mtpx/version.hpp>

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <mtpx/nn/mla.hpp>
+#include <mtpx/nn/moe.hpp>
+
+namespace mtpx {
+
+/// What makes a block.
+struct BlockOptions {
+  MlaOptions attention;
+  std::optional<MoeOptions> moe;  ///< absent: a dense feed-forward network
+  Index intermediate = 0;         ///< inner width of the dense one
+  double eps = 1e-6;
+};
+
+/// One transformer layer, pre-norm (DeepSeek-V3 fig. 2):
+///
+///   h = x + attention(norm(x)),   y = h + ffn(norm(h)),   ffn dense or a mixture of experts
+template <typename T, typename D>
+struct Block {
+  RmsNorm<T, D> input_layernorm;
+  Mla<T, D> self_attn;
+  RmsNorm<T, D> post_attention_layernorm;
+  std::optional<SwiGlu<T, D>> mlp;
+  std::optional<Moe<T, D>> moe;
+
+  using Output = typename Moe<T, D>::Output;
+
+  Block() = default;
+  Block(const D& device, const BlockOptions& o)
+      : input_layernorm(device, o.attention.hidden, o.eps),
+        self_attn(device, o.attention),
+        post_attention_layernorm(device, o.attention.hidden, o.eps) {
+    if (o.moe) {
+      moe.emplace(device, *o.moe);
+    } else {
+      mlp.emplace(device, o.attention.hidden, o.intermediate);
+    }
+  }
+
+  /// x: [B, T, hidden]   attend: function of the normed x, [B, T, hidden] -> [B, T, hidden], that calls
+  /// self_attn for whole sequences or for decoding.
+  template <typename Attend>
+  Output operator()(const Var<T, D>& x, const Attend& attend) const {
+    Tape& tape = tape_of("block", x);
+    Var<T, D> attended;
+    {
+      const Tape::Scope scope(tape, "self_attn");
+      attended = attend(self_attn, input_layernorm(x));
+    }
+    const auto [h, normed] = post_attention_layernorm.add(x, attended);
+    const Tape::Scope scope(tape, "mlp");
+    Output out = moe ? (*moe)(normed) : Output{(*mlp)(normed), {}};
+    out.y = add(h, out.y);
+    return out;
+  }
+
+  static void members(auto& self, auto&& visit) {
+    visit("input_layernorm", self.input_layernorm);
+    visit("self_attn", self.self_attn);
+    visit("post_attention_layernorm", self.post_attention_layernorm);
+    visit("mlp", self.mlp);
+    visit("mlp", self.moe);
+  }
+};
+
+}  // namespace mtpx

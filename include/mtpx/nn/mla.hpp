@@ -1,0 +1,133 @@
+#pragma once
+
+#include <mtpx/nn/linear.hpp>
+#include <mtpx/nn/rms_norm.hpp>
+#include <mtpx/nn/yarn.hpp>
+#include <mtpx/ops/attention.hpp>
+#include <mtpx/ops/latent_attention.hpp>
+#include <mtpx/ops/layout.hpp>
+#include <mtpx/ops/rope.hpp>
+
+namespace mtpx {
+
+/// Sizes of multi-head latent attention, and the factor of its scores.
+struct MlaOptions {
+  Index hidden = 0;
+  Index heads = 0;
+  Index q_lora_rank = 0;  ///< 0: queries straight from the hidden state
+  Index kv_lora_rank = 0;
+  Index nope = 0;
+  Index rope = 0;
+  Index v = 0;
+  double scale = 0;
+};
+
+/// Epsilon of the two latent norms: the published code's default, whatever the model's rms_norm_eps.
+inline constexpr double latent_norm_eps = 1e-6;
+
+/// cos and sin of positions 0 .. positions - 1 for the rotated part of heads, computed in double.
+template <typename A, typename D>
+RopeTable<A, D> make_rope_table(const D& device, Index positions, Index rope, double theta,
+                                const std::optional<RopeScaling>& scaling) {
+  const std::vector<double> frequencies = rope_frequencies(rope, theta, scaling);
+  const double magnitude = rope_magnitude(scaling);
+  std::vector<A> cos, sin;
+  for (Index p = 0; p < positions; ++p) {
+    for (const double f : frequencies) {
+      cos.push_back(static_cast<A>(magnitude * std::cos(static_cast<double>(p) * f)));
+      sin.push_back(static_cast<A>(magnitude * std::sin(static_cast<double>(p) * f)));
+    }
+  }
+  const Shape shape{positions, rope / 2};
+  return {Tensor<A, D>::from(device, shape, cos), Tensor<A, D>::from(device, shape, sin)};
+}
+
+/// Multi-head latent attention (DeepSeek-V3 sec. 2.1.1, Eq. 1-11).
+///
+///   c^Q = norm(W_DQ x),  [q^C | q^R] per head = W_UQ c^Q,  q^R rotated              (Eq. 6-9)
+///   [c^KV | k^R] = W_DKV x,  c^KV normed,  k^R rotated, one for all heads           (Eq. 1, 3)
+///   [k^C | v] per head = W_UKV norm(c^KV)                                           (Eq. 2, 5)
+///   y = W_O [softmax((q^C k^C + q^R k^R) scale) v]                                  (Eq. 10-11)
+///
+/// The norms of the latents are named in sec. 4.2 only. Without q_lora_rank, q_proj stands for Eq. 6-7.
+template <typename T, typename D>
+struct Mla {
+  MlaOptions options;
+  std::optional<Linear<T, D>> q_proj, q_a_proj, q_b_proj;
+  std::optional<RmsNorm<T, D>> q_a_layernorm;
+  Linear<T, D> kv_a_proj_with_mqa;
+  RmsNorm<T, D> kv_a_layernorm;
+  Linear<T, D> kv_b_proj;
+  Linear<T, D> o_proj;
+
+  Mla() = default;
+  Mla(const D& device, const MlaOptions& o)
+      : options(o),
+        kv_a_proj_with_mqa(device, o.hidden, o.kv_lora_rank + o.rope),
+        kv_a_layernorm(device, o.kv_lora_rank, latent_norm_eps),
+        kv_b_proj(device, o.kv_lora_rank, o.heads * (o.nope + o.v)),
+        o_proj(device, o.heads * o.v, o.hidden) {
+    const Index q_width = o.heads * (o.nope + o.rope);
+    if (o.q_lora_rank > 0) {
+      q_a_proj.emplace(device, o.hidden, o.q_lora_rank);
+      q_a_layernorm.emplace(device, o.q_lora_rank, latent_norm_eps);
+      q_b_proj.emplace(device, o.q_lora_rank, q_width);
+    } else {
+      q_proj.emplace(device, o.hidden, q_width);
+    }
+  }
+
+  /// Whole sequences, for training and scoring.
+  ///
+  /// x: [B, T, hidden], normed   positions: [B, T], for the rotation   returns [B, T, hidden]
+  /// window: [B, T] or undefined: how far back each row may look (see attention()).
+  Var<T, D> operator()(const Var<T, D>& x, const RopeTable<acc_t<T>, D>& table,
+                       const Tensor<std::int32_t, D>& positions,
+                       const Tensor<std::int32_t, D>& window) const {
+    const Parts parts = project(x, table, positions);
+    const Shape shape = x.shape();
+    const Var<T, D> o =
+        attention(parts.q, kv_b_proj(parts.latent), parts.k_rope, head_shape(shape[0], shape[1]),
+                  static_cast<acc_t<T>>(options.scale), window);
+    return o_proj(o);
+  }
+
+  /// Rows of one or several sequences against their caches, for decoding.   x: [1, N, hidden], normed
+  Var<T, D> decode(const Var<T, D>& x, const RopeTable<acc_t<T>, D>& table, const DecodeRows<D>& rows,
+                   const LatentCache<T, D>& cache) const {
+    const Parts parts = project(x, table, rows.positions);
+    return o_proj(latent_attention<T, D>(parts.q, parts.latent, parts.k_rope, kv_b_proj.weight,
+                                         head_shape(1, rows.count()), static_cast<acc_t<T>>(options.scale),
+                                         rows, cache));
+  }
+
+  static void members(auto& self, auto&& visit) {
+    visit("q_proj", self.q_proj);
+    visit("q_a_proj", self.q_a_proj);
+    visit("q_a_layernorm", self.q_a_layernorm);
+    visit("q_b_proj", self.q_b_proj);
+    visit("kv_a_proj_with_mqa", self.kv_a_proj_with_mqa);
+    visit("kv_a_layernorm", self.kv_a_layernorm);
+    visit("kv_b_proj", self.kv_b_proj);
+    visit("o_proj", self.o_proj);
+  }
+
+ private:
+  struct Parts {
+    Var<T, D> q, latent, k_rope;
+  };
+
+  AttentionShape head_shape(Index batch, Index time) const {
+    return {batch, time, options.heads, options.nope, options.rope, options.v};
+  }
+
+  Parts project(const Var<T, D>& x, const RopeTable<acc_t<T>, D>& table,
+                const Tensor<std::int32_t, D>& positions) const {
+    const Var<T, D> q = q_proj ? (*q_proj)(x) : (*q_b_proj)((*q_a_layernorm)((*q_a_proj)(x)));
+    const Var<T, D> kv = kv_a_proj_with_mqa(x);
+    return {rope(q, options.heads, positions, table), kv_a_layernorm(narrow(kv, 0, options.kv_lora_rank)),
+            rope(narrow(kv, options.kv_lora_rank, options.rope), 1, positions, table)};
+  }
+};
+
+}  // namespace mtpx

@@ -1,0 +1,113 @@
+#pragma once
+// What a module is: a struct with a static `members(self, visit)` of one line per member. No base class, no
+// registration. Everything that needs a model's parameters walks it: the optimiser, initialisation, files.
+
+#include <mtpx/autograd/var.hpp>
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace mtpx {
+
+/// The weights of all experts in one tensor [E, out, in], one product's operand each. Files hold them apart,
+/// as experts.<e>.<name>.weight.
+template <typename T, typename D>
+struct StackedWeight {
+  Parameter<T, D> weight;
+};
+
+/// A tensor that belongs to a module but that no gradient moves, such as a router's bias.
+template <typename T, typename D>
+struct State {
+  Tensor<T, D> value;
+};
+
+namespace detail {
+
+template <typename M>
+struct IsParameter : std::false_type {};
+template <typename T, typename D>
+struct IsParameter<Parameter<T, D>> : std::true_type {};
+template <typename M>
+struct IsStacked : std::false_type {};
+template <typename T, typename D>
+struct IsStacked<StackedWeight<T, D>> : std::true_type {};
+template <typename M>
+struct IsState : std::false_type {};
+template <typename T, typename D>
+struct IsState<State<T, D>> : std::true_type {};
+template <typename M>
+struct IsVector : std::false_type {};
+template <typename M>
+struct IsVector<std::vector<M>> : std::true_type {};
+template <typename M>
+struct IsOptional : std::false_type {};
+template <typename M>
+struct IsOptional<std::optional<M>> : std::true_type {};
+
+inline std::string join(const std::string& prefix, std::string_view name) {
+  if (prefix.empty() || name.empty()) return prefix + std::string(name);
+  return prefix + "." + std::string(name);
+}
+
+}  // namespace detail
+
+/// Calls leaf(name, member) for every Parameter, StackedWeight and State below `module`, in the order of the
+/// members. Names are joined by dots; a member visited under the empty name adds none, a vector adds indices.
+template <typename Module, typename Leaf>
+void walk(Module& module, const std::string& prefix, const Leaf& leaf) {
+  using M = std::remove_const_t<Module>;
+  if constexpr (detail::IsParameter<M>::value || detail::IsStacked<M>::value || detail::IsState<M>::value) {
+    leaf(prefix, module);
+  } else if constexpr (detail::IsVector<M>::value) {
+    for (std::size_t i = 0; i < module.size(); ++i)
+      walk(module[i], detail::join(prefix, std::to_string(i)), leaf);
+  } else if constexpr (detail::IsOptional<M>::value) {
+    if (module) walk(*module, prefix, leaf);
+  } else {
+    M::members(module,
+               [&](std::string_view name, auto& member) { walk(member, detail::join(prefix, name), leaf); });
+  }
+}
+
+/// Calls visit(name, parameter) for every trainable tensor, experts stacked.
+template <typename Module, typename Visit>
+void for_each_parameter(Module& module, const Visit& visit) {
+  walk(module, "", [&](const std::string& name, auto& member) {
+    using M = std::remove_cvref_t<decltype(member)>;
+    if constexpr (detail::IsParameter<M>::value) visit(name, member);
+    if constexpr (detail::IsStacked<M>::value) visit(name + ".weight", member.weight);
+  });
+}
+
+/// Calls visit(name, tensor) for every tensor of a model file under its published name, experts one by one.
+/// `pick` chooses what to show of a parameter: its value by default, or for example its gradient.
+template <typename Module, typename Visit, typename Pick>
+void for_each_tensor(Module& module, const Visit& visit, const Pick& pick) {
+  walk(module, "", [&](const std::string& name, auto& member) {
+    using M = std::remove_cvref_t<decltype(member)>;
+    if constexpr (detail::IsParameter<M>::value) {
+      visit(name, pick(member));
+    } else if constexpr (detail::IsState<M>::value) {
+      visit(name, member.value);
+    } else {  // experts.gate_proj [E, out, in] -> experts.<e>.gate_proj.weight [out, in]
+      const auto stacked = pick(member.weight);
+      const Shape shape = member.weight.shape();
+      const std::size_t dot = name.rfind('.');
+      for (Index e = 0; e < shape[0]; ++e) {
+        const auto one =
+            stacked.defined() ? stacked.slice_front(e, e + 1).reshape({shape[1], shape[2]}) : stacked;
+        visit(detail::join(name.substr(0, dot), std::to_string(e)) + name.substr(dot) + ".weight", one);
+      }
+    }
+  });
+}
+template <typename Module, typename Visit>
+void for_each_tensor(Module& module, const Visit& visit) {
+  for_each_tensor(module, visit, [](const auto& parameter) { return parameter.value(); });
+}
+
+}  // namespace mtpx

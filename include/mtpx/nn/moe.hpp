@@ -1,0 +1,103 @@
+#pragma once
+
+#include <mtpx/nn/swiglu.hpp>
+#include <mtpx/ops/add.hpp>
+#include <mtpx/ops/experts.hpp>
+#include <mtpx/ops/router.hpp>
+
+namespace mtpx {
+
+/// Sizes and rules of a mixture of experts.
+struct MoeOptions {
+  Index hidden = 0;
+  Index inner = 0;   ///< of one expert
+  Index shared = 0;  ///< experts that every token goes through; run as one of shared * inner
+  Routing routing;
+  double balance_alpha = 0;  ///< weight of the sequence-wise balance loss; 0 = none
+};
+
+/// The router's parameters: gate.weight and the bias that steers selection.
+template <typename T, typename D>
+struct Gate {
+  Linear<acc_t<T>, D> linear;
+  State<acc_t<T>, D> e_score_correction_bias;  ///< [E], moved by counting, never by a gradient
+
+  static void members(auto& self, auto&& visit) {
+    visit("", self.linear);
+    visit("e_score_correction_bias", self.e_score_correction_bias);
+  }
+};
+
+/// Weights of the routed experts, stacked.
+template <typename T, typename D>
+struct Experts {
+  StackedWeight<T, D> gate_proj, up_proj;  ///< [E, inner, hidden]
+  StackedWeight<T, D> down_proj;           ///< [E, hidden, inner]
+
+  static void members(auto& self, auto&& visit) {
+    visit("gate_proj", self.gate_proj);
+    visit("up_proj", self.up_proj);
+    visit("down_proj", self.down_proj);
+  }
+};
+
+/// A mixture of experts (DeepSeek-V3 sec. 2.1.2, Eq. 12-20), without the residual:
+///
+///   s = sigmoid(W_gate x),   y = sum over the chosen experts of g_i E_i(x) + shared(x)
+template <typename T, typename D>
+struct Moe {
+  MoeOptions options;
+  Gate<T, D> gate;
+  Experts<T, D> experts;
+  std::optional<SwiGlu<T, D>> shared_experts;
+  Tensor<acc_t<T>, D> load;  ///< [E]: slots each expert received since the last update_bias()
+
+  struct Output {
+    Var<T, D> y;
+    Var<acc_t<T>, D> balance;  ///< [1], or undefined without balance_alpha
+  };
+
+  Moe() = default;
+  Moe(const D& device, const MoeOptions& o)
+      : options(o),
+        gate{Linear<acc_t<T>, D>(device, o.hidden, o.routing.n_experts),
+             {Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})}},
+        experts{{Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden})},
+                {Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden})},
+                {Parameter<T, D>(device, {o.routing.n_experts, o.hidden, o.inner})}},
+        load(Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})) {
+    if (o.shared > 0) shared_experts.emplace(device, o.hidden, o.shared * o.inner);
+  }
+
+  /// x: [B, T, hidden], normed   returns y: [B, T, hidden]
+  Output operator()(const Var<T, D>& x) const {
+    Tape& tape = tape_of("moe", x);
+    const auto scores = sigmoid(gate.linear(x));
+    const auto chosen = route(scores, gate.e_score_correction_bias.value, options.routing);
+    const auto plan =
+        plan_experts(chosen.ids, options.routing.n_experts, tape.statistics() ? load : Tensor<acc_t<T>, D>());
+    Output out;
+    out.y = mtpx::experts<T, D>(x, chosen.weights, plan, experts.gate_proj.weight, experts.up_proj.weight,
+                                experts.down_proj.weight);
+    if (shared_experts) out.y = add(out.y, (*shared_experts)(x));
+    if (options.balance_alpha > 0 && tape.recording()) {
+      out.balance = balance_loss(scores, options.routing.top_k, static_cast<acc_t<T>>(options.balance_alpha));
+    }
+    return out;
+  }
+
+  /// After an optimiser step: b_i += speed * sign(mean load - load_i) over the whole batch since the last
+  /// call, micro-batches included; then forgets the load.
+  void update_bias(double speed) {
+    mtpx::update_bias(load.device(), options.routing.n_experts, static_cast<acc_t<T>>(speed), load.data(),
+                      gate.e_score_correction_bias.value.data());
+  }
+
+  static void members(auto& self, auto&& visit) {
+    visit("gate", self.gate);
+    visit("experts", self.experts);
+    visit("shared_experts", self.shared_experts);
+  }
+};
+
+}  // namespace mtpx

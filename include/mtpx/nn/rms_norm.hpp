@@ -1,0 +1,26 @@
+#pragma once
+
+#include <mtpx/nn/module.hpp>
+#include <mtpx/ops/rms_norm.hpp>
+
+namespace mtpx {
+
+/// Root-mean-square norm with a gain; gain and statistics in the accumulation type.   weight: [width]
+template <typename T, typename D>
+struct RmsNorm {
+  Parameter<acc_t<T>, D> weight;
+  acc_t<T> eps{};
+
+  RmsNorm() = default;
+  RmsNorm(const D& device, Index width, double epsilon)
+      : weight(device, {width}), eps(static_cast<acc_t<T>>(epsilon)) {}
+
+  Var<T, D> operator()(const Var<T, D>& x) const { return rms_norm<T, D>(x, weight, eps); }
+
+  /// {x + f, norm(x + f)} in one pass.
+  auto add(const Var<T, D>& x, const Var<T, D>& f) const { return add_rms_norm<T, D>(x, f, weight, eps); }
+
+  static void members(auto& self, auto&& visit) { visit("weight", self.weight); }
+};
+
+}  // namespace mtpx

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <mtpx/autograd/tape.hpp>
+#include <mtpx/kernels.hpp>
+
+namespace mtpx {
+
+/// Tokens' choices sorted by expert. A slot is one choice of one token, n * K + k.
+template <typename D>
+struct ExpertPlan {
+  Tensor<std::int32_t, D> offsets;  ///< [E + 1]: expert e owns sorted places offsets[e] .. offsets[e + 1)
+  Tensor<std::int32_t, D> slot;     ///< [N * K]: the slot at each sorted place
+  Tensor<std::int32_t, D> place;    ///< [N * K]: the sorted place of each slot
+};
+
+/// Sorts slots by expert, stably, so that an expert meets its tokens in order. No token is dropped.
+///
+/// ids: [..., K] in [0, experts)   load: [experts] or undefined; gains each expert's number of slots
+template <typename A, typename D>
+ExpertPlan<D> plan_experts(const Tensor<std::int32_t, D>& ids, Index experts, const Tensor<A, D>& load) {
+  ExpertPlan<D> plan{Tensor<std::int32_t, D>(ids.device(), {experts + 1}),
+                     Tensor<std::int32_t, D>(ids.device(), {ids.size()}),
+                     Tensor<std::int32_t, D>(ids.device(), {ids.size()})};
+  plan_experts(ids.device(), ids.size(), experts, ids.data(), plan.offsets.data(), plan.slot.data(),
+               plan.place.data(), load.data());
+  return plan;
+}
+
+/// The routed experts of a mixture (DeepSeek-V3 Eq. 12), each a SwiGLU network; weights are stacked by
+/// expert.
+///
+///   y_n = sum_k weight_nk E_e(x_n),  e = id_nk,   E_e(x) = W_down,e (silu(W_gate,e x) * (W_up,e x))
+///
+/// x: [..., D], may be strided   weights: [..., K]   gate, up: [E, F, D]   down: [E, D, F]   returns [..., D]
+/// Saves for backward: x, weights, the plan, and the two products before the gate, [N K, F] each.
+/// Throws ShapeError.
+template <typename T, typename D>
+Var<T, D> experts(const Var<T, D>& x, const Var<acc_t<T>, D>& weights, const ExpertPlan<D>& plan,
+                  const Weight<T, D>& gate, const Weight<T, D>& up, const Weight<T, D>& down) {
+  Tape& tape = tape_of("experts", x, weights, gate, up, down);
+  const Shape w = gate.shape();
+  require(w.rank() == 3 && up.shape() == w && down.shape() == Shape{w[0], w[2], w[1]} &&
+              w[2] == x.shape().width(),
+          "experts", "gate and up are [E, F, D], down is [E, D, F], D the width of x",
+          {{"x", x.shape()}, {"gate", w}, {"up", up.shape()}, {"down", down.shape()}}, tape.path());
+  const ExpertsShape s{x.rows().count, w[2], w[1], w[0], weights.shape().width()};
+  require(weights.rows().count == s.tokens && weights.value().contiguous() && plan.slot.size() == s.slots() &&
+              plan.offsets.size() == s.experts + 1,
+          "experts", "weights and plan need K slots per row of x",
+          {{"x", x.shape()}, {"weights", weights.shape()}, {"plan", plan.slot.shape()}}, tape.path());
+  Tensor<T, D> hidden_gate(x.device(), {s.slots(), s.inner});
+  Tensor<T, D> hidden_up(x.device(), {s.slots(), s.inner});
+  Tensor<T, D> y(x.device(), x.shape());
+  experts_forward(x.device(), s, plan.offsets.data(), plan.slot.data(), plan.place.data(), x.data(),
+                  x.rows().stride, weights.data(), gate.data(), up.data(), down.data(), hidden_gate.data(),
+                  hidden_up.data(), y.data());
+  return tape.record("experts", y,
+                     [s, plan, x, weights, gate = Weight<T, D>(gate), up = Weight<T, D>(up),
+                      down = Weight<T, D>(down), hidden_gate, hidden_up](const Tensor<T, D>& dy) {
+                       const Sink<acc_t<T>> dgate = gate.sink();  // before up's: the two may be the same Var
+                       experts_backward(x.device(), s, plan.offsets.data(), plan.slot.data(),
+                                        plan.place.data(), x.data(), x.rows().stride, weights.data(),
+                                        gate.data(), up.data(), down.data(), hidden_gate.data(),
+                                        hidden_up.data(), dy.data(), x.sink(), weights.sink(), dgate,
+                                        up.sink(), down.sink());
+                     });
+}
+
+}  // namespace mtpx

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <mtpx/autograd/tape.hpp>
+#include <mtpx/kernels.hpp>
+
+namespace mtpx {
+
+/// The keys and values of one layer, as multi-head latent attention keeps them: per token the normed latent
+/// and the rotated key, latent + rope numbers, whatever the number of heads.
+template <typename T, typename D>
+struct LatentCache {
+  Tensor<T, D> entries;  ///< [sequences, capacity, latent + rope]
+
+  Index capacity() const { return entries.shape()[1]; }
+};
+
+/// Where the rows of a decoding pass belong.
+template <typename D>
+struct DecodeRows {
+  Tensor<std::int32_t, D> sequences;  ///< [N]: index into the cache
+  Tensor<std::int32_t, D> positions;  ///< [N]: the row's entry; it attends to entries 0 .. position
+
+  Index count() const { return positions.size(); }
+};
+
+/// Attention in the latent space, for decoding (DeepSeek-V2 sec. 2.1.2, "absorb"; equal to attention() up to
+/// rounding): appends the rows to the cache, then lets each attend to its sequence up to itself.
+///
+///   score_j = scale * ((q_nope W_UK) . c_j + q_rope . k_rope,j),   o = W_UV sum_j softmax_j(score_j) c_j
+///
+/// q: [1, N, H * (nope + rope)], rotated   latent: [1, N, latent], normed   k_rope: [1, N, rope], rotated
+/// w: kv_b_proj, [H * (nope + v), latent]   returns [1, N, H * v]
+/// A row's bits do not depend on the rows beside it. Inference only.   Throws ShapeError, Error on a
+/// recording tape.
+template <typename T, typename D>
+Var<T, D> latent_attention(const Var<T, D>& q, const Var<T, D>& latent, const Var<T, D>& k_rope,
+                           const Weight<T, D>& w, const AttentionShape& shape, acc_t<T> scale,
+                           const DecodeRows<D>& rows, const LatentCache<T, D>& cache) {
+  Tape& tape = tape_of("latent_attention", q, latent, k_rope, w);
+  if (tape.recording()) throw Error("[latent_attention] has no backward; use a tape in inference mode");
+  const Index width = latent.shape().width();
+  const LatentShape s{q.rows().count, shape.heads, width, shape.rope, cache.capacity()};
+  require(rows.count() == s.rows && latent.rows().count == s.rows && k_rope.rows().count == s.rows &&
+              latent.value().contiguous() && k_rope.value().contiguous() && q.value().contiguous(),
+          "latent_attention", "q, latent and k_rope need one dense row per decoded token",
+          {{"q", q.shape()},
+           {"latent", latent.shape()},
+           {"k_rope", k_rope.shape()},
+           {"rows", Shape{rows.count()}}},
+          tape.path());
+  require(w.shape() == Shape{shape.heads * (shape.nope + shape.v), width} &&
+              cache.entries.shape().width() == width + shape.rope,
+          "latent_attention", "w is [H * (nope + v), latent], the cache [sequences, capacity, latent + rope]",
+          {{"w", w.shape()}, {"cache", cache.entries.shape()}, {"latent", latent.shape()}}, tape.path());
+  const D& device = q.device();
+  using A = acc_t<T>;
+  Tensor<A, D> absorbed(device, {s.rows, shape.heads, width + shape.rope});
+  Tensor<A, D> attended(device, {s.rows, shape.heads, width});
+  Tensor<T, D> o(device, q.shape().with_width(shape.heads * shape.v));
+  append_latent(device, s, rows.sequences.data(), rows.positions.data(), latent.data(), k_rope.data(),
+                cache.entries.data());
+  absorb_query(device, shape, width, s.rows, q.data(), w.data(), absorbed.data());
+  latent_attention(device, s, rows.sequences.data(), rows.positions.data(), absorbed.data(),
+                   cache.entries.data(), scale, attended.data());
+  expand_value(device, shape, width, s.rows, attended.data(), w.data(), o.data());
+  return tape.constant(o);
+}
+
+}  // namespace mtpx

@@ -1,0 +1,118 @@
+#pragma once
+// Ops that move numbers without computing: narrow, concat, reshape, contiguous, take_front.
+
+#include <mtpx/autograd/tape.hpp>
+#include <mtpx/kernels.hpp>
+
+namespace mtpx {
+
+/// A dense copy of a tensor whose rows may be apart.
+template <typename T, typename D>
+Tensor<T, D> contiguous(const Tensor<T, D>& x) {
+  Tensor<T, D> y(x.device(), x.shape());
+  const Rows rows = x.rows();
+  copy_rows(x.device(), rows.count, rows.width, x.data(), rows.stride, y.data(), rows.width, false);
+  return y;
+}
+
+/// Columns [begin, begin + width) of every row: a view, nothing is copied.
+///
+///   y_rj = x_r,begin+j
+///
+/// x: [..., W]   returns [..., width], rows as far apart as those of x
+/// Saves for backward: nothing.   Throws ShapeError.
+template <typename T, typename D>
+Var<T, D> narrow(const Var<T, D>& x, Index begin, Index width) {
+  Tape& tape = tape_of("narrow", x);
+  require(begin >= 0 && width >= 0 && begin + width <= x.shape().width(), "narrow",
+          cat("columns ", begin, " to ", begin + width, " must lie inside the rows"), {{"x", x.shape()}},
+          tape.path());
+  return tape.record(
+      "narrow", x.value().narrow_last(begin, width), [begin, dx = x.destination()](const Tensor<T, D>& dy) {
+        const Sink<T> sink = dx.sink();
+        if (!sink) return;
+        const Rows rows = dy.rows();
+        const Index stride = dx.shape().width();
+        if (!sink.accumulate)
+          set_zero(dy.device(), sink.data, static_cast<std::size_t>(dx.shape().size()) * sizeof(T));
+        copy_rows(dy.device(), rows.count, rows.width, dy.data(), rows.width, sink.data + begin, stride,
+                  true);
+      });
+}
+
+/// Rows of a beside rows of b.
+///
+///   y_r = [a_r | b_r]
+///
+/// a: [..., A], b: [..., B], equal but for the last axis, may be strided   returns [..., A + B]
+/// Saves for backward: nothing.   Throws ShapeError.
+template <typename T, typename D>
+Var<T, D> concat(const Var<T, D>& a, const Var<T, D>& b) {
+  Tape& tape = tape_of("concat", a, b);
+  require(a.shape().with_width(1) == b.shape().with_width(1), "concat",
+          "a and b may differ in the last axis only", {{"a", a.shape()}, {"b", b.shape()}}, tape.path());
+  const Rows left = a.rows();
+  const Rows right = b.rows();
+  const Index width = left.width + right.width;
+  Tensor<T, D> y(a.device(), a.shape().with_width(width));
+  copy_rows(y.device(), left.count, left.width, a.data(), left.stride, y.data(), width, false);
+  copy_rows(y.device(), right.count, right.width, b.data(), right.stride, y.data() + left.width, width,
+            false);
+  return tape.record("concat", y,
+                     [da = a.destination(), db = b.destination(), width](const Tensor<T, D>& dy) {
+                       Index begin = 0;
+                       for (const auto& d : {da, db}) {
+                         const Index part = d.shape().width();
+                         if (const Sink<T> sink = d.sink()) {
+                           copy_rows(dy.device(), dy.rows().count, part, dy.data() + begin, width, sink.data,
+                                     part, sink.accumulate);
+                         }
+                         begin += part;
+                       }
+                     });
+}
+
+/// The same elements under another shape: a view.
+///
+/// x: dense   returns `shape`, of as many elements
+/// Saves for backward: nothing.   Throws ShapeError.
+template <typename T, typename D>
+Var<T, D> reshape(const Var<T, D>& x, const Shape& shape) {
+  Tape& tape = tape_of("reshape", x);
+  require(x.value().contiguous() && x.shape().size() == shape.size(), "reshape",
+          "x must be dense and keep its number of elements", {{"from", x.shape()}, {"to", shape}},
+          tape.path());
+  return tape.record("reshape", x.value().reshape(shape), [dx = x.destination()](const Tensor<T, D>& dy) {
+    if (const Sink<T> sink = dx.sink()) {
+      const Rows rows = dy.rows();
+      copy_rows(dy.device(), rows.count, rows.width, dy.data(), rows.width, sink.data, rows.width,
+                sink.accumulate);
+    }
+  });
+}
+
+/// The first `count` positions of every sequence: rows 1 .. T - k of depth k (DeepSeek-V3 Eq. 22).
+///
+///   y_bt = x_bt,  t < count
+///
+/// x: [B, T, D] dense   returns [B, count, D] dense, a copy
+/// Saves for backward: nothing.   Throws ShapeError.
+template <typename T, typename D>
+Var<T, D> take_front(const Var<T, D>& x, Index count) {
+  Tape& tape = tape_of("take_front", x);
+  const Shape s = x.shape();
+  require(s.rank() == 3 && x.value().contiguous() && count >= 0 && count <= s[1], "take_front",
+          cat("x is dense [B, T, D] with at least ", count, " positions"), {{"x", s}}, tape.path());
+  Tensor<T, D> y(x.device(), {s[0], count, s[2]});
+  const Index part = count * s[2];
+  const Index whole = s[1] * s[2];
+  copy_rows(y.device(), s[0], part, x.data(), whole, y.data(), part, false);
+  return tape.record("take_front", y, [s, part, whole, dx = x.destination()](const Tensor<T, D>& dy) {
+    const Sink<T> sink = dx.sink();
+    if (!sink) return;
+    if (!sink.accumulate) set_zero(dy.device(), sink.data, static_cast<std::size_t>(s.size()) * sizeof(T));
+    copy_rows(dy.device(), s[0], part, dy.data(), part, sink.data, whole, true);
+  });
+}
+
+}  // namespace mtpx

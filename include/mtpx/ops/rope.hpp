@@ -1,0 +1,45 @@
+#pragma once
+
+#include <mtpx/autograd/tape.hpp>
+#include <mtpx/kernels.hpp>
+
+namespace mtpx {
+
+/// cos and sin of every position and pair, made once per model: [positions, rope / 2] each.
+template <typename A, typename D>
+struct RopeTable {
+  Tensor<A, D> cos;
+  Tensor<A, D> sin;
+
+  Index positions() const { return cos.shape()[0]; }
+  Index rope() const { return 2 * cos.shape()[1]; }
+};
+
+/// Rotary position embedding (Su et al. 2021, eq. 34; DeepSeek-V3 sec. 2.1.1: the decoupled part of queries
+/// and keys). Adjacent pairs rotate together, as in the published implementation.
+///
+///   (y_2j, y_2j+1) = R(position * f_j) (x_2j, x_2j+1)   on the last `rope` numbers of each head
+///
+/// x: [B, T, heads * width], may be strided   positions: [B, T]   returns [B, T, heads * width]
+/// Saves for backward: positions.   Throws ShapeError.
+template <typename T, typename D>
+Var<T, D> rope(const Var<T, D>& x, Index heads, const Tensor<std::int32_t, D>& positions,
+               const RopeTable<acc_t<T>, D>& table) {
+  Tape& tape = tape_of("rope", x);
+  require(heads > 0 && x.shape().width() % heads == 0 && x.shape().width() / heads >= table.rope(), "rope",
+          cat("the last axis must split into ", heads, " heads at least as wide as the rotated part"),
+          {{"x", x.shape()}, {"table", table.cos.shape()}}, tape.path());
+  require(positions.size() == x.rows().count && positions.contiguous(), "rope",
+          "every row needs one position", {{"x", x.shape()}, {"positions", positions.shape()}}, tape.path());
+  const Index rotated = table.rope();
+  Tensor<T, D> y(x.device(), x.shape());
+  rope_apply(x.device(), x.rows(), heads, rotated, x.data(), positions.data(), table.cos.data(),
+             table.sin.data(), 1, Sink<T>{y.data(), false});
+  return tape.record("rope", y,
+                     [positions, table, heads, rotated, dx = x.destination()](const Tensor<T, D>& dy) {
+                       rope_apply(dy.device(), dy.rows(), heads, rotated, dy.data(), positions.data(),
+                                  table.cos.data(), table.sin.data(), -1, dx.sink());
+                     });
+}
+
+}  // namespace mtpx

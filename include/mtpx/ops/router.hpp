@@ -1,0 +1,88 @@
+#pragma once
+
+#include <mtpx/autograd/tape.hpp>
+#include <mtpx/kernels.hpp>
+
+namespace mtpx {
+
+/// Affinities of the router (DeepSeek-V3 Eq. 15):  y = 1 / (1 + e^-x)
+///
+/// x: any dense shape   returns the same shape
+/// Saves for backward: y.   Throws ShapeError.
+template <typename A, typename D>
+Var<A, D> sigmoid(const Var<A, D>& x) {
+  Tape& tape = tape_of("sigmoid", x);
+  require(x.value().contiguous(), "sigmoid", "x needs dense rows", {{"x", x.shape()}}, tape.path());
+  Tensor<A, D> y(x.device(), x.shape());
+  sigmoid_forward(y.device(), y.size(), x.data(), y.data());
+  return tape.record("sigmoid", y, [y, dx = x.destination()](const Tensor<A, D>& dy) {
+    sigmoid_backward(dy.device(), dy.size(), y.data(), dy.data(), dx.sink());
+  });
+}
+
+/// Which experts a token goes to, and with what weight.
+template <typename A, typename D>
+struct Route {
+  Var<A, D> weights;            ///< [..., K]
+  Tensor<std::int32_t, D> ids;  ///< [..., K], by descending score + bias
+};
+
+/// Chooses experts (DeepSeek-V3 Eq. 13-16 and "auxiliary-loss-free load balancing").
+///
+///   s'_i = s_i + b_i                                    selection only
+///   a group's worth = sum of its two largest s';  the topk_group best groups stay, the others are -inf
+///   chosen = the K largest s' left;   g_i = scaling_factor * s_i / (sum of the chosen s + 1e-20)
+///
+/// Ties go to the lowest index. Without norm_topk_prob the division is left out.
+/// scores: [..., E]   bias: [E]   returns {weights, ids}, each [..., K]
+/// Saves for backward: scores, ids, weights. No gradient reaches the bias or the choice.   Throws ShapeError.
+template <typename A, typename D>
+Route<A, D> route(const Var<A, D>& scores, const Tensor<A, D>& bias, const Routing& routing) {
+  Tape& tape = tape_of("route", scores);
+  const Routing r = routing;
+  require(scores.shape().width() == r.n_experts && bias.shape() == Shape{r.n_experts} &&
+              scores.value().contiguous(),
+          "route", cat("scores and bias need one dense column per expert, ", r.n_experts),
+          {{"scores", scores.shape()}, {"bias", bias.shape()}}, tape.path());
+  require(r.n_group >= 1 && r.n_experts % r.n_group == 0 && r.topk_group >= 1 && r.topk_group <= r.n_group &&
+              r.top_k >= 1 && r.top_k <= r.n_experts / r.n_group * r.topk_group,
+          "route",
+          cat(r.top_k, " experts cannot be chosen from ", r.topk_group, " of ", r.n_group, " groups of ",
+              r.n_experts, " experts"),
+          {{"scores", scores.shape()}}, tape.path());
+  const Index tokens = scores.rows().count;
+  Tensor<std::int32_t, D> ids(scores.device(), scores.shape().with_width(r.top_k));
+  Tensor<A, D> weights(scores.device(), ids.shape());
+  route_forward(scores.device(), tokens, r, scores.data(), bias.data(), ids.data(), weights.data());
+  auto y = tape.record("route", weights, [scores, ids, weights, tokens, r](const Tensor<A, D>& dweights) {
+    route_backward(scores.device(), tokens, r, scores.data(), ids.data(), weights.data(), dweights.data(),
+                   scores.sink());
+  });
+  return {y, ids};
+}
+
+/// The complementary sequence-wise balance loss (DeepSeek-V3 Eq. 17-20), averaged over the sequences.
+///
+///   f_i = N / (K T) #{t : s_it among the K largest of s_t},   P_i = mean_t s_it / sum_j s_jt
+///   loss = alpha sum_i f_i P_i      (perfect balance: alpha)
+///
+/// f counts unbiased, ungrouped scores and has no gradient.
+/// scores: [B, T, E] dense   returns [1]
+/// Saves for backward: scores, f.   Throws ShapeError.
+template <typename A, typename D>
+Var<A, D> balance_loss(const Var<A, D>& scores, Index top_k, A alpha) {
+  Tape& tape = tape_of("balance_loss", scores);
+  const Shape s = scores.shape();
+  require(s.rank() == 3 && scores.value().contiguous() && top_k >= 1 && top_k <= s.width(), "balance_loss",
+          cat("scores are dense [B, T, E] with at least ", top_k, " experts"), {{"scores", s}}, tape.path());
+  Tensor<A, D> loss(scores.device(), {1});
+  Tensor<A, D> f(scores.device(), {s[0], s[2]});
+  balance_forward(scores.device(), s[0], s[1], s[2], top_k, alpha, scores.data(), loss.data(), f.data());
+  return tape.record("balance_loss", loss, [scores, f, alpha](const Tensor<A, D>& dloss) {
+    const Shape& shape = scores.shape();
+    balance_backward(scores.device(), shape[0], shape[1], shape[2], alpha, scores.data(), f.data(),
+                     dloss.data(), scores.sink());
+  });
+}
+
+}  // namespace mtpx

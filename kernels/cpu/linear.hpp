@@ -1,0 +1,34 @@
+#pragma once
+
+#include "gemm.hpp"
+
+namespace mtpx {
+
+/// y = x W^T.   x: [N, I] strided   w: [O, I] dense   y: [N, O] dense
+/// X is the activations' type, W the weights' and the output's: they differ for the router only.
+template <typename X, typename W>
+void linear_forward(const Cpu& cpu, Rows rows, const X* x, Index out, const W* w, W* y) {
+  cpu::multiply(cpu, cpu::Product<X, W, W>{rows.count, out, rows.width, cpu::row_major(x, rows.stride),
+                                           cpu::transposed(w, rows.width), y, out});
+}
+
+/// dx = dy W.   dy: [N, O] dense   w: [O, I]   dx: [N, I]
+template <typename X, typename W>
+void linear_backward_input(const Cpu& cpu, Rows rows, Index out, const W* w, const W* dy, Sink<X> dx) {
+  if (!dx) return;
+  cpu::multiply(cpu,
+                cpu::Product<W, W, X>{rows.count, rows.width, out, cpu::row_major(dy, out),
+                                      cpu::row_major(w, rows.width), dx.data, rows.width, dx.accumulate});
+}
+
+/// dW = dy^T x.   dw: [O, I], in the accumulation type
+template <typename X, typename W>
+void linear_backward_weight(const Cpu& cpu, Rows rows, const X* x, Index out, const W* dy,
+                            Sink<acc_t<W>> dw) {
+  if (!dw) return;
+  cpu::multiply(
+      cpu, cpu::Product<W, X, acc_t<W>>{out, rows.width, rows.count, cpu::transposed(dy, out),
+                                        cpu::row_major(x, rows.stride), dw.data, rows.width, dw.accumulate});
+}
+
+}  // namespace mtpx

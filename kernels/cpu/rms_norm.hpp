@@ -1,0 +1,134 @@
+#pragma once
+
+#include "parallel.hpp"
+#include "simd.hpp"
+
+namespace mtpx {
+
+namespace cpu {
+
+/// y = x * rstd * gain for one row; returns rstd = 1 / sqrt(mean(x^2) + eps).
+template <typename T>
+acc_t<T> rms_norm_row(Index width, const T* x, const acc_t<T>* gain, acc_t<T> eps, T* y) {
+  using A = acc_t<T>;
+  Vec<A> squares{};
+  for (Index c = 0; c < width; c += lanes<A>) {
+    const Vec<A> xc = load_up_to(x + c, width - c);
+    squares = fma(xc, xc, squares);
+  }
+  const A rstd = A(1) / std::sqrt(sum<A>(squares) / static_cast<A>(width) + eps);
+  for (Index c = 0; c < width; c += lanes<A>) {
+    store_up_to(y + c, load_up_to(x + c, width - c) * rstd * load_up_to(gain + c, width - c), width - c);
+  }
+  return rstd;
+}
+
+/// The gradient of one row, handed to put(column, dx): dx = rstd * (g - x_hat * mean(g * x_hat)) with
+/// g = dy * gain and x_hat = x * rstd. Adds dy * x_hat to dgain when that is wanted.
+template <typename T, typename Put>
+void rms_norm_row_backward(Index width, const T* x, const acc_t<T>* gain, acc_t<T> rstd, const T* dy,
+                           acc_t<T>* dgain, const Put& put_dx) {
+  using A = acc_t<T>;
+  Vec<A> dot{};
+  for (Index c = 0; c < width; c += lanes<A>) {
+    const Index left = width - c;
+    const Vec<A> x_hat = load_up_to(x + c, left) * rstd;
+    const Vec<A> dyc = load_up_to(dy + c, left);
+    dot = fma(dyc * load_up_to(gain + c, left), x_hat, dot);
+    if (dgain != nullptr) put(dgain + c, dyc * x_hat, left, true);
+  }
+  const A mean = sum<A>(dot) / static_cast<A>(width);
+  for (Index c = 0; c < width; c += lanes<A>) {
+    const Index left = width - c;
+    const Vec<A> x_hat = load_up_to(x + c, left) * rstd;
+    put_dx(c, rstd * (load_up_to(dy + c, left) * load_up_to(gain + c, left) - x_hat * mean));
+  }
+}
+
+/// Runs rows(begin, end, dgain) over fixed blocks of rows, each with its own sum for the gain's gradient,
+/// and adds those sums in the order of the blocks.
+template <typename A, typename Body>
+void with_gain_gradient(const Cpu& cpu, Index count, Index width, Sink<A> dgain, const Body& body) {
+  constexpr Index block = 64;
+  const Index blocks = (count + block - 1) / block;
+  const Buffer buffer(cpu.pool(), static_cast<std::size_t>(dgain ? blocks * width : 0) * sizeof(A));
+  A* const partial = dgain ? static_cast<A*>(buffer.data()) : nullptr;  // [blocks, width]
+  parallel_for(cpu, blocks, [&](Index b) {
+    A* mine = partial == nullptr ? nullptr : partial + b * width;
+    if (mine != nullptr) std::fill(mine, mine + width, A(0));
+    body(b * block, std::min(count, (b + 1) * block), mine);
+  });
+  if (!dgain) return;
+  for (Index c = 0; c < width; c += lanes<A>) {
+    const Index left = width - c;
+    Vec<A> total{};
+    for (Index b = 0; b < blocks; ++b) total += load_up_to(partial + b * width + c, left);
+    put(dgain.data + c, total, left, dgain.accumulate);
+  }
+}
+
+}  // namespace cpu
+
+/// y = x / sqrt(mean(x^2) + eps) * gain, row by row.
+template <typename T>
+void rms_norm_forward(const Cpu& cpu, Rows rows, const T* x, const acc_t<T>* gain, acc_t<T> eps, T* y,
+                      acc_t<T>* rstd) {
+  cpu::parallel_chunks(cpu, rows.count, 2 * rows.width, [&](Index begin, Index end) {
+    for (Index r = begin; r < end; ++r) {
+      rstd[r] = cpu::rms_norm_row(rows.width, x + r * rows.stride, gain, eps, y + r * rows.width);
+    }
+  });
+}
+
+template <typename T>
+void rms_norm_backward(const Cpu& cpu, Rows rows, const T* x, const acc_t<T>* gain, const acc_t<T>* rstd,
+                       const T* dy, Sink<T> dx, Sink<acc_t<T>> dgain) {
+  const Index width = rows.width;
+  cpu::with_gain_gradient<acc_t<T>>(
+      cpu, rows.count, width, dgain, [&](Index begin, Index end, acc_t<T>* partial) {
+        for (Index r = begin; r < end; ++r) {
+          cpu::rms_norm_row_backward(width, x + r * rows.stride, gain, rstd[r], dy + r * width, partial,
+                                     [&](Index c, auto d) {
+                                       if (dx) cpu::put(dx.data + r * width + c, d, width - c, dx.accumulate);
+                                     });
+        }
+      });
+}
+
+/// total = x + f; y = rms_norm(total).   All [N, D] dense.
+template <typename T>
+void add_rms_norm_forward(const Cpu& cpu, Index count, Index width, const T* x, const T* f,
+                          const acc_t<T>* gain, acc_t<T> eps, T* total, T* y, acc_t<T>* rstd) {
+  using A = acc_t<T>;
+  cpu::parallel_chunks(cpu, count, 3 * width, [&](Index begin, Index end) {
+    for (Index r = begin; r < end; ++r) {
+      const Index at = r * width;
+      for (Index c = 0; c < width; c += cpu::lanes<A>) {
+        const Index left = width - c;
+        cpu::store_up_to(total + at + c,
+                         cpu::load_up_to(x + at + c, left) + cpu::load_up_to(f + at + c, left), left);
+      }
+      rstd[r] = cpu::rms_norm_row(width, total + at, gain, eps, y + at);
+    }
+  });
+}
+
+/// dx = df = dtotal + (gradient of the norm).
+template <typename T>
+void add_rms_norm_backward(const Cpu& cpu, Index count, Index width, const T* total, const acc_t<T>* gain,
+                           const acc_t<T>* rstd, const T* dtotal, const T* dy, Sink<T> dx, Sink<T> df,
+                           Sink<acc_t<T>> dgain) {
+  cpu::with_gain_gradient<acc_t<T>>(cpu, count, width, dgain, [&](Index begin, Index end, acc_t<T>* partial) {
+    for (Index r = begin; r < end; ++r) {
+      const Index at = r * width;
+      cpu::rms_norm_row_backward(width, total + at, gain, rstd[r], dy + at, partial, [&](Index c, auto d) {
+        const Index left = width - c;
+        const auto both = d + cpu::load_up_to(dtotal + at + c, left);
+        if (dx) cpu::put(dx.data + at + c, both, left, dx.accumulate);
+        if (df) cpu::put(df.data + at + c, both, left, df.accumulate);
+      });
+    }
+  });
+}
+
+}  // namespace mtpx

@@ -1,0 +1,200 @@
+#pragma once
+
+#include "parallel.hpp"
+#include "simd.hpp"
+
+#include "../shapes.hpp"
+
+namespace mtpx {
+
+/// y = 1 / (1 + e^-x)
+template <typename A>
+void sigmoid_forward(const Cpu& cpu, Index count, const A* x, A* y) {
+  constexpr Index step = cpu::lanes<A>;
+  cpu::parallel_chunks(cpu, (count + step - 1) / step, 8 * step, [&](Index begin, Index end) {
+    for (Index i = begin * step; i < std::min(count, end * step); i += step) {
+      cpu::store_up_to(y + i, cpu::sigmoid<A>(cpu::load_up_to(x + i, count - i)), count - i);
+    }
+  });
+}
+
+/// dx = dy * y * (1 - y)
+template <typename A>
+void sigmoid_backward(const Cpu& cpu, Index count, const A* y, const A* dy, Sink<A> dx) {
+  if (!dx) return;
+  constexpr Index step = cpu::lanes<A>;
+  cpu::parallel_chunks(cpu, (count + step - 1) / step, 2 * step, [&](Index begin, Index end) {
+    for (Index i = begin * step; i < std::min(count, end * step); i += step) {
+      const cpu::Vec<A> yi = cpu::load_up_to(y + i, count - i);
+      cpu::put(dx.data + i, cpu::load_up_to(dy + i, count - i) * yi * (A(1) - yi), count - i, dx.accumulate);
+    }
+  });
+}
+
+namespace cpu {
+
+/// The `count` largest of values[0 .. n) in descending order, the lowest index first among equals. NaN
+/// counts as -inf. `taken` [n] marks what is out of the race and, at the end, what was chosen.
+template <typename A>
+void top_indices(Index n, const A* values, Index count, bool* taken, std::int32_t* chosen) {
+  for (Index k = 0; k < count; ++k) {
+    Index best = -1;
+    for (Index i = 0; i < n; ++i) {
+      if (taken[i]) continue;
+      if (best < 0 || values[i] > values[best] || (std::isnan(values[best]) && !std::isnan(values[i])))
+        best = i;
+    }
+    taken[best] = true;
+    chosen[k] = static_cast<std::int32_t>(best);
+  }
+}
+
+}  // namespace cpu
+
+/// Chooses top_k experts by score + bias, inside the topk_group groups whose two best such sums add up to
+/// most; the others count as -inf. Weights come from the unbiased scores.
+///   scores: [N, E]   bias: [E]   ids: [N, K] by descending score + bias   weights: [N, K]
+template <typename A>
+void route_forward(const Cpu& cpu, Index tokens, Routing r, const A* scores, const A* bias, std::int32_t* ids,
+                   A* weights) {
+  const Index group_size = r.n_experts / r.n_group;
+  cpu::parallel_chunks(cpu, tokens, 8 * r.n_experts, [&](Index begin, Index end) {
+    std::vector<A> pick(static_cast<std::size_t>(r.n_experts));
+    std::vector<A> group(static_cast<std::size_t>(r.n_group));
+    std::vector<std::int32_t> groups(static_cast<std::size_t>(r.n_group));
+    const auto out = std::make_unique<bool[]>(static_cast<std::size_t>(r.n_experts));
+    const auto kept = std::make_unique<bool[]>(static_cast<std::size_t>(r.n_group));
+    for (Index t = begin; t < end; ++t) {
+      const A* s = scores + t * r.n_experts;  // [E]
+      for (Index e = 0; e < r.n_experts; ++e) pick[static_cast<std::size_t>(e)] = s[e] + bias[e];
+      std::fill_n(out.get(), r.n_experts, false);
+      if (r.topk_group < r.n_group) {
+        for (Index g = 0; g < r.n_group; ++g) {
+          A first = -std::numeric_limits<A>::infinity();
+          A second = first;
+          for (Index e = g * group_size; e < (g + 1) * group_size; ++e) {
+            const A value = pick[static_cast<std::size_t>(e)];
+            if (value > first) {
+              second = first;
+              first = value;
+            } else if (value > second) {
+              second = value;
+            }
+          }
+          group[static_cast<std::size_t>(g)] = group_size > 1 ? first + second : first;
+        }
+        std::fill_n(kept.get(), r.n_group, false);
+        cpu::top_indices(r.n_group, group.data(), r.topk_group, kept.get(), groups.data());
+        for (Index e = 0; e < r.n_experts; ++e)
+          out[static_cast<std::size_t>(e)] = !kept[static_cast<std::size_t>(e / group_size)];
+      }
+      cpu::top_indices(r.n_experts, pick.data(), r.top_k, out.get(), ids + t * r.top_k);
+      A total(0);
+      for (Index k = 0; k < r.top_k; ++k) total += s[ids[t * r.top_k + k]];
+      const A factor = static_cast<A>(r.scaling_factor) / (r.norm_topk_prob ? total + A(1e-20) : A(1));
+      for (Index k = 0; k < r.top_k; ++k) weights[t * r.top_k + k] = s[ids[t * r.top_k + k]] * factor;
+    }
+  });
+}
+
+/// With w_k = c s_k / S, S = sum of the chosen scores:  ds_k = (c dw_k - sum_j dw_j w_j) / S.  Without the
+/// normalisation: ds_k = c dw_k. All other scores have no gradient.
+template <typename A>
+void route_backward(const Cpu& cpu, Index tokens, Routing r, const A* scores, const std::int32_t* ids,
+                    const A* weights, const A* dweights, Sink<A> dscores) {
+  if (!dscores) return;
+  const A scale = static_cast<A>(r.scaling_factor);
+  cpu::parallel_chunks(cpu, tokens, 4 * r.n_experts, [&](Index begin, Index end) {
+    for (Index t = begin; t < end; ++t) {
+      A* ds = dscores.data + t * r.n_experts;  // [E]
+      if (!dscores.accumulate) std::fill_n(ds, r.n_experts, A(0));
+      A total(0);
+      A dot(0);
+      for (Index k = 0; k < r.top_k; ++k) {
+        total += scores[t * r.n_experts + ids[t * r.top_k + k]];
+        dot += dweights[t * r.top_k + k] * weights[t * r.top_k + k];
+      }
+      for (Index k = 0; k < r.top_k; ++k) {
+        const A dw = scale * dweights[t * r.top_k + k];
+        ds[ids[t * r.top_k + k]] += r.norm_topk_prob ? (dw - dot) / (total + A(1e-20)) : dw;
+      }
+    }
+  });
+}
+
+/// The sequence-wise balance loss (DeepSeek-V3 Eq. 17-20), averaged over the batch:
+///   f_i = N / (K T) #{t : s_it among the K largest of s_t},  P_i = mean_t s_it / sum_j s_jt,
+///   loss = alpha / B sum_b sum_i f_i P_i
+/// scores: [B * T, E]   loss: [1]   f: [B, E], for backward
+template <typename A>
+void balance_forward(const Cpu& cpu, Index batch, Index time, Index experts, Index top_k, A alpha,
+                     const A* scores, A* loss, A* f) {
+  const Buffer buffer(cpu.pool(), static_cast<std::size_t>(batch) * sizeof(A));
+  A* const parts = static_cast<A*>(buffer.data());  // [batch]
+  cpu::parallel_for(cpu, batch, [&](Index b) {
+    std::vector<A> p(static_cast<std::size_t>(experts), A(0));
+    std::vector<std::int32_t> chosen(static_cast<std::size_t>(top_k));
+    const auto taken = std::make_unique<bool[]>(static_cast<std::size_t>(experts));
+    A* fb = f + b * experts;  // [E]
+    std::fill_n(fb, experts, A(0));
+    for (Index t = 0; t < time; ++t) {
+      const A* s = scores + (b * time + t) * experts;  // [E]
+      A total(0);
+      for (Index e = 0; e < experts; ++e) total += s[e];
+      for (Index e = 0; e < experts; ++e) p[static_cast<std::size_t>(e)] += s[e] / total;
+      std::fill_n(taken.get(), experts, false);
+      cpu::top_indices(experts, s, top_k, taken.get(), chosen.data());
+      for (const std::int32_t e : chosen) fb[e] += A(1);
+    }
+    A dot(0);
+    for (Index e = 0; e < experts; ++e) {
+      fb[e] *= static_cast<A>(experts) / (static_cast<A>(top_k) * static_cast<A>(time));
+      dot += fb[e] * p[static_cast<std::size_t>(e)] / static_cast<A>(time);
+    }
+    parts[b] = dot;
+  });
+  A total(0);
+  for (Index b = 0; b < batch; ++b) total += parts[b];
+  *loss = alpha * total / static_cast<A>(batch);
+}
+
+/// ds_it = alpha / (B T) dloss (f_i - sum_j f_j s_jt / S_t) / S_t,  S_t = sum_j s_jt.  f is a constant.
+template <typename A>
+void balance_backward(const Cpu& cpu, Index batch, Index time, Index experts, A alpha, const A* scores,
+                      const A* f, const A* dloss, Sink<A> dscores) {
+  if (!dscores) return;
+  const A factor = alpha / static_cast<A>(batch * time) * *dloss;
+  cpu::parallel_chunks(cpu, batch * time, 4 * experts, [&](Index begin, Index end) {
+    for (Index row = begin; row < end; ++row) {
+      const A* s = scores + row * experts;     // [E]
+      const A* fb = f + row / time * experts;  // [E]
+      A* ds = dscores.data + row * experts;    // [E]
+      A total(0);
+      A dot(0);
+      for (Index e = 0; e < experts; ++e) {
+        total += s[e];
+        dot += fb[e] * s[e];
+      }
+      for (Index e = 0; e < experts; ++e) {
+        const A d = factor * (fb[e] - dot / total) / total;
+        ds[e] = dscores.accumulate ? ds[e] + d : d;
+      }
+    }
+  });
+}
+
+/// Aux-loss-free balancing (DeepSeek-V3 sec. 2.1.2): b_i += speed * sign(mean load - load_i); the load is
+/// then forgotten. Overloaded experts become less attractive, balanced ones (difference 0) stay.
+template <typename A>
+void update_bias(const Cpu&, Index experts, A speed, A* load, A* bias) {
+  A mean(0);
+  for (Index e = 0; e < experts; ++e) mean += load[e];
+  mean /= static_cast<A>(experts);
+  for (Index e = 0; e < experts; ++e) {
+    const A gap = mean - load[e];
+    bias[e] += speed * static_cast<A>((gap > A(0)) - (gap < A(0)));
+    load[e] = A(0);
+  }
+}
+
+}  // namespace mtpx

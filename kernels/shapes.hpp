@@ -1,0 +1,62 @@
+#pragma once
+// Sizes that kernels take as one argument. Plain numbers: every compiler sees this file.
+
+#include <mtpx/core/shape.hpp>
+
+namespace mtpx {
+
+/// Causal self-attention with a latent-attention head layout (DeepSeek-V3 sec. 2.1.1):
+/// q [batch * time, heads * (nope + rope)], kv [batch * time, heads * (nope + v)], k_rope [batch * time,
+/// rope].
+struct AttentionShape {
+  Index batch = 0;
+  Index time = 0;
+  Index heads = 0;
+  Index nope = 0;
+  Index rope = 0;
+  Index v = 0;
+};
+
+/// How a token chooses its experts (DeepSeek-V3 sec. 2.1.2, Eq. 12-16). n_group = 1: no group limit.
+struct Routing {
+  Index n_experts = 0;
+  Index top_k = 0;
+  Index n_group = 1;
+  Index topk_group = 1;
+  bool norm_topk_prob = true;
+  double scaling_factor = 1.0;
+};
+
+/// Routed experts: `tokens` rows of `width`, each through `top_k` of `experts` SwiGLU networks of `inner`.
+struct ExpertsShape {
+  Index tokens = 0;
+  Index width = 0;
+  Index inner = 0;
+  Index experts = 0;
+  Index top_k = 0;
+
+  Index slots() const { return tokens * top_k; }
+};
+
+/// Absorbed latent attention of `rows` query rows against a cache [sequences, capacity, latent + rope]
+/// (DeepSeek-V2 sec. 2.1.2).
+struct LatentShape {
+  Index rows = 0;
+  Index heads = 0;
+  Index latent = 0;
+  Index rope = 0;
+  Index capacity = 0;
+};
+
+/// One AdamW update (Loshchilov & Hutter 2019, arXiv 1711.05101).
+struct AdamWStep {
+  double lr = 0;
+  double beta1 = 0;
+  double beta2 = 0;
+  double eps = 0;
+  double weight_decay = 0;
+  double bias1 = 1;  ///< 1 - beta1^t
+  double bias2 = 1;  ///< 1 - beta2^t
+};
+
+}  // namespace mtpx

@@ -1,0 +1,61 @@
+#include <mtpx/core/error.hpp>
+
+#include <doctest/doctest.h>
+
+using namespace mtpx;
+
+namespace {
+
+template <typename Thrown, typename Other>
+bool catches() {
+  try {
+    throw Thrown("text");
+  } catch (const Other& error) {
+    return std::string(error.what()) == "text";
+  } catch (...) {
+    return false;
+  }
+}
+
+}  // namespace
+
+TEST_CASE("errors: one base for all, and none is another's") {
+  CHECK(catches<Error, std::runtime_error>());
+  CHECK(catches<ShapeError, Error>());
+  CHECK(catches<ConfigError, Error>());
+  CHECK(catches<FileError, Error>());
+  CHECK(catches<DeviceError, Error>());
+  CHECK(catches<NumericError, Error>());
+  CHECK(!catches<ShapeError, NumericError>());
+  CHECK(!catches<ConfigError, FileError>());
+  CHECK(!catches<Error, ShapeError>());
+  CHECK(!catches<DeviceError, ShapeError>());
+}
+
+TEST_CASE("cat prints its arguments one after the other") {
+  CHECK(cat("rows ", 3, " to ", 2.5, ' ', std::string("x"), std::string_view("y"), true) ==
+        "rows 3 to 2.5 xy1");
+}
+
+TEST_CASE("require is silent when the rule holds") {
+  CHECK_NOTHROW(require(true, "op", "a rule", {{"x", Shape{1}}}, "model.layers.0"));
+}
+
+TEST_CASE("require: the rule, a line for each operand, the path") {
+  CHECK_THROWS_WITH_AS(require(false, "op", "a rule"), "[op] a rule", ShapeError);
+  CHECK_THROWS_WITH_AS(require(false, "op", "a rule", {}, "model.mtp.0"), "[op] a rule\n  in model.mtp.0",
+                       ShapeError);
+  CHECK_THROWS_WITH_AS(
+      require(false, "linear", "w needs one column per column of x", {{"x", Shape{2, 3, 4}}, {"w", Shape{}}}),
+      "[linear] w needs one column per column of x\n"
+      "  x: [2, 3, 4]\n"
+      "  w: []",
+      ShapeError);
+  CHECK_THROWS_WITH_AS(require(false, "add", "a and b need the same shape and dense rows",
+                               {{"a", Shape{1}}, {"b", Shape{0, 2}}}, "model.layers.3.mlp"),
+                       "[add] a and b need the same shape and dense rows\n"
+                       "  a: [1]\n"
+                       "  b: [0, 2]\n"
+                       "  in model.layers.3.mlp",
+                       ShapeError);
+}

@@ -1,0 +1,263 @@
+#include <mtpx/io/config_json.hpp>
+
+#include "support.hpp"
+
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <string>
+
+using namespace mtpx;
+using mtpx_test::Folder;
+
+namespace {
+
+/// A complete config.json: the tiny model, spelt as it is published.
+Json tiny_json() {
+  return Json::parse(
+      R"({"model_type": "deepseek_v3", "vocab_size": 256, "hidden_size": 256, "intermediate_size": 768,
+    "moe_intermediate_size": 128, "num_hidden_layers": 4, "num_nextn_predict_layers": 1, "num_attention_heads": 4,
+    "q_lora_rank": 96, "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32,
+    "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+    "routed_scaling_factor": 1.0, "norm_topk_prob": true, "scoring_func": "sigmoid", "first_k_dense_replace": 1,
+    "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 2048})");
+}
+
+/// The tiny model with some keys replaced by those of `changes` (JSON text).
+Json changed(const std::string& changes) {
+  Json json = tiny_json();
+  json.update(Json::parse(changes));
+  return json;
+}
+
+Config config_of(const Json& json) { return parse_config(json.dump(), "f").config; }
+
+/// What is wrong with the file, without "[config] f: these keys cannot be used\n  ".
+std::string problem_of(const Json& json) {
+  try {
+    parse_config(json.dump(), "f");
+  } catch (const ConfigError& error) {
+    const std::string text = error.what();
+    const std::string head = "[config] f: these keys cannot be used\n  ";
+    return text.rfind(head, 0) == 0 ? text.substr(head.size()) : text;
+  }
+  return "";
+}
+std::string problem(const std::string& changes) { return problem_of(changed(changes)); }
+
+const std::string yarn = R"("factor": 40, "original_max_position_embeddings": 4096)";
+
+}  // namespace
+
+TEST_CASE("config.json: a published file") {
+  CHECK(config_of(tiny_json()) == tiny());
+  const ModelConfig model = parse_config(
+      changed(R"({"architectures": ["DeepseekV3ForCausalLM"], "hidden_act": "silu", "topk_method": "noaux_tc",
+                  "moe_layer_freq": 1, "attention_bias": false, "tie_word_embeddings": false, "rope_interleave": true,
+                  "num_key_value_heads": 4, "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": null,
+                  "torch_dtype": "bfloat16", "quantization_config": {"fmt": "e4m3", "weight_block_size": [128, 128]},
+                  "aux_loss_alpha": 0.001, "initializer_range": 0.02, "mtp_concat": "hidden_embedding",
+                  "mtp_hidden": "pre_norm"})")
+          .dump(),
+      "f");
+  Config want = tiny();
+  want.bos_token_id = 0;
+  want.aux_loss_alpha = 0.001;
+  want.initializer_range = 0.02;
+  want.mtp_concat = MtpConcat::hidden_embedding;
+  want.mtp_hidden = MtpHidden::pre_norm;
+  CHECK(model.config == want);
+  CHECK(model.extra.dump() == R"({"architectures":["DeepseekV3ForCausalLM"],"torch_dtype":"bfloat16",)"
+                              R"("quantization_config":{"fmt":"e4m3","weight_block_size":[128,128]}})");
+}
+
+TEST_CASE("config.json: out and in again, byte for byte") {
+  Config yarned = small();
+  yarned.rope_scaling = RopeScaling{40, 4096, 32, 1, 1, 0.707};
+  yarned.q_lora_rank = 0;
+  yarned.eos_token_id = 1;
+  yarned.rms_norm_eps = 0.1 + 0.2;  // needs all its digits
+  yarned.mtp_concat = MtpConcat::hidden_embedding;
+  yarned.num_nextn_predict_layers = 0;
+  const Json extra =
+      Json::parse(R"({"torch_dtype": "float32", "z": {"deep": [1, null]}, "a": "M\u00fcller"})");
+  for (const Config& config : {tiny(), deep(), small(), yarned}) {
+    const std::string text = config_json(config, extra);
+    const ModelConfig model = parse_config(text, "f");
+    CHECK(model.config == config);
+    CHECK(config_json(model.config, model.extra) == text);
+  }
+  const Json json = Json::parse(config_json(yarned, extra));
+  CHECK(json.begin().key() == "architectures");
+  CHECK(json["architectures"].dump() == R"(["DeepseekV3ForCausalLM"])");
+  CHECK(json["model_type"] == "deepseek_v3");
+  CHECK(json["q_lora_rank"].is_null());
+  CHECK(json["bos_token_id"].is_null());
+  CHECK(json["num_key_value_heads"] == 8);
+  CHECK(json["rope_scaling"]["type"] == "yarn");
+  CHECK(json["z"]["deep"][1].is_null());
+  CHECK(!Json::parse(config_json(tiny())).contains("rope_scaling"));
+  // The configuration is right about its own keys.
+  CHECK(Json::parse(config_json(tiny(), {{"vocab_size", 7}}))["vocab_size"] == 256);
+}
+
+TEST_CASE("config.json: a model without experts reads as dense elsewhere") {
+  Config dense = tiny();
+  dense.n_routed_experts = 0;
+  CHECK(Json::parse(config_json(dense))["first_k_dense_replace"] == 5);
+  Json bare = tiny_json();
+  for (const char* key : {"moe_intermediate_size", "n_shared_experts", "num_experts_per_tok", "n_group",
+                          "topk_group", "routed_scaling_factor", "norm_topk_prob", "first_k_dense_replace"}) {
+    bare.erase(key);
+  }
+  bare["n_routed_experts"] = 0;
+  CHECK(config_of(bare).n_routed_experts == 0);
+}
+
+TEST_CASE("config.json: rotary positions in both spellings") {
+  const RopeScaling want{40, 4096, 32, 1, 1, 0};
+  const auto scaling = [](const std::string& changes) { return config_of(changed(changes)).rope_scaling; };
+  CHECK(scaling("{}") == std::nullopt);
+  CHECK(scaling(R"({"rope_scaling": null})") == std::nullopt);
+  CHECK(scaling(R"({"rope_scaling": {"type": "yarn", )" + yarn + "}}") == want);
+  CHECK(scaling(R"({"rope_scaling": {"rope_type": "yarn", "type": "yarn", )" + yarn + "}}") == want);
+  CHECK(scaling(R"({"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "truncate": true,
+                   "attention_factor": null, "partial_rotary_factor": 1.0, )" +
+                yarn + "}}") == want);
+  CHECK(scaling(R"({"rope_scaling": {"type": "yarn", "beta_fast": 16, "beta_slow": 2, "mscale": 0.5,
+                   "mscale_all_dim": 0.25, )" +
+                yarn + "}}") == RopeScaling{40, 4096, 16, 2, 0.5, 0.25});
+  CHECK(scaling(R"({"rope_parameters": {"rope_type": "default", "rope_theta": 10000}})") == std::nullopt);
+
+  Json newer = tiny_json();
+  newer.erase("rope_theta");
+  CHECK(problem_of(newer) == "rope_theta is missing");
+  newer["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 50000}};
+  CHECK(config_of(newer).rope_theta == 50000);
+}
+
+TEST_CASE("config.json: rotary positions that contradict or cannot be honoured") {
+  CHECK(problem(R"({"rope_parameters": {"rope_theta": 50000}})") ==
+        "rope_theta = 10000 and 50000: given twice, and different");
+  CHECK(problem(R"({"rope_parameters": {}, "rope_scaling": {"type": "yarn", )" + yarn + "}}") ==
+        "rope_scaling and rope_parameters are both given, and different");
+  CHECK(problem(R"({"rope_scaling": {"type": "linear", "factor": 2}})") ==
+        "rope_scaling.type = \"linear\": only \"default\" and \"yarn\" are supported\n"
+        "  rope_scaling.factor = 2: is not known without the type \"yarn\"");
+  CHECK(problem(R"({"rope_scaling": {"type": "yarn"}})") ==
+        "rope_scaling.factor is missing\n  rope_scaling.original_max_position_embeddings is missing");
+  CHECK(problem(R"({"rope_scaling": {"type": "yarn", "attention_factor": 1.5, )" + yarn + "}}") ==
+        "rope_scaling.attention_factor = 1.5: only null is supported");
+  CHECK(problem(R"({"rope_scaling": {"type": "yarn", "truncate": false, )" + yarn + "}}") ==
+        "rope_scaling.truncate = false: only true is supported");
+  CHECK(problem(R"({"rope_scaling": {"type": "yarn", "curve": [], )" + yarn + "}}") ==
+        "rope_scaling.curve = an array: is not known");
+  CHECK(problem(R"({"rope_parameters": {"partial_rotary_factor": 0.5}})") ==
+        "rope_parameters.partial_rotary_factor = 0.5: only 1 is supported");
+  CHECK(problem(R"({"rope_scaling": "yarn"})") == "rope_scaling = \"yarn\": must be an object or null");
+  CHECK(
+      problem(
+          R"({"rope_scaling": {"type": "yarn", "factor": null, "original_max_position_embeddings": 1.5}})") ==
+      "rope_scaling.factor = null: must be a number\n"
+      "  rope_scaling.original_max_position_embeddings = 1.5: must be a whole number from 0 to "
+      "9223372036854775807");
+}
+
+TEST_CASE("config.json F1: all missing keys at once") {
+  CHECK(
+      problem_of(Json::object()) ==
+      "model_type is missing\n  vocab_size is missing\n  hidden_size is missing\n  intermediate_size is "
+      "missing\n"
+      "  num_hidden_layers is missing\n  num_attention_heads is missing\n  kv_lora_rank is missing\n"
+      "  qk_nope_head_dim is missing\n  qk_rope_head_dim is missing\n  v_head_dim is missing\n"
+      "  n_routed_experts is missing\n  moe_intermediate_size is missing\n  n_shared_experts is missing\n"
+      "  num_experts_per_tok is missing\n  n_group is missing\n  topk_group is missing\n"
+      "  routed_scaling_factor is missing\n  norm_topk_prob is missing\n  first_k_dense_replace is missing\n"
+      "  rms_norm_eps is missing\n  max_position_embeddings is missing\n  q_lora_rank is missing\n"
+      "  rope_theta is missing");
+}
+
+TEST_CASE("config.json F1: values of the wrong type") {
+  const std::string whole = ": must be a whole number from 0 to 9223372036854775807";
+  CHECK(problem(R"({"hidden_size": "256"})") == "hidden_size = \"256\"" + whole);
+  CHECK(problem(R"({"hidden_size": null})") == "hidden_size = null" + whole);
+  CHECK(problem(R"({"hidden_size": true})") == "hidden_size = true" + whole);
+  CHECK(problem(R"({"hidden_size": [256]})") == "hidden_size = an array" + whole);
+  CHECK(problem(R"({"hidden_size": {}})") == "hidden_size = an object" + whole);
+  CHECK(problem(R"({"hidden_size": -256})") == "hidden_size = -256" + whole);
+  CHECK(problem(R"({"hidden_size": 256.5})") == "hidden_size = 256.5" + whole);
+  CHECK(problem(R"({"hidden_size": 256.0})") == "hidden_size = 256.0" + whole);
+  CHECK(problem(R"({"hidden_size": 9223372036854775808})") == "hidden_size = 9223372036854775808" + whole);
+  CHECK(problem(R"({"bos_token_id": -1})") == "bos_token_id = -1" + whole);
+  CHECK(problem(R"({"eos_token_id": [1, 2]})") == "eos_token_id = an array" + whole);
+  CHECK(problem(R"({"rms_norm_eps": "1e-6"})") == "rms_norm_eps = \"1e-6\": must be a number");
+  CHECK(problem(R"({"norm_topk_prob": 1})") == "norm_topk_prob = 1: must be true or false");
+  CHECK(problem(R"({"q_lora_rank": "none"})") == "q_lora_rank = \"none\"" + whole);
+  CHECK(config_of(changed(R"({"q_lora_rank": null, "rope_theta": 10000, "rms_norm_eps": 1})")).q_lora_rank ==
+        0);
+}
+
+TEST_CASE("config.json F1 F7: what cannot be honoured is refused by name") {
+  CHECK(problem(R"({"model_type": "deepseek_v2"})") ==
+        "model_type = \"deepseek_v2\": only \"deepseek_v3\" is supported");
+  CHECK(problem(R"({"model_type": null})") == "model_type = null: only \"deepseek_v3\" is supported");
+  CHECK(problem(R"({"scoring_func": "softmax"})") ==
+        "scoring_func = \"softmax\": only \"sigmoid\" is supported");
+  CHECK(problem(R"({"hidden_act": "gelu"})") == "hidden_act = \"gelu\": only \"silu\" is supported");
+  CHECK(problem(R"({"topk_method": "greedy"})") ==
+        "topk_method = \"greedy\": only \"noaux_tc\" is supported");
+  CHECK(problem(R"({"attention_bias": true})") == "attention_bias = true: only false is supported");
+  CHECK(problem(R"({"tie_word_embeddings": true})") == "tie_word_embeddings = true: only false is supported");
+  CHECK(problem(R"({"moe_layer_freq": 2})") == "moe_layer_freq = 2: only 1 is supported");
+  CHECK(problem(R"({"num_key_value_heads": 2})") == "num_key_value_heads = 2: only 4 is supported");
+  CHECK(problem(R"({"rope_interleave": false})") == "rope_interleave = false: only true is supported");
+  CHECK(problem(R"({"attention_dropout": 0.1})") == "attention_dropout = 0.1: only 0 is supported");
+  CHECK(problem(R"({"mtp_concat": "sum"})") ==
+        "mtp_concat = \"sum\": only \"embedding_hidden\" and \"hidden_embedding\" are supported");
+  CHECK(problem(R"({"mtp_hidden": true})") ==
+        "mtp_hidden = true: only \"post_norm\" and \"pre_norm\" are supported");
+}
+
+TEST_CASE("config.json F2 F4: numbers that do not add up, with the file's name") {
+  CHECK(problem(R"({"hidden_size": 0, "qk_rope_head_dim": 7, "n_group": 3})") ==
+        "[config] f: these values do not add up\n"
+        "  hidden_size = 0: must be at least 1\n"
+        "  qk_rope_head_dim = 7: must be even, it is rotated in pairs\n"
+        "  n_routed_experts = 8, n_group = 3: the groups must be equally large");
+  CHECK(problem(R"({"vocab_size": 4611686018427387904})") ==
+        "[config] f: these values do not add up\n  vocab_size = 4611686018427387904: must be at most "
+        "2147483647");
+}
+
+TEST_CASE("config.json: text that is no configuration") {
+  const auto error = [](const std::string& text) -> std::string {
+    try {
+      parse_config(text, "f");
+    } catch (const FileError& failure) {
+      return failure.what();
+    }
+    return "";
+  };
+  CHECK(error("") == "[config] f: is not JSON at byte 1");
+  CHECK(error("{\"a\": 1, \"a\": 1}") == "[config] f: the key \"a\" stands twice");
+  CHECK(error("[1]") == "[config] f: must be an object, not an array");
+  CHECK(error("\"text\"") == "[config] f: must be an object, not \"text\"");
+  CHECK(error("{\"hidden_size\": 1e999}") == "[config] f: holds a number beyond the range of a double");
+}
+
+TEST_CASE("config.json: files") {
+  const Folder folder;
+  write_config(folder.root / "config.json", tiny(), {{"torch_dtype", "float32"}});
+  const ModelConfig model = read_config(folder.root / "config.json");
+  CHECK(model.config == tiny());
+  CHECK(model.extra["torch_dtype"] == "float32");
+  CHECK(folder.files() == 1);
+  CHECK(folder.error([&] { read_config(folder.root / "none"); }) ==
+        "[config] none: cannot be opened: No such file or directory");
+  folder.write("long", std::string((1 << 20) + 1, ' '));
+  CHECK(folder.error([&] { read_config(folder.root / "long"); }) ==
+        "[config] long: has 1048577 bytes; at most 1048576 are read");
+  folder.write("bad", "{}");
+  CHECK(folder.error<ConfigError>([&] { read_config(folder.root / "bad"); })
+            .rfind("[config] bad: these keys", 0) == 0);
+}

@@ -1,0 +1,220 @@
+#include <mtpx/kernels.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+using namespace mtpx;
+
+namespace {
+
+template <typename T>
+constexpr Index width = cpu::lanes<acc_t<T>>;
+
+/// Exactly `count` numbers first, first + 1, ...: an address sanitizer sees every read behind them.
+template <typename T>
+std::vector<T> counting(Index count, int first = 1) {
+  std::vector<T> values;
+  for (Index i = 0; i < count; ++i) values.push_back(T(static_cast<float>(first + static_cast<int>(i))));
+  values.shrink_to_fit();
+  return values;
+}
+
+template <typename T>
+std::vector<double> elements(cpu::Vec<T> v) {
+  std::vector<double> values;
+  for (int i = 0; i < static_cast<int>(cpu::lanes<T>); ++i) values.push_back(static_cast<double>(v[i]));
+  return values;
+}
+
+/// first, first + 1, ... for `count` elements of a register, zeros in the others.
+template <typename T>
+std::vector<double> expected(Index count, double first = 1) {
+  std::vector<double> values(static_cast<std::size_t>(width<T>), 0.0);
+  for (Index i = 0; i < count; ++i) values[static_cast<std::size_t>(i)] = first + static_cast<double>(i);
+  return values;
+}
+
+/// |got - exact| in units of the last place of a T near `exact`.
+template <typename T>
+double ulps(T got, long double exact) {
+  const T near = std::abs(static_cast<T>(exact));
+  const long double step = std::nextafter(near, std::numeric_limits<T>::infinity()) - near;
+  return static_cast<double>(std::abs(static_cast<long double>(got) - exact) / step);
+}
+
+/// The largest error of f over `steps` registers of points in [low, high].
+template <typename T, typename Function, typename Exact>
+double worst_error(double low, double high, Index steps, const Function& f, const Exact& exact) {
+  double worst = 0;
+  for (Index step = 0; step < steps; ++step) {
+    cpu::Vec<T> x{};
+    for (int i = 0; i < static_cast<int>(cpu::lanes<T>); ++i) {
+      const double part =
+          static_cast<double>(step * cpu::lanes<T> + i) / static_cast<double>(steps * cpu::lanes<T>);
+      x[i] = static_cast<T>(low + (high - low) * part);
+    }
+    const cpu::Vec<T> y = f(x);
+    for (int i = 0; i < static_cast<int>(cpu::lanes<T>); ++i) {
+      worst = std::max(worst, ulps(y[i], exact(static_cast<long double>(x[i]))));
+    }
+  }
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("simd: a register holds what its flags allow", T, float, double) {
+  CHECK(sizeof(cpu::Vec<T>) == cpu::register_bytes);
+  CHECK(cpu::lanes<T> * static_cast<Index>(sizeof(T)) == cpu::register_bytes);
+  CHECK(elements<T>(cpu::broadcast(T(3))) ==
+        std::vector<double>(static_cast<std::size_t>(cpu::lanes<T>), 3.0));
+  CHECK(std::signbit(cpu::broadcast(T(-0.0))[0]));
+}
+
+TEST_CASE_TEMPLATE("simd: whole registers, at any address", T, float, double, bf16) {
+  const std::vector<T> from = counting<T>(2 * width<T>);
+  for (Index at = 0; at < width<T>; ++at) {
+    const auto v = cpu::load(from.data() + at);
+    CHECK(elements<acc_t<T>>(v) == expected<T>(width<T>, static_cast<double>(1 + at)));
+    std::vector<T> to(from.size() + 1, T(-7.0f));
+    cpu::store(to.data() + at, v);
+    for (Index i = 0; i < static_cast<Index>(to.size()); ++i) {
+      const bool inside = i >= at && i < at + width<T>;
+      CHECK(static_cast<double>(to[static_cast<std::size_t>(i)]) ==
+            (inside ? static_cast<double>(1 + i) : -7.0));
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("simd: a part of a register touches its own numbers only", T, float, double, bf16) {
+  for (Index count = 1; count < width<T>; ++count) {
+    CAPTURE(count);
+    const std::vector<T> exact = counting<T>(count);
+    const std::vector<T> longer = counting<T>(width<T>);  // what stands behind must not come in
+    CHECK(elements<acc_t<T>>(cpu::load_part(exact.data(), count)) == expected<T>(count));
+    CHECK(elements<acc_t<T>>(cpu::load_part(longer.data(), count)) == expected<T>(count));
+
+    const auto v = cpu::load(counting<T>(width<T>, 20).data());
+    std::vector<T> to(static_cast<std::size_t>(width<T> + 2), T(-7.0f));
+    cpu::store_part(to.data() + 1, v, count);
+    for (Index i = 0; i < width<T> + 2; ++i) {
+      const bool inside = i >= 1 && i <= count;
+      CHECK(static_cast<double>(to[static_cast<std::size_t>(i)]) ==
+            (inside ? static_cast<double>(19 + i) : -7.0));
+    }
+    std::vector<T> just = counting<T>(count);
+    cpu::store_part(just.data(), v, count);
+    CHECK(static_cast<double>(just.back()) == static_cast<double>(19 + count));
+  }
+}
+
+TEST_CASE_TEMPLATE("simd: load_up_to, store_up_to and put take what is left", T, float, double, bf16) {
+  for (Index left = 1; left <= 2 * width<T>; ++left) {
+    CAPTURE(left);
+    const Index count = std::min(left, width<T>);
+    const std::vector<T> from = counting<T>(left);
+    const auto v = cpu::load_up_to(from.data(), left);
+    CHECK(elements<acc_t<T>>(v) == expected<T>(count));
+    for (bool accumulate : {false, true}) {
+      std::vector<T> to(static_cast<std::size_t>(left), T(100.0f));
+      cpu::put(to.data(), v, left, accumulate);
+      for (Index i = 0; i < left; ++i) {
+        const double fresh = static_cast<double>(1 + i) + (accumulate ? 100.0 : 0.0);
+        CHECK(static_cast<double>(to[static_cast<std::size_t>(i)]) == (i < count ? fresh : 100.0));
+      }
+    }
+  }
+}
+
+TEST_CASE("simd: bf16 is rounded to nearest even when stored") {
+  std::vector<bf16> to(static_cast<std::size_t>(cpu::lanes<float>));
+  cpu::store(to.data(), cpu::broadcast(1.00390625f));  // a tie
+  CHECK(to.back().bits == 0x3f80U);
+  cpu::store(to.data(), cpu::broadcast(1.00391f));  // just above it
+  CHECK(to.back().bits == 0x3f81U);
+  cpu::store(to.data(), cpu::broadcast(std::numeric_limits<float>::quiet_NaN()));
+  CHECK(std::isnan(static_cast<float>(to.back())));
+}
+
+TEST_CASE_TEMPLATE("simd: sum, max and fma", T, float, double) {
+  const std::vector<T> values = counting<T>(cpu::lanes<T>, -3);
+  const cpu::Vec<T> v = cpu::load(values.data());
+  double total = 0;
+  for (T value : values) total += static_cast<double>(value);
+  CHECK(static_cast<double>(cpu::sum<T>(v)) == total);
+  // From the first to the last: 1 is lost beside 2 / epsilon, but not after that has gone again.
+  cpu::Vec<T> order{};
+  order[0] = 2 / std::numeric_limits<T>::epsilon();
+  order[1] = 1;
+  if (cpu::lanes < T >> 2) {
+    order[2] = -order[0];
+    order[3] = 1;
+    CHECK(cpu::sum<T>(order) == 1);
+  }
+
+  const cpu::Vec<T> larger = cpu::max(v, cpu::broadcast(T(-1)));
+  CHECK(larger[0] == -1);
+  CHECK(larger[1] == (cpu::lanes<T> > 1 ? T(-1) : T(0)));
+  if (cpu::lanes < T >> 3) CHECK(larger[3] == 0);
+  CHECK(cpu::fma(v, cpu::broadcast(T(10)), cpu::broadcast(T(4)))[1] == -16);
+}
+
+TEST_CASE_TEMPLATE("simd: exp and sigmoid against the long double functions", T, float, double) {
+  const double low = -87;
+  const double high = 88;
+  const double exp_error = worst_error<T>(
+      low, high, 50000, [](cpu::Vec<T> x) { return cpu::exp<T>(x); },
+      [](long double x) { return std::exp(x); });
+  const double sigmoid_error = worst_error<T>(
+      low, high, 50000, [](cpu::Vec<T> x) { return cpu::sigmoid<T>(x); },
+      [](long double x) { return 1 / (1 + std::exp(-x)); });
+  CHECK(exp_error < 2.0);      // measured: float 1.26, double 1.63
+  CHECK(sigmoid_error < 4.0);  // measured: float 3.11, double 2.39
+  CHECK(exp_error > 0.25);
+}
+
+TEST_CASE_TEMPLATE("simd: exp and sigmoid at the ends", T, float, double) {
+  const T infinity = std::numeric_limits<T>::infinity();
+  const auto exp = [](T x) { return cpu::exp<T>(cpu::broadcast(x))[0]; };
+  const auto sigmoid = [](T x) { return cpu::sigmoid<T>(cpu::broadcast(x))[0]; };
+  CHECK(exp(0) == 1);
+  CHECK(exp(T(-0.0)) == 1);
+  CHECK(exp(infinity) == infinity);
+  CHECK(exp(-infinity) >= 0);
+  CHECK(exp(-infinity) <
+        std::numeric_limits<T>::min());  // the argument is clamped: not 0, but below any normal
+  CHECK(std::isnan(exp(std::numeric_limits<T>::quiet_NaN())));
+  CHECK(sigmoid(0) == T(0.5));
+  CHECK(sigmoid(100) == 1);
+  CHECK(sigmoid(infinity) == 1);
+  CHECK(sigmoid(-infinity) == 0);
+  CHECK(sigmoid(-10000) == 0);
+  CHECK(std::isnan(sigmoid(std::numeric_limits<T>::quiet_NaN())));
+}
+
+TEST_CASE_TEMPLATE("simd: an element's exponential does not depend on its place or its neighbours", T, float,
+                   double) {
+  for (int at = 0; at < static_cast<int>(cpu::lanes<T>); ++at) {
+    cpu::Vec<T> mixed{};
+    for (int i = 0; i < static_cast<int>(cpu::lanes<T>); ++i) mixed[i] = T(i * i) - T(30);
+    mixed[at] = T(-1.7);
+    CHECK(cpu::exp<T>(mixed)[at] == cpu::exp<T>(cpu::broadcast(T(-1.7)))[0]);
+    mixed[at] = T(0.3);
+    CHECK(cpu::sigmoid<T>(mixed)[at] == cpu::sigmoid<T>(cpu::broadcast(T(0.3)))[0]);
+  }
+}
+
+TEST_CASE_TEMPLATE("simd: transpose", T, float, double) {
+  constexpr int n = static_cast<int>(cpu::lanes<T>);
+  cpu::Vec<T> square[n];
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) square[i][j] = static_cast<T>(100 * i + j);
+  }
+  cpu::transpose<T>(square);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) CHECK(square[i][j] == static_cast<T>(100 * j + i));
+  }
+}

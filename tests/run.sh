@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs what is missing (apt), configures, builds and runs all tests.
+# Usage: tests/run.sh [PRESET]     release (default), asan, debug, clang or tsan; the last two need clang-14
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=examples/install.sh
+source examples/install.sh
+
+preset=${1:-release}
+install_missing "${build_packages[@]}" "${test_packages[@]}"
+
+build_start=$SECONDS
+configure "$preset" -DMTPX_BUILD_TESTS=ON -DMTPX_WERROR=ON
+cmake --build "build/$preset" --parallel "$(nproc)"
+run_start=$SECONDS
+
+# The summary is printed again at the very end, after the times and after ctest's list of skipped tests.
+log=build/$preset/ctest.log
+status=0
+ctest --preset "$preset" --parallel "$(nproc)" </dev/null | tee "$log" || status=$?
+
+echo
+echo "$preset: built in $((run_start - build_start)) s, tests ran in $((SECONDS - run_start)) s"
+grep -E '^[0-9]+% tests passed' "$log" || echo "no test ran"
+exit "$status"
