@@ -1,6 +1,6 @@
 // mtpx bench: the time of a training step, as one JSON line.
 
-#include "program.hpp"
+#include "model.hpp"
 
 #include <algorithm>
 #include <chrono>

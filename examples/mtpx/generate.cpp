@@ -1,6 +1,6 @@
 // mtpx generate: continue a prompt, with or without drafts.
 
-#include "program.hpp"
+#include "model.hpp"
 
 #include <mtpx/io/utf8.hpp>
 

@@ -2,6 +2,8 @@
 
 #include "program.hpp"
 
+#include <mtpx/version.hpp>
+
 #include <csignal>
 #include <iostream>
 #include <new>

@@ -1,6 +1,6 @@
 // mtpx train: text in, a model folder out.
 
-#include "program.hpp"
+#include "model.hpp"
 
 #include <mtpx/io/utf8.hpp>
 

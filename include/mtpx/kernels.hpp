@@ -17,6 +17,10 @@
 #include "../../kernels/cpu/router.hpp"
 #include "../../kernels/cpu/swiglu.hpp"
 
+#ifdef MTPX_COMPILED
+#include "../../kernels/cpu/instances.hpp"
+#endif
+
 namespace mtpx {
 
 static_assert(HasKernels<float, Cpu> && HasKernels<double, Cpu> && HasKernels<bf16, Cpu>,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "elementwise.hpp"
 #include "embedding.hpp"
 #include "experts.hpp"
 

@@ -129,6 +129,10 @@ void route_backward(const Cpu& cpu, Index tokens, Routing r, const A* scores, co
 template <typename A>
 void balance_forward(const Cpu& cpu, Index batch, Index time, Index experts, Index top_k, A alpha,
                      const A* scores, A* loss, A* f) {
+  if (batch * time == 0) {
+    *loss = A(0);
+    return;
+  }
   const Buffer buffer(cpu.pool(), static_cast<std::size_t>(batch) * sizeof(A));
   A* const parts = static_cast<A*>(buffer.data());  // [batch]
   cpu::parallel_for(cpu, batch, [&](Index b) {

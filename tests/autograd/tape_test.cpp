@@ -356,6 +356,32 @@ TEST_CASE("tape: the loss must be one number of this tape, and the tape must rec
   tape.backward(tape.input(Matrix::zeros(cpu, {1, 1})));  // any shape of one element is a number
 }
 
+TEST_CASE("tape: seeds add up, and are the caller's to keep") {
+  const Cpu cpu(1);
+  Tape tape;
+  const Node x = tape.input(numbers(cpu, {1, 2}));
+  const Node a = times(x, 3);
+  const Node b = times(a, 10);  // an output and its operand
+  const Matrix dy = numbers(cpu, {1, 5});
+  tape.seed(b, dy);
+  tape.seed(a, dy);
+  tape.seed(a, dy);
+  tape.run();
+  CHECK(x.grad().to_host() == Numbers{36, 180});
+  CHECK(dy.to_host() == Numbers{1, 5});
+}
+
+TEST_CASE("tape: a seed has the shape of its output; its rows may be apart") {
+  const Cpu cpu(1);
+  Tape tape;
+  const Node x = tape.input(Matrix::zeros(cpu, {2, 2}));
+  CHECK_THROWS_WITH_AS(tape.backward(x, Matrix(cpu, {4, 1})),
+                       "[backward] the gradient needs the shape of what it is of\n  y: [2, 2]\n  dy: [4, 1]",
+                       ShapeError);
+  tape.backward(x, Matrix::from(cpu, {2, 3}, Numbers{1, 2, 3, 4, 5, 6}).narrow_last(1, 2));
+  CHECK(x.grad().to_host() == Numbers{2, 3, 5, 6});
+}
+
 TEST_CASE("tape: operands on two tapes, or on none, throw") {
   const Cpu cpu(1);
   Tape a;

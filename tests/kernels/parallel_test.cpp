@@ -77,6 +77,18 @@ TEST_CASE("parallel_for: as many threads as the device has, and no more than tas
   CHECK(team(4, 2) == 2);
   CHECK(team(4, 1) == 1);
 }
+
+TEST_CASE("parallel_for: a task opens no second team, even where OpenMP would") {
+  const int levels = omp_get_max_active_levels();
+  omp_set_max_active_levels(2);
+  const Cpu cpu(2);
+  std::atomic<int> deepest{0};
+  cpu::parallel_for(cpu, 4, [&](Index) {
+    cpu::parallel_for(cpu, 4, [&](Index) { deepest = std::max(deepest.load(), omp_get_level()); });
+  });
+  omp_set_max_active_levels(levels);
+  CHECK(deepest == 1);
+}
 #endif
 
 TEST_CASE("parallel_chunks: the chunks tile the range and do not depend on the threads") {

@@ -148,6 +148,17 @@ TEST_CASE("attention: a query's bits depend on itself and its keys alone") {
   }
 }
 
+TEST_CASE("attention: a query's bits do not depend on the documents beside it") {
+  const AttentionShape s{1, 130, 1, 3, 2, 5};
+  const auto row_100 = [&s](std::int32_t others) {  // sees keys 60 to 100
+    std::vector<std::int32_t> positions(130, others);
+    positions[100] = 40;
+    const Numbers o = attention_card<float>(s, tensor<std::int32_t>({1, 130}, positions)).run().value;
+    return Numbers(o.begin() + 500, o.begin() + 505);
+  };
+  check_bits(row_100(0), row_100(130));
+}
+
 TEST_CASE("attention: huge scores stay finite") {
   // Almost every row has one key that takes all, so gradients are 0 but for rounding: no use comparing them.
   const AttentionShape s{1, 70, 1, 2, 2, 3};

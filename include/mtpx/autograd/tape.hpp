@@ -3,6 +3,7 @@
 
 #include <mtpx/autograd/var.hpp>
 #include <mtpx/core/error.hpp>
+#include <mtpx/kernels.hpp>
 
 #include <functional>
 #include <ostream>
@@ -105,15 +106,20 @@ class Tape {
     run();
   }
 
-  /// Places a gradient on an output, before run(). For backward from several outputs.
+  /// Adds a gradient to an output, before run(). For backward from several outputs.
   template <typename T, typename D>
   void seed(const Var<T, D>& y, const Tensor<T, D>& dy) {
     if (y.tape() != this) throw Error("[backward] the loss was not computed on this tape");
     if (!recording()) throw Error("[backward] this tape is in inference mode and recorded nothing");
     if (spent_) throw Error("[backward] this tape's backward has run; make a new tape for the next step");
-    if (y.slot() == nullptr) return;
-    y.slot()->grad = dy;
-    y.slot()->filled = true;
+    require(dy.shape() == y.shape(), "backward", "the gradient needs the shape of what it is of",
+            {{"y", y.shape()}, {"dy", dy.shape()}});
+    // A copy: later ops of this tape may add to the gradient, and the caller keeps dy.
+    const Rows rows = dy.rows();
+    if (const Sink<T> sink = y.sink()) {
+      copy_rows(dy.device(), rows.count, rows.width, dy.data(), rows.stride, sink.data, rows.width,
+                sink.accumulate);
+    }
   }
 
   /// Runs and drops all steps, last first: a loop, however deep the model.

@@ -11,7 +11,7 @@ namespace mtpx {
 struct GenerateOptions {
   Index max_tokens = 128;  ///< most tokens to emit
   Index draft = 0;         ///< K, tokens drafted per pass; 0: plain decoding
-  SamplingOptions sampling;
+  SamplingOptions sampling{};
   std::uint64_t seed = 0;
   std::int32_t stop = -1;  ///< emit nothing after this token; -1: none
 };

@@ -334,12 +334,10 @@ class SafeTensorsWriter {
         fail(cat("tensor ", detail::quote(tensor.name), ": shape ", detail::extents_text(tensor.shape),
                  " cannot be written"));
       }
-      text += json_string(tensor.name) + ":{\"dtype\":\"" + std::string(dtype_name(tensor.dtype)) +
-              "\",\"shape\":[";
-      for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis) {
-        text += (axis > 0 ? "," : "") + std::to_string(tensor.shape[axis]);
-      }
-      text += "],\"data_offsets\":[" + std::to_string(begin) + ',' + std::to_string(end) + "]},";
+      text += cat(json_string(tensor.name), ":{\"dtype\":\"", dtype_name(tensor.dtype), "\",\"shape\":[");
+      for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis)
+        text += cat(axis > 0 ? "," : "", tensor.shape[axis]);
+      text += cat("],\"data_offsets\":[", begin, ',', end, "]},");
       begin = end;
     }
     if (text.back() == ',') text.pop_back();

@@ -192,8 +192,7 @@ struct Transformer {
              if (block.moe && block.moe->options.balance_alpha > 0) {
                auto [y, balance] = checkpoint(x, [whole](const Var<T, D>& in) {
                  auto out = whole(in);
-                 // Only a recording run computes the balance loss; the first run stands in with a zero of its
-                 // shape.
+                 // Undefined in the first run of a tape without statistics: a zero of its shape stands in.
                  if (!out.balance.defined())
                    out.balance = in.tape()->constant(Tensor<acc_t<T>, D>::zeros(in.device(), {1}));
                  return std::tuple(out.y, out.balance);

@@ -13,7 +13,7 @@ enum class LossDivisor { valid_rows, all_positions };
 struct MtpLossOptions {
   double lambda = 0.3;  ///< weight of the depths together (Eq. 25)
   /// w_k per depth, from depth 1; missing ones are 1. See exponential_weights().
-  std::vector<double> depth_weights;
+  std::vector<double> depth_weights{};
   LossDivisor divisor = LossDivisor::valid_rows;
 };
 

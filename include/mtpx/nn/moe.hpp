@@ -54,7 +54,7 @@ struct Moe {
 
   struct Output {
     Var<T, D> y;
-    Var<acc_t<T>, D> balance;  ///< [1], or undefined without balance_alpha
+    Var<acc_t<T>, D> balance;  ///< [1], or undefined without balance_alpha and in inference
   };
 
   Moe() = default;
@@ -80,7 +80,8 @@ struct Moe {
     out.y = mtpx::experts<T, D>(x, chosen.weights, plan, experts.gate_proj.weight, experts.up_proj.weight,
                                 experts.down_proj.weight);
     if (shared_experts) out.y = add(out.y, (*shared_experts)(x));
-    if (options.balance_alpha > 0 && tape.recording()) {
+    // Part of a training pass even where nothing is recorded: in the first run under checkpoint().
+    if (options.balance_alpha > 0 && (tape.recording() || tape.statistics())) {
       out.balance = balance_loss(scores, options.routing.top_k, static_cast<acc_t<T>>(options.balance_alpha));
     }
     return out;

@@ -15,11 +15,11 @@ struct TrainOptions {
   Index seq = 256;         ///< T, inputs per window
   Index accumulation = 1;  ///< micro-batches per optimiser step
   std::uint64_t seed = 1337;
-  LearningRate lr;
-  LambdaSchedule lambda;
-  std::vector<double> depth_weights;  ///< see MtpLossOptions
+  LearningRate lr{};
+  LambdaSchedule lambda{};
+  std::vector<double> depth_weights{};  ///< see MtpLossOptions
   LossDivisor divisor = LossDivisor::valid_rows;
-  AdamWOptions adamw;
+  AdamWOptions adamw{};
   double clip = 1.0;                ///< of the global gradient norm; 0: none
   double bias_update_speed = 1e-3;  ///< gamma of the router biases; 0: they stay
   bool mask_documents = false;      ///< attention stays inside documents (DeepSeek-V3 sec. 4.1 does not)
@@ -104,6 +104,7 @@ class Trainer {
     report.gradient_norm = clip.norm.to_host()[0];
     if (!std::isfinite(report.total) || !std::isfinite(report.gradient_norm)) {
       model_.zero_grad();
+      model_.update_bias(0);  // forgets the loads of this step
       throw NumericError(cat("[train] step ", report.step, ": loss ", report.total, " and gradient norm ",
                              report.gradient_norm,
                              " must be finite; the weights are those of the step before"));

@@ -1,0 +1,179 @@
+#include <mtpx/decode/sampling.hpp>
+
+#include <doctest/doctest.h>
+
+#include <limits>
+
+using namespace mtpx;
+
+TEST_SUITE_BEGIN("mtpx/decode/sampling.hpp");
+
+namespace {
+
+using Numbers = std::vector<double>;
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+Numbers distribution(const Numbers& logits, const SamplingOptions& options) {
+  return mtpx::distribution(std::span<const double>(logits), options);
+}
+std::int32_t argmax(const Numbers& logits) { return mtpx::argmax(std::span<const double>(logits)); }
+
+/// The tokens that stay, found by asking each one: how many come before it, and how much they weigh.
+Numbers naive_distribution(const Numbers& logits, const SamplingOptions& o) {
+  const std::size_t n = logits.size();
+  Numbers e(n);
+  for (std::size_t i = 0; i < n; ++i) e[i] = std::exp(logits[i] / o.temperature);
+  const auto before = [&](std::size_t a, std::size_t b) { return e[a] > e[b] || (e[a] == e[b] && a < b); };
+  Numbers rank(n, 0), mass(n, 0);
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = 0; j < n; ++j) rank[i] += before(j, i) ? 1 : 0;
+  }
+  const double k = o.top_k > 0 ? static_cast<double>(o.top_k) : static_cast<double>(n);
+  double in_k = 0;
+  for (std::size_t i = 0; i < n; ++i) in_k += rank[i] < k ? e[i] : 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = 0; j < n; ++j) mass[i] += before(j, i) ? e[j] / in_k : 0;
+  }
+  double total = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    if (rank[i] >= k || mass[i] >= o.top_p) e[i] = 0;
+    total += e[i];
+  }
+  for (double& x : e) x /= total;
+  return e;
+}
+
+/// The share of u in [0, 1) at which a draft is accepted.
+double acceptance(double p, double q) {
+  double low = 0, high = 1;
+  if (!accepts(p, q, 0)) return 0;
+  if (accepts(p, q, 1)) return 1;
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    (accepts(p, q, middle) ? low : high) = middle;
+  }
+  return low;
+}
+
+}  // namespace
+
+TEST_CASE("argmax: the lowest id on ties, never NaN") {
+  CHECK(argmax({1, 3, 2}) == 1);
+  CHECK(argmax({3, 1, 3}) == 0);
+  CHECK(argmax({not_a_number, 1, 2}) == 2);
+  CHECK(argmax({not_a_number, -infinity}) == 1);
+  CHECK(argmax({2, not_a_number, 1}) == 0);
+  CHECK(argmax({not_a_number, not_a_number}) == 0);
+}
+
+TEST_CASE("distribution: greedy is one-hot") { CHECK(distribution({0, 5, 5}, {}) == Numbers{0, 1, 0}); }
+
+TEST_CASE("distribution: temperature, top-k and top-p against a naive count") {
+  const Numbers logits{0.3, -1.2, 2.1, 0.3, -0.4, 2.1, 1.0, -3.0};
+  for (const double temperature : {0.25, 1.0, 3.0}) {
+    for (const Index top_k : {0, 1, 2, 3, 5, 8, 100}) {
+      for (const double top_p : {1e-9, 0.3, 0.5, 0.8, 0.99, 1.0}) {
+        const SamplingOptions o{temperature, top_k, top_p};
+        const Numbers got = distribution(logits, o);
+        const Numbers want = naive_distribution(logits, o);
+        double total = 0;
+        INFO("temperature " << temperature << " top_k " << top_k << " top_p " << top_p);
+        for (std::size_t i = 0; i < logits.size(); ++i) {
+          CHECK(got[i] == doctest::Approx(want[i]).epsilon(1e-13));
+          total += got[i];
+        }
+        CHECK(total == doctest::Approx(1).epsilon(1e-14));
+      }
+    }
+  }
+}
+
+TEST_CASE("distribution: equally likely tokens stay from the lowest id") {
+  CHECK(distribution({1, 1, 1, 1}, {1.0, 2, 1.0}) == Numbers{0.5, 0.5, 0, 0});
+  CHECK(distribution({1, 1, 1, 1}, {1.0, 0, 0.5}) == Numbers{0.5, 0.5, 0, 0});
+  CHECK(distribution({1, 1, 1, 1}, {1.0, 0, 0.51}) == Numbers{1 / 3.0, 1 / 3.0, 1 / 3.0, 0});
+}
+
+TEST_CASE("distribution: large logits and masked tokens do not overflow") {
+  CHECK(distribution({1e4, -1e4, 1e4}, {1.0}) == Numbers{0.5, 0, 0.5});
+  CHECK(distribution({0, -infinity}, {1.0}) == Numbers{1, 0});
+}
+
+TEST_CASE("sample: where the cumulated probability passes u, never a token of probability 0") {
+  const Numbers p{0, 0.25, 0, 0.5, 0.25, 0};
+  CHECK(sample(p, 0) == 1);
+  CHECK(sample(p, 0.2499) == 1);
+  CHECK(sample(p, 0.25) == 3);
+  CHECK(sample(p, 0.7499) == 3);
+  CHECK(sample(p, 0.75) == 4);
+  CHECK(sample(p, 0x1.fffffffffffffp-1) == 4);
+  const Numbers short_sum{0.5, 0.4999, 0};  // sums round
+  CHECK(sample(short_sum, 0.99999) == 1);
+}
+
+TEST_CASE("SPEC 11.14: accepts: u < p / q strictly, and its corners") {
+  CHECK(!accepts(0.0, 0.5, 0.0));  // a token of probability 0 never stays, not even at u = 0
+  CHECK(!accepts(0.0, 1.0, 0.0));
+  CHECK(!accepts(0.5, 0.0, 0.0));  // a token that cannot have been drafted
+  CHECK(accepts(0.25, 0.5, 0.4999));
+  CHECK(!accepts(0.25, 0.5, 0.5));
+  CHECK(accepts(0.5, 0.5, 0x1.fffffffffffffp-1));  // p == q: always
+  CHECK(accepts(0.5, 0.25, 0x1.fffffffffffffp-1));
+  CHECK(accepts(1e-300, 1.0, 0.0));
+}
+
+TEST_CASE("SPEC 11.14: residual: max(0, p - q), normalised; p where nothing is left") {
+  const Numbers p{0.5, 0.25, 0.25}, q{0.25, 0.5, 0.25};
+  CHECK(residual(p, q) == Numbers{1, 0, 0});
+  CHECK(residual(p, Numbers{0, 1, 0}) == Numbers{2 / 3.0, 0, 1 / 3.0});
+  CHECK(residual(p, p) == p);  // p == q
+  CHECK(residual(Numbers{0, 1, 0}, Numbers{0, 1, 0}) == Numbers{0, 1, 0});
+}
+
+TEST_CASE("SPEC 11.14: one drafted token, enumerated: what comes out is distributed as p") {
+  const std::vector<Numbers> all{{0.2, 0.2, 0.2, 0.2, 0.2},
+                                 {0.5, 0.3, 0.1, 0.1, 0},
+                                 {0, 0, 1, 0, 0},
+                                 {0.1, 0, 0.6, 0.05, 0.25},
+                                 {0, 0.5, 0, 0.5, 0}};
+  for (const Numbers& p : all) {
+    for (const Numbers& q : all) {
+      const Numbers rest = residual(p, q);
+      Numbers out(5, 0.0);
+      double overlap = 0, accepted = 0;
+      for (std::size_t x = 0; x < 5; ++x) {
+        const double a = acceptance(p[x], q[x]);
+        out[x] += q[x] * a;
+        for (std::size_t y = 0; y < 5; ++y) out[y] += q[x] * (1 - a) * rest[y];
+        accepted += q[x] * a;
+        overlap += std::min(p[x], q[x]);
+      }
+      for (std::size_t x = 0; x < 5; ++x) CHECK(std::abs(out[x] - p[x]) <= 1e-12);
+      CHECK(std::abs(accepted - overlap) <= 1e-12);  // 1 - the total variation distance
+    }
+  }
+}
+
+TEST_CASE("SamplingOptions: validate names the option and its value") {
+  const auto text = [](const SamplingOptions& o) -> std::string {
+    try {
+      o.validate();
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  CHECK(text({}) == "");
+  CHECK(text({0.7, 40, 0.95}) == "");
+  CHECK(text({1e-3, 1000000, 1}) == "");
+  CHECK(text({-1}) == "[sampling] temperature = -1: must be 0 (greedy) or positive");
+  CHECK(text({not_a_number}) == "[sampling] temperature = nan: must be 0 (greedy) or positive");
+  CHECK(text({infinity}) == "[sampling] temperature = inf: must be 0 (greedy) or positive");
+  CHECK(text({1, -1}) == "[sampling] top_k = -1: must be 0 (all tokens) or positive");
+  CHECK(text({1, 0, 0}) == "[sampling] top_p = 0: must be above 0 and at most 1");
+  CHECK(text({1, 0, 1.1}) == "[sampling] top_p = 1.1: must be above 0 and at most 1");
+  CHECK(text({1, 0, not_a_number}) == "[sampling] top_p = nan: must be above 0 and at most 1");
+}
+
+TEST_SUITE_END();

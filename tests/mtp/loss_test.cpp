@@ -1,0 +1,178 @@
+// Built from hidden states made up here, so that nothing but the loss is tested. SPEC 11.1 and 11.2, in
+// tests/model/spec_test.cpp, hold it against a whole model.
+
+#include "support/model.hpp"
+#include "support/naive.hpp"
+
+using namespace mtpx;
+using namespace mtpx::test;
+
+TEST_SUITE_BEGIN("mtpx/mtp/loss.hpp");
+
+namespace {
+
+constexpr Index batch = 2, steps = 4, depth = 2;
+using Model = Transformer<double, Cpu>;
+
+Config config() {
+  Config c = dense_config(depth);
+  c.num_hidden_layers = 1;
+  return c;
+}
+
+/// Hidden states of all depths: leaves on a tape.
+struct States {
+  std::vector<Var<double, Cpu>> leaves;
+
+  States() {
+    for (Index k = 0; k <= depth; ++k) {
+      leaves.push_back(
+          activation(random_tensor<double>({batch, steps - k, 8}, 60 + static_cast<std::uint64_t>(k))));
+    }
+  }
+  Forward<double, Cpu> on(Tape& tape, const std::vector<double>& balance = {}) const {
+    Forward<double, Cpu> out;
+    for (const auto& leaf : leaves) out.normed.push_back(tape.adopt(leaf));
+    for (const double value : balance) out.balance.push_back(tape.input(tensor<double>({1}, {value})));
+    return out;
+  }
+};
+
+Numbers losses(const MtpLoss<double, Cpu>& loss) {
+  Numbers all;
+  for (const auto& one : loss.depths) all.push_back(host(one.loss.value())[0]);
+  return all;
+}
+double total(const MtpLoss<double, Cpu>& loss) { return host(loss.total.value())[0]; }
+
+/// Labels of depth k by hand; -1 where the target is in another document.
+naive::Ints labels(const Batch<Cpu>& b, Index k) {
+  const naive::Ints tokens = b.tokens.to_host();
+  const naive::Ints documents = b.documents.defined() ? b.documents.to_host() : naive::Ints();
+  naive::Ints all;
+  for (Index row = 0; row < batch; ++row) {
+    for (Index i = 0; i + k < steps; ++i) {
+      const Index here = row * (steps + 1) + i;
+      const bool same =
+          documents.empty() || naive::at(documents, here + k + 1) == naive::at(documents, here) + k + 1;
+      all.push_back(same ? naive::at(tokens, here + k + 1) : -1);
+    }
+  }
+  return all;
+}
+
+naive::CrossEntropy naive_depth(const Model& model, const States& states, const Batch<Cpu>& b, Index k,
+                                Index divisor = 0) {
+  return {host(states.leaves[static_cast<std::size_t>(k)].value()), host(model.lm_head.weight.value()),
+          labels(b, k), 8, divisor};
+}
+
+}  // namespace
+
+TEST_CASE("mtp_loss: total = L_main + lambda / D sum_k w_k L_k + balance losses") {
+  const Model model = random_model(config(), 1);
+  const States states;
+  const auto b = random_batch(batch, steps, 11);
+  for (const double lambda : {0.0, 0.3, 2.0}) {
+    for (const std::vector<double>& w :
+         {std::vector<double>{}, std::vector<double>{0.5}, std::vector<double>{0.5, 4, 9}}) {
+      Tape tape;
+      const auto loss = mtp_loss(model, states.on(tape, {10, 20}), b, {lambda, w, LossDivisor::valid_rows});
+      double want = 30;
+      for (Index k = 0; k <= depth; ++k) {
+        const double one = naive_depth(model, states, b, k).loss;
+        const auto place = static_cast<std::size_t>(k);
+        CHECK(losses(loss)[place] == doctest::Approx(one).epsilon(1e-13));
+        const double weight = place >= 1 && place <= w.size() ? w[place - 1] : 1.0;
+        want += k == 0 ? one : lambda / 2 * weight * one;
+      }
+      CHECK(total(loss) == doctest::Approx(want).epsilon(1e-13));
+    }
+  }
+}
+
+TEST_CASE("mtp_loss: D is the number of modules, even where fewer ran") {
+  const Model model = random_model(config(), 1);
+  const States states;
+  const auto b = random_batch(batch, steps, 11);
+  Tape tape;
+  auto out = states.on(tape);
+  out.normed.pop_back();
+  const auto loss = mtp_loss(model, out, b, {.lambda = 1.0});
+  const Numbers l = losses(loss);
+  REQUIRE(l.size() == 2);
+  CHECK(total(loss) == doctest::Approx(l[0] + l[1] / 2).epsilon(1e-14));
+}
+
+TEST_CASE("mtp_loss: gradients of the head and of every state are those of the naive sum") {
+  Model model = random_model(config(), 1);
+  const States states;
+  const auto b = random_batch(batch, steps, 11);
+  Tape tape;
+  const auto loss = mtp_loss(model, states.on(tape), b, {.lambda = 0.6});
+  tape.backward(loss.total);
+  Numbers dw(static_cast<std::size_t>(11 * 8), 0.0);
+  for (Index k = 0; k <= depth; ++k) {
+    const auto want = naive_depth(model, states, b, k);
+    const double weight = k == 0 ? 1.0 : 0.3;
+    Numbers dx = want.dx;
+    for (double& g : dx) g *= weight;
+    for (std::size_t i = 0; i < dw.size(); ++i) dw[i] += weight * want.dw[i];
+    check_close(host(states.leaves[static_cast<std::size_t>(k)].grad()), dx, 1e-12, cat("state ", k));
+  }
+  check_close(host(model.lm_head.weight.grad()), dw, 1e-12, "head");
+}
+
+TEST_CASE("mtp_loss: documents: a target in another document does not count") {
+  const Model model = random_model(config(), 1);
+  const States states;
+  Batch<Cpu> b = random_batch(batch, steps, 11);
+  b.documents = tensor<std::int32_t>({batch, steps + 1}, {0, 1, 2, 0, 1, 7, 0, 1, 2, 3});
+  CHECK(labels(b, 0)[2] == -1);
+  CHECK(labels(b, 1)[1] == -1);
+  for (const LossDivisor divisor : {LossDivisor::valid_rows, LossDivisor::all_positions}) {
+    Tape tape;
+    const auto loss = mtp_loss(model, states.on(tape), b, {.divisor = divisor});
+    const Index fixed = divisor == LossDivisor::valid_rows ? 0 : batch * steps;
+    for (Index k = 0; k <= depth; ++k) {
+      const auto want = naive_depth(model, states, b, k, fixed);
+      const auto& got = loss.depths[static_cast<std::size_t>(k)];
+      check_close(host(got.loss.value()), {want.loss}, 1e-13, cat("depth ", k));
+      check_close(host(got.row_loss), want.row_loss, 1e-13);
+      CHECK(got.argmax.to_host() == want.argmax);
+    }
+  }
+}
+
+TEST_CASE("mtp_loss: a depth whose rows all lack a target adds zero loss and zero gradient") {
+  Model model = random_model(config(), 1);
+  for (const LossDivisor divisor : {LossDivisor::valid_rows, LossDivisor::all_positions}) {
+    const States states;
+    Batch<Cpu> b = random_batch(batch, steps, 11);
+    b.documents = tensor<std::int32_t>({batch, steps + 1}, {0, 1, 0, 1, 0, 0, 1, 0, 1, 0});  // of two tokens
+    Tape tape;
+    const auto loss = mtp_loss(model, states.on(tape), b, {.lambda = 1.0, .divisor = divisor});
+    tape.backward(loss.total);
+    CHECK(losses(loss)[0] > 0);
+    CHECK(losses(loss)[1] == 0);
+    CHECK(losses(loss)[2] == 0);
+    for (std::size_t k = 1; k <= 2; ++k) {
+      for (const double g : host(states.leaves[k].grad())) CHECK(g == 0.0);
+    }
+    b.documents = tensor<std::int32_t>({batch, steps + 1}, Ids::zeros(device(), {10}).to_host());
+    model.zero_grad();
+    Tape nothing;
+    const auto none = mtp_loss(model, states.on(nothing), b, {.divisor = divisor});
+    nothing.backward(none.total);
+    CHECK(total(none) == 0);
+    for (const double g : host(model.lm_head.weight.grad())) CHECK(g == 0.0);
+  }
+}
+
+TEST_CASE("exponential_weights: w_k = decay^(k-1)") {
+  CHECK(exponential_weights(0, 0.5).empty());
+  CHECK(exponential_weights(4, 0.5) == std::vector<double>{1, 0.5, 0.25, 0.125});
+  CHECK(exponential_weights(3, 1) == std::vector<double>{1, 1, 1});
+}
+
+TEST_SUITE_END();

@@ -1,0 +1,100 @@
+// Linear, RmsNorm and SwiGlu: the modules that are one op or three.
+
+#include <mtpx/nn/rms_norm.hpp>
+#include <mtpx/nn/swiglu.hpp>
+
+#include "support/card.hpp"
+#include "support/naive.hpp"
+
+using namespace mtpx;
+using namespace mtpx::test;
+
+TEST_SUITE_BEGIN("mtpx/nn: linear.hpp, rms_norm.hpp, swiglu.hpp");
+
+namespace {
+
+template <typename Module>
+void randomize(Module& module) {
+  std::uint64_t stream = 50;
+  for_each_parameter(module, [&](const std::string&, auto& parameter) {
+    parameter.value().assign(random_tensor<double>(parameter.shape(), ++stream).to_host());
+  });
+}
+
+/// Names and shapes of a module's parameters.
+template <typename Module>
+std::string parameters(Module& module) {
+  std::string all;
+  for_each_parameter(module, [&](const std::string& name, auto& parameter) {
+    all += cat(all.empty() ? "" : ", ", name, ' ', parameter.shape().str());
+  });
+  return all;
+}
+
+/// Every parameter of a module against finite differences of sum_i c_i y_i.
+template <typename Module>
+void check_parameters(Module& module, const Tensor<double, Cpu>& x) {
+  std::vector<GradcheckTarget<Cpu>> targets;
+  for_each_parameter(module, [&](const std::string& name, auto& parameter) {
+    targets.push_back({name, parameter});
+  });
+  const auto report = gradcheck<Cpu>(targets, [&](Tape& tape) {
+    const auto y = module(tape.constant(x));
+    return inner(y, random_tensor<double>(y.shape(), 1000));
+  });
+  INFO(report.where);
+  CHECK(report.within(1e-7));
+}
+
+}  // namespace
+
+TEST_CASE("Linear: y = x W^T, weight [out, in], no bias") {
+  Linear<double, Cpu> module(device(), 5, 3);
+  randomize(module);
+  CHECK(parameters(module) == "weight [3, 5]");
+  const auto x = random_tensor<double>({2, 4, 5}, 1);
+  Tape tape;
+  const auto y = module(tape.constant(x));
+  CHECK(y.shape() == Shape{2, 4, 3});
+  check_close(host(y.value()), naive::linear(host(x), host(module.weight.value()), 5, 3), 1e-14);
+  check_parameters(module, x);
+}
+
+TEST_CASE("RmsNorm: a gain per column, its own epsilon, fused with the residual") {
+  RmsNorm<double, Cpu> module(device(), 6, 0.5);
+  randomize(module);
+  CHECK(parameters(module) == "weight [6]");
+  const auto x = random_tensor<double>({2, 3, 6}, 1);
+  const auto f = random_tensor<double>({2, 3, 6}, 2);
+  const Numbers gain = host(module.weight.value());
+  Tape tape;
+  check_close(host(module(tape.constant(x)).value()), naive::rms_norm(host(x), gain, 0.5), 1e-14);
+
+  Numbers sum = host(x);
+  for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += host(f)[i];
+  const auto [h, normed] = module.add(tape.constant(x), tape.constant(f));
+  check_close(host(h.value()), sum, 1e-15);
+  check_close(host(normed.value()), naive::rms_norm(sum, gain, 0.5), 1e-14);
+  check_parameters(module, x);
+}
+
+TEST_CASE("RmsNorm: in bf16 the gain is float") {
+  const RmsNorm<bf16, Cpu> module(device(), 6, 1e-6);
+  CHECK(std::is_same_v<decltype(module.weight), Parameter<float, Cpu>>);
+}
+
+TEST_CASE("SwiGlu: W_down (silu(W_gate x) * (W_up x))") {
+  SwiGlu<double, Cpu> module(device(), 4, 6);
+  randomize(module);
+  CHECK(parameters(module) == "gate_proj.weight [6, 4], up_proj.weight [6, 4], down_proj.weight [4, 6]");
+  const auto x = random_tensor<double>({2, 3, 4}, 1);
+  Numbers inside = naive::linear(host(x), host(module.gate_proj.weight.value()), 4, 6);
+  const Numbers up = naive::linear(host(x), host(module.up_proj.weight.value()), 4, 6);
+  for (std::size_t i = 0; i < inside.size(); ++i) inside[i] = naive::silu(inside[i]) * up[i];
+  Tape tape;
+  check_close(host(module(tape.constant(x)).value()),
+              naive::linear(inside, host(module.down_proj.weight.value()), 6, 4), 1e-14);
+  check_parameters(module, x);
+}
+
+TEST_SUITE_END();

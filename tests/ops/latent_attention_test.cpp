@@ -1,0 +1,132 @@
+#include <mtpx/ops/attention.hpp>
+#include <mtpx/ops/latent_attention.hpp>
+#include <mtpx/ops/linear.hpp>
+
+#include "support/card.hpp"
+
+using namespace mtpx;
+using namespace mtpx::test;
+
+TEST_SUITE_BEGIN("mtpx/ops/latent_attention.hpp");
+
+namespace {
+
+constexpr double scale = 0.7;
+constexpr Index latent = 5;
+
+/// Whole sequences: q, latent and k_rope of every token, as a prefill would have them.
+template <typename T>
+struct Sequences {
+  AttentionShape s;
+  Tensor<T, Cpu> q = random_tensor<T>({s.batch, s.time, s.heads*(s.nope + s.rope)}, 1);
+  Tensor<T, Cpu> c = random_tensor<T>({s.batch, s.time, latent}, 2);
+  Tensor<T, Cpu> k_rope = random_tensor<T>({s.batch, s.time, s.rope}, 3);
+  Tensor<T, Cpu> w = random_tensor<T>({s.heads * (s.nope + s.v), latent}, 4);
+
+  /// Keys and values expanded, then attention(): what absorbing avoids.
+  Numbers expanded() const {
+    Tape tape(Mode::inference);
+    const auto kv = linear(tape.constant(c), Weight<T, Cpu>(w));
+    return host(
+        attention(tape.constant(q), kv, tape.constant(k_rope), s, static_cast<acc_t<T>>(scale)).value());
+  }
+
+  /// Decoded: `step` tokens of every sequence in one pass, sequences in turn or, backwards, in reverse.
+  Numbers decoded(Index step, bool backwards = false) const {
+    const Index width = s.heads * s.v;
+    Numbers all(static_cast<std::size_t>(s.batch * s.time * width));
+    const LatentCache<T, Cpu> cache{
+        random_tensor<T>({s.batch, s.time + 3, latent + s.rope}, 5)};  // dirty: past tokens are overwritten
+    for (Index begin = 0; begin < s.time; begin += step) {
+      std::vector<std::int32_t> sequences, positions;
+      for (Index b = 0; b < s.batch; ++b) {
+        for (Index t = begin; t < std::min(s.time, begin + step); ++t) {
+          sequences.push_back(static_cast<std::int32_t>(backwards ? s.batch - 1 - b : b));
+          positions.push_back(static_cast<std::int32_t>(t));
+        }
+      }
+      const auto count = static_cast<Index>(positions.size());
+      const DecodeRows<Cpu> rows{tensor<std::int32_t>({count}, sequences),
+                                 tensor<std::int32_t>({count}, positions)};
+      const auto pick = [&](const Tensor<T, Cpu>& x) {
+        std::vector<T> values;
+        const Index size = x.shape().width();
+        for (std::size_t i = 0; i < positions.size(); ++i) {
+          const T* from = x.data() + (sequences[i] * s.time + positions[i]) * size;
+          values.insert(values.end(), from, from + size);
+        }
+        return tensor<T>({1, count, size}, values);
+      };
+      Tape tape(Mode::inference);
+      const Numbers o =
+          host(latent_attention(tape.constant(pick(q)), tape.constant(pick(c)), tape.constant(pick(k_rope)),
+                                Weight<T, Cpu>(w), s, static_cast<acc_t<T>>(scale), rows, cache)
+                   .value());
+      for (std::size_t i = 0; i < positions.size(); ++i) {
+        const auto from = o.begin() + static_cast<Index>(i) * width;
+        std::copy(from, from + width, all.begin() + (sequences[i] * s.time + positions[i]) * width);
+      }
+    }
+    return all;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("SPEC 11.7: absorbed attention equals the expanded one") {
+  for (const AttentionShape& s : {AttentionShape{1, 1, 1, 1, 2, 1}, AttentionShape{2, 5, 1, 3, 2, 4},
+                                  AttentionShape{2, 130, 3, 4, 2, 7}}) {
+    const Sequences<double> sequences{s};
+    check_close(sequences.decoded(1), sequences.expanded(), 1e-12);
+  }
+}
+
+TEST_CASE("latent_attention: float and bf16") {
+  const AttentionShape s{2, 70, 2, 8, 4, 8};
+  const Numbers in_float = Sequences<float>{s}.decoded(1);
+  check_close(in_float, Sequences<double>{s}.decoded(1), float_bound);
+  check_close(Sequences<bf16>{s}.decoded(1), in_float, bf16_bound);  // only the output is rounded
+}
+
+TEST_CASE("latent_attention: a row's bits do not depend on the rows beside it") {
+  const auto check = [](const auto& sequences) {
+    const Numbers one_by_one = sequences.decoded(1);
+    for (const Index step : {2, 3, 64, 70}) check_bits(sequences.decoded(step), one_by_one);
+    check_bits(sequences.decoded(3, true), one_by_one, "sequences in reverse");
+    device().set_threads(3);
+    check_bits(sequences.decoded(3), one_by_one, "3 threads");
+    device().set_threads(1);
+  };
+  const AttentionShape s{3, 70, 2, 3, 2, 4};
+  check(Sequences<float>{s});
+  check(Sequences<bf16>{s});
+}
+
+TEST_CASE("latent_attention: errors") {
+  Tape tape(Mode::inference);
+  const AttentionShape s{1, 2, 1, 3, 2, 4};
+  const auto x = [](Tape& on, Index width) { return on.constant(random_tensor<double>({1, 2, width}, 1)); };
+  const DecodeRows<Cpu> rows{tensor<std::int32_t>({2}, {0, 0}), tensor<std::int32_t>({2}, {0, 1})};
+  const LatentCache<double, Cpu> cache{random_tensor<double>({1, 4, 7}, 1)};
+  const auto w = weight(random_tensor<double>({7, 5}, 1));
+  const auto run = [&](Tape& on, const auto& kv_b, const DecodeRows<Cpu>& at) {
+    return latent_attention(x(on, 5), x(on, 5), x(on, 2), kv_b, s, scale, at, cache);
+  };
+  CHECK_NOTHROW(run(tape, w, rows));
+  Tape recording;
+  CHECK_THROWS_WITH_AS(run(recording, w, rows),
+                       "[latent_attention] has no backward; use a tape in inference mode", Error);
+  const DecodeRows<Cpu> fewer{tensor<std::int32_t>({1}, {0}), tensor<std::int32_t>({1}, {0})};
+  CHECK_THROWS_WITH_AS(run(tape, w, fewer),
+                       "[latent_attention] q, latent and k_rope need one dense row per decoded token"
+                       "\n  q: [1, 2, 5]\n  latent: [1, 2, 5]\n  k_rope: [1, 2, 2]\n  rows: [1]",
+                       ShapeError);
+  const Tape::Scope scope(tape, "self_attn");
+  CHECK_THROWS_WITH_AS(
+      run(tape, weight(random_tensor<double>({8, 5}, 1)), rows),
+      "[latent_attention] w is [H * (nope + v), latent], the cache [sequences, capacity, latent + rope]"
+      "\n  w: [8, 5]\n  cache: [1, 4, 7]\n  latent: [1, 2, 5]\n  in self_attn",
+      ShapeError);
+}
+
+TEST_SUITE_END();

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# The program as a person meets it: what it writes, what it says about bad input, and its exit codes.
+# Usage: tests/program/cli_test.sh PROGRAM
+set -euo pipefail
+mtpx=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+fail() {
+  echo "FAILED: $*"
+  failures=$((failures + 1))
+}
+
+# expect CODE "whole text on standard error" ARGUMENTS...
+expect() {
+  local code=$1 text=$2 status=0
+  shift 2
+  "$mtpx" "$@" >"$work/stdout" 2>"$work/stderr" </dev/null || status=$?
+  [[ $status == "$code" ]] || fail "mtpx $*: exit code $status instead of $code"
+  [[ $(cat "$work/stderr") == "$text" ]] || fail "mtpx $*: said '$(cat "$work/stderr")' instead of '$text'"
+}
+
+cat >"$work/config.json" <<'JSON'
+{"model_type": "deepseek_v3", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 64,
+ "moe_intermediate_size": 16, "num_hidden_layers": 2, "num_nextn_predict_layers": 2, "num_attention_heads": 2,
+ "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
+ "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+ "routed_scaling_factor": 1.0, "norm_topk_prob": true, "first_k_dense_replace": 1, "rms_norm_eps": 1e-6,
+ "rope_theta": 10000.0, "max_position_embeddings": 128}
+JSON
+for ((i = 0; i < 200; ++i)); do echo "the quick brown fox number $i jumps over the lazy dog"; done >"$work/text.txt"
+small=(--config "$work/config.json" --data "$work/text.txt" --seq 32 --batch 4 --prompt 'the quick')
+
+# Training writes a folder; the same seed gives the same bytes for any number of threads.
+"$mtpx" train "${small[@]}" --steps 30 --threads 1 --out "$work/one" >"$work/log"
+"$mtpx" train "${small[@]}" --steps 30 --threads 2 --out "$work/two" >/dev/null
+cmp "$work/one/model.safetensors" "$work/two/model.safetensors" || fail "weights depend on the number of threads"
+for file in config.json model.safetensors metrics.jsonl; do [[ -s $work/one/$file ]] || fail "$file is missing"; done
+[[ $(grep -c '"validation_loss"' "$work/one/metrics.jsonl") == 5 ]] || fail "metrics.jsonl: $(grep -c validation "$work/one/metrics.jsonl") validations"
+grep -q 'step 30/30 (100%)  loss [0-9.]* [0-9.]* [0-9.]*  lr .* norm .* tok/s  ETA 0m0s' "$work/log" || fail "progress line: $(tail -n 5 "$work/log")"
+grep -q 'bits per byte' "$work/log" || fail "no bits per byte in the log"
+
+# Generation: drafts change the speed only, here with fewer, as many and more drafts than modules.
+generate=(generate --model "$work/one" --prompt 'the quick' --max-tokens 90)
+"$mtpx" "${generate[@]}" --draft 0 >"$work/plain" 2>/dev/null
+for draft in 1 2 4; do
+  "$mtpx" "${generate[@]}" --draft $draft >"$work/drafted" 2>"$work/figures"
+  cmp "$work/plain" "$work/drafted" || fail "--draft $draft changed the text"
+  grep -q 'mean length' "$work/figures" || fail "--draft $draft: no figures"
+done
+"$mtpx" "${generate[@]}" --draft 2 --json >"$work/json"
+for key in text tokens tokens_per_s passes tokens_per_pass drafts accepted acceptance mean_length; do
+  grep -q "\"$key\":" "$work/json" || fail "--json lacks $key"
+done
+"$mtpx" "${generate[@]}" --temperature 0.8 --seed 5 >"$work/a" 2>/dev/null
+"$mtpx" "${generate[@]}" --temperature 0.8 --seed 5 >"$work/b" 2>/dev/null
+cmp "$work/a" "$work/b" || fail "the same seed gave two texts"
+"$mtpx" "${generate[@]}" 2>/dev/null | head -c 3 >/dev/null || fail "a closed pipe is no failure"
+
+# A model to start from; a model that must not be overwritten.
+"$mtpx" train "${small[@]:2}" --init "$work/one" --steps 1 --out "$work/three" >/dev/null
+expect 2 "mtpx: [train] --out $work/one: a model is there already; --force replaces it" train "${small[@]}" --steps 1 --out "$work/one"
+
+# bench prints one line of JSON.
+"$mtpx" bench --config "$work/config.json" --batch 1 --seq 8 --steps 1 >"$work/json"
+for key in step_ms tokens_per_s first_loss peak_gib fma_share params; do
+  grep -q "\"$key\":" "$work/json" || fail "bench lacks $key"
+done
+
+# Every subcommand has a complete help.
+for command in train generate bench; do
+  "$mtpx" $command --help >"$work/help" || fail "$command --help"
+  grep -q -- '--threads' "$work/help" || fail "$command --help is not complete"
+done
+
+# Bad input: one clear text, the right exit code, and nothing written.
+out=(--out "$work/none")
+expect 3 "mtpx: [data] $work/missing.txt: no such file or folder" train --data "$work/missing.txt" "${out[@]}"
+: >"$work/empty.txt"
+expect 3 "mtpx: [data] $work/empty.txt: the file is empty" train --data "$work/empty.txt" "${out[@]}"
+echo "too short" >"$work/short.txt"
+expect 3 "mtpx: [data] the text needs at least 258 tokens (seq 256 + 1 + depth 1), found 10" train --data "$work/short.txt" "${out[@]}"
+expect 2 "mtpx: [data] seq must be larger than depth, they are 2 and 2" train --config "$work/config.json" --data "$work/text.txt" --seq 2 "${out[@]}"
+sed 's/"qk_rope_head_dim": 8/"qk_rope_head_dim": 7/; s/"num_experts_per_tok": 2/"num_experts_per_tok": 9/' "$work/config.json" >"$work/bad.json"
+expect 2 "$(printf 'mtpx: [config] %s: these values do not add up\n  qk_rope_head_dim = 7: must be even, it is rotated in pairs\n  num_experts_per_tok = 9, n_routed_experts = 4: a token takes an expert once' "$work/bad.json")" \
+  train --config "$work/bad.json" --data "$work/text.txt" "${out[@]}"
+expect 3 "mtpx: [config] $work/missing.json: cannot be opened: No such file or directory" train --config "$work/missing.json" "${out[@]}"
+expect 2 "mtpx: [config] no preset is called \"huge\"; there are tiny, deep and small" train --preset huge "${out[@]}"
+expect 2 "mtpx: [train] seq = 4096: must not exceed max_position_embeddings" train --seq 4096 "${out[@]}"
+expect 2 "mtpx: --steps: Value 0 not in range 1 to 1073741824" train --steps 0 "${out[@]}"
+expect 2 "mtpx: --out is required" train
+expect 4 "mtpx: [train] --out $work/text.txt/x: cannot be made: Not a directory" train "${small[@]}" --out "$work/text.txt/x"
+expect 2 "mtpx: [generate] --prompt is empty" generate --model "$work/one" --prompt ''
+expect 2 "mtpx: [generate] --prompt is not valid UTF-8" generate --model "$work/one" --prompt $'\xff'
+expect 2 "mtpx: [generate] --prompt has 130 tokens; max_position_embeddings = 128 leaves room for 127" \
+  generate --model "$work/one" --prompt "$(printf 'x%.0s' {1..130})"
+expect 3 "mtpx: [config] $work/nowhere/config.json: cannot be opened: No such file or directory" generate --model "$work/nowhere" --prompt x
+expect 2 "mtpx: [sampling] top_p = 0: must be above 0 and at most 1" generate --model "$work/one" --prompt x --top-p 0 --temperature 1
+[[ ! -e $work/none ]] || fail "a refused run left $(ls "$work/none")"
+
+[[ $failures == 0 ]] && echo "program: all checks passed"
+exit $((failures > 0))

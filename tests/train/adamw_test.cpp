@@ -1,0 +1,190 @@
+#include <mtpx/train/adamw.hpp>
+
+#include "support/card.hpp"
+
+using namespace mtpx;
+using namespace mtpx::test;
+
+TEST_SUITE_BEGIN("mtpx/train/adamw.hpp");
+
+namespace {
+
+/// A matrix, a stack of matrices, a gain, and a matrix that the loss does not reach.
+template <typename T>
+struct Toy {
+  Parameter<T, Cpu> matrix{test::device(), {3, 4}};
+  StackedWeight<T, Cpu> stack{Parameter<T, Cpu>(test::device(), {2, 3, 2})};
+  Parameter<acc_t<T>, Cpu> gain{test::device(), {5}};
+  Parameter<T, Cpu> untouched{test::device(), {2, 2}};
+
+  Toy() {
+    std::uint64_t stream = 10;
+    for_each_parameter(*this, [&](const std::string&, auto& p) {
+      using N = typename std::remove_cvref_t<decltype(p)>::value_type;
+      p.value().assign(random_tensor<N>(p.shape(), ++stream).to_host());
+    });
+  }
+
+  const Cpu& device() const { return matrix.device(); }
+
+  /// Pseudo-random gradients of size `scale`, as backward would leave them.
+  void fill_gradients(int step, double scale) {
+    std::uint64_t stream = 100 + 10 * static_cast<std::uint64_t>(step);
+    for_each_parameter(*this, [&](const std::string& name, auto& p) {
+      ++stream;
+      if (name == "untouched") return;
+      const auto sink = p.sink();
+      for (Index i = 0; i < p.shape().size(); ++i)
+        sink.data[i] = static_cast<acc_t<T>>(scale * uniform(stream, i));
+    });
+  }
+
+  static void members(auto& self, auto&& visit) {
+    visit("matrix", self.matrix);
+    visit("stack", self.stack);
+    visit("gain", self.gain);
+    visit("untouched", self.untouched);
+  }
+};
+
+template <typename T>
+std::map<std::string, Numbers> values(Toy<T>& toy) {
+  std::map<std::string, Numbers> all;
+  for_each_parameter(toy, [&](const std::string& name, auto& p) { all[name] = host(p.value()); });
+  return all;
+}
+
+template <typename T>
+std::map<std::string, Numbers> gradients(Toy<T>& toy) {
+  std::map<std::string, Numbers> all;
+  for_each_parameter(toy, [&](const std::string& name, auto& p) { all[name] = host(p.grad()); });
+  return all;
+}
+
+/// Loshchilov & Hutter 2019, algorithm 2, one number at a time.
+struct NaiveAdamW {
+  AdamWOptions options;
+  int t = 0;
+  std::map<std::string, Numbers> p, m, v;
+
+  void step(const std::map<std::string, Numbers>& grads, double clip, double lr) {
+    ++t;
+    for (const auto& [name, g] : grads) {
+      if (g.empty()) continue;
+      m[name].resize(g.size(), 0.0);
+      v[name].resize(g.size(), 0.0);
+      const double decay = name == "gain" ? 0.0 : options.weight_decay;
+      for (std::size_t i = 0; i < g.size(); ++i) {
+        double& mi = m[name][i];
+        double& vi = v[name][i];
+        double& pi = p[name][i];
+        mi = options.beta1 * mi + (1 - options.beta1) * clip * g[i];
+        vi = options.beta2 * vi + (1 - options.beta2) * clip * g[i] * clip * g[i];
+        const double mean = mi / (1 - std::pow(options.beta1, t));
+        const double square = vi / (1 - std::pow(options.beta2, t));
+        pi -= lr * (mean / (std::sqrt(square) + options.eps) + decay * pi);
+      }
+    }
+  }
+};
+
+double norm_of(const std::map<std::string, Numbers>& grads) {
+  double squares = 0;
+  for (const auto& [name, g] : grads) {
+    for (const double x : g) squares += x * x;
+  }
+  return std::sqrt(squares);
+}
+
+}  // namespace
+
+TEST_CASE("clip_norm: the global norm over every gradient, and min(1, max / norm)") {
+  Toy<double> toy;
+  CHECK(host(clip_norm(toy, 1.0).norm) == Numbers{0.0});  // no gradient yet
+  CHECK(host(clip_norm(toy, 1.0).scale) == Numbers{1.0});
+  toy.fill_gradients(0, 2.0);
+  const double norm = norm_of(gradients(toy));
+  CHECK(norm > 1);
+  const auto clip = clip_norm(toy, 0.5);
+  CHECK(host(clip.norm)[0] == doctest::Approx(norm).epsilon(1e-14));
+  CHECK(host(clip.scale)[0] == doctest::Approx(0.5 / norm).epsilon(1e-14));
+  CHECK(host(clip_norm(toy, 1000.0).scale) == Numbers{1.0});
+  CHECK(host(clip_norm(toy, 0).scale) == Numbers{1.0});  // 0: no clipping
+}
+
+TEST_CASE("AdamW: 20 steps against a naive reference in double, clipped, decay on matrices only") {
+  const AdamWOptions options{0.8, 0.9, 1e-6, 0.1};
+  Toy<double> toy;
+  AdamW<double, Cpu> optimizer(options);
+  NaiveAdamW naive{options, 0, values(toy), {}, {}};
+  const Numbers before = host(toy.untouched.value());
+  for (int step = 0; step < 20; ++step) {
+    toy.fill_gradients(step, step % 3 == 0 ? 0.01 : 5.0);
+    const double clip = std::min(1.0, 1.0 / norm_of(gradients(toy)));
+    naive.step(gradients(toy), clip, 0.01 * (step + 1));
+    optimizer.step(toy, clip_norm(toy, 1.0), 0.01 * (step + 1));
+    for (const auto& [name, g] : gradients(toy)) CHECK(g.empty());  // forgotten
+  }
+  CHECK(optimizer.steps() == 20);
+  for (const auto& [name, p] : values(toy)) check_close(p, naive.p.at(name), 1e-12, name);
+  check_bits(host(toy.untouched.value()), before, "without a gradient");
+}
+
+TEST_CASE("AdamW: a zero gradient decays matrices and leaves gains") {
+  Toy<double> toy;
+  const auto before = values(toy);
+  toy.fill_gradients(0, 0.0);
+  AdamW<double, Cpu> optimizer({.weight_decay = 0.5});
+  optimizer.step(toy, clip_norm(toy, 1.0), 0.125);
+  const auto after = values(toy);
+  for (const std::string name : {"matrix", "stack.weight"}) {
+    for (std::size_t i = 0; i < before.at(name).size(); ++i)
+      CHECK(after.at(name)[i] == doctest::Approx(before.at(name)[i] * (1 - 0.125 * 0.5)).epsilon(1e-15));
+  }
+  check_bits(after.at("gain"), before.at("gain"));
+}
+
+TEST_CASE("AdamW: a frozen parameter stays and does not shift the moments of others") {
+  Toy<double> toy, reference;
+  toy.matrix.freeze();
+  AdamW<double, Cpu> optimizer, other;
+  for (int step = 0; step < 3; ++step) {
+    reference.fill_gradients(step, 1.0);
+    std::uint64_t stream = 100 + 10 * static_cast<std::uint64_t>(step) + 1;
+    for_each_parameter(toy, [&](const std::string& name, auto& p) {
+      ++stream;
+      if (name == "matrix" || name == "untouched") return;
+      for (Index i = 0; i < p.shape().size(); ++i) p.sink().data[i] = uniform(stream - 1, i);
+    });
+    optimizer.step(toy, clip_norm(toy, 0), 0.01);
+    other.step(reference, clip_norm(reference, 0), 0.01);
+  }
+  check_bits(values(toy).at("matrix"), values(*std::make_unique<Toy<double>>()).at("matrix"));
+  check_bits(values(toy).at("gain"), values(reference).at("gain"));
+  check_bits(values(toy).at("stack.weight"), values(reference).at("stack.weight"));
+}
+
+TEST_CASE("AdamW: bf16 weights have float masters, so that steps below their resolution add up") {
+  Toy<bf16> toy;
+  const auto before = values(toy);
+  AdamW<bf16, Cpu> optimizer({.weight_decay = 0});
+  const auto step = [&] {
+    for_each_parameter(toy, [&](const std::string& name, auto& p) {
+      if (name == "untouched") return;
+      for (Index i = 0; i < p.shape().size(); ++i) p.sink().data[i] = 1.0f;
+    });
+    optimizer.step(toy, clip_norm(toy, 0), 1e-4);
+  };
+  const int steps = 100;
+  for (int i = 0; i < steps; ++i) step();
+  const auto after = values(toy);
+  for (const std::string name : {"matrix", "stack.weight"}) {
+    for (std::size_t i = 0; i < before.at(name).size(); ++i) {
+      // A constant gradient moves by lr a step; the rest is one rounding to bf16.
+      const double want = before.at(name)[i] - steps * 1e-4;
+      CHECK(std::abs(after.at(name)[i] - want) <= std::abs(want) * 0x1p-8 + 1e-5);
+    }
+  }
+}
+
+TEST_SUITE_END();

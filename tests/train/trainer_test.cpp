@@ -1,0 +1,295 @@
+#include <mtpx/train/trainer.hpp>
+
+#include "support/model.hpp"
+#include "support/naive.hpp"
+
+#include <limits>
+
+using namespace mtpx;
+using namespace mtpx::test;
+
+TEST_SUITE_BEGIN("mtpx/train/trainer.hpp");
+
+namespace {
+
+using Model = Transformer<double, Cpu>;
+
+/// Bytes are tokens, so the vocabulary is 256; the text below uses a part of it.
+Config byte_config(Index depth) {
+  Config c = mixture_config(depth);
+  c.vocab_size = 256;
+  return c;
+}
+
+/// `documents` texts of `length` bytes without a pattern.
+Corpus text(Index documents, Index length) {
+  Corpus corpus;
+  std::uint64_t place = 0;
+  for (Index d = 0; d < documents; ++d) {
+    std::string one;
+    for (Index i = 0; i < length; ++i) one += static_cast<char>('a' + Philox::block(3, 3, ++place)[0] % 16);
+    corpus.add(one, "d");
+  }
+  return corpus;
+}
+
+std::map<std::string, Numbers> weights(const Model& model) {
+  std::map<std::string, Numbers> all;
+  for_each_tensor(model, [&](const std::string& name, const auto& tensor) { all[name] = host(tensor); });
+  return all;
+}
+
+TrainOptions options(Index batch, Index accumulation) {
+  TrainOptions o;
+  o.steps = 10;
+  o.batch = batch;
+  o.seq = 12;
+  o.accumulation = accumulation;
+  o.lr.peak = 1e-2;
+  o.lr.warmup = 2;
+  return o;
+}
+
+Batches batches(const Corpus& corpus, const TrainOptions& o) {
+  return Batches(corpus, {o.batch, o.seq, o.seed, 2});
+}
+
+}  // namespace
+
+TEST_CASE("Trainer: a step is forward, loss, backward, clip, AdamW, bias") {
+  Config c = byte_config(2);
+  TrainOptions o = options(2, 1);
+  o.clip = 0.5;
+  o.bias_update_speed = 0.125;
+  o.lambda = {0.7, 0.2, 0.15};
+  o.depth_weights = {1.0, 0.5};
+  o.divisor = LossDivisor::all_positions;
+  const Batches data = batches(text(3, 100), o);
+
+  Model model = random_model(c, 1);
+  Trainer<double, Cpu> trainer(model, o, data);
+  Model by_hand = random_model(c, 1);
+  AdamW<double, Cpu> optimizer(o.adamw);
+  LearningRate lr = o.lr;
+  lr.steps = o.steps;
+  for (Index step = 0; step < 3; ++step) {
+    const StepReport report = trainer.step();
+    const double lambda = step < 2 ? 0.7 : 0.2;  // 0.15 of 10 steps
+    const Batch<Cpu> batch = upload(device(), data.at(step));
+    Tape tape;
+    const auto loss = mtp_loss(by_hand, by_hand(tape, batch), batch, {lambda, o.depth_weights, o.divisor});
+    tape.backward(loss.total);
+    const auto clip = clip_norm(by_hand, 0.5);
+    optimizer.step(by_hand, clip, lr.at(step));
+    by_hand.update_bias(0.125);
+
+    CHECK(report.step == step + 1);
+    CHECK(report.lr == lr.at(step));
+    CHECK(report.lambda == lambda);
+    CHECK(report.total == host(loss.total.value())[0]);
+    CHECK(report.gradient_norm == host(clip.norm)[0]);
+    CHECK(report.gradient_norm > 0.5);
+    REQUIRE(report.loss.size() == 3);
+    for (std::size_t k = 0; k < 3; ++k) CHECK(report.loss[k] == host(loss.depths[k].loss.value())[0]);
+    const auto got = weights(model), want = weights(by_hand);
+    for (const auto& [name, numbers] : got) check_bits(numbers, want.at(name), name);
+  }
+  CHECK(trainer.steps_done() == 3);
+}
+
+TEST_CASE("Trainer: router biases move by gamma at most, towards idle experts; 0: they stay") {
+  for (const double gamma : {0.25, 0.0}) {
+    Model model = random_model(byte_config(1), 1);
+    const auto before = weights(model);
+    TrainOptions o = options(2, 1);
+    o.bias_update_speed = gamma;
+    Trainer<double, Cpu> trainer(model, o, batches(text(3, 100), o));
+    trainer.step();
+    int moved = 0, biases = 0;
+    for (const auto& [name, after] : weights(model)) {
+      if (!name.ends_with("bias")) continue;
+      for (std::size_t e = 0; e < after.size(); ++e) {
+        const double step = after[e] - before.at(name)[e];
+        CHECK((step == 0 || std::abs(std::abs(step) - gamma) < 1e-15));
+        moved += step != 0 ? 1 : 0;
+        ++biases;
+      }
+    }
+    CHECK(biases == 3 * 6);  // two trunk layers and the module
+    CHECK((moved > biases / 2) == (gamma > 0));
+  }
+}
+
+TEST_CASE("Trainer: two micro-batches of 4 are one batch of 8") {
+  const Corpus corpus = text(1, 2000);  // no window crosses a document's end: halves have equal counts
+  const auto run = [&](Index batch, Index accumulation) {
+    Model model = random_model(byte_config(2), 1);
+    TrainOptions o = options(batch, accumulation);
+    o.adamw.eps = 1e-3;  // the first step divides by the gradient's size
+    Trainer<double, Cpu> trainer(model, o, batches(corpus, o));
+    const StepReport report = trainer.step();
+    return std::pair(report, weights(model));
+  };
+  const auto [one, want] = run(8, 1);
+  const auto [two, got] = run(4, 2);
+  CHECK(two.total == doctest::Approx(one.total).epsilon(1e-13));
+  CHECK(two.gradient_norm == doctest::Approx(one.gradient_norm).epsilon(1e-12));
+  for (std::size_t k = 0; k < 3; ++k) CHECK(two.loss[k] == doctest::Approx(one.loss[k]).epsilon(1e-13));
+  for (const auto& [name, numbers] : got) check_close(numbers, want.at(name), 1e-11, name);
+}
+
+TEST_CASE("Trainer: NaN stops before the update; weights, moments, biases and loads stay") {
+  Config c = byte_config(1);
+  TrainOptions o = options(2, 1);
+  const Batches data = batches(text(3, 100), o);
+  Model model = random_model(c, 1), untouched = random_model(c, 1);
+  Trainer<double, Cpu> trainer(model, o, data), reference(untouched, o, data);
+  trainer.step();
+  reference.step();
+
+  double* const number = model.layers[1].self_attn.o_proj.weight.value().data();
+  const double before = *number;
+  *number = std::numeric_limits<double>::quiet_NaN();
+  const auto broken = weights(model);
+  const std::string says = error_text<NumericError>([&] { trainer.step(); });
+  CHECK(says.starts_with("[train] step 2: loss "));  // then nan or -nan
+  CHECK(says.ends_with(" must be finite; the weights are those of the step before"));
+  for (const auto& [name, numbers] : weights(model)) check_bits(numbers, broken.at(name), name);
+  CHECK(trainer.steps_done() == 1);
+  *number = before;
+  // As if nothing had happened.
+  trainer.step();
+  reference.step();
+  const auto want = weights(untouched);
+  for (const auto& [name, numbers] : weights(model)) check_bits(numbers, want.at(name), name);
+}
+
+TEST_CASE("Trainer: text without a target, documents of one token: loss 0, finite weights") {
+  Config c = byte_config(2);
+  c.aux_loss_alpha = 0;
+  Model model = random_model(c, 1);
+  TrainOptions o = options(2, 1);
+  Trainer<double, Cpu> trainer(model, o, batches(text(40, 1), o));
+  for (int step = 0; step < 2; ++step) {
+    const StepReport report = trainer.step();
+    CHECK(report.loss == std::vector<double>{0, 0, 0});
+    CHECK(report.total == 0);
+    CHECK(report.gradient_norm == 0);
+  }
+  for (const auto& [name, numbers] : weights(model)) CHECK_MESSAGE(all_finite(numbers), name);
+}
+
+TEST_CASE("Trainer: attention inside documents on request") {
+  Config c = byte_config(1);
+  const Corpus corpus = text(30, 9);
+  const auto loss = [&](bool mask) {
+    Model model = random_model(c, 1);
+    TrainOptions o = options(2, 1);
+    o.mask_documents = mask;
+    return Trainer<double, Cpu>(model, o, batches(corpus, o)).step().loss[0];
+  };
+  CHECK(std::abs(loss(true) - loss(false)) > 1e-6);
+}
+
+TEST_CASE("Trainer: equal states go on equally, at any number of threads") {
+  Config c = byte_config(2);
+  const Corpus corpus = text(5, 200);
+  const auto run = [&](int threads) {
+    Model model = random_model(c, 1);
+    TrainOptions o = options(4, 2);
+    Trainer<double, Cpu> trainer(model, o, batches(corpus, o));
+    device().set_threads(threads);
+    for (int step = 0; step < 3; ++step) trainer.step();
+    device().set_threads(1);
+    return weights(model);
+  };
+  const auto one = run(1), two = run(2), again = run(1);
+  for (const auto& [name, numbers] : one) {
+    check_bits(two.at(name), numbers, name);
+    check_bits(again.at(name), numbers, name);
+  }
+}
+
+TEST_CASE("Trainer: options that make no sense are named") {
+  Model model = random_model(byte_config(1), 1);
+  const Corpus corpus = text(3, 100);
+  const auto says = [&](const auto& change) {
+    TrainOptions o = options(2, 1);
+    const Batches data = batches(corpus, o);
+    change(o);
+    return error_text<ConfigError>([&] { Trainer<double, Cpu>(model, o, data); });
+  };
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  CHECK(says([](TrainOptions&) {}) == "");
+  CHECK(says([](TrainOptions& o) { o.lr.peak = 0; }) == "");
+  CHECK(says([](TrainOptions& o) { o.steps = 0; }) == "[train] steps = 0: must be at least 1");
+  CHECK(says([](TrainOptions& o) { o.accumulation = 0; }) == "[train] accumulation = 0: must be at least 1");
+  CHECK(says([](TrainOptions& o) { o.lr.peak = -1; }) == "[train] lr = -1: must be 0 or positive");
+  CHECK(says([=](TrainOptions& o) { o.lr.peak = infinity; }) == "[train] lr = inf: must be 0 or positive");
+  CHECK(says([](TrainOptions& o) { o.clip = -1; }) == "[train] clip = -1: must be 0 (none) or positive");
+  CHECK(says([](TrainOptions& o) { o.seq = 65; }) ==
+        "[train] seq = 65: must not exceed max_position_embeddings");
+}
+
+TEST_CASE("evaluate: losses, accuracy and agreement over all rows, against a loop") {
+  Config c = byte_config(2);
+  const Model model = random_model(c, 1);
+  // Documents of 9 bytes: targets across their ends do not count. The last batch has fewer rows.
+  for (const bool mask : {false, true}) {
+    const ValidationWindows windows(text(30, 9), {4, 12, 7, 2});
+    const Evaluation got = evaluate(model, windows, mask);
+    REQUIRE(windows.size() == 2);
+    REQUIRE(got.rows.size() == 3);
+    for (Index k = 0; k <= 2; ++k) {
+      double loss = 0, right = 0, same = 0;
+      Index rows = 0;
+      for (Index w = 0; w < windows.size(); ++w) {
+        const HostBatch window = windows.at(w);
+        Tape tape(Mode::inference);
+        const auto out = model(tape, upload(device(), window, mask));
+        const auto logits = [&](Index depth) {
+          return naive::linear(host(naive::at(out.normed, depth).value()), host(model.lm_head.weight.value()),
+                               8, 256);
+        };
+        const Numbers z = logits(k), main = logits(0);
+        const auto best = [](const Numbers& x, Index row) {
+          return std::max_element(x.begin() + row * 256, x.begin() + (row + 1) * 256) - x.begin() - row * 256;
+        };
+        for (Index b = 0; b < window.batch; ++b) {
+          for (Index i = 0; i + k < 12; ++i) {
+            if (window.position(b, i + k + 1) != window.position(b, i) + k + 1) continue;
+            const Index row = b * (12 - k) + i;
+            double total = 0;
+            for (Index v = 0; v < 256; ++v) total += std::exp(naive::at(z, row * 256 + v));
+            loss += std::log(total) - naive::at(z, row * 256 + window.token(b, i + k + 1));
+            right += best(z, row) == window.token(b, i + k + 1) ? 1 : 0;
+            same += best(z, row) == best(main, b * 12 + i + k) ? 1 : 0;
+            ++rows;
+          }
+        }
+      }
+      const auto n = static_cast<double>(rows);
+      CHECK(naive::at(got.rows, k) == rows);
+      CHECK(naive::at(got.loss, k) == doctest::Approx(loss / n).epsilon(1e-12));
+      CHECK(naive::at(got.accuracy, k) == right / n);
+      CHECK(naive::at(got.agreement, k) == same / n);
+    }
+    CHECK(got.agreement[0] == 1);
+    CHECK(got.rows[0] > got.rows[2]);
+    CHECK(got.bits_per_byte() == doctest::Approx(got.loss[0] / std::log(2.0)).epsilon(1e-15));
+    CHECK(!got.empty());
+  }
+}
+
+TEST_CASE("evaluate: leaves loads and gradients alone; nothing to validate on is no error") {
+  Model model = random_model(byte_config(2), 1);
+  evaluate(model, ValidationWindows(text(30, 9), {4, 12, 7, 2}));
+  CHECK(host(model.layers[1].moe->load) == Numbers(6, 0.0));
+  CHECK(host(model.mtp[0].block.moe->load) == Numbers(6, 0.0));
+  for (const auto& [name, g] : gradients(model)) CHECK_MESSAGE(g.empty(), name);
+  const Evaluation none = evaluate(model, ValidationWindows(text(1, 5), {4, 12, 7, 2}));
+  CHECK(none.empty());
+  CHECK(none.bits_per_byte() == 0);
+}
+
+TEST_SUITE_END();
