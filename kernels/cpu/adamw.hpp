@@ -49,17 +49,19 @@ void adamw_step(const Cpu& cpu, Index count, AdamWStep s, const double* scale, c
   const auto root = static_cast<A>(1.0 / std::sqrt(s.bias2));
   const auto eps = static_cast<A>(s.eps);
   const auto clip = static_cast<A>(*scale);
-  cpu::parallel_chunks(cpu, count, 8, [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) {
-      const A g = clip * grad[i];
-      m[i] = b1 * m[i] + (A(1) - b1) * g;
-      v[i] = b2 * v[i] + (A(1) - b2) * g * g;
-      master[i] = keep * master[i] - rate * m[i] / (std::sqrt(v[i]) * root + eps);
-    }
-    if constexpr (!std::is_same_v<T, A>) {
-      for (Index i = begin; i < end; ++i) p[i] = T(master[i]);
-    } else {
-      static_cast<void>(p);
+  constexpr Index step = cpu::lanes<A>;
+  cpu::parallel_chunks(cpu, (count + step - 1) / step, 16 * step, [&](Index begin, Index end) {
+    for (Index i = begin * step; i < std::min(count, end * step); i += step) {
+      const Index left = count - i;
+      const cpu::Vec<A> g = clip * cpu::load_up_to(grad + i, left);
+      const cpu::Vec<A> mi = b1 * cpu::load_up_to(m + i, left) + (A(1) - b1) * g;
+      const cpu::Vec<A> vi = b2 * cpu::load_up_to(v + i, left) + (A(1) - b2) * g * g;
+      const cpu::Vec<A> pi =
+          keep * cpu::load_up_to(master + i, left) - rate * mi / (cpu::sqrt<A>(vi) * root + eps);
+      cpu::store_up_to(m + i, mi, left);
+      cpu::store_up_to(v + i, vi, left);
+      cpu::store_up_to(master + i, pi, left);
+      if constexpr (!std::is_same_v<T, A>) cpu::store_up_to(p + i, pi, left);
     }
   });
 }

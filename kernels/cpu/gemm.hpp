@@ -175,18 +175,19 @@ void multiply_here(const Product<A, B, C>& p) {
   }
 }
 
-/// Several independent products, spread over the device's threads together.
+/// Several independent products, spread over the device's threads together. A product of one block of rows
+/// (decoding) packs each panel where it is used; of more, once for all of them.
 template <typename A, typename B, typename C>
 void multiply(const Cpu& cpu, std::span<const Product<A, B, C>> products) {
   using T = acc_t<C>;
   using detail::panel;
-  constexpr Index block = 64;  // rows of A per task: A's block and one panel of B fit a second-level cache
+  constexpr Index block = 64;  // rows per task: A's block and a panel of B fit a second-level cache
+  constexpr Index worth_sharing = 1 << 16;  // multiply-adds that take longer than waking a thread
 
-  // 1. Every panel of every B, packed once.
   struct Panel {
     const Product<A, B, C>* product;
     Index column;
-    Index offset;
+    Index offset;  // in the packed memory; -1: packed by its task
   };
   struct Tile {
     Index first_panel, last_panel;
@@ -195,18 +196,23 @@ void multiply(const Cpu& cpu, std::span<const Product<A, B, C>> products) {
   std::vector<Panel> panels;
   std::vector<Tile> tiles;
   Index packed_size = 0;
-  Index total_rows = 0;
-  for (const auto& p : products) total_rows += (p.m + block - 1) / block;
+  Index blocks = 0;
+  Index work = 0;
+  for (const auto& p : products) {
+    blocks += (p.m + block - 1) / block;
+    work += p.m * p.n * p.k;
+  }
   for (const auto& p : products) {
     if (p.m == 0 || p.n == 0) continue;
     const auto first = static_cast<Index>(panels.size());
+    const bool shared = p.m > block;
     for (Index j = 0; j < p.n; j += panel<T>) {
-      panels.push_back({&p, j, packed_size});
-      packed_size += p.k * panel<T>;
+      panels.push_back({&p, j, shared ? packed_size : -1});
+      if (shared) packed_size += p.k * panel<T>;
     }
     const auto last = static_cast<Index>(panels.size());
     // Few rows: split the columns too, so that every thread has work.
-    const Index wanted = std::max<Index>(1, 4 * cpu.threads() / std::max<Index>(1, total_rows));
+    const Index wanted = std::max<Index>(1, 4 * cpu.threads() / std::max<Index>(1, blocks));
     const Index group = std::max<Index>(1, (last - first + wanted - 1) / wanted);
     for (Index row = 0; row < p.m; row += block) {
       for (Index at = first; at < last; at += group) {
@@ -214,24 +220,31 @@ void multiply(const Cpu& cpu, std::span<const Product<A, B, C>> products) {
       }
     }
   }
-  const Buffer packed(cpu.pool(), static_cast<std::size_t>(packed_size) * sizeof(T));
-  T* const b = static_cast<T*>(packed.data());
-  parallel_for(cpu, static_cast<Index>(panels.size()), [&](Index i) {
-    const Panel& at = panels[static_cast<std::size_t>(i)];
+  const auto pack = [](const Panel& at, T* to) {
     const auto& p = *at.product;
-    detail::pack_panel(p.k, std::min(panel<T>, p.n - at.column),
-                       Matrix<B>{p.b.at(0, at.column), p.b.row, p.b.column}, b + at.offset);
-  });
+    const Matrix<B> columns{p.b.at(0, at.column), p.b.row, p.b.column};
+    detail::pack_panel(p.k, std::min(panel<T>, p.n - at.column), columns, to);
+  };
 
-  // 2. Blocks of rows past the panels.
-  parallel_for(cpu, static_cast<Index>(tiles.size()), [&](Index i) {
+  const Buffer packed(cpu.pool(), static_cast<std::size_t>(packed_size) * sizeof(T));
+  T* const memory = static_cast<T*>(packed.data());
+  if (packed_size > 0) {
+    parallel_for(cpu, static_cast<Index>(panels.size()), [&](Index i) {
+      const Panel& at = panels[static_cast<std::size_t>(i)];
+      if (at.offset >= 0) pack(at, memory + at.offset);
+    });
+  }
+  const auto run_tile = [&](Index i) {
     const Tile& tile = tiles[static_cast<std::size_t>(i)];
     const auto& p = *panels[static_cast<std::size_t>(tile.first_panel)].product;
+    T* const own = scratch<T>(p.k * panel<T>, 0);
     const auto past_panels = [&](auto a) {
       for (Index at = tile.first_panel; at < tile.last_panel; ++at) {
         const Panel& q = panels[static_cast<std::size_t>(at)];
-        detail::multiply_panel(tile.rows, p.k, a, b + q.offset, p.c + tile.row * p.stride + q.column,
-                               p.stride, std::min(panel<T>, p.n - q.column), p.accumulate);
+        if (q.offset < 0) pack(q, own);
+        detail::multiply_panel(tile.rows, p.k, a, q.offset < 0 ? own : memory + q.offset,
+                               p.c + tile.row * p.stride + q.column, p.stride,
+                               std::min(panel<T>, p.n - q.column), p.accumulate);
       }
     };
     const Matrix<A> rows{p.a.at(tile.row, 0), p.a.row, p.a.column};
@@ -242,7 +255,8 @@ void multiply(const Cpu& cpu, std::span<const Product<A, B, C>> products) {
       detail::pack_rows(tile.rows, p.k, rows, dense);
       past_panels(row_major<T>(dense, p.k));
     }
-  });
+  };
+  parallel_for(cpu, static_cast<Index>(tiles.size()), run_tile, work >= worth_sharing);
 }
 
 template <typename A, typename B, typename C>

@@ -105,6 +105,28 @@ TEST_CASE("tensor: copies and views share storage; the last one returns it") {
   CHECK(cpu.pool().bytes_in_use() == 0);
 }
 
+TEST_CASE("tensor: may be the last owner of its device") {
+  Matrix x(Cpu(1), {4});
+  x = Matrix();
+  CHECK(!x.defined());
+  x = Matrix::zeros(Cpu(1), {4});
+  x = Matrix::zeros(Cpu(2), {5});
+  const Matrix& same = x;
+  x = same;
+  CHECK(x.to_host() == Numbers(5, 0.0f));
+}
+
+TEST_CASE("tensor: moved from, it is undefined") {
+  const Cpu cpu(1);
+  Matrix x = counting(cpu, {2, 3});
+  const Matrix y = std::move(x);
+  CHECK(y.to_host() == Numbers{0, 1, 2, 3, 4, 5});
+  CHECK(!x.defined());  // NOLINT(bugprone-use-after-move)
+  CHECK(x.shape() == Shape{});
+  x = y.slice_front(1, 2);
+  CHECK(x.to_host() == Numbers{3, 4, 5});
+}
+
 TEST_CASE("tensor: reshape") {
   const Cpu cpu(1);
   const Matrix x = counting(cpu, {2, 6});

@@ -13,7 +13,8 @@ namespace mtpx {
 /// forward. The gradients are the same to the last bit.
 ///
 /// block: a function of one Var (on the tape that it is given) that returns a Var or a std::tuple of Vars.
-///        Parameters that it uses receive their gradients as usual.
+///        Parameters that it uses receive their gradients as usual. It is copied and runs again in
+///        backward: capture by value, or what lives until then.
 /// Saves for backward: x.
 template <typename T, typename D, typename Block>
 auto checkpoint(const Var<T, D>& x, Block block) {

@@ -12,7 +12,7 @@ struct bf16 {
 
   bf16() = default;
   explicit bf16(float value) : bits(round(value)) {}
-  explicit bf16(double value) : bf16(static_cast<float>(value)) {}
+  explicit bf16(double value) : bits(round(to_odd(value))) {}
   operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 
   static bf16 from_bits(std::uint16_t bits) {
@@ -22,6 +22,15 @@ struct bf16 {
   }
 
  private:
+  // Rounding twice must not turn a near tie into a tie: what float cannot hold sets its last bit.
+  static float to_odd(double value) {
+    const auto nearest = static_cast<float>(value);
+    const auto back = static_cast<double>(nearest);
+    if (!(back < value || back > value)) return nearest;
+    auto raw = std::bit_cast<std::uint32_t>(nearest);
+    if ((back > value) == (value > 0)) --raw;  // towards zero
+    return std::bit_cast<float>(raw | 1U);
+  }
   static std::uint16_t round(float value) {
     const auto raw = std::bit_cast<std::uint32_t>(value);
     if ((raw & 0x7fffffffU) > 0x7f800000U)

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -36,25 +37,19 @@ class Pool {
   Block* take(std::size_t bytes) {
     const std::size_t rounded = (bytes + granule - 1) / granule * granule;
     const std::lock_guard lock(mutex_);
+    auto& free_blocks = free_blocks_[rounded];
+    if (free_blocks.empty()) {
+      auto fresh = std::make_unique<Block>();
+      fresh->bytes = rounded;
+      fresh->pool = this;
+      fresh->data = allocate_(rounded);
+      free_blocks.push_back(fresh.release());
+      ++allocations_;
+    }
+    Block* const block = free_blocks.back();
+    free_blocks.pop_back();
     in_use_ += rounded;
     if (in_use_ > peak_) peak_ = in_use_;
-    auto& free_blocks = free_blocks_[rounded];
-    if (!free_blocks.empty()) {
-      Block* block = free_blocks.back();
-      free_blocks.pop_back();
-      return block;
-    }
-    auto* block = new Block;
-    block->bytes = rounded;
-    block->pool = this;
-    try {
-      block->data = allocate_(rounded);
-    } catch (...) {
-      in_use_ -= rounded;
-      delete block;
-      throw;
-    }
-    ++allocations_;
     return block;
   }
 
@@ -76,18 +71,26 @@ class Pool {
     }
   }
 
-  std::size_t bytes_in_use() const { return in_use_; }
-  std::size_t peak_bytes() const { return peak_; }
+  std::size_t bytes_in_use() const { return read(in_use_); }
+  std::size_t peak_bytes() const { return read(peak_); }
   /// How often the device was asked for memory: constant once a loop is warm.
-  std::size_t allocations() const { return allocations_; }
-  void reset_peak() { peak_ = in_use_; }
+  std::size_t allocations() const { return read(allocations_); }
+  void reset_peak() {
+    const std::lock_guard lock(mutex_);
+    peak_ = in_use_;
+  }
 
  private:
   static constexpr std::size_t granule = 64;
 
+  std::size_t read(const std::size_t& count) const {
+    const std::lock_guard lock(mutex_);
+    return count;
+  }
+
   Allocate allocate_;
   Free free_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<std::size_t, std::vector<Block*>> free_blocks_;
   std::size_t in_use_ = 0;
   std::size_t peak_ = 0;

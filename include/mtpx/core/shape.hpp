@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <stdexcept>
 #include <string>
 
 namespace mtpx {
@@ -20,8 +20,9 @@ class Shape {
   static constexpr int max_rank = 6;
 
   Shape() = default;
+  /// Throws std::length_error for more than max_rank extents.
   Shape(std::initializer_list<Index> extents) : rank_(static_cast<int>(extents.size())) {
-    assert(extents.size() <= max_rank);
+    if (extents.size() > max_rank) throw std::length_error("[shape] a tensor has at most 6 axes");
     std::copy(extents.begin(), extents.end(), extents_.begin());
   }
 

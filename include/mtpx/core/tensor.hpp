@@ -26,6 +26,15 @@ class Tensor {
   /// No storage; `defined()` is false.
   Tensor() = default;
 
+  // Written out for the order: the old device may own the pool that the old buffer returns to.
+  Tensor(const Tensor&) = default;
+  Tensor(Tensor&& other) noexcept : Tensor() { swap(other); }
+  Tensor& operator=(Tensor other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Tensor() = default;
+
   /// Storage for `shape`, content undefined.
   Tensor(D device, Shape shape)
       : device_(std::move(device)),
@@ -124,6 +133,14 @@ class Tensor {
   }
 
  private:
+  void swap(Tensor& other) noexcept {
+    std::swap(device_, other.device_);
+    std::swap(buffer_, other.buffer_);
+    std::swap(data_, other.data_);
+    std::swap(shape_, other.shape_);
+    std::swap(row_stride_, other.row_stride_);
+  }
+
   D device_{typename D::Empty{}};  // an undefined tensor must not make a pool
   Buffer buffer_;
   T* data_ = nullptr;
