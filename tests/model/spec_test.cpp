@@ -119,7 +119,9 @@ TEST_CASE("SPEC 11.1: loss index table: row r of depth k reads h[r], Emb(x[r+k])
 TEST_CASE("SPEC 11.1: a depth without a row, T <= k, has neither loss nor gradient") {
   Model model = random_model(mixture_config(3), 1);
   const auto grads = backward(model, random_batch(2, 2, 11), {});
-  for (const auto& [name, g] : grads) {
+  for (const auto& entry : grads) {
+    const std::string& name = entry.first;
+    const Numbers& g = entry.second;
     const bool runs = !name.starts_with("model.layers.4") && !name.starts_with("model.layers.5");
     CHECK_MESSAGE(g.empty() != runs, name);
     CHECK_MESSAGE(all_finite(g), name);
@@ -137,9 +139,11 @@ TEST_CASE("SPEC 11.1: a depth whose targets all lie in other documents: zero los
   CHECK(got.losses[1] == 0);
   CHECK(got.losses[2] == 0);
   CHECK(got.total == got.losses[0]);
-  for (const auto& [name, g] : backward(model, batch, {})) {
+  for (const auto& entry : backward(model, batch, {})) {
+    const std::string& name = entry.first;
     const bool module = name.starts_with("model.layers.3") || name.starts_with("model.layers.4");
-    for (const double value : g) CHECK_MESSAGE((std::isfinite(value) && (!module || value == 0)), name);
+    for (const double value : entry.second)
+      CHECK_MESSAGE((std::isfinite(value) && (!module || value == 0)), name);
   }
 }
 

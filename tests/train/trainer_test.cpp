@@ -176,7 +176,7 @@ TEST_CASE("Trainer: text without a target, documents of one token: loss 0, finit
     CHECK(report.total == 0);
     CHECK(report.gradient_norm == 0);
   }
-  for (const auto& [name, numbers] : weights(model)) CHECK_MESSAGE(all_finite(numbers), name);
+  for (const auto& entry : weights(model)) CHECK_MESSAGE(all_finite(entry.second), entry.first);
 }
 
 TEST_CASE("Trainer: attention inside documents on request") {
@@ -286,7 +286,7 @@ TEST_CASE("evaluate: leaves loads and gradients alone; nothing to validate on is
   evaluate(model, ValidationWindows(text(30, 9), {4, 12, 7, 2}));
   CHECK(host(model.layers[1].moe->load) == Numbers(6, 0.0));
   CHECK(host(model.mtp[0].block.moe->load) == Numbers(6, 0.0));
-  for (const auto& [name, g] : gradients(model)) CHECK_MESSAGE(g.empty(), name);
+  for (const auto& entry : gradients(model)) CHECK_MESSAGE(entry.second.empty(), entry.first);
   const Evaluation none = evaluate(model, ValidationWindows(text(1, 5), {4, 12, 7, 2}));
   CHECK(none.empty());
   CHECK(none.bits_per_byte() == 0);
