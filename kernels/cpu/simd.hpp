@@ -10,6 +10,7 @@
 
 #include <Eigen/Core>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -117,29 +118,36 @@ inline V max(V a, V b) {
 }
 
 namespace detail {
-template <typename T>
-using Pack = Eigen::Array<T, static_cast<int>(lanes<T>), 1>;
+
+/// f on Eigen arrays of at most 32 bytes: Eigen's exponential for wider ones is less exact (4.5 instead
+/// of 1.3 units in the last place, for floats).
+template <typename T, typename F>
+inline Vec<T> by_parts(Vec<T> v, const F& f) {
+  constexpr int width = std::min(register_bytes, 32) / static_cast<int>(sizeof(T));
+  T numbers[lanes<T>];
+  store(numbers, v);
+  for (Index i = 0; i < lanes<T>; i += width) {
+    Eigen::Array<T, width, 1> part;
+    std::memcpy(part.data(), numbers + i, sizeof(T) * width);
+    part = f(part);
+    std::memcpy(numbers + i, part.data(), sizeof(T) * width);
+  }
+  return load(numbers);
 }
+
+}  // namespace detail
 
 /// e^x, element by element; Eigen's packet exponential, within two units in the last place. Arguments are
 /// clamped: e^-inf is a tiny positive number, so what must be zero is set to zero by the caller.
 template <typename T>
 inline Vec<T> exp(Vec<T> v) {
-  detail::Pack<T> pack;
-  std::memcpy(pack.data(), &v, sizeof v);
-  pack = pack.exp();
-  std::memcpy(&v, pack.data(), sizeof v);
-  return v;
+  return detail::by_parts<T>(v, [](const auto& part) { return part.exp().eval(); });
 }
 
 /// The square root, element by element; Eigen's, within a few units in the last place, 0 for denormals.
 template <typename T>
 inline Vec<T> sqrt(Vec<T> v) {
-  detail::Pack<T> pack;
-  std::memcpy(pack.data(), &v, sizeof v);
-  pack = pack.sqrt();
-  std::memcpy(&v, pack.data(), sizeof v);
-  return v;
+  return detail::by_parts<T>(v, [](const auto& part) { return part.sqrt().eval(); });
 }
 
 /// 1 / (1 + e^-x)
