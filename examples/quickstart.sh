@@ -19,7 +19,7 @@ out=runs/quickstart
 rm -rf "$out"
 
 say "2. Train the tiny model: each byte's successor (main) and the byte after it (depth 1)"
-"$mtpx" train --preset tiny --out "$out" --steps 300
+"$mtpx" train --preset tiny --out "$out" --steps 200
 
 # Text goes to standard output and the figures to standard error.
 generate() { "$mtpx" generate --model "$out" --prompt 'template <typename T' --max-tokens 256 --draft "$1"; }
