@@ -45,11 +45,11 @@ std::vector<double> reference(const Settings& s, Index count, int steps) {
 }
 
 template <typename T>
-struct State {
+struct Moments {
   std::vector<T> p;
   std::vector<acc_t<T>> m, v, master;
 
-  explicit State(Index count)
+  explicit Moments(Index count)
       : p(static_cast<std::size_t>(count)), m(p.size()), v(p.size()), master(p.size()) {
     for (std::size_t i = 0; i < p.size(); ++i) {
       master[i] = static_cast<acc_t<T>>(wave(static_cast<Index>(i)));
@@ -68,9 +68,9 @@ struct State {
 };
 
 template <typename T>
-State<T> trained(int threads, const Settings& s, Index count, int steps) {
+Moments<T> trained(int threads, const Settings& s, Index count, int steps) {
   const Cpu cpu(threads);
-  State<T> state(count);
+  Moments<T> state(count);
   for (int t = 1; t <= steps; ++t) state.step(cpu, s, t);
   return state;
 }
@@ -89,7 +89,7 @@ TEST_CASE_TEMPLATE("adamw: ten steps against the paper's loop", T, float, double
     Settings s;
     s.weight_decay = weight_decay;
     const std::vector<double> expected = reference(s, count, 10);
-    const State<T> state = trained<T>(1, s, count, 10);
+    const Moments<T> state = trained<T>(1, s, count, 10);
     double worst = 0;
     for (std::size_t i = 0; i < expected.size(); ++i) {
       worst = std::max(worst, std::abs(static_cast<double>(state.p[i]) - expected[i]));
@@ -130,8 +130,8 @@ TEST_CASE("adamw: bf16 is the rounded float master, which never sees the roundin
   s.lr = 1e-4;  // far below half a step of a bf16 near 1: without a master nothing would move
   s.weight_decay = 0;
   constexpr Index count = 1003;
-  const State<bf16> half = trained<bf16>(1, s, count, 20);
-  const State<float> full = trained<float>(1, s, count, 20);
+  const Moments<bf16> half = trained<bf16>(1, s, count, 20);
+  const Moments<float> full = trained<float>(1, s, count, 20);
   CHECK(half.master == full.p);
   CHECK(half.m == full.m);
   CHECK(half.v == full.v);
@@ -147,9 +147,9 @@ TEST_CASE("adamw: bf16 is the rounded float master, which never sees the roundin
 TEST_CASE_TEMPLATE("adamw: the same bits at 1, 2 and 3 threads", T, float, double, bf16) {
   const Settings s;
   constexpr Index count = 20011;  // several chunks, the last one partial
-  const State<T> one = trained<T>(1, s, count, 2);
+  const Moments<T> one = trained<T>(1, s, count, 2);
   for (int threads : {2, 3}) {
-    const State<T> many = trained<T>(threads, s, count, 2);
+    const Moments<T> many = trained<T>(threads, s, count, 2);
     CHECK(one.m == many.m);
     CHECK(one.v == many.v);
     CHECK(one.master == many.master);
