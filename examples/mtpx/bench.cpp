@@ -1,5 +1,6 @@
 // mtpx bench: the time of a training step, as one JSON line.
 
+#include "fma_peak.hpp"
 #include "model.hpp"
 
 #include <algorithm>
@@ -46,33 +47,6 @@ double operations(const mtpx::Config& c, mtpx::Index batch, mtpx::Index seq) {
   for (mtpx::Index k = 0; k <= c.num_nextn_predict_layers; ++k)
     total += 6 * f(batch * (seq - k)) * d * f(c.vocab_size);
   return total;
-}
-
-/// Fused multiply-adds a second that all threads together reach in registers, times 2.
-double fma_peak(const mtpx::Cpu& cpu) {
-  using V = mtpx::cpu::Vec<float>;
-  constexpr mtpx::Index rounds = 1 << 22;
-  constexpr int chains = 10;
-  double best = 0;
-  for (int repeat = 0; repeat < 5; ++repeat) {
-    std::vector<float> sums(static_cast<std::size_t>(cpu.threads()) * 16);
-    const auto start = Clock::now();
-    mtpx::cpu::parallel_for(cpu, cpu.threads(), [&](mtpx::Index t) {
-      V acc[chains] = {};
-      V a = mtpx::cpu::broadcast(0.999F), b = mtpx::cpu::broadcast(1e-3F);
-      for (mtpx::Index i = 0; i < rounds; ++i) {
-#pragma GCC unroll 10
-        for (int c = 0; c < chains; ++c) acc[c] = mtpx::cpu::fma(acc[c], a, b);
-      }
-      V all{};
-      for (const V& one : acc) all += one;
-      sums[static_cast<std::size_t>(t) * 16] = mtpx::cpu::sum<float>(all);
-    });
-    const double work = 2.0 * static_cast<double>(rounds) * chains *
-                        static_cast<double>(mtpx::cpu::lanes<float>) * cpu.threads();
-    best = std::max(best, sums[0] > 0 ? work / seconds(start) : 0.0);
-  }
-  return best;
 }
 
 void run(const Options& o) {

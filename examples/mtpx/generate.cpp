@@ -13,7 +13,7 @@ namespace program {
 namespace {
 
 struct Options {
-  std::string model;
+  ModelSource model;
   std::string prompt;
   mtpx::GenerateOptions generate;
   bool json = false;
@@ -46,7 +46,7 @@ void print_statistics(const mtpx::DecodeStatistics& s, mtpx::Index draft, double
 void run(const Options& o) {
   o.generate.sampling.validate();
   const mtpx::Cpu cpu(o.threads);
-  const auto loaded = mtpx::load_model<float>(cpu, o.model);
+  const auto loaded = o.model.load(cpu);
   require_bytes(loaded.model.config);
   const std::vector<std::int32_t> prompt = tokenize(o, loaded.model.config);
 
@@ -95,7 +95,7 @@ void add_generate(CLI::App& app) {
   o.generate.max_tokens = 256;
   CLI::App* command =
       app.add_subcommand("generate", "Continue a prompt; text on standard output, figures on standard error");
-  command->add_option("--model", o.model, "Model folder")->required();
+  o.model.add(*command)->required();
   command->add_option("--prompt", o.prompt, "Text to continue")->required();
   command->add_option("--max-tokens", o.generate.max_tokens, "Most tokens to generate")
       ->check(CLI::Range(1, 1 << 30))

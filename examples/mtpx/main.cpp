@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
       "memory.");
   program::add_train(app);
   program::add_generate(app);
+  program::add_score(app);
   program::add_bench(app);
   try {
     app.parse(argc, argv);

@@ -19,8 +19,10 @@ extern template void initialize(Transformer<float, Cpu>&, std::uint64_t);
 extern template MtpLoss<float, Cpu> mtp_loss(const Transformer<float, Cpu>&, const Forward<float, Cpu>&,
                                              const Batch<Cpu>&, const MtpLossOptions&);
 extern template Evaluation evaluate(const Transformer<float, Cpu>&, const ValidationWindows&, bool);
-extern template void save_model(const std::filesystem::path&, const Transformer<float, Cpu>&, const Json&);
-extern template LoadedModel<float, Cpu> load_model(const Cpu&, const std::filesystem::path&);
+extern template void save_model(const std::filesystem::path&, const Transformer<float, Cpu>&, const Json&,
+                                bool);
+extern template LoadedModel<float, Cpu> load_model(const Cpu&, const std::filesystem::path&,
+                                                   SafeTensorsOptions);
 }  // namespace mtpx
 
 namespace program {
@@ -40,6 +42,23 @@ struct ConfigSource {
   mtpx::ModelConfig read() const {
     if (!file.empty()) return mtpx::read_config(file);
     return {mtpx::preset(preset), mtpx::Json::object()};
+  }
+};
+
+/// --model DIR (or another name) and --no-mmap: a model that is there already.
+struct ModelSource {
+  std::string folder;
+  bool no_mmap = false;
+
+  CLI::Option* add(CLI::App& command, const char* name = "--model", const char* help = "Model folder") {
+    command.add_flag("--no-mmap", no_mmap,
+                     "Read weights instead of mapping them: for network file systems, and files that change");
+    return command.add_option(name, folder, help);
+  }
+
+  template <typename T = float>
+  mtpx::LoadedModel<T, mtpx::Cpu> load(const mtpx::Cpu& cpu) const {
+    return mtpx::load_model<T>(cpu, folder, {!no_mmap});
   }
 };
 

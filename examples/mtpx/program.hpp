@@ -22,8 +22,19 @@ struct OutputError : mtpx::Error {
   using mtpx::Error::Error;
 };
 
+/// Runs `write`; a file that it cannot write is an output error, not bad input.
+template <typename Write>
+void write_output(const Write& write) {
+  try {
+    write();
+  } catch (const mtpx::FileError& error) {
+    throw OutputError(error.what());
+  }
+}
+
 void add_train(CLI::App& app);
 void add_generate(CLI::App& app);
+void add_score(CLI::App& app);
 void add_bench(CLI::App& app);
 
 /// --threads, for every subcommand.

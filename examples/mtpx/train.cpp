@@ -30,7 +30,7 @@ void on_signal(int signal) {
 struct Options {
   std::vector<std::string> data;
   std::string out;
-  std::string init;
+  ModelSource init;
   ConfigSource config;
   mtpx::Index depth = -1;
   mtpx::TrainOptions train;
@@ -45,6 +45,7 @@ struct Options {
   bool activation_checkpointing = false;
   bool force = false;
   bool overfit = false;
+  bool export_no_mtp = false;
   int threads = 0;
 };
 
@@ -171,8 +172,9 @@ void report_evaluation(Progress& progress, Metrics& metrics, const Model& model,
 }
 
 void run(Options o) {
-  mtpx::ModelConfig source =
-      o.init.empty() ? o.config.read() : mtpx::read_config(std::filesystem::path(o.init) / "config.json");
+  mtpx::ModelConfig source = o.init.folder.empty()
+                                 ? o.config.read()
+                                 : mtpx::read_config(std::filesystem::path(o.init.folder) / "config.json");
   if (o.depth >= 0) source.config.num_nextn_predict_layers = o.depth;
   source.config.validate();
   require_bytes(source.config);
@@ -196,13 +198,13 @@ void run(Options o) {
 
   const mtpx::Cpu cpu(o.threads);
   mtpx::LoadedModel<float, mtpx::Cpu> loaded =
-      o.init.empty() ? mtpx::LoadedModel<float, mtpx::Cpu>{Model(cpu, source.config), source.extra}
-                     : mtpx::load_model<float>(cpu, o.init);
+      o.init.folder.empty() ? mtpx::LoadedModel<float, mtpx::Cpu>{Model(cpu, source.config), source.extra}
+                            : o.init.load(cpu);
   Model& model = loaded.model;
-  if (o.init.empty()) {
+  if (o.init.folder.empty()) {
     mtpx::initialize(model, o.train.seed);
   } else if (model.config != source.config) {
-    throw mtpx::ConfigError(mtpx::cat("[train] --depth ", o.depth, ": the model in --init ", o.init,
+    throw mtpx::ConfigError(mtpx::cat("[train] --depth ", o.depth, ": the model in --init ", o.init.folder,
                                       " has depth ", model.config.num_nextn_predict_layers));
   }
   model.activation_checkpointing = o.activation_checkpointing;
@@ -238,11 +240,7 @@ void run(Options o) {
     }
   }
   const double elapsed = seconds(begin);
-  try {
-    mtpx::save_model(o.out, model, loaded.extra);
-  } catch (const mtpx::FileError& error) {
-    throw OutputError(error.what());
-  }
+  write_output([&] { mtpx::save_model(o.out, model, loaded.extra, !o.export_no_mtp); });
   progress.say(mtpx::cat("trained ", trainer.steps_done(), " steps in ", fixed(elapsed, 1), " s, ",
                          fixed(static_cast<double>(trainer.steps_done() * tokens) / elapsed, 0),
                          " tokens/s with validation; peak of tensors ",
@@ -263,7 +261,9 @@ void add_train(CLI::App& app) {
                       "Files or folders of text, read as bytes; default: this repository's own");
   command->add_option("--out", o.out, "Folder for config.json, model.safetensors and metrics.jsonl")
       ->required();
-  command->add_option("--init", o.init, "Model folder to start from");
+  o.init.add(*command, "--init", "Model folder to start from");
+  command->add_flag("--export-no-mtp", o.export_no_mtp,
+                    "Write the main model alone, for programs that know no MTP layers");
   o.config.add(*command);
   command->add_option("--depth", o.depth, "MTP modules D, over the configuration's num_nextn_predict_layers")
       ->check(CLI::Range(0, 64));

@@ -55,7 +55,9 @@ TEST_CASE("config.json: a published file") {
       changed(R"({"architectures": ["DeepseekV3ForCausalLM"], "hidden_act": "silu", "topk_method": "noaux_tc",
                   "moe_layer_freq": 1, "attention_bias": false, "tie_word_embeddings": false, "rope_interleave": true,
                   "num_key_value_heads": 4, "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": null,
-                  "torch_dtype": "bfloat16", "quantization_config": {"fmt": "e4m3", "weight_block_size": [128, 128]},
+                  "torch_dtype": "bfloat16",
+                  "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
+                                          "weight_block_size": [64, 128]},
                   "aux_loss_alpha": 0.001, "initializer_range": 0.02, "mtp_concat": "hidden_embedding",
                   "mtp_hidden": "pre_norm"})")
           .dump(),
@@ -67,8 +69,8 @@ TEST_CASE("config.json: a published file") {
   want.mtp_concat = MtpConcat::hidden_embedding;
   want.mtp_hidden = MtpHidden::pre_norm;
   CHECK(model.config == want);
-  CHECK(model.extra.dump() == R"({"architectures":["DeepseekV3ForCausalLM"],"torch_dtype":"bfloat16",)"
-                              R"("quantization_config":{"fmt":"e4m3","weight_block_size":[128,128]}})");
+  CHECK(model.extra.dump() == R"({"architectures":["DeepseekV3ForCausalLM"],"torch_dtype":"bfloat16"})");
+  CHECK(model.block_size == BlockSize{64, 128});
 }
 
 TEST_CASE("config.json: out and in again, byte for byte") {

@@ -78,7 +78,7 @@ TEST_CASE("for_each_tensor: an expert is a view into the stack") {
   for (std::size_t i = 10; i < 20; ++i) CHECK(stack[i] == 7.0f);
 }
 
-TEST_CASE("for_each_tensor: picks the gradients instead, undefined where there is none") {
+TEST_CASE("for_each_gradient: of the parameters alone, undefined where there is none") {
   All all;
   all.experts.up_proj.weight.sink().data[29] = 3;
   Names defined;
@@ -86,9 +86,9 @@ TEST_CASE("for_each_tensor: picks the gradients instead, undefined where there i
     if (tensor.defined()) defined.push_back(name);
     if (name == "mlp.experts.2.up_proj.weight") CHECK(static_cast<double>(tensor.to_host()[9]) == 3.0);
   };
-  for_each_tensor(all, look, [](const auto& parameter) { return parameter.grad(); });
+  for_each_gradient(all, look);
   CHECK(defined == Names{"mlp.experts.0.up_proj.weight", "mlp.experts.1.up_proj.weight",
-                         "mlp.experts.2.up_proj.weight", "bias"});
+                         "mlp.experts.2.up_proj.weight"});
 }
 
 TEST_SUITE_END();

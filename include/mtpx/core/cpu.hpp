@@ -16,6 +16,7 @@ namespace mtpx {
 class Cpu {
  public:
   static constexpr std::size_t alignment = 64;
+  static constexpr bool host_memory = true;
 
   struct Empty {};
   /// A handle to nothing, for undefined tensors.

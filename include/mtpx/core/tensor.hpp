@@ -124,6 +124,22 @@ class Tensor {
     return values;
   }
 
+  /// Overwrites all elements with what fill(std::span<T>) puts there. The span is the tensor's own memory
+  /// where the device's memory is the host's.
+  template <typename Fill>
+  void assign_by(const Fill& fill) const {
+    if constexpr (requires { requires D::no_memory; }) {
+      return;
+    } else if constexpr (requires { requires D::host_memory; }) {
+      require(contiguous(), "assign", "a dense tensor", {{"x", shape_}});
+      fill(std::span<T>(data_, static_cast<std::size_t>(size())));
+    } else {
+      std::vector<T> values(static_cast<std::size_t>(size()));
+      fill(std::span<T>(values));
+      assign(values);
+    }
+  }
+
   /// Overwrites all elements with host numbers.
   void assign(std::span<const T> values) const {
     require(contiguous() && static_cast<Index>(values.size()) == size(), "assign",

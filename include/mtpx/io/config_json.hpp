@@ -3,6 +3,7 @@
 // what it does not know is kept.
 
 #include <mtpx/core/error.hpp>
+#include <mtpx/io/block_scales.hpp>
 #include <mtpx/io/file.hpp>
 #include <mtpx/io/json.hpp>
 #include <mtpx/model/config.hpp>
@@ -20,10 +21,11 @@
 namespace mtpx {
 
 /// A configuration together with the keys of its file that mtpx has no use for, in their order
-/// ("architectures", "torch_dtype", "quantization_config", ...).
+/// ("architectures", "torch_dtype", ...).
 struct ModelConfig {
   Config config;
   Json extra = Json::object();
+  BlockSize block_size{};  ///< of 8-bit weights, from quantization_config; that key is not kept in `extra`
 };
 
 namespace detail {
@@ -220,6 +222,32 @@ inline void read_ropes(KeyReader& keys, Config& config, std::vector<std::string>
   config.rope_scaling = published.scaling ? published.scaling : newer.scaling;
 }
 
+/// quantization_config describes the weights beside the file; they are dequantised when they are loaded, so
+/// that nothing but the blocks' extents has to be known.
+inline BlockSize read_quantization(KeyReader& keys, std::vector<std::string>& problems) {
+  BlockSize block;
+  std::optional<Json> value = keys.take("quantization_config");
+  if (!value || value->is_null()) return block;
+  if (!value->is_object()) {
+    keys.note("quantization_config", *value, "must be an object or null");
+    return block;
+  }
+  KeyReader fields(std::move(*value), "quantization_config.", problems);
+  if (!fields.rest().contains("quant_method")) fields.note_missing("quant_method");
+  fields.demand("quant_method", "fp8");
+  fields.demand("fmt", "e4m3");
+  const std::optional<Json> extents = fields.take("weight_block_size");
+  if (!extents) return block;
+  const auto positive = [](const Json& extent) {
+    return extent.is_number_unsigned() && extent >= 1 && extent <= (1 << 20);
+  };
+  if (!extents->is_array() || extents->size() != 2 || !positive((*extents)[0]) || !positive((*extents)[1])) {
+    fields.note("weight_block_size", *extents, "must be an array of two positive whole numbers");
+    return block;
+  }
+  return {(*extents)[0].get<Index>(), (*extents)[1].get<Index>()};
+}
+
 inline const std::vector<std::pair<const char*, MtpConcat>>& mtp_concat_names() {
   static const std::vector<std::pair<const char*, MtpConcat>> names = {
       {"embedding_hidden", MtpConcat::embedding_hidden}, {"hidden_embedding", MtpConcat::hidden_embedding}};
@@ -256,8 +284,9 @@ inline void refuse(const std::string& file, const char* what, const std::vector<
 /// The configuration in the text of a config.json; `file` names it in errors.
 ///
 /// Rotary positions may be spelt rope_theta + rope_scaling or rope_parameters. null stands for "none" in
-/// q_lora_rank, bos_token_id and eos_token_id. Keys that mtpx does not know go to `extra`. mtpx's own keys
-/// are mtp_concat ("embedding_hidden", "hidden_embedding") and mtp_hidden ("post_norm", "pre_norm").
+/// q_lora_rank, bos_token_id and eos_token_id. quantization_config must be DeepSeek-V3's: fp8, e4m3, scales
+/// per block. Keys that mtpx does not know go to `extra`. mtpx's own keys are mtp_concat ("embedding_hidden",
+/// "hidden_embedding") and mtp_hidden ("post_norm", "pre_norm").
 ///
 /// Throws FileError for text that is not a JSON object (see parse_json), and ConfigError that lists every
 /// missing key, every value of the wrong type and everything that mtpx cannot honour; or, if there is none of
@@ -284,6 +313,7 @@ inline ModelConfig parse_config(std::string_view text, const std::string& file) 
   keys.read_or_null("bos_token_id", config.bos_token_id, -1, false);
   keys.read_or_null("eos_token_id", config.eos_token_id, -1, false);
   detail::read_ropes(keys, config, problems);
+  model.block_size = detail::read_quantization(keys, problems);
   keys.read_choice("mtp_concat", config.mtp_concat, detail::mtp_concat_names());
   keys.read_choice("mtp_hidden", config.mtp_hidden, detail::mtp_hidden_names());
   for (const auto& [key, value] : detail::fixed_keys(config)) keys.demand(key, value);

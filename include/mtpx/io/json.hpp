@@ -72,9 +72,10 @@ inline std::size_t utf8_prefix(std::string_view text) {
 
 /// Parses JSON text. `file` names it in errors, which begin with "[op] file: ". Throws FileError for text
 /// that is not UTF-8 or not JSON, for a key that stands twice in one object, for nesting deeper than 32 and
-/// for more than 20,000 keys and values. (Json looks keys up one by one: the bound keeps hostile text from
-/// taking minutes.)
-inline Json parse_json(std::string_view op, std::string_view text, const std::string& file) {
+/// for more than `max_values` keys and values. (Json looks keys up one by one: the bound keeps hostile text
+/// from taking minutes where its keys are looked up.)
+inline Json parse_json(std::string_view op, std::string_view text, const std::string& file,
+                       std::size_t max_values = 20000) {
   const auto fail = [&](const std::string& cause) { throw FileError(cat('[', op, "] ", file, ": ", cause)); };
   const std::size_t sound = detail::utf8_prefix(text);
   if (sound != text.size()) fail(cat("is not UTF-8 at byte ", sound));
@@ -82,8 +83,7 @@ inline Json parse_json(std::string_view op, std::string_view text, const std::st
   const std::size_t zero = text.find('\0');
   if (zero != std::string_view::npos) fail(cat("is not JSON at byte ", zero + 1));
   constexpr int max_depth = 32;
-  constexpr int max_values = 20000;
-  int values = 0;
+  std::size_t values = 0;
   std::vector<std::set<std::string>> open;  // the keys of every object around the current place
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
     using Event = Json::parse_event_t;

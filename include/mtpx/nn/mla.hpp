@@ -31,15 +31,18 @@ RopeTable<A, D> make_rope_table(const D& device, Index positions, Index rope, do
                                 const std::optional<RopeScaling>& scaling) {
   const std::vector<double> frequencies = rope_frequencies(rope, theta, scaling);
   const double magnitude = rope_magnitude(scaling);
-  std::vector<A> cos, sin;
-  for (Index p = 0; p < positions; ++p) {
-    for (const double f : frequencies) {
-      cos.push_back(static_cast<A>(magnitude * std::cos(static_cast<double>(p) * f)));
-      sin.push_back(static_cast<A>(magnitude * std::sin(static_cast<double>(p) * f)));
-    }
-  }
-  const Shape shape{positions, rope / 2};
-  return {Tensor<A, D>::from(device, shape, cos), Tensor<A, D>::from(device, shape, sin)};
+  const auto table = [&](double (*function)(double)) {
+    Tensor<A, D> all(device, {positions, rope / 2});
+    all.assign_by([&](std::span<A> out) {
+      std::size_t i = 0;
+      for (Index p = 0; p < positions; ++p) {
+        for (const double f : frequencies)
+          out[i++] = static_cast<A>(magnitude * function(static_cast<double>(p) * f));
+      }
+    });
+    return all;
+  };
+  return {table(&std::cos), table(&std::sin)};
 }
 
 /// Multi-head latent attention (DeepSeek-V3 sec. 2.1.1, Eq. 1-11).

@@ -83,16 +83,17 @@ void for_each_parameter(Module& module, const Visit& visit) {
   });
 }
 
-/// Calls visit(name, tensor) for every tensor of a model file under its published name, experts one by one.
-/// `pick` chooses what to show of a parameter: its value by default, or for example its gradient.
-template <typename Module, typename Visit, typename Pick>
-void for_each_tensor(Module& module, const Visit& visit, const Pick& pick) {
+namespace detail {
+/// visit(name, pick(parameter)) for every parameter under its published name, experts one by one; for states
+/// visit(name, value), or nothing where only gradients are asked for.
+template <bool with_states, typename Module, typename Visit, typename Pick>
+void visit_published(Module& module, const Visit& visit, const Pick& pick) {
   walk(module, "", [&](const std::string& name, auto& member) {
     using M = std::remove_cvref_t<decltype(member)>;
-    if constexpr (detail::IsParameter<M>::value) {
+    if constexpr (IsParameter<M>::value) {
       visit(name, pick(member));
-    } else if constexpr (detail::IsState<M>::value) {
-      visit(name, member.value);
+    } else if constexpr (IsState<M>::value) {
+      if constexpr (with_states) visit(name, member.value);
     } else {  // experts.gate_proj [E, out, in] -> experts.<e>.gate_proj.weight [out, in]
       const auto stacked = pick(member.weight);
       const Shape shape = member.weight.shape();
@@ -100,14 +101,23 @@ void for_each_tensor(Module& module, const Visit& visit, const Pick& pick) {
       for (Index e = 0; e < shape[0]; ++e) {
         const auto one =
             stacked.defined() ? stacked.slice_front(e, e + 1).reshape({shape[1], shape[2]}) : stacked;
-        visit(detail::join(name.substr(0, dot), std::to_string(e)) + name.substr(dot) + ".weight", one);
+        visit(join(name.substr(0, dot), std::to_string(e)) + name.substr(dot) + ".weight", one);
       }
     }
   });
 }
+}  // namespace detail
+
+/// Calls visit(name, tensor) for every tensor of a model file under its published name, experts one by one.
 template <typename Module, typename Visit>
 void for_each_tensor(Module& module, const Visit& visit) {
-  for_each_tensor(module, visit, [](const auto& parameter) { return parameter.value(); });
+  detail::visit_published<true>(module, visit, [](const auto& parameter) { return parameter.value(); });
+}
+
+/// The same for the gradients of the parameters: undefined where there is none.
+template <typename Module, typename Visit>
+void for_each_gradient(Module& module, const Visit& visit) {
+  detail::visit_published<false>(module, visit, [](const auto& parameter) { return parameter.grad(); });
 }
 
 }  // namespace mtpx

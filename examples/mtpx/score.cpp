@@ -1,0 +1,229 @@
+// mtpx score: the losses of a model on given tokens or text, and what they came from.
+
+#include "model.hpp"
+
+#include <cmath>
+#include <iostream>
+#include <limits>
+
+namespace program {
+namespace {
+
+using mtpx::Cpu;
+using mtpx::Index;
+
+struct Options {
+  ModelSource model;
+  std::vector<std::string> data;
+  std::string tokens;
+  std::string dump;
+  std::string dtype = "float32";
+  bool gradients = false;
+  double lambda = 0.3;
+  Index batch = 8;
+  Index seq = 256;
+  int threads = 0;
+};
+
+/// Rows of a tokens file [B, T + 1] as evaluate() reads them, `batch` at a time: each is one document.
+class TokenRows {
+ public:
+  TokenRows(const std::string& path, const mtpx::Config& config, Index batch) : batch_(batch) {
+    const auto fail = [&path](const std::string& cause) {
+      throw mtpx::FileError(mtpx::cat("[score] --tokens ", path, ": tokens", cause));
+    };
+    const mtpx::SafeTensors file = mtpx::SafeTensors::open(path);
+    const mtpx::SafeTensorsEntry& entry = file.at("tokens");
+    const std::vector<Index>& shape = entry.shape;
+    if (entry.dtype_name != "I64") fail(" must be of dtype I64, not " + entry.dtype_name);
+    if (shape.size() != 2 || shape[0] < 1 || shape[1] < 2) {
+      fail(mtpx::cat(" must be [B, T + 1] with T at least 1, not ", mtpx::detail::extents_text(shape)));
+    }
+    rows_ = shape[0];
+    seq_ = shape[1] - 1;
+    if (seq_ > config.max_position_embeddings) {
+      fail(mtpx::cat(" has T = ", seq_, "; max_position_embeddings = ", config.max_position_embeddings));
+    }
+    for (const std::int64_t id : file.read<std::int64_t>(entry)) {
+      if (id < 0 || id >= config.vocab_size) {
+        const auto at = static_cast<Index>(ids_.size());
+        fail(mtpx::cat('[', at / shape[1], "][", at % shape[1], "] = ", id, " is outside the vocabulary of ",
+                       config.vocab_size));
+      }
+      ids_.push_back(static_cast<std::int32_t>(id));
+    }
+  }
+
+  Index rows() const { return rows_; }
+  Index seq() const { return seq_; }
+  Index size() const { return (rows_ + batch_ - 1) / batch_; }
+  mtpx::HostBatch at(Index i) const {
+    mtpx::HostBatch host = mtpx::detail::empty_batch(std::min(batch_, rows_ - i * batch_), seq_);
+    const auto begin = ids_.begin() + i * batch_ * (seq_ + 1);
+    host.tokens.assign(begin, begin + host.batch * (seq_ + 1));
+    for (Index t = 0; t < host.batch * (seq_ + 1); ++t) {
+      host.positions.push_back(static_cast<std::int32_t>(t % (seq_ + 1)));
+    }
+    return host;
+  }
+
+ private:
+  Index batch_, rows_ = 0, seq_ = 0;
+  std::vector<std::int32_t> ids_;
+};
+
+template <typename T>
+using Model = mtpx::Transformer<T, Cpu>;
+
+/// The gradient of the total loss over all rows, in the model's parameters.
+template <typename T>
+void add_gradients(const Model<T>& model, const TokenRows& tokens, double lambda) {
+  for (Index i = 0; i < tokens.size(); ++i) {
+    const mtpx::Batch<Cpu> batch = upload(model.device(), tokens.at(i));
+    mtpx::Tape tape;
+    auto out = model(tape, batch);
+    out.balance.clear();  // regularises training; no part of what is scored
+    const auto loss = mtpx::mtp_loss(model, out, batch, {lambda, {}, {}});
+    // Each loss is a mean over its batch's rows; all rows of a tokens file count.
+    const T share = static_cast<T>(static_cast<double>(batch.batch()) / static_cast<double>(tokens.rows()));
+    tape.backward(loss.total,
+                  mtpx::Tensor<T, Cpu>::from(model.device(), loss.total.shape(), std::span(&share, 1)));
+  }
+}
+
+/// Writes logits.k [B, T - k, V] and, where there are gradients, grad.<published name>. One tensor at a time
+/// is in memory, besides the hidden states of all rows.
+template <typename T>
+void write_dump(const std::string& path, const Model<T>& model, const TokenRows& tokens, bool gradients) {
+  std::vector<std::vector<mtpx::Tensor<T, Cpu>>> hidden;  // [batch][depth]
+  for (Index i = 0; i < tokens.size(); ++i) {
+    mtpx::Tape tape(mtpx::Mode::inference);
+    auto& depths = hidden.emplace_back();
+    for (const auto& normed : model(tape, upload(model.device(), tokens.at(i))).normed) {
+      depths.push_back(normed.value());
+    }
+  }
+  constexpr mtpx::DType dtype = mtpx::dtype_of<T>();
+  std::vector<mtpx::TensorInfo> infos;
+  for (Index k = 0; k < static_cast<Index>(hidden[0].size()); ++k) {
+    infos.push_back(
+        {mtpx::cat("logits.", k), dtype, {tokens.rows(), tokens.seq() - k, model.config.vocab_size}});
+  }
+  std::map<std::string, mtpx::Tensor<T, Cpu>> grads;
+  if (gradients) {
+    mtpx::for_each_gradient(model,
+                            [&](const std::string& name, const auto& grad) { grads["grad." + name] = grad; });
+    mtpx::for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
+      const auto place = grads.find("grad." + name);
+      if (place == grads.end()) return;
+      infos.push_back({place->first, dtype, mtpx::detail::extents(tensor.shape())});
+      // Modules that no token reached have no gradient yet.
+      if (!place->second.defined())
+        place->second = mtpx::Tensor<T, Cpu>::zeros(model.device(), tensor.shape());
+    });
+  }
+  mtpx::SafeTensorsWriter file(path, std::move(infos));
+  for (const mtpx::TensorInfo& info : file.tensors()) {
+    std::vector<T> values;
+    const auto grad = grads.find(info.name);
+    if (grad != grads.end()) {
+      values = grad->second.to_host();
+    } else {
+      const auto k = static_cast<std::size_t>(std::stoll(info.name.substr(info.name.find('.') + 1)));
+      mtpx::Tape tape(mtpx::Mode::inference);
+      for (const auto& depths : hidden) {
+        const std::vector<T> part =
+            mtpx::linear(tape.constant(depths[k]), model.lm_head.weight).value().to_host();
+        values.insert(values.end(), part.begin(), part.end());
+      }
+    }
+    file.write(std::as_bytes(std::span<const T>(values)));
+  }
+  file.finish();
+}
+
+mtpx::Json report(mtpx::Evaluation e, const mtpx::Config& config, double lambda) {
+  const auto depth = static_cast<std::size_t>(config.num_nextn_predict_layers);
+  e.loss.resize(depth + 1);  // a depth without a row has no loss
+  e.accuracy.resize(depth + 1);
+  e.rows.resize(depth + 1);
+  double total = e.loss[0];
+  for (std::size_t k = 1; k <= depth; ++k) total += lambda / static_cast<double>(depth) * e.loss[k];
+  for (std::size_t k = 0; k <= depth; ++k) {
+    if (!std::isfinite(e.loss[k]))
+      throw mtpx::NumericError(mtpx::cat("[score] the loss of depth ", k, " is ", e.loss[k]));
+  }
+  const bool bytes = config.vocab_size == mtpx::Corpus::vocabulary;
+  return {{"loss", total},
+          {"ce", e.loss},
+          {"accuracy", e.accuracy},
+          {"rows", e.rows},
+          {"bits_per_byte", bytes ? mtpx::Json(e.bits_per_byte()) : mtpx::Json(nullptr)}};
+}
+
+template <typename T>
+void run(const Options& o) {
+  const Cpu cpu(o.threads);
+  const auto model = o.model.load<T>(cpu).model;
+  mtpx::Evaluation evaluation;
+  if (!o.tokens.empty()) {
+    const TokenRows tokens(o.tokens, model.config, o.batch);
+    evaluation = mtpx::evaluate(model, tokens);
+    const mtpx::Json line = report(evaluation, model.config, o.lambda);
+    if (o.gradients) add_gradients(model, tokens, o.lambda);
+    if (!o.dump.empty()) {
+      write_output([&] { write_dump(o.dump, model, tokens, o.gradients); });
+    }
+    std::cout << line.dump() << std::endl;
+    return;
+  }
+  require_bytes(model.config);
+  if (o.seq > model.config.max_position_embeddings) {
+    throw mtpx::ConfigError(mtpx::cat("[score] --seq ", o.seq,
+                                      ": max_position_embeddings = ", model.config.max_position_embeddings));
+  }
+  const mtpx::Corpus corpus = read_corpus(o.data);
+  const Index depth = model.config.num_nextn_predict_layers;
+  const mtpx::ValidationWindows windows(corpus, {o.batch, o.seq, std::numeric_limits<Index>::max(), depth});
+  if (windows.windows() == 0) {
+    throw mtpx::ConfigError(mtpx::cat("[score] --seq ", o.seq, ": the text has ", corpus.size(),
+                                      " bytes; a window takes ", o.seq + 1));
+  }
+  std::cout << report(mtpx::evaluate(model, windows), model.config, o.lambda).dump() << std::endl;
+}
+
+}  // namespace
+
+void add_score(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  Options& o = *options;
+  CLI::App* command = app.add_subcommand(
+      "score", "Losses and accuracies of every depth on given tokens or text, as one JSON line");
+  o.model.add(*command)->required();
+  auto* data = command->add_option("--data", o.data,
+                                   "Files or folders of text, read as bytes; default: this repository's own");
+  auto* tokens = command->add_option("--tokens", o.tokens, "safetensors file with `tokens`, I64 [B, T + 1]")
+                     ->excludes(data);
+  auto* dump =
+      command->add_option("--dump", o.dump, "Write logits.<depth> [B, T - depth, V] to this safetensors file")
+          ->needs(tokens);
+  command->add_flag("--gradients", o.gradients, "Dump grad.<name> of the loss too, for every parameter")
+      ->needs(dump);
+  command->add_option("--dtype", o.dtype, "What to compute in")
+      ->check(CLI::IsMember({"float32", "float64"}))
+      ->capture_default_str();
+  command->add_option("--lambda", o.lambda, "Weight of the depths' mean loss (Eq. 25)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--batch", o.batch, "Rows or windows at a time; results agree to rounding")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--seq", o.seq, "Tokens per window of --data")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  add_threads(*command, o.threads);
+  command->callback(
+      [options] { options->dtype == "float64" ? run<double>(*options) : run<float>(*options); });
+}
+
+}  // namespace program
