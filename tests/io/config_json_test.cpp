@@ -220,6 +220,53 @@ TEST_CASE("config.json F1 F7: what cannot be honoured is refused by name") {
         "mtp_hidden = true: only \"post_norm\" and \"pre_norm\" are supported");
 }
 
+TEST_CASE("config.json F8: only the published quantisation is read") {
+  const auto with = [](const std::string& value) {
+    return problem(R"({"quantization_config": )" + value + "}");
+  };
+  CHECK(with("\"fp8\"") == "quantization_config = \"fp8\": must be an object or null");
+  CHECK(with("{}") == "quantization_config.quant_method is missing");
+  CHECK(with(R"({"quant_method": "gptq", "bits": 4})") ==
+        "quantization_config.quant_method = \"gptq\": only \"fp8\" is supported");
+  CHECK(with(R"({"quant_method": "fp8", "fmt": "e5m2"})") ==
+        "quantization_config.fmt = \"e5m2\": only \"e4m3\" is supported");
+  for (const std::string extents : {"[128]", "[0, 128]", "[128, -1]", "[128, 1.5]", "[128, 128, 1]"}) {
+    CHECK(with(R"({"quant_method": "fp8", "weight_block_size": )" + extents + "}") ==
+          "quantization_config.weight_block_size = an array: must be an array of two positive whole numbers");
+  }
+  CHECK(parse_config(changed(R"({"quantization_config": null})").dump(), "f").block_size == BlockSize{});
+}
+
+TEST_CASE("config.json F5: any depth below the context, absent means none") {
+  Json json = tiny_json();
+  json.erase("num_nextn_predict_layers");
+  CHECK(config_of(json).num_nextn_predict_layers == 0);
+  for (const Index depth : {0, 1, 3, 2047}) {
+    CHECK(config_of(changed(cat(R"({"num_nextn_predict_layers": )", depth, "}"))).num_nextn_predict_layers ==
+          depth);
+  }
+  CHECK(problem(R"({"num_nextn_predict_layers": 2048})") ==
+        "[config] f: these values do not add up\n"
+        "  num_nextn_predict_layers = 2048, max_position_embeddings = 2048: depth k predicts nothing in the "
+        "last k positions, so the depth must be smaller");
+}
+
+TEST_CASE("config.json F6: epsilon and the base of rotary positions are positive") {
+  const std::string head = "[config] f: these values do not add up\n  ";
+  CHECK(problem(R"({"rms_norm_eps": 0})") == head + "rms_norm_eps = 0: must be a finite number above 0");
+  CHECK(problem(R"({"rms_norm_eps": -1e-6})") ==
+        head + "rms_norm_eps = -1e-06: must be a finite number above 0");
+  CHECK(problem(R"({"rms_norm_eps": "NaN"})") == "rms_norm_eps = \"NaN\": must be a number");
+  CHECK(problem(R"({"rope_theta": 0})") == head + "rope_theta = 0: must be a finite number above 0");
+}
+
+TEST_CASE("config.json F3: sizes beyond 64 bits are refused with an estimate") {
+  CHECK(problem(R"({"hidden_size": 2147483647, "vocab_size": 2147483647, "intermediate_size": 2147483647})")
+            .starts_with("[config] f: these values do not add up\n  vocab_size = 2147483647, hidden_size = "
+                         "2147483647, intermediate_size = 2147483647, num_hidden_layers = 4, "
+                         "n_routed_experts = 8: about "));
+}
+
 TEST_CASE("config.json F2 F4: numbers that do not add up, with the file's name") {
   CHECK(problem(R"({"hidden_size": 0, "qk_rope_head_dim": 7, "n_group": 3})") ==
         "[config] f: these values do not add up\n"

@@ -93,7 +93,7 @@ TEST_CASE("load_model: float weights in a double model, double weights in a floa
   CHECK(tensors(load_model<float>(device(), folder.root / "double").model) == tensors(wide));
 }
 
-TEST_CASE("load_model: missing, misshapen and unexpected tensors are listed") {
+TEST_CASE("load_model F9: missing, misshapen and unexpected tensors are listed") {
   const Folder folder;
   save_model(folder.root, random_model<float>(smallest(), 1));
   rewrite(folder.root / "model.safetensors", [](Tensors& all) {
@@ -113,7 +113,7 @@ TEST_CASE("load_model: missing, misshapen and unexpected tensors are listed") {
         "  unexpected model.layers.1.enorm.weight");
 }
 
-TEST_CASE("load_model: ten of many are listed, all are counted") {
+TEST_CASE("load_model F9: ten of many are listed, all are counted") {
   const Folder folder;
   save_model(folder.root, random_model<float>(smallest(), 1));
   rewrite(folder.root / "model.safetensors", [](Tensors& all) {
@@ -124,7 +124,7 @@ TEST_CASE("load_model: ten of many are listed, all are counted") {
   CHECK(std::count(text.begin(), text.end(), '\n') == 10);
 }
 
-TEST_CASE("load_model: MTP weights and num_nextn_predict_layers must agree, both ways") {
+TEST_CASE("load_model F10: MTP weights and num_nextn_predict_layers must agree, both ways") {
   const Folder folder;
   Config c = smallest();
   save_model(folder.root, random_model<float>(c, 1));
@@ -154,6 +154,170 @@ TEST_CASE("load_model, save_model: what is not there or cannot be made is named"
   CHECK(folder.error([&] { save_model(folder.root / "file" / "under", model); })
             .starts_with("[model] file/under: cannot be made: "));
   CHECK(folder.read("file") == "");
+}
+
+TEST_CASE(
+    "load_model F3: a file that does not fit a huge configuration is refused before anything is allocated") {
+  const Folder folder;
+  Config c = smallest();
+  save_model(folder.root, random_model<float>(c, 1));
+  c.vocab_size = c.hidden_size = 1 << 20;  // 8 terabytes
+  write_config(folder.root / "config.json", c);
+  const Cpu cpu(1);
+  const std::string text = folder.error([&] { load_model<float>(cpu, folder.root); });
+  CHECK(text.starts_with("[model] model.safetensors: 11 tensors do not fit config.json\n"
+                         "  misshapen model.embed_tokens.weight: [11, 8] instead of [1048576, 1048576]\n"));
+  CHECK(cpu.pool().allocations() == 0);
+}
+
+TEST_CASE("load_model F9: integers and unknown types are no weights") {
+  const Folder folder;
+  save_model(folder.root, random_model<float>(smallest(), 1));
+  std::string bytes = folder.read("model.safetensors");
+  for (const char* type : {"I32", "F4X"}) {
+    const std::size_t at = bytes.find("\"F32\"", bytes.find("\"model.norm.weight\""));
+    std::string changed = bytes;
+    changed.replace(at, 5, cat('"', type, '"'));
+    folder.write("model.safetensors", changed);
+    CHECK(folder.error([&] { load_model<float>(device(), folder.root); }) ==
+          cat("[model] model.safetensors: 1 tensors do not fit config.json\n"
+              "  unreadable model.norm.weight: dtype \"",
+              type, "\" is no type of weights"));
+  }
+}
+
+TEST_CASE(
+    "load_model F11: an MTP layer's copies of embedding and head are accepted when equal, else refused") {
+  const Folder folder;
+  const Config c = mixture_config(2);
+  const auto model = random_model<float>(c, 1);
+  save_model(folder.root, model);
+  const std::string plain = folder.read("model.safetensors");
+  rewrite(folder.root / "model.safetensors", [](Tensors& all) {
+    all["model.layers.3.embed_tokens.weight"] = all["model.layers.4.embed_tokens.weight"] =
+        all["model.embed_tokens.weight"];
+    all["model.layers.4.shared_head.head.weight"] = all["lm_head.weight"];
+  });
+  const auto loaded = load_model<float>(device(), folder.root);
+  CHECK(tensors(loaded.model) == tensors(model));
+  save_model(folder.root / "again", loaded.model, loaded.extra);
+  CHECK(folder.read("again/model.safetensors") == plain);
+
+  rewrite(folder.root / "model.safetensors", [](Tensors& all) {
+    all["model.layers.3.embed_tokens.weight"].second[5] += 1;
+    all["model.layers.4.shared_head.head.weight"].second.back() = -1e-20f;
+    all["model.layers.4.embed_tokens.weight"].first = {88};
+  });
+  CHECK(folder.error([&] { load_model<float>(device(), folder.root); }) ==
+        "[model] model.safetensors: 3 tensors do not fit config.json\n"
+        "  different model.layers.3.embed_tokens.weight: must equal model.embed_tokens.weight, which the MTP "
+        "layers share\n"
+        "  misshapen model.layers.4.embed_tokens.weight: [88] instead of [11, 8]\n"
+        "  different model.layers.4.shared_head.head.weight: must equal lm_head.weight, which the MTP layers "
+        "share");
+}
+
+TEST_CASE("load_model F11: copies in another type are compared by value") {
+  const Folder folder;
+  const auto model = random_model<float>(mixture_config(1), 1);  // exact in bf16
+  save_model(folder.root, model);
+  std::vector<TensorBytes> out;
+  std::vector<std::vector<float>> floats;
+  std::vector<bf16> copy;
+  const SafeTensors file = SafeTensors::open(folder.root / "model.safetensors");
+  for (const SafeTensorsEntry& entry : file.tensors()) floats.push_back(file.read<float>(entry));
+  for (std::size_t i = 0; i < floats.size(); ++i) {
+    const SafeTensorsEntry& entry = file.tensors()[i];
+    out.push_back({entry.name, DType::f32, entry.shape, std::as_bytes(std::span(floats[i]))});
+    if (entry.name != "lm_head.weight") continue;
+    for (const float value : floats[i]) copy.push_back(bf16(value));
+  }
+  out.push_back({"model.layers.3.shared_head.head.weight", DType::bf16, file.at("lm_head.weight").shape,
+                 std::as_bytes(std::span(copy))});
+  std::filesystem::create_directory(folder.root / "b");
+  write_safetensors(folder.root / "b" / "model.safetensors", out);
+  write_config(folder.root / "b" / "config.json", model.config);
+  CHECK(tensors(load_model<float>(device(), folder.root / "b").model) == tensors(model));
+}
+
+TEST_CASE("load_model F8: 8-bit weights need scales of the right shape, and only they have scales") {
+  const Folder folder;
+  save_model(folder.root, random_model<float>(smallest(), 1));
+  const std::string name = "model.layers.0.mlp.down_proj.weight";  // [8, 12]
+  const auto quantised = [&](std::vector<Index> scales, const std::string& of) {
+    const std::vector<std::uint8_t> codes(8 * 12, 0x38);
+    const std::vector<float> ones(static_cast<std::size_t>(*detail::element_count(scales)), 0.5f);
+    Tensors all;
+    std::vector<TensorBytes> out;
+    const SafeTensors file = SafeTensors::open(folder.root / "model.safetensors");
+    for (const SafeTensorsEntry& entry : file.tensors())
+      all[entry.name] = {entry.shape, file.read<float>(entry)};
+    all.erase(name);
+    for (const auto& [key, tensor] : all)
+      out.push_back({key, DType::f32, tensor.first, std::as_bytes(std::span(tensor.second))});
+    out.push_back({name, DType::f8_e4m3, {8, 12}, std::as_bytes(std::span(codes))});
+    out.push_back({of + "_scale_inv", DType::f32, scales, std::as_bytes(std::span(ones))});
+    std::filesystem::create_directories(folder.root / "q");
+    write_safetensors(folder.root / "q" / "model.safetensors", out);
+    std::filesystem::copy_file(folder.root / "config.json", folder.root / "q" / "config.json",
+                               std::filesystem::copy_options::overwrite_existing);
+    return folder.error([&] {
+      const auto model = load_model<float>(device(), folder.root / "q");
+      CHECK(tensors(model.model).at(name) == Numbers(8 * 12, 0.5));
+    });
+  };
+  CHECK(quantised({1, 1}, name) == "");
+  CHECK(quantised({1, 2}, name) ==
+        "[model] q/model.safetensors: 1 tensors do not fit config.json\n"
+        "  misshapen " +
+            name + "_scale_inv: [1, 2] instead of [1, 1]");
+  CHECK(quantised({1, 1}, "lm_head.weight") ==
+        "[model] q/model.safetensors: 2 tensors do not fit config.json\n"
+        "  missing " +
+            name +
+            "_scale_inv, the scales of an F8_E4M3 weight\n"
+            "  unexpected lm_head.weight_scale_inv");
+}
+
+TEST_CASE("save_model: without MTP layers the folder is the main model's") {
+  const Folder folder;
+  const auto model = random_model<float>(mixture_config(2), 1);
+  save_model(folder.root, model, {{"dtype", "bfloat16"}}, false);
+  const auto loaded = load_model<float>(device(), folder.root);
+  CHECK(loaded.model.config.num_nextn_predict_layers == 0);
+  CHECK(loaded.extra.at("dtype") == "float32");
+  CHECK(!loaded.extra.contains("torch_dtype"));
+  auto want = tensors(model);
+  std::erase_if(want, [](const auto& item) {
+    return item.first.starts_with("model.layers.3.") || item.first.starts_with("model.layers.4.");
+  });
+  CHECK(tensors(loaded.model) == want);
+}
+
+TEST_CASE("load_model S17: shards give the model that one file gives") {
+  const Folder folder;
+  const auto model = random_model<float>(mixture_config(1), 1);
+  save_model(folder.root, model);
+  std::vector<TensorBytes> shards[3];
+  std::vector<std::vector<float>> floats;
+  Json map = Json::object();
+  {
+    const SafeTensors file = SafeTensors::open(folder.root / "model.safetensors");
+    for (const SafeTensorsEntry& entry : file.tensors()) floats.push_back(file.read<float>(entry));
+    for (std::size_t i = 0; i < floats.size(); ++i) {
+      const SafeTensorsEntry& entry = file.tensors()[i];
+      shards[i % 3].push_back({entry.name, DType::f32, entry.shape, std::as_bytes(std::span(floats[i]))});
+      map[entry.name] = cat("model-", i % 3, ".safetensors");
+    }
+  }
+  for (std::size_t i = 0; i < 3; ++i) {
+    write_safetensors(folder.root / cat("model-", i, ".safetensors"), shards[i]);
+  }
+  std::filesystem::remove(folder.root / "model.safetensors");
+  folder.write("model.safetensors.index.json", Json{{"weight_map", map}}.dump());
+  for (const bool mmap : {true, false}) {
+    CHECK(tensors(load_model<float>(device(), folder.root, {mmap}).model) == tensors(model));
+  }
 }
 
 TEST_SUITE_END();

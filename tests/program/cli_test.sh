@@ -97,6 +97,37 @@ expect 2 "mtpx: [generate] --prompt has 130 tokens; max_position_embeddings = 12
   generate --model "$work/one" --prompt "$(printf 'x%.0s' {1..130})"
 expect 3 "mtpx: [config] $work/nowhere/config.json: cannot be opened: No such file or directory" generate --model "$work/nowhere" --prompt x
 expect 2 "mtpx: [sampling] top_p = 0: must be above 0 and at most 1" generate --model "$work/one" --prompt x --top-p 0 --temperature 1
+
+mkdir "$work/short" && sed 's/"max_position_embeddings": 64/"max_position_embeddings": 8/' "$(dirname "$0")/../golden/dense/config.json" >"$work/short/config.json"
+cp "$(dirname "$0")/../golden/dense/model.safetensors" "$work/short/"
+# Scores: the same losses whatever the batch, from text and from tokens; a dump has what was asked for.
+golden=$(dirname "$0")/../golden/depth3
+score=(score --model "$golden" --tokens "$golden/golden.safetensors")
+"$mtpx" "${score[@]}" --dtype float64 --dump "$work/dump" --gradients >"$work/score"
+grep -Eq '^\{"loss":5.0387[0-9]*,"ce":\[3.8851[0-9]*,3.8466[0-9]*,3.7354[0-9]*,3.9537[0-9]*\],"accuracy":\[[^]]*\],"rows":\[22,20,18,16\],"bits_per_byte":null\}$' "$work/score" ||
+  fail "score: $(cat "$work/score")"
+for name in logits.0 logits.3 grad.lm_head.weight grad.model.layers.4.mlp.experts.5.up_proj.weight; do
+  grep -aq "\"$name\":{\"dtype\":\"F64\"" "$work/dump" || fail "score --dump lacks $name"
+done
+grep -aq e_score_correction_bias "$work/dump" && fail "score --gradients: a router's bias has no gradient"
+"$mtpx" "${score[@]}" --lambda 0 | grep -Eq '^\{"loss":3.8851' || fail "score --lambda 0 is not the main head's loss"
+"$mtpx" "${score[@]}" --dtype float64 --batch 1 --no-mmap --dump "$work/dump1" --gradients | cut -c1-12 | cmp - <(cut -c1-12 "$work/score") ||
+  fail "score --batch 1 gives another loss"
+"$mtpx" score --model "$work/one" --data "$work/text.txt" --seq 32 >"$work/score"
+grep -Eq '"rows":\[[0-9]+,[0-9]+,[0-9]+\],"bits_per_byte":[0-9.]+\}$' "$work/score" || fail "score --data: $(cat "$work/score")"
+expect 2 "mtpx: --dump requires --tokens" score --model "$golden" --dump "$work/none"
+expect 2 "mtpx: [config] vocab_size = 40: text is read as bytes, which takes a vocabulary of 256" score --model "$golden"
+expect 2 "mtpx: [score] --seq 129: max_position_embeddings = 128" score --model "$work/one" --seq 129
+expect 3 "mtpx: [safetensors] $golden/model.safetensors: has no tensor \"tokens\"" score --model "$golden" --tokens "$golden/model.safetensors"
+expect 3 "mtpx: [score] --tokens $golden/../dense/golden.safetensors: tokens has T = 13; max_position_embeddings = 8" \
+  score --model "$work/short" --tokens "$golden/../dense/golden.safetensors"
+expect 4 "mtpx: [safetensors] $work/nowhere/dump: cannot be created: No such file or directory" "${score[@]}" --dump "$work/nowhere/dump"
+
+# Without its MTP layers a model still opens, here and elsewhere; --init goes on from a folder.
+"$mtpx" train --init "$work/one" --data "$work/text.txt" --seq 32 --batch 4 --steps 1 --prompt '' --export-no-mtp --out "$work/main" >/dev/null
+grep -q '"num_nextn_predict_layers": 0' "$work/main/config.json" || fail "--export-no-mtp: config.json has a depth"
+"$mtpx" generate --model "$work/main" --prompt 'the' --max-tokens 3 >/dev/null 2>&1 || fail "--export-no-mtp: does not open"
+
 [[ ! -e $work/none ]] || fail "a refused run left $(ls "$work/none")"
 
 [[ $failures == 0 ]] && echo "program: all checks passed"

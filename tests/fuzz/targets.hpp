@@ -1,0 +1,88 @@
+#pragma once
+// What is asked of the readers for any bytes whatever: they succeed with sound content, or throw an mtpx
+// error that names the file; nothing else. Used by the fuzzers and, over the corpus, by the tests.
+
+#include <mtpx/io/config_json.hpp>
+#include <mtpx/io/safetensors.hpp>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace mtpx_test {
+
+/// Ends the program: the fuzzer reports the input.
+inline void must(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "broken promise: %s\n", what);
+  std::abort();
+}
+
+/// A file in memory, with a path.
+class MemoryFile {
+ public:
+  explicit MemoryFile(std::span<const std::uint8_t> bytes) : descriptor_(::memfd_create("fuzz", 0)) {
+    must(descriptor_ >= 0, "a file in memory");
+    must(::write(descriptor_, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()), "its bytes");
+  }
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+  ~MemoryFile() { ::close(descriptor_); }
+
+  std::string path() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
+
+ private:
+  int descriptor_;
+};
+
+inline void read_everything(const mtpx::SafeTensors& file, std::size_t size) {
+  mtpx::Index total = 0;
+  for (const mtpx::SafeTensorsEntry& entry : file.tensors()) {
+    must(file.find(entry.name) == &entry, "an entry is found under its name");
+    total += entry.bytes();
+    std::vector<std::byte> bytes(static_cast<std::size_t>(entry.bytes()));
+    file.read_bytes(entry, 0, bytes);
+    if (!entry.dtype) continue;
+    must(entry.bytes() == entry.count() * mtpx::dtype_size(*entry.dtype), "a tensor has its bytes");
+    must(file.read<double>(entry).size() == static_cast<std::size_t>(entry.count()),
+         "a tensor is read whole");
+  }
+  must(total <= static_cast<mtpx::Index>(size), "no tensor lies outside the file");
+}
+
+/// Any file, as a safetensors file.
+inline void fuzz_safetensors(std::span<const std::uint8_t> bytes) {
+  const MemoryFile memory(bytes);
+  for (const bool mmap : {true, false}) {
+    try {
+      read_everything(mtpx::SafeTensors::open(memory.path(), {mmap}), bytes.size());
+    } catch (const mtpx::FileError& error) {
+      must(std::string(error.what()).starts_with("[safetensors] " + memory.path() + ": "),
+           "errors name the file");
+    }
+  }
+}
+
+/// Any text, as a config.json.
+inline void fuzz_config(std::span<const std::uint8_t> bytes) {
+  const std::string text(bytes.begin(), bytes.end());
+  try {
+    const mtpx::ModelConfig model = mtpx::parse_config(text, "config.json");
+    must(model.config.violations().empty(), "an accepted configuration adds up");
+    const mtpx::ModelConfig again = mtpx::parse_config(mtpx::config_json(model.config, model.extra), "again");
+    must(again.config.parameter_count() == model.config.parameter_count(),
+         "written and read, it is the same");
+  } catch (const mtpx::FileError& error) {
+    must(std::string(error.what()).starts_with("[config] config.json: "), "errors name the file");
+  } catch (const mtpx::ConfigError& error) {
+    must(std::string(error.what()).starts_with("[config] config.json: "), "errors name the file");
+  }
+}
+
+}  // namespace mtpx_test

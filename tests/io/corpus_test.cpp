@@ -1,0 +1,35 @@
+// The fuzzers' corpus, replayed: every input that once was interesting still keeps the promises of
+// targets.hpp.
+
+#include "fuzz/targets.hpp"
+#include "io/support.hpp"
+
+#include <vector>
+
+TEST_SUITE_BEGIN("tests/fuzz");
+
+namespace {
+
+/// Calls target(bytes) for every file of a corpus; how many there were.
+template <typename Target>
+int replay(const char* name, const Target& target) {
+  int files = 0;
+  for (const auto& file :
+       std::filesystem::directory_iterator(std::filesystem::path("tests/fuzz/corpus") / name)) {
+    std::ifstream in(file.path(), std::ios::binary);
+    const std::vector<char> bytes{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+    target({reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size()});
+    ++files;
+  }
+  return files;
+}
+
+}  // namespace
+
+TEST_CASE("fuzz: the corpus of the safetensors reader") {
+  CHECK(replay("safetensors", mtpx_test::fuzz_safetensors) >= 20);
+}
+
+TEST_CASE("fuzz: the corpus of config.json") { CHECK(replay("config", mtpx_test::fuzz_config) >= 20); }
+
+TEST_SUITE_END();
