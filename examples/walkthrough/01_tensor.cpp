@@ -1,5 +1,7 @@
 // A Tensor is a stack of rows. Views share its storage; nothing is ever copied behind your back.
 
+#include "claim.hpp"
+
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/core/tensor.hpp>
 
@@ -11,13 +13,6 @@
 namespace {
 
 using Matrix = mtpx::Tensor<float, mtpx::Cpu>;
-
-bool all_hold = true;
-
-void claim(const std::string& what, bool holds) {
-  std::cout << (holds ? "  holds: " : "  FAILS: ") << what << '\n';
-  all_hold = all_hold && holds;
-}
 
 void show(const std::string& name, const Matrix& x) {
   const mtpx::Rows rows = x.rows();

@@ -1,5 +1,7 @@
 // A Tape is a list of what was computed. Backward walks it from the end and frees memory on the way.
 
+#include "claim.hpp"
+
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/ops/add.hpp>
@@ -13,13 +15,6 @@ namespace {
 
 using Matrix = mtpx::Tensor<float, mtpx::Cpu>;
 using Numbers = std::vector<float>;
-
-bool all_hold = true;
-
-void claim(const std::string& what, bool holds) {
-  std::cout << (holds ? "  holds: " : "  FAILS: ") << what << '\n';
-  all_hold = all_hold && holds;
-}
 
 template <typename Action>
 std::string error_of(const Action& action) {

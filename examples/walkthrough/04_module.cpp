@@ -1,5 +1,7 @@
 // A module is a struct with parameters and one line per member: no base class, no registration.
 
+#include "claim.hpp"
+
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/core/rng.hpp>
 #include <mtpx/nn/linear.hpp>
@@ -34,13 +36,6 @@ struct Classifier {
     visit("head", self.head);
   }
 };
-
-bool all_hold = true;
-
-void claim(const std::string& what, bool holds) {
-  std::cout << (holds ? "  holds: " : "  FAILS: ") << what << '\n';
-  all_hold = all_hold && holds;
-}
 
 }  // namespace
 

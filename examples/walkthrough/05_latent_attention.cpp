@@ -1,5 +1,7 @@
 // Multi-head latent attention: decoding keeps one short latent per token, and gives what training gives.
 
+#include "claim.hpp"
+
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/core/rng.hpp>
 #include <mtpx/nn/mla.hpp>
@@ -21,13 +23,6 @@ Matrix random(const Cpu& cpu, mtpx::Shape shape, std::uint64_t stream, double de
   for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(shape.size()); ++i)
     values.push_back(deviation * mtpx::Philox::normals(1, stream, i)[0]);
   return Matrix::from(cpu, shape, values);
-}
-
-bool all_hold = true;
-
-void claim(const char* what, bool holds) {
-  std::cout << (holds ? "  holds: " : "  FAILS: ") << what << '\n';
-  all_hold = all_hold && holds;
 }
 
 }  // namespace

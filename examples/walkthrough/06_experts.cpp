@@ -1,5 +1,7 @@
 // A mixture of experts: who is chosen, with what weight, and how a bias evens out the load without a loss.
 
+#include "claim.hpp"
+
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/core/rng.hpp>
 #include <mtpx/nn/moe.hpp>
@@ -15,13 +17,6 @@ namespace {
 
 using mtpx::Cpu;
 using Matrix = mtpx::Tensor<double, Cpu>;
-
-bool all_hold = true;
-
-void claim(const std::string& what, bool holds) {
-  std::cout << (holds ? "  holds: " : "  FAILS: ") << what << '\n';
-  all_hold = all_hold && holds;
-}
 
 void show(const std::string& name, const auto& numbers) {
   std::cout << name << ':';

@@ -1,5 +1,7 @@
 // Training with multi-token prediction: every position learns to predict the next byte and the two after it.
 
+#include "claim.hpp"
+
 #include <mtpx/train/trainer.hpp>
 
 #include <cmath>
@@ -11,13 +13,6 @@ namespace {
 
 using mtpx::Cpu;
 using mtpx::Index;
-
-bool all_hold = true;
-
-void claim(const std::string& what, bool holds) {
-  std::cout << (holds ? "  holds: " : "  FAILS: ") << what << '\n';
-  all_hold = all_hold && holds;
-}
 
 }  // namespace
 

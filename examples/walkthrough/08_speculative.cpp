@@ -1,6 +1,8 @@
 // Speculative decoding: the modules draft, the main model checks all drafts in one pass, the text stays the
 // same.
 
+#include "claim.hpp"
+
 #include <mtpx/decode/generate.hpp>
 #include <mtpx/mtp/loss.hpp>
 #include <mtpx/train/adamw.hpp>
@@ -13,13 +15,6 @@ namespace {
 
 using mtpx::Cpu;
 using mtpx::Index;
-
-bool all_hold = true;
-
-void claim(const char* what, bool holds) {
-  std::cout << (holds ? "  holds: " : "  FAILS: ") << what << '\n';
-  all_hold = all_hold && holds;
-}
 
 }  // namespace
 

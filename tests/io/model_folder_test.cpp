@@ -165,8 +165,9 @@ TEST_CASE(
   write_config(folder.root / "config.json", c);
   const Cpu cpu(1);
   const std::string text = folder.error([&] { load_model<float>(cpu, folder.root); });
-  CHECK(text.starts_with("[model] model.safetensors: 11 tensors do not fit config.json\n"
-                         "  misshapen model.embed_tokens.weight: [11, 8] instead of [1048576, 1048576]\n"));
+  CHECK(
+      text.starts_with("[model] model.safetensors: 11 tensors do not fit config.json\n"
+                       "  misshapen model.embed_tokens.weight: [11, 8] instead of [1048576, 1048576]\n"));
   CHECK(cpu.pool().allocations() == 0);
 }
 
