@@ -30,8 +30,9 @@ inline std::string quote(std::string_view text) {
 }
 
 /// A JSON value as an error text shows it: on one line, 80 bytes at most. Nested values only by their kind.
-inline std::string json_text(const Json& value) {
-  if (value.is_string()) return quote(value.get_ref<const std::string&>());
+template <typename Value>
+std::string json_text(const Value& value) {
+  if (value.is_string()) return quote(value.template get_ref<const std::string&>());
   if (value.is_object()) return "an object";
   if (value.is_array()) return "an array";
   return value.dump();
@@ -72,10 +73,13 @@ inline std::size_t utf8_prefix(std::string_view text) {
 
 /// Parses JSON text. `file` names it in errors, which begin with "[op] file: ". Throws FileError for text
 /// that is not UTF-8 or not JSON, for a key that stands twice in one object, for nesting deeper than 32 and
-/// for more than `max_values` keys and values. (Json looks keys up one by one: the bound keeps hostile text
-/// from taking minutes where its keys are looked up.)
-inline Json parse_json(std::string_view op, std::string_view text, const std::string& file,
-                       std::size_t max_values = 20000) {
+/// for more than `max_values` keys and values.
+///
+/// Value is Json, whose objects keep their order and look keys up one by one (the bound keeps hostile text
+/// from taking minutes), or nlohmann::json, which sorts them and has no such trouble.
+template <typename Value = Json>
+Value parse_json(std::string_view op, std::string_view text, const std::string& file,
+                 std::size_t max_values = 20000) {
   const auto fail = [&](const std::string& cause) { throw FileError(cat('[', op, "] ", file, ": ", cause)); };
   const std::size_t sound = detail::utf8_prefix(text);
   if (sound != text.size()) fail(cat("is not UTF-8 at byte ", sound));
@@ -85,24 +89,24 @@ inline Json parse_json(std::string_view op, std::string_view text, const std::st
   constexpr int max_depth = 32;
   std::size_t values = 0;
   std::vector<std::set<std::string>> open;  // the keys of every object around the current place
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    using Event = Json::parse_event_t;
+  const auto watch = [&](int depth, typename Value::parse_event_t event, Value& parsed) {
+    using Event = typename Value::parse_event_t;
     if (++values > max_values) fail(cat("holds more than ", max_values, " keys and values"));
     if (event == Event::object_start || event == Event::array_start) {
       if (depth >= max_depth) fail(cat("is nested deeper than ", max_depth));
     }
     if (event == Event::object_start) open.emplace_back();
     if (event == Event::object_end) open.pop_back();
-    if (event == Event::key && !open.back().insert(parsed.get<std::string>()).second) {
-      fail(cat("the key ", detail::quote(parsed.get<std::string>()), " stands twice"));
+    if (event == Event::key && !open.back().insert(parsed.template get<std::string>()).second) {
+      fail(cat("the key ", detail::quote(parsed.template get<std::string>()), " stands twice"));
     }
     return true;
   };
   try {
-    return Json::parse(text.begin(), text.end(), watch);
-  } catch (const Json::parse_error& error) {
+    return Value::parse(text.begin(), text.end(), watch);
+  } catch (const typename Value::parse_error& error) {
     fail(cat("is not JSON at byte ", error.byte));
-  } catch (const Json::out_of_range&) {
+  } catch (const typename Value::out_of_range&) {
     fail("holds a number beyond the range of a double");
   }
   return {};

@@ -82,9 +82,9 @@ class WeightFiles {
   static WeightMap read_index(const std::filesystem::path& path) {
     const InputFile file("index", path);
     // DeepSeek-V3's index has 92,000 tensors in 9 MB.
-    const Json json =
-        parse_json("index", file.read_text(Index{1} << 26), file.path(), 2 * detail::max_tensors + 1000);
-    const Json* map = json.is_object() && json.contains("weight_map") ? &json["weight_map"] : nullptr;
+    const auto json = parse_json<nlohmann::json>("index", file.read_text(Index{1} << 26), file.path(),
+                                                 2 * detail::max_tensors + 1000);
+    const auto* map = json.is_object() && json.contains("weight_map") ? &json["weight_map"] : nullptr;
     if (map == nullptr || !map->is_object()) file.fail("weight_map must be an object");
     WeightMap shards;
     for (const auto& [name, shard] : map->items()) {
