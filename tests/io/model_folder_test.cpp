@@ -295,6 +295,14 @@ TEST_CASE("save_model: without MTP layers the folder is the main model's") {
   CHECK(tensors(loaded.model) == want);
 }
 
+TEST_CASE("save_model: without MTP layers, where all layers were dense and MTP layers counted among them") {
+  const Folder folder;
+  Config c = mixture_config(1);
+  c.first_k_dense_replace = c.num_layers();
+  save_model(folder.root, random_model<float>(c, 1), {}, false);
+  CHECK(load_model<float>(device(), folder.root).model.config.first_k_dense_replace == c.num_hidden_layers);
+}
+
 TEST_CASE("load_model S17: shards give the model that one file gives") {
   const Folder folder;
   const auto model = random_model<float>(mixture_config(1), 1);
