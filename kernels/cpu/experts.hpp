@@ -19,9 +19,10 @@ void plan_experts(const Cpu&, Index slots, Index experts, const std::int32_t* id
     if (load != nullptr) load[e] += static_cast<A>(offsets[e + 1]);
     offsets[e + 1] += offsets[e];
   }
-  std::vector<std::int32_t> next(offsets, offsets + experts);
+  std::int32_t* const next = cpu::scratch<std::int32_t>(experts, 2);
+  std::copy_n(offsets, experts, next);
   for (Index i = 0; i < slots; ++i) {
-    const std::int32_t at = next[static_cast<std::size_t>(ids[i])]++;
+    const std::int32_t at = next[ids[i]]++;
     slot[at] = static_cast<std::int32_t>(i);
     place[i] = at;
   }
@@ -55,8 +56,8 @@ void gather_rows(const Cpu& cpu, ExpertsShape s, const std::int32_t* slot, const
 /// One product per expert over its own rows: make(e, first row, rows).
 template <typename A, typename B, typename C, typename Make>
 void multiply_grouped(const Cpu& cpu, Index experts, const std::int32_t* offsets, const Make& make) {
-  std::vector<Product<A, B, C>> products;
-  products.reserve(static_cast<std::size_t>(experts));
+  thread_local std::vector<Product<A, B, C>> products;  // kept, so that decoding allocates nothing
+  products.clear();
   for (Index e = 0; e < experts; ++e)
     products.push_back(make(e, Index(offsets[e]), Index(offsets[e + 1] - offsets[e])));
   multiply(cpu, std::span<const Product<A, B, C>>(products));

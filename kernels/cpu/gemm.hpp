@@ -7,36 +7,17 @@
 // tiles may be chosen freely. Eigen's product does not promise this: its kernels split k by shape.
 //
 // How: B is packed into panels of `panel` columns, [k][panel], zero-padded; a micro kernel holds
-// `tile_rows` x `panel` sums in registers and streams one panel past rows of A. The loop it replaces:
+// `tile_rows` x `panel` sums in registers and streams one panel past rows of A. Few rows of A: few_rows.hpp.
+// The loop it replaces:
 //
 //   for i < m, j < n:  c[i][j] = (accumulate ? c[i][j] : 0) + sum_k a[i][k] * b[k][j]
 
+#include "few_rows.hpp"
 #include "parallel.hpp"
-#include "simd.hpp"
 
 #include <span>
-#include <vector>
 
 namespace mtpx::cpu {
-
-/// A matrix operand: element (i, j) stands at data[i * row + j * column].
-template <typename T>
-struct Matrix {
-  const T* data = nullptr;
-  Index row = 0;
-  Index column = 1;
-
-  const T* at(Index i, Index j) const { return data + i * row + j * column; }
-};
-
-template <typename T>
-Matrix<T> row_major(const T* data, Index stride) {
-  return {data, stride, 1};
-}
-template <typename T>
-Matrix<T> transposed(const T* data, Index stride) {
-  return {data, 1, stride};
-}
 
 /// One product C [m, n] = A [m, k] B [k, n], C row-major with `stride`.
 template <typename A, typename B, typename C>
@@ -53,12 +34,8 @@ struct Product {
 
 namespace detail {
 
-inline constexpr int panel_registers = 2;
 inline constexpr Index tile_rows =
     register_bytes == 64 ? 12 : 6;  // 24 of 32, or 12 of 16 registers hold sums
-
-template <typename T>
-inline constexpr Index panel = panel_registers* lanes<T>;
 
 /// Columns [0, width) of B, width <= panel, as [k][panel] numbers of type T.
 template <typename T, typename B>
@@ -151,32 +128,54 @@ void pack_rows(Index m, Index k, Matrix<A> a, T* to) {
   }
 }
 
-}  // namespace detail
-
-/// Memory of one thread, kept between calls.
-template <typename T>
-T* scratch(Index count, int which) {
-  thread_local std::vector<T> memory[4];
-  auto& mine = memory[which];
-  if (static_cast<Index>(mine.size()) < count) mine.resize(static_cast<std::size_t>(count));
-  return mine.data();
+template <typename B>
+Matrix<B> columns_of(Matrix<B> b, Index first) {
+  return {b.at(0, first), b.row, b.column};
 }
+
+/// `rows` rows from `row` on and `columns` columns from `column` on of one product, on the calling thread.
+///   packed: the columns' panels, packed; null: they are read, or packed, here
+template <typename T, typename A, typename B, typename C>
+void multiply_columns(const Product<A, B, C>& p, Index row, Index rows, Index column, Index columns,
+                      const T* packed = nullptr) {
+  const Matrix<A> a{p.a.at(row, 0), p.a.row, p.a.column};
+  C* const c = p.c + row * p.stride + column;
+  Index j = 0;
+  if (packed == nullptr && rows <= few_rows && columns >= panel<T>) {
+    const T* few_a = pack_few<T>(rows, p.k, a, scratch<T>(few_rows * p.k, 1));
+    for (; j + panel<T> <= columns; j += panel<T>)
+      multiply_few<T>(rows, p.k, few_a, columns_of(p.b, column + j), c + j, p.stride, p.accumulate);
+    if (j == columns) return;
+  }
+  const auto past_panels = [&](auto from) {
+    T* const own = packed == nullptr ? scratch<T>(p.k * panel<T>, 0) : nullptr;
+    for (; j < columns; j += panel<T>) {
+      const Index width = std::min(panel<T>, columns - j);
+      if (packed == nullptr) pack_panel(p.k, width, columns_of(p.b, column + j), own);
+      multiply_panel(rows, p.k, from, packed == nullptr ? own : packed + j * p.k, c + j, p.stride, width,
+                     p.accumulate);
+    }
+  };
+  if (p.a.column == 1) {
+    past_panels(a);
+  } else {
+    T* dense = scratch<T>(rows * p.k, 1);
+    pack_rows(rows, p.k, a, dense);
+    past_panels(row_major<T>(dense, p.k));
+  }
+}
+
+}  // namespace detail
 
 /// A product on the calling thread: for tiles inside another kernel.
 template <typename A, typename B, typename C>
 void multiply_here(const Product<A, B, C>& p) {
   using T = acc_t<C>;
-  using detail::panel;
-  T* packed = scratch<T>(p.k * panel<T>, 0);
-  for (Index j = 0; j < p.n; j += panel<T>) {
-    const Index width = std::min(panel<T>, p.n - j);
-    detail::pack_panel(p.k, width, Matrix<B>{p.b.at(0, j), p.b.row, p.b.column}, packed);
-    detail::multiply_panel(p.m, p.k, p.a, packed, p.c + j, p.stride, width, p.accumulate);
-  }
+  detail::multiply_columns<T>(p, 0, p.m, 0, p.n);
 }
 
 /// Several independent products, spread over the device's threads together. A product of one block of rows
-/// (decoding) packs each panel where it is used; of more, once for all of them.
+/// packs each panel where it is used, or not at all (decoding); of more, once for all of them.
 template <typename A, typename B, typename C>
 void multiply(const Cpu& cpu, std::span<const Product<A, B, C>> products) {
   using T = acc_t<C>;
@@ -184,17 +183,19 @@ void multiply(const Cpu& cpu, std::span<const Product<A, B, C>> products) {
   constexpr Index block = 64;  // rows per task: A's block and a panel of B fit a second-level cache
   constexpr Index worth_sharing = 1 << 16;  // multiply-adds that take longer than waking a thread
 
+  struct Tile {
+    const Product<A, B, C>* product;
+    Index row, rows, column, columns;
+    Index offset;  // of its first column's panel in the packed memory; -1: not packed beforehand
+  };
   struct Panel {
     const Product<A, B, C>* product;
-    Index column;
-    Index offset;  // in the packed memory; -1: packed by its task
+    Index column, offset;
   };
-  struct Tile {
-    Index first_panel, last_panel;
-    Index row, rows;
-  };
-  std::vector<Panel> panels;
-  std::vector<Tile> tiles;
+  thread_local std::vector<Tile> tiles;  // kept, so that decoding allocates nothing
+  thread_local std::vector<Panel> panels;
+  tiles.clear();
+  panels.clear();
   Index packed_size = 0;
   Index blocks = 0;
   Index work = 0;
@@ -204,57 +205,40 @@ void multiply(const Cpu& cpu, std::span<const Product<A, B, C>> products) {
   }
   for (const auto& p : products) {
     if (p.m == 0 || p.n == 0) continue;
-    const auto first = static_cast<Index>(panels.size());
+    const Index width = (p.n + panel<T> - 1) / panel<T>;  // in panels
     const bool shared = p.m > block;
-    for (Index j = 0; j < p.n; j += panel<T>) {
-      panels.push_back({&p, j, shared ? packed_size : -1});
-      if (shared) packed_size += p.k * panel<T>;
-    }
-    const auto last = static_cast<Index>(panels.size());
     // Few rows: split the columns too, so that every thread has work.
     const Index wanted = std::max<Index>(1, 4 * cpu.threads() / std::max<Index>(1, blocks));
-    const Index group = std::max<Index>(1, (last - first + wanted - 1) / wanted);
+    const Index group = std::max<Index>(1, (width + wanted - 1) / wanted) * panel<T>;
     for (Index row = 0; row < p.m; row += block) {
-      for (Index at = first; at < last; at += group) {
-        tiles.push_back({at, std::min(last, at + group), row, std::min(block, p.m - row)});
+      for (Index column = 0; column < p.n; column += group) {
+        tiles.push_back({&p, row, std::min(block, p.m - row), column, std::min(group, p.n - column),
+                         shared ? packed_size + column * p.k : -1});
       }
     }
+    if (!shared) continue;
+    for (Index column = 0; column < p.n; column += panel<T>) {
+      panels.push_back({&p, column, packed_size});
+      packed_size += p.k * panel<T>;
+    }
   }
-  const auto pack = [](const Panel& at, T* to) {
-    const auto& p = *at.product;
-    const Matrix<B> columns{p.b.at(0, at.column), p.b.row, p.b.column};
-    detail::pack_panel(p.k, std::min(panel<T>, p.n - at.column), columns, to);
-  };
 
   const Buffer packed(cpu.pool(), static_cast<std::size_t>(packed_size) * sizeof(T));
   T* const memory = static_cast<T*>(packed.data());
   if (packed_size > 0) {
+    const Panel* const shared = panels.data();
     parallel_for(cpu, static_cast<Index>(panels.size()), [&](Index i) {
-      const Panel& at = panels[static_cast<std::size_t>(i)];
-      if (at.offset >= 0) pack(at, memory + at.offset);
+      const auto& p = *shared[i].product;
+      const Index column = shared[i].column;
+      detail::pack_panel(p.k, std::min(panel<T>, p.n - column), detail::columns_of(p.b, column),
+                         memory + shared[i].offset);
     });
   }
+  const Tile* const all = tiles.data();
   const auto run_tile = [&](Index i) {
-    const Tile& tile = tiles[static_cast<std::size_t>(i)];
-    const auto& p = *panels[static_cast<std::size_t>(tile.first_panel)].product;
-    T* const own = scratch<T>(p.k * panel<T>, 0);
-    const auto past_panels = [&](auto a) {
-      for (Index at = tile.first_panel; at < tile.last_panel; ++at) {
-        const Panel& q = panels[static_cast<std::size_t>(at)];
-        if (q.offset < 0) pack(q, own);
-        detail::multiply_panel(tile.rows, p.k, a, q.offset < 0 ? own : memory + q.offset,
-                               p.c + tile.row * p.stride + q.column, p.stride,
-                               std::min(panel<T>, p.n - q.column), p.accumulate);
-      }
-    };
-    const Matrix<A> rows{p.a.at(tile.row, 0), p.a.row, p.a.column};
-    if (p.a.column == 1) {
-      past_panels(rows);
-    } else {
-      T* dense = scratch<T>(tile.rows * p.k, 1);
-      detail::pack_rows(tile.rows, p.k, rows, dense);
-      past_panels(row_major<T>(dense, p.k));
-    }
+    const Tile& tile = all[i];
+    detail::multiply_columns<T>(*tile.product, tile.row, tile.rows, tile.column, tile.columns,
+                                tile.offset < 0 ? nullptr : memory + tile.offset);
   };
   parallel_for(cpu, static_cast<Index>(tiles.size()), run_tile, work >= worth_sharing);
 }

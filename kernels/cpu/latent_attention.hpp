@@ -20,7 +20,8 @@ void absorb_query(const Cpu& cpu, AttentionShape s, Index latent, Index rows, co
   using A = acc_t<T>;
   const Index q_stride = s.heads * (s.nope + s.rope);
   const Index out_stride = s.heads * (latent + s.rope);
-  std::vector<cpu::Product<T, T, A>> products;
+  thread_local std::vector<cpu::Product<T, T, A>> products;  // kept, so that decoding allocates nothing
+  products.clear();
   for (Index h = 0; h < s.heads; ++h) {
     products.push_back({rows, latent, s.nope, cpu::row_major(q + h * (s.nope + s.rope), q_stride),
                         cpu::row_major(w + h * (s.nope + s.v) * latent, latent),
@@ -48,64 +49,130 @@ void append_latent(const Cpu&, LatentShape s, const std::int32_t* sequences, con
   }
 }
 
-/// One query row against entries 0 .. positions[row] of its sequence, in tiles with a running maximum.
+namespace cpu {
+
+/// Entries [begin, end) of one sequence, seen by all heads of one row, in tiles with a running maximum.
+///   q: [heads, width]   entries: from `begin` on, [end - begin, width]
+///   o: [heads, latent] = sum_j e^(score_j - top) c_j   top: [heads], the highest score   total: [heads]
+template <typename T>
+void attend_part(LatentShape s, Index count_all, const acc_t<T>* q, const T* entries, acc_t<T> scale,
+                 acc_t<T>* o, acc_t<T>* top, acc_t<T>* total) {
+  using A = acc_t<T>;
+  constexpr Index tile = 64;
+  const Index width = s.latent + s.rope;
+  A* const scores = scratch<A>(s.heads * tile, 2);  // [heads, tile]
+  std::fill_n(o, s.heads * s.latent, A(0));
+  std::fill_n(top, s.heads, -std::numeric_limits<A>::infinity());
+  std::fill_n(total, s.heads, A(0));
+  for (Index begin = 0; begin < count_all; begin += tile) {
+    const Index count = std::min<Index>(tile, count_all - begin);
+    const T* at = entries + begin * width;  // [count, width]
+    multiply_here(
+        Product<A, T, A>{s.heads, count, width, row_major(q, width), transposed(at, width), scores, tile});
+    for (Index h = 0; h < s.heads; ++h) {
+      A* p = scores + h * tile;  // [tile]
+      Vec<A> most = broadcast<A>(top[h]);
+      for (Index j = 0; j < count; j += lanes<A>) {
+        Vec<A> scaled = load_up_to(p + j, count - j) * scale;
+        store_up_to(p + j, scaled, count - j);
+        for (Index l = count - j; l < lanes<A>; ++l) scaled[static_cast<int>(l)] = top[h];
+        most = max(scaled, most);
+      }
+      A highest = most[0];
+      for (int l = 1; l < static_cast<int>(lanes<A>); ++l) highest = std::max<A>(highest, most[l]);
+      const A shrink = begin == 0 ? A(0) : std::exp(top[h] - highest);
+      Vec<A> sums{};
+      for (Index j = 0; j < count; j += lanes<A>) {
+        const Index left = count - j;
+        Vec<A> e = exp<A>(load_up_to(p + j, left) - highest);
+        for (Index l = left; l < lanes<A>; ++l) e[static_cast<int>(l)] = A(0);
+        store_up_to(p + j, e, left);
+        sums += e;
+      }
+      total[h] = total[h] * shrink + sum<A>(sums);
+      top[h] = highest;
+      if (begin > 0 && shrink != A(1)) {
+        for (Index c = 0; c < s.latent; ++c) o[h * s.latent + c] *= shrink;
+      }
+    }
+    multiply_here(Product<A, T, A>{s.heads, s.latent, count, row_major<A>(scores, tile), row_major(at, width),
+                                   o, s.latent, true});
+  }
+}
+
+}  // namespace cpu
+
+/// One query row against entries 0 .. positions[row] of its sequence.
 ///   q: [rows, heads * (latent + rope)]   cache: [sequences, capacity, latent + rope]
 ///   out: [rows, heads * latent] = sum_j p_j c_j
-/// Rows do not see each other, so a row's bits are the same alone or beside others.
+/// Long sequences are cut into parts, so that one row keeps several threads busy; where the cuts are depends
+/// on the row's position alone, and parts are joined in their order. Rows do not see each other, so a row's
+/// bits are the same alone or beside others.
 template <typename T>
 void latent_attention(const Cpu& cpu, LatentShape s, const std::int32_t* sequences,
                       const std::int32_t* positions, const acc_t<T>* q, const T* cache, acc_t<T> scale,
                       acc_t<T>* out) {
   using A = acc_t<T>;
-  constexpr Index tile = 64;
+  constexpr Index most_parts = 16;
+  constexpr Index least_part = 128;  // entries
   const Index width = s.latent + s.rope;
-  cpu::parallel_for(cpu, s.rows, [&](Index r) {
-    // All heads of a row together: the entries of a tile are read once.
-    A* const scores = cpu::scratch<A>(s.heads * (tile + 2), 2);  // [heads, tile]
-    A* const top = scores + s.heads * tile;                      // [heads]
-    A* const total = top + s.heads;                              // [heads]
-    const A* qr = q + r * s.heads * width;                       // [heads, width]
-    A* o = out + r * s.heads * s.latent;                         // [heads, latent]
-    std::fill_n(o, s.heads * s.latent, A(0));
-    std::fill_n(top, s.heads, -std::numeric_limits<A>::infinity());
-    std::fill_n(total, s.heads, A(0));
-    const Index length = positions[r] + 1;
-    for (Index begin = 0; begin < length; begin += tile) {
-      const Index count = std::min<Index>(tile, length - begin);
-      const T* entries = cache + (sequences[r] * s.capacity + begin) * width;  // [count, width]
-      cpu::multiply_here(cpu::Product<A, T, A>{s.heads, count, width, cpu::row_major(qr, width),
-                                               cpu::transposed(entries, width), scores, tile});
-      for (Index h = 0; h < s.heads; ++h) {
-        A* p = scores + h * tile;  // [tile]
-        A highest = top[h];
-        for (Index j = 0; j < count; ++j) highest = std::max(highest, p[j] * scale);
-        const A shrink = begin == 0 ? A(0) : std::exp(top[h] - highest);
-        cpu::Vec<A> sums{};
-        for (Index j = 0; j < count; j += cpu::lanes<A>) {
-          const Index left = count - j;
-          cpu::Vec<A> e = cpu::exp<A>(cpu::load_up_to(p + j, left) * scale - highest);
-          for (Index l = left; l < cpu::lanes<A>; ++l) e[static_cast<int>(l)] = A(0);
-          cpu::store_up_to(p + j, e, left);
-          sums += e;
-        }
-        total[h] = total[h] * shrink + cpu::sum<A>(sums);
-        top[h] = highest;
-        for (Index c = 0; c < s.latent; ++c) o[h * s.latent + c] *= shrink;
-      }
-      cpu::multiply_here(cpu::Product<A, T, A>{s.heads, s.latent, count, cpu::row_major<A>(scores, tile),
-                                               cpu::row_major(entries, width), o, s.latent, true});
-    }
+  const Index partial = s.heads * (s.latent + 2);  // [heads, latent], [heads] and [heads]
+  const auto part_length = [&](Index length) {
+    const Index parts = std::min(most_parts, (length + least_part - 1) / least_part);
+    return (length + parts - 1) / parts;
+  };
+  const auto parts_of = [&](Index length) {
+    return (length + part_length(length) - 1) / part_length(length);
+  };
+  Index longest = 0;
+  Index most = 1;
+  for (Index r = 0; r < s.rows; ++r) {
+    longest = std::max<Index>(longest, positions[r] + 1);
+    most = std::max(most, parts_of(positions[r] + 1));
+  }
+  const Buffer buffer(cpu.pool(), static_cast<std::size_t>(s.rows * most_parts * partial) * sizeof(A));
+  A* const memory = static_cast<A*>(buffer.data());  // [rows, most_parts, partial]
+  constexpr Index worth_sharing = 1 << 15;
+  cpu::parallel_for(
+      cpu, s.rows * most,
+      [&](Index task) {
+        const Index r = task / most;
+        const Index length = positions[r] + 1;
+        const Index begin = task % most * part_length(length);
+        if (begin >= length) return;
+        A* const o = memory + (r * most_parts + task % most) * partial;
+        A* const top = o + s.heads * s.latent;
+        cpu::attend_part(s, std::min(length - begin, part_length(length)), q + r * s.heads * width,
+                         cache + (sequences[r] * s.capacity + begin) * width, scale, o, top, top + s.heads);
+      },
+      s.rows * longest * s.heads * width >= worth_sharing);
+  for (Index r = 0; r < s.rows; ++r) {
+    const Index parts = parts_of(positions[r] + 1);
+    const A* const first = memory + r * most_parts * partial;
     for (Index h = 0; h < s.heads; ++h) {
-      for (Index c = 0; c < s.latent; ++c) o[h * s.latent + c] /= total[h];
+      A highest = -std::numeric_limits<A>::infinity();
+      for (Index i = 0; i < parts; ++i)
+        highest = std::max(highest, first[i * partial + s.heads * s.latent + h]);
+      A* const o = out + (r * s.heads + h) * s.latent;  // [latent]
+      std::fill_n(o, s.latent, A(0));
+      A total = 0;
+      for (Index i = 0; i < parts; ++i) {
+        const A* const from = first + i * partial;
+        const A share = std::exp(from[s.heads * s.latent + h] - highest);
+        total += share * from[s.heads * (s.latent + 1) + h];
+        for (Index c = 0; c < s.latent; ++c) o[c] += share * from[h * s.latent + c];
+      }
+      for (Index c = 0; c < s.latent; ++c) o[c] /= total;
     }
-  });
+  }
 }
 
 /// o [rows, heads * v] = W_UV,h (attended latent of head h).   attended: [rows, heads * latent]
 template <typename T>
 void expand_value(const Cpu& cpu, AttentionShape s, Index latent, Index rows, const acc_t<T>* attended,
                   const T* w, T* o) {
-  std::vector<cpu::Product<acc_t<T>, T, T>> products;
+  thread_local std::vector<cpu::Product<acc_t<T>, T, T>> products;
+  products.clear();
   for (Index h = 0; h < s.heads; ++h) {
     products.push_back({rows, s.v, latent, cpu::row_major(attended + h * latent, s.heads * latent),
                         cpu::transposed(w + (h * (s.nope + s.v) + s.nope) * latent, latent), o + h * s.v,

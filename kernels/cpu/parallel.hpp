@@ -4,6 +4,7 @@
 #include <mtpx/core/cpu.hpp>
 
 #include <algorithm>
+#include <vector>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -44,6 +45,15 @@ void parallel_for(const Cpu& cpu, Index tasks, const Body& body, bool worth_shar
   static_cast<void>(worth_sharing);
 #endif
   for (Index task = 0; task < tasks; ++task) detail::run_task(body, task);
+}
+
+/// Memory of one thread, kept between calls.
+template <typename T>
+T* scratch(Index count, int which) {
+  thread_local std::vector<T> memory[4];
+  auto& mine = memory[which];
+  if (static_cast<Index>(mine.size()) < count) mine.resize(static_cast<std::size_t>(count));
+  return mine.data();
 }
 
 /// Runs body(begin, end) over chunks of [0, count), each worth about the cost of starting a task.

@@ -36,15 +36,15 @@ namespace cpu {
 /// The `count` largest of values[0 .. n) in descending order, the lowest index first among equals. NaN
 /// counts as -inf. `taken` [n] marks what is out of the race and, at the end, what was chosen.
 template <typename A>
-void top_indices(Index n, const A* values, Index count, bool* taken, std::int32_t* chosen) {
+void top_indices(Index n, const A* values, Index count, unsigned char* taken, std::int32_t* chosen) {
   for (Index k = 0; k < count; ++k) {
     Index best = -1;
     for (Index i = 0; i < n; ++i) {
-      if (taken[i]) continue;
+      if (taken[i] != 0) continue;
       if (best < 0 || values[i] > values[best] || (std::isnan(values[best]) && !std::isnan(values[i])))
         best = i;
     }
-    taken[best] = true;
+    taken[best] = 1;
     chosen[k] = static_cast<std::int32_t>(best);
   }
 }
@@ -59,21 +59,21 @@ void route_forward(const Cpu& cpu, Index tokens, Routing r, const A* scores, con
                    A* weights) {
   const Index group_size = r.n_experts / r.n_group;
   cpu::parallel_chunks(cpu, tokens, 8 * r.n_experts, [&](Index begin, Index end) {
-    std::vector<A> pick(static_cast<std::size_t>(r.n_experts));
-    std::vector<A> group(static_cast<std::size_t>(r.n_group));
-    std::vector<std::int32_t> groups(static_cast<std::size_t>(r.n_group));
-    const auto out = std::make_unique<bool[]>(static_cast<std::size_t>(r.n_experts));
-    const auto kept = std::make_unique<bool[]>(static_cast<std::size_t>(r.n_group));
+    A* const pick = cpu::scratch<A>(r.n_experts + r.n_group, 2);                // [E]
+    A* const group = pick + r.n_experts;                                        // [groups]
+    auto* const groups = cpu::scratch<std::int32_t>(r.topk_group, 2);           // [chosen groups]
+    auto* const out = cpu::scratch<unsigned char>(r.n_experts + r.n_group, 2);  // [E]
+    auto* const kept = out + r.n_experts;                                       // [groups]
     for (Index t = begin; t < end; ++t) {
       const A* s = scores + t * r.n_experts;  // [E]
-      for (Index e = 0; e < r.n_experts; ++e) pick[static_cast<std::size_t>(e)] = s[e] + bias[e];
-      std::fill_n(out.get(), r.n_experts, false);
+      for (Index e = 0; e < r.n_experts; ++e) pick[e] = s[e] + bias[e];
+      std::fill_n(out, r.n_experts, 0);
       if (r.topk_group < r.n_group) {
         for (Index g = 0; g < r.n_group; ++g) {
           A first = -std::numeric_limits<A>::infinity();
           A second = first;
           for (Index e = g * group_size; e < (g + 1) * group_size; ++e) {
-            const A value = pick[static_cast<std::size_t>(e)];
+            const A value = pick[e];
             if (value > first) {
               second = first;
               first = value;
@@ -81,14 +81,13 @@ void route_forward(const Cpu& cpu, Index tokens, Routing r, const A* scores, con
               second = value;
             }
           }
-          group[static_cast<std::size_t>(g)] = group_size > 1 ? first + second : first;
+          group[g] = group_size > 1 ? first + second : first;
         }
-        std::fill_n(kept.get(), r.n_group, false);
-        cpu::top_indices(r.n_group, group.data(), r.topk_group, kept.get(), groups.data());
-        for (Index e = 0; e < r.n_experts; ++e)
-          out[static_cast<std::size_t>(e)] = !kept[static_cast<std::size_t>(e / group_size)];
+        std::fill_n(kept, r.n_group, 0);
+        cpu::top_indices(r.n_group, group, r.topk_group, kept, groups);
+        for (Index e = 0; e < r.n_experts; ++e) out[e] = kept[e / group_size] == 0;
       }
-      cpu::top_indices(r.n_experts, pick.data(), r.top_k, out.get(), ids + t * r.top_k);
+      cpu::top_indices(r.n_experts, pick, r.top_k, out, ids + t * r.top_k);
       A total(0);
       for (Index k = 0; k < r.top_k; ++k) total += s[ids[t * r.top_k + k]];
       const A factor = static_cast<A>(r.scaling_factor) / (r.norm_topk_prob ? total + A(1e-20) : A(1));
@@ -138,7 +137,7 @@ void balance_forward(const Cpu& cpu, Index batch, Index time, Index experts, Ind
   cpu::parallel_for(cpu, batch, [&](Index b) {
     std::vector<A> p(static_cast<std::size_t>(experts), A(0));
     std::vector<std::int32_t> chosen(static_cast<std::size_t>(top_k));
-    const auto taken = std::make_unique<bool[]>(static_cast<std::size_t>(experts));
+    std::vector<unsigned char> taken(static_cast<std::size_t>(experts));
     A* fb = f + b * experts;  // [E]
     std::fill_n(fb, experts, A(0));
     for (Index t = 0; t < time; ++t) {
@@ -146,8 +145,8 @@ void balance_forward(const Cpu& cpu, Index batch, Index time, Index experts, Ind
       A total(0);
       for (Index e = 0; e < experts; ++e) total += s[e];
       for (Index e = 0; e < experts; ++e) p[static_cast<std::size_t>(e)] += s[e] / total;
-      std::fill_n(taken.get(), experts, false);
-      cpu::top_indices(experts, s, top_k, taken.get(), chosen.data());
+      std::fill(taken.begin(), taken.end(), 0);
+      cpu::top_indices(experts, s, top_k, taken.data(), chosen.data());
       for (const std::int32_t e : chosen) fb[e] += A(1);
     }
     A dot(0);

@@ -14,7 +14,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
+
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
 
 namespace mtpx::cpu {
 
@@ -156,10 +161,19 @@ inline Vec<T> sigmoid(Vec<T> v) {
   return T(1) / (T(1) + exp<T>(-v));
 }
 
-/// a * b + c, rounded once where the processor can.
+/// a * b + c, rounded once where the processor can. Never left to the compiler: whether it contracts the
+/// expression depends on the code around it and on the processor it tunes for, and so would the bits.
 template <typename V>
 inline V fma(V a, V b, V c) {
-  return a * b + c;  // both compilers contract this
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>) return V(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
+  if constexpr (std::is_same_v<V, Vec<double>>) return V(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
+#elif defined(__FMA__)
+  if constexpr (std::is_same_v<V, Vec<float>>) return V(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
+  if constexpr (std::is_same_v<V, Vec<double>>) return V(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
+#else
+  return a * b + c;
+#endif
 }
 
 namespace detail {
@@ -173,6 +187,7 @@ inline void swap_blocks(V& a, V& b, std::integer_sequence<int, j...>) {
 template <typename T, int step>
 inline void transpose_step(Vec<T>* rows) {
   constexpr int n = static_cast<int>(lanes<T>);
+#pragma GCC unroll 16
   for (int i = 0; i < n; ++i) {
     if ((i & step) == 0) swap_blocks<step, n>(rows[i], rows[i + step], std::make_integer_sequence<int, n>());
   }

@@ -50,13 +50,30 @@ struct Operand {
   Shape shape;
 };
 
-/// Throws ShapeError "[op] rule", a line per operand, and "in path" unless `holds`.
-inline void require(bool holds, std::string_view op, std::string_view rule,
-                    std::initializer_list<Operand> operands = {}, std::string_view path = {}) {
+namespace detail {
+/// What `text` says: itself, what it returns when called, or its path().
+template <typename Text>
+std::string say(const Text& text) {
+  if constexpr (requires { text(); }) {
+    return text();
+  } else if constexpr (requires { text.path(); }) {
+    return text.path();
+  } else {
+    return std::string(text);
+  }
+}
+}  // namespace detail
+
+/// Throws ShapeError "[op] rule", a line per operand, and "in path" unless `holds`. A rule that takes work to
+/// put into words is a function that returns it; `path` is a text or has a path(), such as the tape.
+template <typename Rule, typename Path = std::string_view>
+void require(bool holds, std::string_view op, const Rule& rule, std::initializer_list<Operand> operands = {},
+             const Path& path = {}) {
   if (holds) return;
-  std::string text = cat('[', op, "] ", rule);
+  std::string text = cat('[', op, "] ", detail::say(rule));
   for (const Operand& operand : operands) text += cat("\n  ", operand.name, ": ", operand.shape.str());
-  if (!path.empty()) text += cat("\n  in ", path);
+  const std::string where = detail::say(path);
+  if (!where.empty()) text += cat("\n  in ", where);
   throw ShapeError(text);
 }
 

@@ -85,7 +85,8 @@ class Tensor {
   /// Columns [begin, begin + width) of every row.
   Tensor narrow_last(Index begin, Index width) const {
     require(begin >= 0 && width >= 0 && begin + width <= shape_.width(), "narrow_last",
-            cat("columns ", begin, " to ", begin + width, " must lie inside the rows"), {{"x", shape_}});
+            [&] { return cat("columns ", begin, " to ", begin + width, " must lie inside the rows"); },
+            {{"x", shape_}});
     Tensor view = *this;
     view.data_ += begin;
     view.shape_ = shape_.with_width(width);
@@ -97,7 +98,8 @@ class Tensor {
     require(shape_.rank() >= 2 || contiguous(), "slice_front", "a strided vector has no front",
             {{"x", shape_}});
     require(shape_.rank() >= 1 && begin >= 0 && begin <= end && end <= shape_[0], "slice_front",
-            cat("entries ", begin, " to ", end, " must lie inside the first axis"), {{"x", shape_}});
+            [&] { return cat("entries ", begin, " to ", end, " must lie inside the first axis"); },
+            {{"x", shape_}});
     Tensor view = *this;
     view.shape_ = shape_.with_front(end - begin);
     if (shape_.rank() == 1) {

@@ -61,10 +61,13 @@ struct Transformer {
   /// depth: how many modules to run; -1: all
   Forward<T, D> operator()(Tape& tape, const Batch<D>& batch, Index depth = -1) const {
     const Index time = batch.time();
-    require(batch.tokens.shape().rank() == 2 && time >= 1 && time <= config.max_position_embeddings, "model",
-            cat("tokens are [B, T + 1] with T from 1 to max_position_embeddings = ",
-                config.max_position_embeddings),
-            {{"tokens", batch.tokens.shape()}}, tape.path());
+    require(
+        batch.tokens.shape().rank() == 2 && time >= 1 && time <= config.max_position_embeddings, "model",
+        [&] {
+          return cat("tokens are [B, T + 1] with T from 1 to max_position_embeddings = ",
+                     config.max_position_embeddings);
+        },
+        {{"tokens", batch.tokens.shape()}}, tape);
     Forward<T, D> out;
     Hidden<T, D> h = trunk(tape, batch, out);
     const Index modules =

@@ -13,7 +13,7 @@ template <typename T, typename D>
 Var<T, D> add(const Var<T, D>& a, const Var<T, D>& b) {
   Tape& tape = tape_of("add", a, b);
   require(a.shape() == b.shape() && a.value().contiguous() && b.value().contiguous(), "add",
-          "a and b need the same shape and dense rows", {{"a", a.shape()}, {"b", b.shape()}}, tape.path());
+          "a and b need the same shape and dense rows", {{"a", a.shape()}, {"b", b.shape()}}, tape);
   Tensor<T, D> y(a.device(), a.shape());
   add_forward(y.device(), y.size(), a.data(), b.data(), y.data());
   return tape.record("add", y, [da = a.destination(), db = b.destination()](const Tensor<T, D>& dy) {
@@ -43,7 +43,7 @@ Var<A, D> weighted_sum(const std::vector<Var<A, D>>& x, const std::vector<A>& we
   for (std::size_t i = 0; i < x.size(); ++i) {
     tape_of("weighted_sum", x.front(), x[i]);
     require(x[i].shape().size() == 1, "weighted_sum", "every loss is one number", {{"x", x[i].shape()}},
-            tape.path());
+            tape);
     scale_into(y.device(), 1, weights[i], x[i].data(), Sink<A>{y.data(), i > 0});
     wanted.push_back(x[i].destination());
   }

@@ -47,11 +47,11 @@ Var<T, D> latent_attention(const Var<T, D>& q, const Var<T, D>& latent, const Va
            {"latent", latent.shape()},
            {"k_rope", k_rope.shape()},
            {"rows", Shape{rows.count()}}},
-          tape.path());
+          tape);
   require(w.shape() == Shape{shape.heads * (shape.nope + shape.v), width} &&
               cache.entries.shape().width() == width + shape.rope,
           "latent_attention", "w is [H * (nope + v), latent], the cache [sequences, capacity, latent + rope]",
-          {{"w", w.shape()}, {"cache", cache.entries.shape()}, {"latent", latent.shape()}}, tape.path());
+          {{"w", w.shape()}, {"cache", cache.entries.shape()}, {"latent", latent.shape()}}, tape);
   const D& device = q.device();
   using A = acc_t<T>;
   Tensor<A, D> absorbed(device, {s.rows, shape.heads, width + shape.rope});

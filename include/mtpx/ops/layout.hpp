@@ -24,9 +24,10 @@ Tensor<T, D> contiguous(const Tensor<T, D>& x) {
 template <typename T, typename D>
 Var<T, D> narrow(const Var<T, D>& x, Index begin, Index width) {
   Tape& tape = tape_of("narrow", x);
-  require(begin >= 0 && width >= 0 && begin + width <= x.shape().width(), "narrow",
-          cat("columns ", begin, " to ", begin + width, " must lie inside the rows"), {{"x", x.shape()}},
-          tape.path());
+  require(
+      begin >= 0 && width >= 0 && begin + width <= x.shape().width(), "narrow",
+      [&] { return cat("columns ", begin, " to ", begin + width, " must lie inside the rows"); },
+      {{"x", x.shape()}}, tape);
   return tape.record(
       "narrow", x.value().narrow_last(begin, width), [begin, dx = x.destination()](const Tensor<T, D>& dy) {
         const Sink<T> sink = dx.sink();
@@ -50,7 +51,7 @@ template <typename T, typename D>
 Var<T, D> concat(const Var<T, D>& a, const Var<T, D>& b) {
   Tape& tape = tape_of("concat", a, b);
   require(a.shape().with_width(1) == b.shape().with_width(1), "concat",
-          "a and b may differ in the last axis only", {{"a", a.shape()}, {"b", b.shape()}}, tape.path());
+          "a and b may differ in the last axis only", {{"a", a.shape()}, {"b", b.shape()}}, tape);
   const Rows left = a.rows();
   const Rows right = b.rows();
   const Index width = left.width + right.width;
@@ -80,8 +81,7 @@ template <typename T, typename D>
 Var<T, D> reshape(const Var<T, D>& x, const Shape& shape) {
   Tape& tape = tape_of("reshape", x);
   require(x.value().contiguous() && x.shape().size() == shape.size(), "reshape",
-          "x must be dense and keep its number of elements", {{"from", x.shape()}, {"to", shape}},
-          tape.path());
+          "x must be dense and keep its number of elements", {{"from", x.shape()}, {"to", shape}}, tape);
   return tape.record("reshape", x.value().reshape(shape), [dx = x.destination()](const Tensor<T, D>& dy) {
     if (const Sink<T> sink = dx.sink()) {
       const Rows rows = dy.rows();
@@ -101,8 +101,9 @@ template <typename T, typename D>
 Var<T, D> take_front(const Var<T, D>& x, Index count) {
   Tape& tape = tape_of("take_front", x);
   const Shape s = x.shape();
-  require(s.rank() == 3 && x.value().contiguous() && count >= 0 && count <= s[1], "take_front",
-          cat("x is dense [B, T, D] with at least ", count, " positions"), {{"x", s}}, tape.path());
+  require(
+      s.rank() == 3 && x.value().contiguous() && count >= 0 && count <= s[1], "take_front",
+      [&] { return cat("x is dense [B, T, D] with at least ", count, " positions"); }, {{"x", s}}, tape);
   Tensor<T, D> y(x.device(), {s[0], count, s[2]});
   const Index part = count * s[2];
   const Index whole = s[1] * s[2];

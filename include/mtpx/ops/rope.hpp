@@ -26,11 +26,14 @@ template <typename T, typename D>
 Var<T, D> rope(const Var<T, D>& x, Index heads, const Tensor<std::int32_t, D>& positions,
                const RopeTable<acc_t<T>, D>& table) {
   Tape& tape = tape_of("rope", x);
-  require(heads > 0 && x.shape().width() % heads == 0 && x.shape().width() / heads >= table.rope(), "rope",
-          cat("the last axis must split into ", heads, " heads at least as wide as the rotated part"),
-          {{"x", x.shape()}, {"table", table.cos.shape()}}, tape.path());
+  require(
+      heads > 0 && x.shape().width() % heads == 0 && x.shape().width() / heads >= table.rope(), "rope",
+      [&] {
+        return cat("the last axis must split into ", heads, " heads at least as wide as the rotated part");
+      },
+      {{"x", x.shape()}, {"table", table.cos.shape()}}, tape);
   require(positions.size() == x.rows().count && positions.contiguous(), "rope",
-          "every row needs one position", {{"x", x.shape()}, {"positions", positions.shape()}}, tape.path());
+          "every row needs one position", {{"x", x.shape()}, {"positions", positions.shape()}}, tape);
   const Index rotated = table.rope();
   Tensor<T, D> y(x.device(), x.shape());
   rope_apply(x.device(), x.rows(), heads, rotated, x.data(), positions.data(), table.cos.data(),

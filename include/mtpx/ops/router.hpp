@@ -12,7 +12,7 @@ namespace mtpx {
 template <typename A, typename D>
 Var<A, D> sigmoid(const Var<A, D>& x) {
   Tape& tape = tape_of("sigmoid", x);
-  require(x.value().contiguous(), "sigmoid", "x needs dense rows", {{"x", x.shape()}}, tape.path());
+  require(x.value().contiguous(), "sigmoid", "x needs dense rows", {{"x", x.shape()}}, tape);
   Tensor<A, D> y(x.device(), x.shape());
   sigmoid_forward(y.device(), y.size(), x.data(), y.data());
   return tape.record("sigmoid", y, [y, dx = x.destination()](const Tensor<A, D>& dy) {
@@ -40,16 +40,20 @@ template <typename A, typename D>
 Route<A, D> route(const Var<A, D>& scores, const Tensor<A, D>& bias, const Routing& routing) {
   Tape& tape = tape_of("route", scores);
   const Routing r = routing;
-  require(scores.shape().width() == r.n_experts && bias.shape() == Shape{r.n_experts} &&
-              scores.value().contiguous(),
-          "route", cat("scores and bias need one dense column per expert, ", r.n_experts),
-          {{"scores", scores.shape()}, {"bias", bias.shape()}}, tape.path());
-  require(r.n_group >= 1 && r.n_experts % r.n_group == 0 && r.topk_group >= 1 && r.topk_group <= r.n_group &&
-              r.top_k >= 1 && r.top_k <= r.n_experts / r.n_group * r.topk_group,
-          "route",
-          cat(r.top_k, " experts cannot be chosen from ", r.topk_group, " of ", r.n_group, " groups of ",
-              r.n_experts, " experts"),
-          {{"scores", scores.shape()}}, tape.path());
+  require(
+      scores.shape().width() == r.n_experts && bias.shape() == Shape{r.n_experts} &&
+          scores.value().contiguous(),
+      "route", [&] { return cat("scores and bias need one dense column per expert, ", r.n_experts); },
+      {{"scores", scores.shape()}, {"bias", bias.shape()}}, tape);
+  require(
+      r.n_group >= 1 && r.n_experts % r.n_group == 0 && r.topk_group >= 1 && r.topk_group <= r.n_group &&
+          r.top_k >= 1 && r.top_k <= r.n_experts / r.n_group * r.topk_group,
+      "route",
+      [&] {
+        return cat(r.top_k, " experts cannot be chosen from ", r.topk_group, " of ", r.n_group, " groups of ",
+                   r.n_experts, " experts");
+      },
+      {{"scores", scores.shape()}}, tape);
   const Index tokens = scores.rows().count;
   Tensor<std::int32_t, D> ids(scores.device(), scores.shape().with_width(r.top_k));
   Tensor<A, D> weights(scores.device(), ids.shape());
@@ -73,8 +77,10 @@ template <typename A, typename D>
 Var<A, D> balance_loss(const Var<A, D>& scores, Index top_k, A alpha) {
   Tape& tape = tape_of("balance_loss", scores);
   const Shape s = scores.shape();
-  require(s.rank() == 3 && scores.value().contiguous() && top_k >= 1 && top_k <= s.width(), "balance_loss",
-          cat("scores are dense [B, T, E] with at least ", top_k, " experts"), {{"scores", s}}, tape.path());
+  require(
+      s.rank() == 3 && scores.value().contiguous() && top_k >= 1 && top_k <= s.width(), "balance_loss",
+      [&] { return cat("scores are dense [B, T, E] with at least ", top_k, " experts"); }, {{"scores", s}},
+      tape);
   Tensor<A, D> loss(scores.device(), {1});
   Tensor<A, D> f(scores.device(), {s[0], s[2]});
   balance_forward(scores.device(), s[0], s[1], s[2], top_k, alpha, scores.data(), loss.data(), f.data());

@@ -1,0 +1,186 @@
+#pragma once
+// Products of few rows, as decoding makes them: B is read once, straight from where it stands, and every
+// number of it meets all rows of A while it is in a register. The order of every sum is gemm.hpp's: k = 0, 1,
+// 2, ... by fused multiply-add, so that a row's bits are those of a product of many rows.
+
+#include "simd.hpp"
+
+namespace mtpx::cpu {
+
+/// A matrix operand: element (i, j) stands at data[i * row + j * column].
+template <typename T>
+struct Matrix {
+  const T* data = nullptr;
+  Index row = 0;
+  Index column = 1;
+
+  const T* at(Index i, Index j) const { return data + i * row + j * column; }
+};
+
+template <typename T>
+Matrix<T> row_major(const T* data, Index stride) {
+  return {data, stride, 1};
+}
+template <typename T>
+Matrix<T> transposed(const T* data, Index stride) {
+  return {data, 1, stride};
+}
+
+namespace detail {
+
+inline constexpr int panel_registers = 2;
+
+/// Columns of B that a task works on at a time.
+template <typename T>
+inline constexpr Index panel = panel_registers* lanes<T>;
+
+/// Most rows of A for which B is not packed.
+inline constexpr Index few_rows = 8;
+
+/// The sums of `rows` rows of A and a full panel of B.
+///   a: [k][rows]   sums: [rows][panel], added to
+template <int rows, typename T, typename B>
+void few(Index k, const T* a, Matrix<B> b, T* sums) {
+  constexpr int n = static_cast<int>(lanes<T>);
+  constexpr Index line = 64 / static_cast<Index>(sizeof(B));
+  if (b.column == 1) {  // rows of B are contiguous
+    Vec<T> total[rows][panel_registers];
+    for (int r = 0; r < rows; ++r) {
+      for (int v = 0; v < panel_registers; ++v) total[r][v] = load(sums + r * panel<T> + v * n);
+    }
+    for (Index kk = 0; kk < k; ++kk) {
+      const B* row = b.at(kk, 0);
+#pragma GCC unroll 4
+      for (int v = 0; v < panel_registers; ++v) {
+        const Vec<T> bv = load(row + v * n);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r) total[r][v] = fma(broadcast<T>(a[kk * rows + r]), bv, total[r][v]);
+      }
+    }
+    for (int r = 0; r < rows; ++r) {
+      for (int v = 0; v < panel_registers; ++v) store(sums + r * panel<T> + v * n, total[r][v]);
+    }
+    return;
+  }
+  if constexpr (rows == n) {  // a register holds a column of A: numbers of B are broadcast as they come
+    for (int v = 0; v < panel_registers; ++v) {
+      Vec<T> total[n];
+      for (int r = 0; r < n; ++r) total[r] = load(sums + r * panel<T> + v * n);
+      transpose<T>(total);
+      for (Index kk = 0; kk < k; ++kk) {
+        const Vec<T> column = load(a + kk * rows);
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i)
+          total[i] = fma(broadcast<T>(static_cast<T>(*b.at(kk, v * n + i))), column, total[i]);
+      }
+      transpose<T>(total);
+      for (int r = 0; r < n; ++r) store(sums + r * panel<T> + v * n, total[r]);
+    }
+    return;
+  }
+  // Columns of B are contiguous: squares of lanes x lanes are transposed in registers. One column of squares
+  // at a time: more streams than a first-level cache has ways would push out each other's lines.
+  for (int v = 0; v < panel_registers; ++v) {
+    Vec<T> total[rows];
+    for (int r = 0; r < rows; ++r) total[r] = load(sums + r * panel<T> + v * n);
+    Index kk = 0;
+    for (; kk + n <= k; kk += n) {
+      if (kk % line == 0) {
+        for (int i = 0; i < n; ++i) __builtin_prefetch(b.at(kk, (v + 1) * n + i), 0, 2);
+      }
+      Vec<T> square[n];
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) square[i] = load(b.at(kk, v * n + i));
+      transpose<T>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) {
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r)
+          total[r] = fma(broadcast<T>(a[(kk + i) * rows + r]), square[i], total[r]);
+      }
+    }
+    if (kk < k) {
+      Vec<T> square[n];
+      for (int i = 0; i < n; ++i) square[i] = load_part(b.at(kk, v * n + i), k - kk);
+      transpose<T>(square);
+      for (Index i = 0; i < k - kk; ++i) {
+        for (int r = 0; r < rows; ++r)
+          total[r] = fma(broadcast<T>(a[(kk + i) * rows + r]), square[i], total[r]);
+      }
+    }
+    for (int r = 0; r < rows; ++r) store(sums + r * panel<T> + v * n, total[r]);
+  }
+}
+
+/// The number of rows, `m` or a little more, that few() is compiled for.
+inline constexpr int few_padded(Index m) { return m <= 4 ? static_cast<int>(m) : 8; }
+
+/// A as few() reads it: [k][few_padded(m)], of type T. No copy where it is that already.
+template <typename T, typename A>
+const T* pack_few(Index m, Index k, Matrix<A> a, T* to) {
+  if constexpr (std::is_same_v<A, T>) {
+    if (m == 1 && a.column == 1) return a.data;
+  }
+  const auto pack = [&]<int rows>() {
+    const A* from[rows];
+    for (int r = 0; r < rows; ++r) from[r] = a.at(std::min<Index>(r, m - 1), 0);
+    for (Index kk = 0; kk < k; ++kk) {
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) to[kk * rows + r] = static_cast<T>(from[r][kk * a.column]);
+    }
+  };
+  switch (few_padded(m)) {
+    case 1:
+      pack.template operator()<1>();
+      break;
+    case 2:
+      pack.template operator()<2>();
+      break;
+    case 3:
+      pack.template operator()<3>();
+      break;
+    case 4:
+      pack.template operator()<4>();
+      break;
+    default:
+      pack.template operator()<8>();
+  }
+  return to;
+}
+
+/// One full panel of columns, m <= few_rows.   a: from pack_few()   c: [m][panel] with `stride`
+template <typename T, typename B, typename C>
+void multiply_few(Index m, Index k, const T* a, Matrix<B> b, C* c, Index stride, bool accumulate) {
+  T sums[few_rows * panel<T>] = {};
+  if (accumulate) {
+    for (Index r = 0; r < m; ++r) {
+      for (Index j = 0; j < panel<T>; j += lanes<T>) store(sums + r * panel<T> + j, load(c + r * stride + j));
+    }
+  }
+  switch (few_padded(m)) {
+    case 1:
+      few<1, T>(k, a, b, sums);
+      break;
+    case 2:
+      few<2, T>(k, a, b, sums);
+      break;
+    case 3:
+      few<3, T>(k, a, b, sums);
+      break;
+    case 4:
+      few<4, T>(k, a, b, sums);
+      break;
+    case 6:
+      few<6, T>(k, a, b, sums);
+      break;
+    default:
+      few<8, T>(k, a, b, sums);
+  }
+  for (Index r = 0; r < m; ++r) {
+    for (Index j = 0; j < panel<T>; j += lanes<T>) store(c + r * stride + j, load(sums + r * panel<T> + j));
+  }
+}
+
+}  // namespace detail
+
+}  // namespace mtpx::cpu
