@@ -18,8 +18,9 @@ concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a,
   // embedding
   embedding_forward(d, rows, i, rows, t, t);
   embedding_backward(d, rows, i, n, n, t, sa);
-  // linear; the router's weights are of the accumulation type
+  // linear; the router's weights are of the accumulation type, and so are decoding's logits
   linear_forward(d, rows, t, n, t, t);
+  linear_forward(d, rows, t, n, t, a);
   linear_backward_input(d, rows, n, t, t, st);
   linear_backward_weight(d, rows, t, n, t, sa);
   linear_forward(d, rows, t, n, a, a);

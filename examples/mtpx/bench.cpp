@@ -1,7 +1,7 @@
-// mtpx bench: the time of a training step, as one JSON line.
+// mtpx bench: the time of a training step, as one JSON line. With --decode: of a token (bench_decode.cpp).
 
+#include "bench.hpp"
 #include "fma_peak.hpp"
-#include "model.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -19,6 +19,8 @@ struct Options {
   mtpx::Index depth = -1;
   mtpx::Index steps = 10;
   int threads = 0;
+  bool decode = false;
+  DecodeBench decoding{};
 };
 
 double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
@@ -119,6 +121,7 @@ void run(const Options& o) {
       {"fma_peak_gflops", rounded(peak / 1e9, 1)},
       {"fma_share", rounded(work / median / peak, 3)}};
   std::cout << line.dump() << std::endl;
+  written();
 }
 
 }  // namespace
@@ -127,7 +130,7 @@ void add_bench(CLI::App& app) {
   auto options = std::make_shared<Options>();
   Options& o = *options;
   CLI::App* command =
-      app.add_subcommand("bench", "Time training steps on random tokens; prints one JSON line");
+      app.add_subcommand("bench", "Time training steps on random tokens, or decoding; prints JSON lines");
   o.config.add(*command);
   command->add_option("--batch", o.batch, "Windows per step")
       ->check(CLI::Range(1, 1 << 20))
@@ -140,8 +143,41 @@ void add_bench(CLI::App& app) {
   command->add_option("--steps", o.steps, "Steps to time, after three to warm up")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  auto* decode =
+      command->add_flag("--decode", o.decode,
+                        "Time decoding instead: plain, 1 to 4 drafts and auto, in turn, with the cost model");
+  DecodeBench& d = o.decoding;
+  d.model.add(*command, "--model", "Model folder to decode with; default: random weights")
+      ->needs(decode)
+      ->excludes(command->get_option("--config"))
+      ->excludes(command->get_option("--preset"));
+  command
+      ->add_option("--data", d.data,
+                   "Files or folders of text for the prompts; default: this repository's own")
+      ->needs(decode);
+  command->add_option("--context", d.context, "Tokens of a prompt")
+      ->check(CLI::Range(1, 1 << 24))
+      ->needs(decode)
+      ->capture_default_str();
+  command->add_option("--tokens", d.tokens, "Tokens to decode after each prompt")
+      ->check(CLI::Range(2, 1 << 24))
+      ->needs(decode)
+      ->capture_default_str();
+  command->add_option("--prompts", d.prompts, "Prompts, evenly spaced over the held-out text")
+      ->check(CLI::Range(1, 1 << 20))
+      ->needs(decode)
+      ->capture_default_str();
+  command->add_option("--temperature", d.temperature, "0 = greedy")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(decode)
+      ->capture_default_str();
   add_threads(*command, o.threads);
-  command->callback([options] { run(*options); });
+  command->callback([options] {
+    if (!options->decode) return run(*options);
+    options->decoding.config = options->config;
+    options->decoding.threads = options->threads;
+    bench_decode(options->decoding);
+  });
 }
 
 }  // namespace program

@@ -1,11 +1,12 @@
-// mtpx generate: continue a prompt, with or without drafts.
+// mtpx generate: continue prompts, with or without drafts.
 
 #include "model.hpp"
 
+#include <mtpx/io/stop_text.hpp>
 #include <mtpx/io/utf8.hpp>
 
-#include <chrono>
 #include <cstdio>
+#include <fstream>
 #include <iomanip>
 #include <iostream>
 
@@ -14,77 +15,174 @@ namespace {
 
 struct Options {
   ModelSource model;
-  std::string prompt;
+  std::string prompt, prompts;
+  mtpx::Index batch = 1;
+  std::string draft = "auto";
+  std::vector<std::string> stop;
   mtpx::GenerateOptions generate;
   bool json = false;
   int threads = 0;
 };
 
-/// What can be tokenised, and leaves room to generate.
-std::vector<std::int32_t> tokenize(const Options& o, const mtpx::Config& config) {
-  if (o.prompt.empty()) throw mtpx::ConfigError("[generate] --prompt is empty");
-  if (!mtpx::Utf8Stream::valid(o.prompt)) throw mtpx::ConfigError("[generate] --prompt is not valid UTF-8");
-  if (static_cast<mtpx::Index>(o.prompt.size()) >= config.max_position_embeddings) {
-    throw mtpx::ConfigError(mtpx::cat("[generate] --prompt has ", o.prompt.size(),
-                                      " tokens; max_position_embeddings = ", config.max_position_embeddings,
-                                      " leaves room for ", config.max_position_embeddings - 1));
+/// --prompt, or the lines of --prompts; each must be what can be tokenised and leaves room to generate.
+std::vector<std::string> read_prompts(const Options& o, const mtpx::Config& config) {
+  std::vector<std::string> prompts;
+  std::vector<std::string> names;
+  if (o.prompts.empty()) {
+    prompts.push_back(o.prompt);
+    names.emplace_back("--prompt");
+  } else {
+    std::ifstream file(o.prompts);
+    if (!file || std::filesystem::is_directory(o.prompts))
+      throw mtpx::FileError(mtpx::cat("[generate] --prompts ", o.prompts, ": cannot be read"));
+    mtpx::Index number = 0;
+    for (std::string line; std::getline(file, line);) {
+      ++number;
+      if (line.ends_with('\r')) line.pop_back();
+      if (line.empty()) continue;
+      prompts.push_back(line);
+      names.push_back(mtpx::cat("--prompts ", o.prompts, " line ", number));
+    }
+    if (prompts.empty())
+      throw mtpx::ConfigError(mtpx::cat("[generate] --prompts ", o.prompts, " has no line with text"));
   }
-  return bytes_as_tokens(o.prompt);
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const auto fail = [&](const std::string& cause) {
+      throw mtpx::ConfigError(mtpx::cat("[generate] ", names[i], cause));
+    };
+    if (prompts[i].empty()) fail(" is empty");
+    if (!mtpx::Utf8Stream::valid(prompts[i])) fail(" is not valid UTF-8");
+    if (static_cast<mtpx::Index>(prompts[i].size()) >= config.max_position_embeddings) {
+      fail(mtpx::cat(" has ", prompts[i].size(),
+                     " tokens; max_position_embeddings = ", config.max_position_embeddings,
+                     " leaves room for ", config.max_position_embeddings - 1));
+    }
+  }
+  return prompts;
 }
 
-void print_statistics(const mtpx::DecodeStatistics& s, mtpx::Index draft, double seconds) {
-  std::cerr << std::fixed << std::setprecision(1) << s.tokens << " tokens in " << std::setprecision(2)
-            << seconds << " s: " << std::setprecision(1) << static_cast<double>(s.tokens) / seconds
-            << " tokens/s, " << s.passes << " forward passes, " << std::setprecision(2) << s.tokens_per_pass()
+/// A prompt and what came after it, as whole characters.
+struct Text {
+  mtpx::Utf8Stream characters{};
+  mtpx::StopText stop{};
+  std::string all{};
+
+  /// Adds a token; returns what it completed.
+  std::string push(std::int32_t token) {
+    return add(stop.push(characters.push(static_cast<unsigned char>(token))));
+  }
+  std::string finish() {
+    if (stop.found()) return "";
+    const std::string last = stop.push(characters.finish());
+    return add(last + (stop.found() ? "" : stop.finish()));
+  }
+
+ private:
+  std::string add(std::string part) {
+    all += part;
+    return part;
+  }
+};
+
+double per_second(mtpx::Index count, double seconds) {
+  return seconds > 0 ? static_cast<double>(count) / seconds : 0;
+}
+
+void print_statistics(const mtpx::DecodeStatistics& s, mtpx::Index prompts) {
+  const auto rate = [](double value) {
+    std::cerr << std::fixed << std::setprecision(value < 100 ? 1 : 0) << value << " tokens/s";
+  };
+  std::cerr << "prompt: " << s.prompt_tokens << " tokens, ";
+  rate(per_second(s.prompt_tokens, s.prefill_seconds));
+  std::cerr << "; " << s.tokens << " tokens in " << std::setprecision(2) << s.decode_seconds << " s, ";
+  rate(per_second(s.tokens - prompts, s.decode_seconds));
+  std::cerr << "; " << s.passes << " forward passes, " << std::setprecision(2) << s.tokens_per_pass()
             << " tokens per pass\n";
-  if (draft == 0) return;
-  std::cerr << "acceptance per position (accepted_i / " << s.drafts << " drafts):";
+  if (s.drafts == 0) return;
+  std::cerr << s.drafts << " drafts; acceptance per position (accepted_i / drafts):" << std::setprecision(1);
   for (std::size_t i = 0; i < s.accepted.size(); ++i) std::cerr << ' ' << 100 * s.acceptance(i) << " %";
-  std::cerr << "; mean length " << s.mean_length() << '\n';
+  std::cerr << "; mean length " << std::setprecision(2) << s.mean_length() << '\n';
 }
 
-void run(const Options& o) {
+mtpx::Json report(const mtpx::DecodeStatistics& s, mtpx::Index prompts) {
+  std::vector<double> acceptance;
+  for (std::size_t i = 0; i < s.accepted.size(); ++i) acceptance.push_back(s.acceptance(i));
+  return {{"tokens", s.tokens},
+          {"prompt_tokens", s.prompt_tokens},
+          {"prefill_seconds", s.prefill_seconds},
+          {"prefill_tokens_per_s", per_second(s.prompt_tokens, s.prefill_seconds)},
+          {"seconds", s.decode_seconds},
+          {"tokens_per_s", per_second(s.tokens - prompts, s.decode_seconds)},
+          {"passes", s.passes},
+          {"tokens_per_pass", s.tokens_per_pass()},
+          {"drafts", s.drafts},
+          {"drafted", s.drafted},
+          {"accepted", s.accepted},
+          {"acceptance", acceptance},
+          {"mean_length", s.mean_length()},
+          {"histogram", s.histogram}};
+}
+
+void run(Options o) {
+  if (o.draft != "auto") o.generate.draft = std::stoll(o.draft);
   o.generate.sampling.validate();
   const mtpx::Cpu cpu(o.threads);
   const auto loaded = o.model.load(cpu);
-  require_bytes(loaded.model.config);
-  const std::vector<std::int32_t> prompt = tokenize(o, loaded.model.config);
+  const mtpx::Config& config = loaded.model.config;
+  require_bytes(config);
+  o.generate.validate(config.num_nextn_predict_layers);
+  const std::vector<std::string> prompts = read_prompts(o, config);
+  if (config.eos_token_id >= 0) o.generate.stop.push_back(static_cast<std::int32_t>(config.eos_token_id));
 
-  mtpx::Utf8Stream text;
-  std::string all;
+  // One prompt streams; several are written in their order, once all have ended.
+  const bool stream = prompts.size() == 1 && !o.json;
+  std::vector<std::vector<std::int32_t>> tokens;
+  std::vector<Text> texts;
+  for (const std::string& prompt : prompts) {
+    tokens.push_back(bytes_as_tokens(prompt));
+    texts.push_back({{}, mtpx::StopText(o.stop), prompt});
+  }
   const auto write = [&](const std::string& part) {
-    all += part;
-    if (o.json) return true;
     std::cout << part << std::flush;
-    return static_cast<bool>(std::cout);  // a closed pipe ends the run
+    return written();  // a closed pipe ends the run
   };
-  if (!write(o.prompt)) return;
-  const auto start = std::chrono::steady_clock::now();
-  const mtpx::DecodeStatistics s = mtpx::generate(loaded.model, prompt, o.generate, [&](std::int32_t token) {
-    return write(text.push(static_cast<unsigned char>(token)));
-  });
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (!write(text.finish())) return;
+  if (stream && !write(prompts[0])) return;
+  const mtpx::DecodeStatistics s =
+      mtpx::generate_batch(loaded.model, tokens, o.batch, o.generate, [&](std::size_t i, std::int32_t token) {
+        const std::string part = texts[i].push(token);
+        return (!stream || write(part)) && !texts[i].stop.found();
+      });
+  if (stream) {
+    if (!write(texts[0].finish() + '\n')) return;
+  } else {
+    for (Text& text : texts) text.finish();
+  }
+  const auto count = static_cast<mtpx::Index>(prompts.size());
   if (!o.json) {
-    std::cout << std::endl;
-    print_statistics(s, o.generate.draft, seconds);
+    for (std::size_t i = 0; !stream && i < texts.size(); ++i) {
+      if (!write(texts[i].all + '\n')) return;
+    }
+    print_statistics(s, count);
     return;
   }
-  std::vector<double> acceptance;
-  for (std::size_t i = 0; i < s.accepted.size(); ++i) acceptance.push_back(s.acceptance(i));
-  std::cout << mtpx::Json{{"text", all},
-                          {"tokens", s.tokens},
-                          {"seconds", seconds},
-                          {"tokens_per_s", static_cast<double>(s.tokens) / seconds},
-                          {"passes", s.passes},
-                          {"tokens_per_pass", s.tokens_per_pass()},
-                          {"draft", o.generate.draft},
-                          {"drafts", s.drafts},
-                          {"accepted", s.accepted},
-                          {"acceptance", acceptance},
-                          {"mean_length", s.mean_length()}}
-                   .dump()
-            << std::endl;
+  mtpx::Json line = report(s, count);
+  if (o.prompts.empty()) {
+    line["text"] = texts[0].all;
+  } else {
+    for (const Text& text : texts) line["texts"].push_back(text.all);
+  }
+  line["draft"] = o.generate.draft == mtpx::GenerateOptions::automatic ? mtpx::Json("auto")
+                                                                       : mtpx::Json(o.generate.draft);
+  std::cout << line.dump() << std::endl;
+  written();
+}
+
+/// "auto" or a number from 0 to 1024.
+std::string check_draft(const std::string& text) {
+  const bool number = !text.empty() && text.size() <= 4 &&
+                      std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+  if (text == "auto" || (number && std::stoi(text) <= 1024)) return "";
+  return "must be auto or a number from 0 to 1024, not " + text;
 }
 
 }  // namespace
@@ -94,27 +192,57 @@ void add_generate(CLI::App& app) {
   Options& o = *options;
   o.generate.max_tokens = 256;
   CLI::App* command =
-      app.add_subcommand("generate", "Continue a prompt; text on standard output, figures on standard error");
+      app.add_subcommand("generate", "Continue prompts; text on standard output, figures on standard error");
   o.model.add(*command)->required();
-  command->add_option("--prompt", o.prompt, "Text to continue")->required();
-  command->add_option("--max-tokens", o.generate.max_tokens, "Most tokens to generate")
+  auto* input = command->add_option_group("Input", "What to continue");
+  auto* prompt = input->add_option("--prompt", o.prompt, "Text to continue");
+  input->add_option("--prompts", o.prompts, "File with a prompt a line; prompt i is sampled with --seed + i")
+      ->excludes(prompt);
+  input->require_option(1);
+  command->add_option("--batch", o.batch, "Prompts to decode side by side; their texts do not depend on it")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  command->add_option("--max-tokens", o.generate.max_tokens, "Most tokens to generate, per prompt")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
-  command->add_option("--draft", o.generate.draft, "Tokens to draft per pass; 0 = plain decoding")
-      ->check(CLI::Range(0, 1024))
+  command->add_option("--stop", o.stop, "Text at which to end; it is not printed. May be given again")
+      ->check([](const std::string& text) {
+        return text.empty() || !mtpx::Utf8Stream::valid(text) ? std::string("must be text, and not empty")
+                                                              : "";
+      })
+      ->allow_extra_args(false);
+  command
+      ->add_option("--draft", o.draft,
+                   "Tokens to draft per pass; 0 = plain decoding, auto = as many as were measured to pay")
+      ->check(check_draft)
       ->capture_default_str();
-  command->add_option("--temperature", o.generate.sampling.temperature, "0 = greedy")
-      ->check(CLI::NonNegativeNumber)
+  command
+      ->add_option("--draft-tokens", o.generate.draft_tokens,
+                   "chosen = the likeliest (sampled text then equals plain text), drawn = sampled as well")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, mtpx::DraftTokens>{
+          {"chosen", mtpx::DraftTokens::chosen}, {"drawn", mtpx::DraftTokens::drawn}}))
+      ->default_str("chosen");
+  command
+      ->add_option("--verify", o.generate.verification,
+                   "exact, block = all drafts of a pass together, as exact; lossy-typical changes the text")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, mtpx::Verification>{{"exact", mtpx::Verification::exact},
+                                                    {"block", mtpx::Verification::block},
+                                                    {"lossy-typical", mtpx::Verification::lossy_typical}}))
+      ->default_str("exact");
+  command
+      ->add_option("--typical-epsilon", o.generate.typical_epsilon, "Of lossy-typical: always likely enough")
       ->capture_default_str();
+  command->add_option("--typical-delta", o.generate.typical_delta, "Of lossy-typical: times e^-entropy")
+      ->capture_default_str();
+  command->add_option("--temperature", o.generate.sampling.temperature, "0 = greedy")->capture_default_str();
   command->add_option("--top-k", o.generate.sampling.top_k, "Sample among the k most likely; 0 = all")
-      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command
       ->add_option("--top-p", o.generate.sampling.top_p, "Sample among the most likely that together reach p")
-      ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   command->add_option("--seed", o.generate.seed, "Seed of the samples")->capture_default_str();
-  command->add_flag("--json", o.json, "One JSON line with text and figures instead");
+  command->add_flag("--json", o.json, "One JSON line with texts and figures instead");
   add_threads(*command, o.threads);
   command->callback([options] { run(*options); });
 }

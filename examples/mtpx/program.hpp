@@ -5,6 +5,10 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cerrno>
+#include <cstring>
+#include <iostream>
+
 namespace program {
 
 /// How a run ended, for scripts: the same meaning in every subcommand.
@@ -30,6 +34,14 @@ void write_output(const Write& write) {
   } catch (const mtpx::FileError& error) {
     throw OutputError(error.what());
   }
+}
+
+/// Whether standard output takes what is written. False when whoever read it has gone, which ends a run
+/// quietly; any other cause is an error.
+inline bool written() {
+  if (std::cout) return true;
+  if (errno == EPIPE) return false;
+  throw OutputError(mtpx::cat("standard output: cannot be written: ", std::strerror(errno)));
 }
 
 void add_train(CLI::App& app);

@@ -62,12 +62,18 @@ void few(Index k, const T* a, Matrix<B> b, T* sums) {
     }
     return;
   }
+  // Short columns end before the processor notices that they are being streamed: the next ones are asked for.
+  const auto fetch_next = [&](Index kk, int v) {
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) __builtin_prefetch(b.at(kk, (v + 1) * n + i), 0, 2);
+  };
   if constexpr (rows == n) {  // a register holds a column of A: numbers of B are broadcast as they come
     for (int v = 0; v < panel_registers; ++v) {
       Vec<T> total[n];
       for (int r = 0; r < n; ++r) total[r] = load(sums + r * panel<T> + v * n);
       transpose<T>(total);
       for (Index kk = 0; kk < k; ++kk) {
+        if (kk % line == 0) fetch_next(kk, v);
         const Vec<T> column = load(a + kk * rows);
 #pragma GCC unroll 16
         for (int i = 0; i < n; ++i)
@@ -85,9 +91,7 @@ void few(Index k, const T* a, Matrix<B> b, T* sums) {
     for (int r = 0; r < rows; ++r) total[r] = load(sums + r * panel<T> + v * n);
     Index kk = 0;
     for (; kk + n <= k; kk += n) {
-      if (kk % line == 0) {
-        for (int i = 0; i < n; ++i) __builtin_prefetch(b.at(kk, (v + 1) * n + i), 0, 2);
-      }
+      if (kk % line == 0) fetch_next(kk, v);
       Vec<T> square[n];
 #pragma GCC unroll 16
       for (int i = 0; i < n; ++i) square[i] = load(b.at(kk, v * n + i));
@@ -169,9 +173,6 @@ void multiply_few(Index m, Index k, const T* a, Matrix<B> b, C* c, Index stride,
       break;
     case 4:
       few<4, T>(k, a, b, sums);
-      break;
-    case 6:
-      few<6, T>(k, a, b, sums);
       break;
     default:
       few<8, T>(k, a, b, sums);

@@ -5,10 +5,11 @@
 namespace mtpx {
 
 /// y = x W^T.   x: [N, I] strided   w: [O, I] dense   y: [N, O] dense
-/// X is the activations' type, W the weights' and the output's: they differ for the router only.
-template <typename X, typename W>
-void linear_forward(const Cpu& cpu, Rows rows, const X* x, Index out, const W* w, W* y) {
-  cpu::multiply(cpu, cpu::Product<X, W, W>{rows.count, out, rows.width, cpu::row_major(x, rows.stride),
+/// X is the activations' type, W the weights', Y the output's: they differ for the router, whose weights are
+/// in the accumulation type, and for the logits of decoding, which are not rounded to the activations' type.
+template <typename X, typename W, typename Y>
+void linear_forward(const Cpu& cpu, Rows rows, const X* x, Index out, const W* w, Y* y) {
+  cpu::multiply(cpu, cpu::Product<X, W, Y>{rows.count, out, rows.width, cpu::row_major(x, rows.stride),
                                            cpu::transposed(w, rows.width), y, out});
 }
 

@@ -1,5 +1,7 @@
 #include <mtpx/decode/generate.hpp>
 
+#include <mtpx/train/adamw.hpp>
+
 #include "support/decoding.hpp"
 
 using namespace mtpx;
@@ -57,6 +59,7 @@ TEST_CASE_TEMPLATE("SPEC 11.13: greedy drafted text is byte-equal to plain greed
         const Tokens prompt = random_prompt(static_cast<std::uint64_t>(length), length, 5);
         GenerateOptions options;
         options.max_tokens = 40;
+        options.draft = 0;
         const Output plain = run(model, prompt, options);
         CHECK(plain.tokens.size() == 40);
         CHECK(plain.statistics.passes == 39);
@@ -107,7 +110,7 @@ TEST_CASE("generate: the stop token inside an accepted draft ends the text, and 
       GenerateOptions options;
       options.max_tokens = 30;
       options.draft = k;
-      options.stop = stop;
+      options.stop = {stop};
       const Output out = run(model, {2}, options);
       CHECK(out.tokens == count_from(3, stop));
       CHECK(out.statistics.tokens == stop - 2);
@@ -156,6 +159,9 @@ TEST_CASE("generate: statistics: passes, acceptance per position, mean length") 
   CHECK(half.passes == 10);
   CHECK(half.drafts == 10);
   CHECK(half.accepted == std::vector<Index>{10, 0, 0});
+  CHECK(half.drafted == std::vector<Index>{10, 10, 10});
+  CHECK(half.histogram == std::vector<Index>{0, 10, 0, 0});
+  CHECK(half.prompt_tokens == 1);
   CHECK(half.acceptance(0) == 1);
   CHECK(half.acceptance(1) == 0);
   CHECK(half.mean_length() == 2);
@@ -191,8 +197,20 @@ TEST_CASE("generate: what cannot be done is named") {
         "[generate] the prompt has 8 tokens, max_position_embeddings = 8 leaves room for 7");
   CHECK(says(model, count_from(0, 19), nothing) ==
         "[generate] the prompt has 20 tokens, max_position_embeddings = 8 leaves room for 7");
-  CHECK(says(model, {0}, [](GenerateOptions& o) { o.draft = -1; }) ==
-        "[generate] draft = -1: must be 0 (plain) or positive");
+  CHECK(says(model, {0}, [](GenerateOptions& o) { o.draft = -2; }) ==
+        "[generate] draft = -2: must be -1 (automatic), 0 (plain) or positive");
+  const auto drawn = [](GenerateOptions& o) {
+    o.sampling.temperature = 1;
+    o.draft_tokens = DraftTokens::drawn;
+  };
+  CHECK(says(model, {0}, drawn) ==
+        "[generate] draft = automatic: what is chosen depends on the clock, and with drawn drafts, block or "
+        "lossy verification so would the text; give a number");
+  CHECK(says(plain, {0}, drawn) == "");
+  CHECK(says(model, {0}, [](GenerateOptions& o) { o.typical_epsilon = 2; }) ==
+        "[generate] typical_epsilon = 2: must be between 0 and 1");
+  CHECK(says(model, {0}, [](GenerateOptions& o) { o.max_tokens = -1; }) ==
+        "[generate] max_tokens = -1: must not be negative");
   CHECK(says(plain, {0}, nothing) == "");
   CHECK(says(plain, {0}, [](GenerateOptions& o) { o.draft = 2; }) ==
         "[generate] draft = 2: this model has no MTP module (num_nextn_predict_layers = 0)");
@@ -200,6 +218,155 @@ TEST_CASE("generate: what cannot be done is named") {
         "[sampling] temperature = -1: must be 0 (greedy) or positive");
   CHECK(says(model, {40}, nothing) != "");
   CHECK(says(model, {-1}, nothing) != "");
+}
+
+namespace {
+
+/// A small model that has learnt a text, as far as it goes in a few steps.
+template <typename T>
+Transformer<T, Cpu> trained_model() {
+  Config c = dense_config(2);
+  c.vocab_size = 32;
+  c.hidden_size = 24;
+  c.intermediate_size = 48;
+  Transformer<float, Cpu> model(device(), c);
+  randomize(model, 5, 0.1);
+  AdamW<float, Cpu> optimizer;
+  for (int step = 0; step < 120; ++step) {
+    std::vector<std::int32_t> ids;  // each token decides the next, but for every fourth
+    for (Index b = 0; b < 8; ++b) {
+      std::int32_t t = static_cast<std::int32_t>(
+          Philox::block(9, static_cast<std::uint64_t>(step), static_cast<std::uint64_t>(b))[0] % 32);
+      for (Index i = 0; i < 33; ++i) {
+        ids.push_back(t);
+        const auto noise = Philox::block(9, static_cast<std::uint64_t>(step) + 1000,
+                                         static_cast<std::uint64_t>(b * 33 + i))[0];
+        t = noise % 4 == 0 ? static_cast<std::int32_t>(noise / 4 % 32) : (5 * t + 7) % 32;
+      }
+    }
+    Tape tape;
+    const Batch<Cpu> batch{tensor<std::int32_t>({8, 33}, ids), {}, false};
+    tape.backward(mtp_loss(model, model(tape, batch), batch).total);
+    optimizer.step(model, clip_norm(model, 1.0), 1e-2);
+  }
+  Transformer<T, Cpu> copy(device(), c);
+  std::vector<std::vector<float>> values;
+  for_each_tensor(model, [&](const std::string&, const auto& x) {
+    if constexpr (std::is_same_v<typename std::remove_cvref_t<decltype(x)>::value_type, float>)
+      values.push_back(x.to_host());
+  });
+  std::size_t at = 0;
+  for_each_tensor(copy, [&](const std::string&, const auto& x) {
+    using N = typename std::remove_cvref_t<decltype(x)>::value_type;
+    std::vector<N> converted;
+    for (const float v : values[at]) converted.push_back(N(v));
+    ++at;
+    x.assign(converted);
+  });
+  return copy;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("SPEC 11.13: 200 prompts, any K, side by side or alone: the text of plain decoding", T,
+                   float, bf16) {
+  Config c = mixture_config(2);
+  c.vocab_size = 32;
+  const auto random = random_model<T>(c, 77, 0.4);
+  const auto trained = trained_model<T>();
+  std::vector<Tokens> prompts;
+  for (std::uint64_t i = 0; i < 200; ++i)
+    prompts.push_back(random_prompt(i, 1 + static_cast<Index>(i % 9), 32));
+  for (const auto* model : {&random, &trained}) {
+    for (const double temperature : {0.0, 0.8}) {
+      const auto texts = [&](Index batch, Index k) {
+        GenerateOptions options;
+        options.max_tokens = 12;
+        options.draft = k;
+        options.sampling.temperature = temperature;
+        std::vector<Tokens> out(prompts.size());
+        const auto s =
+            generate_batch(*model, prompts, batch, options, [&](std::size_t i, std::int32_t token) {
+              out[i].push_back(token);
+              return true;
+            });
+        Index stood = 0, fell = 0, drafted = 0;  // E8
+        for (std::size_t i = 0; i < s.accepted.size(); ++i) stood += s.accepted[i];
+        for (std::size_t n = 0; n < s.histogram.size(); ++n)
+          fell += s.histogram[n] * (static_cast<Index>(s.histogram.size()) - 1 - static_cast<Index>(n));
+        for (const Index d : s.drafted) drafted += d;
+        if (k > 0) CHECK(stood + fell == drafted);
+        if (k == 1 && model == &trained && temperature == 0) CHECK(2 * stood > drafted);
+        return out;
+      };
+      const auto plain = texts(1, 0);
+      CHECK(texts(3, 0) == plain);
+      if (temperature > 0) {
+        CHECK(texts(3, 2) == plain);
+        CHECK(texts(2, GenerateOptions::automatic) == plain);
+        continue;
+      }
+      for (const Index batch : {1, 3}) {
+        for (const Index k : {1, 2, 3, 5}) {
+          INFO("batch " << batch << ", K = " << k);
+          CHECK(texts(batch, k) == plain);
+        }
+      }
+      CHECK(texts(3, GenerateOptions::automatic) == plain);
+    }
+  }
+}
+
+TEST_CASE("generate_batch: prompt i with seed s + i is what it is alone") {
+  const auto model = random_model(mixture_config(2), 8, 0.5);
+  const std::vector<Tokens> prompts{{1, 2, 3}, {4}, {5, 6, 7, 8, 9}, {10}};
+  GenerateOptions options;
+  options.max_tokens = 15;
+  options.draft = 2;
+  options.sampling.temperature = 1;
+  options.draft_tokens = DraftTokens::drawn;
+  for (const Verification verification :
+       {Verification::exact, Verification::block, Verification::lossy_typical}) {
+    options.verification = verification;
+    options.seed = 40;
+    std::vector<Tokens> together(prompts.size());
+    generate_batch(model, prompts, 3, options, [&](std::size_t i, std::int32_t token) {
+      together[i].push_back(token);
+      return true;
+    });
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      options.seed = 40 + i;
+      CHECK(run(model, prompts[i], options).tokens == together[i]);
+    }
+  }
+}
+
+TEST_CASE("generate_batch: prompts end one by one, and others take their places") {
+  const auto model = counting_model(40, {true, true});
+  std::vector<Tokens> prompts, expected;
+  for (std::int32_t i = 0; i < 7; ++i) {
+    prompts.push_back({i});
+    expected.push_back(count_from(i + 1, i % 3 == 0 ? 9 : i + 10));
+  }
+  for (const Index batch : {1, 2, 5, 7, 20}) {
+    GenerateOptions options;
+    options.max_tokens = 10;
+    options.draft = 2;
+    std::vector<Tokens> out(prompts.size());
+    const auto s = generate_batch(model, prompts, batch, options, [&](std::size_t i, std::int32_t token) {
+      out[i].push_back(token);
+      return i % 3 != 0 || token != 9;
+    });
+    CHECK(out == expected);
+    CHECK(s.prompt_tokens == 7);
+    Index emitted = 0;
+    for (const Tokens& t : expected) emitted += static_cast<Index>(t.size());
+    CHECK(s.tokens == emitted);
+  }
+  CHECK(error_text<ConfigError>([&] {
+          generate_batch(model, prompts, 0, {}, [](std::size_t, std::int32_t) { return true; });
+        }) == "[generate] batch = 0: must be positive");
+  CHECK(generate_batch(model, {}, 3, {}, [](std::size_t, std::int32_t) { return true; }).tokens == 0);
 }
 
 TEST_SUITE_END();

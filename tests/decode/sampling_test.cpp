@@ -44,18 +44,6 @@ Numbers naive_distribution(const Numbers& logits, const SamplingOptions& o) {
   return e;
 }
 
-/// The share of u in [0, 1) at which a draft is accepted.
-double acceptance(double p, double q) {
-  double low = 0, high = 1;
-  if (!accepts(p, q, 0)) return 0;
-  if (accepts(p, q, 1)) return 1;
-  for (int i = 0; i < 60; ++i) {
-    const double middle = (low + high) / 2;
-    (accepts(p, q, middle) ? low : high) = middle;
-  }
-  return low;
-}
-
 }  // namespace
 
 TEST_CASE("argmax: the lowest id on ties, never NaN") {
@@ -110,49 +98,6 @@ TEST_CASE("sample: where the cumulated probability passes u, never a token of pr
   CHECK(sample(p, 0x1.fffffffffffffp-1) == 4);
   const Numbers short_sum{0.5, 0.4999, 0};  // sums round
   CHECK(sample(short_sum, 0.99999) == 1);
-}
-
-TEST_CASE("SPEC 11.14: accepts: u < p / q strictly, and its corners") {
-  CHECK(!accepts(0.0, 0.5, 0.0));  // a token of probability 0 never stays, not even at u = 0
-  CHECK(!accepts(0.0, 1.0, 0.0));
-  CHECK(!accepts(0.5, 0.0, 0.0));  // a token that cannot have been drafted
-  CHECK(accepts(0.25, 0.5, 0.4999));
-  CHECK(!accepts(0.25, 0.5, 0.5));
-  CHECK(accepts(0.5, 0.5, 0x1.fffffffffffffp-1));  // p == q: always
-  CHECK(accepts(0.5, 0.25, 0x1.fffffffffffffp-1));
-  CHECK(accepts(1e-300, 1.0, 0.0));
-}
-
-TEST_CASE("SPEC 11.14: residual: max(0, p - q), normalised; p where nothing is left") {
-  const Numbers p{0.5, 0.25, 0.25}, q{0.25, 0.5, 0.25};
-  CHECK(residual(p, q) == Numbers{1, 0, 0});
-  CHECK(residual(p, Numbers{0, 1, 0}) == Numbers{2 / 3.0, 0, 1 / 3.0});
-  CHECK(residual(p, p) == p);  // p == q
-  CHECK(residual(Numbers{0, 1, 0}, Numbers{0, 1, 0}) == Numbers{0, 1, 0});
-}
-
-TEST_CASE("SPEC 11.14: one drafted token, enumerated: what comes out is distributed as p") {
-  const std::vector<Numbers> all{{0.2, 0.2, 0.2, 0.2, 0.2},
-                                 {0.5, 0.3, 0.1, 0.1, 0},
-                                 {0, 0, 1, 0, 0},
-                                 {0.1, 0, 0.6, 0.05, 0.25},
-                                 {0, 0.5, 0, 0.5, 0}};
-  for (const Numbers& p : all) {
-    for (const Numbers& q : all) {
-      const Numbers rest = residual(p, q);
-      Numbers out(5, 0.0);
-      double overlap = 0, accepted = 0;
-      for (std::size_t x = 0; x < 5; ++x) {
-        const double a = acceptance(p[x], q[x]);
-        out[x] += q[x] * a;
-        for (std::size_t y = 0; y < 5; ++y) out[y] += q[x] * (1 - a) * rest[y];
-        accepted += q[x] * a;
-        overlap += std::min(p[x], q[x]);
-      }
-      for (std::size_t x = 0; x < 5; ++x) CHECK(std::abs(out[x] - p[x]) <= 1e-12);
-      CHECK(std::abs(accepted - overlap) <= 1e-12);  // 1 - the total variation distance
-    }
-  }
 }
 
 TEST_CASE("SamplingOptions: validate names the option and its value") {

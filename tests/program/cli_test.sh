@@ -2,34 +2,8 @@
 # The program as a person meets it: what it writes, what it says about bad input, and its exit codes.
 # Usage: tests/program/cli_test.sh PROGRAM
 set -euo pipefail
-mtpx=$1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-
-fail() {
-  echo "FAILED: $*"
-  failures=$((failures + 1))
-}
-
-# expect CODE "whole text on standard error" ARGUMENTS...
-expect() {
-  local code=$1 text=$2 status=0
-  shift 2
-  "$mtpx" "$@" >"$work/stdout" 2>"$work/stderr" </dev/null || status=$?
-  [[ $status == "$code" ]] || fail "mtpx $*: exit code $status instead of $code"
-  [[ $(cat "$work/stderr") == "$text" ]] || fail "mtpx $*: said '$(cat "$work/stderr")' instead of '$text'"
-}
-
-cat >"$work/config.json" <<'JSON'
-{"model_type": "deepseek_v3", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 64,
- "moe_intermediate_size": 16, "num_hidden_layers": 2, "num_nextn_predict_layers": 2, "num_attention_heads": 2,
- "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
- "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
- "routed_scaling_factor": 1.0, "norm_topk_prob": true, "first_k_dense_replace": 1, "rms_norm_eps": 1e-6,
- "rope_theta": 10000.0, "max_position_embeddings": 128}
-JSON
-for ((i = 0; i < 200; ++i)); do echo "the quick brown fox number $i jumps over the lazy dog"; done >"$work/text.txt"
+# shellcheck source=tests/program/common.sh
+source "$(dirname "$0")/common.sh"
 small=(--config "$work/config.json" --data "$work/text.txt" --seq 32 --batch 4 --prompt 'the quick')
 
 # Training writes a folder; the same seed gives the same bytes for any number of threads.

@@ -4,34 +4,92 @@
 
 namespace mtpx {
 
-/// The latent caches of a model: one per trunk layer and one per MTP module. An entry is written when its
-/// token is decoded and overwritten when that position is decoded again: dropping refused drafts costs
-/// nothing, the caller only goes on from an earlier position.
+/// What decoding keeps of several sequences, `capacity` positions of each: the latent caches of the trunk's
+/// layers and, where drafts are wanted, of the MTP modules, with the carried states that those start from.
+///
+/// An entry is written when its token is decoded and overwritten when its position is decoded again. Dropping
+/// refused drafts costs nothing: the caller goes on from an earlier position.
 template <typename T, typename D>
 struct KvCache {
   std::vector<LatentCache<T, D>> trunk;    ///< [num_hidden_layers]
-  std::vector<LatentCache<T, D>> modules;  ///< [num_nextn_predict_layers]
-  Index capacity = 0;                      ///< positions per sequence
+  std::vector<LatentCache<T, D>> modules;  ///< [modules]
+  /// states[k]: carried states of depth k (0: the trunk), which module k + 1 reads; [modules]
+  std::vector<LatentCache<T, D>> states;
+  Index capacity = 0;  ///< positions per sequence
 
-  KvCache(const Transformer<T, D>& model, Index sequences, Index positions) : capacity(positions) {
-    const Index width = model.config.kv_lora_rank + model.config.qk_rope_head_dim;
-    const auto make = [&] {
+  KvCache(const Transformer<T, D>& model, Index sequences, Index positions, Index modules_wanted)
+      : capacity(positions) {
+    const Config& c = model.config;
+    const auto make = [&](Index width) {
       return LatentCache<T, D>{Tensor<T, D>::zeros(model.device(), {sequences, positions, width})};
     };
-    for (std::size_t i = 0; i < model.layers.size(); ++i) trunk.push_back(make());
-    for (std::size_t i = 0; i < model.mtp.size(); ++i) modules.push_back(make());
+    const Index width = c.kv_lora_rank + c.qk_rope_head_dim;
+    for (std::size_t i = 0; i < model.layers.size(); ++i) trunk.push_back(make(width));
+    for (Index k = 0; k < modules_wanted; ++k) {
+      modules.push_back(make(width));
+      states.push_back(make(c.hidden_size));
+    }
   }
 };
+
+/// The rows of a decoding pass, put together on the host: which token, of which sequence, at which position.
+/// Its memory is kept between passes.
+struct RowList {
+  std::vector<std::int32_t> tokens, sequences, positions;
+
+  void clear() {
+    tokens.clear();
+    sequences.clear();
+    positions.clear();
+  }
+  void add(std::int32_t token, Index sequence, Index position) {
+    tokens.push_back(token);
+    sequences.push_back(static_cast<std::int32_t>(sequence));
+    positions.push_back(static_cast<std::int32_t>(position));
+  }
+  Index size() const { return static_cast<Index>(tokens.size()); }
+};
+
+/// Rows [begin, end) of a list on the device.
+template <typename D>
+DecodeRows<D> decode_rows(const D& device, const RowList& list, Index begin, Index end) {
+  const auto part = [&](const std::vector<std::int32_t>& all) {
+    return std::span(all).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
+  };
+  return {Tensor<std::int32_t, D>::from(device, {end - begin}, part(list.sequences)),
+          Tensor<std::int32_t, D>::from(device, {end - begin}, part(list.positions))};
+}
 
 /// Rows at positions [begin, begin + count) of one sequence.
 template <typename D>
 DecodeRows<D> decode_rows(const D& device, Index sequence, Index begin, Index count) {
-  DecodeRows<D> rows{Tensor<std::int32_t, D>(device, {count}), Tensor<std::int32_t, D>(device, {count})};
-  const std::vector<std::int32_t> sequences(static_cast<std::size_t>(count),
-                                            static_cast<std::int32_t>(sequence));
-  rows.sequences.assign(sequences);
-  fill_positions(device, 1, count, begin, rows.positions.data());
-  return rows;
+  RowList list;
+  for (Index p = begin; p < begin + count; ++p) list.add(0, sequence, p);
+  return decode_rows(device, list, 0, count);
+}
+
+/// Writes rows [1, N, width] into their entries.
+template <typename T, typename D>
+void store_rows(const Tensor<T, D>& x, const DecodeRows<D>& rows, const LatentCache<T, D>& cache) {
+  append_latent(x.device(), LatentShape{rows.count(), 1, x.shape().width(), 0, cache.capacity()},
+                rows.sequences.data(), rows.positions.data(), x.data(), x.data(), cache.entries.data());
+}
+
+/// The entries of rows [begin, end) of a list, as [1, end - begin, width].
+template <typename T, typename D>
+Tensor<T, D> load_rows(const LatentCache<T, D>& cache, const RowList& list, Index begin, Index end,
+                       std::vector<std::int32_t>& places) {
+  places.clear();
+  for (Index i = begin; i < end; ++i) {
+    const auto row = static_cast<std::size_t>(i);
+    places.push_back(static_cast<std::int32_t>(list.sequences[row] * cache.capacity() + list.positions[row]));
+  }
+  const Shape all = cache.entries.shape();
+  const Tensor<T, D> table = cache.entries.reshape({all[0] * all[1], all[2]});
+  const auto ids = Tensor<std::int32_t, D>::from(table.device(), {1, end - begin}, places);
+  Tensor<T, D> x(table.device(), {1, end - begin, all[2]});
+  embedding_forward(table.device(), ids.rows(), ids.data(), table.rows(), table.data(), x.data());
+  return x;
 }
 
 }  // namespace mtpx

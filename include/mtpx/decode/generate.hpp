@@ -4,32 +4,96 @@
 
 namespace mtpx {
 
-/// Continues a prompt. `on_token(token)` is called for every emitted token, in order, as soon as a pass
-/// settled it; return false from it to stop. Ends after max_tokens, after the stop token, or when the context
-/// (max_position_embeddings) is full.
+/// Continues several prompts, `batch` of them at a time; the next one starts when one ends.
+/// `on_token(prompt, token)` is called for every emitted token, in order within a prompt, as soon as a pass
+/// settled it; return false from it to stop that prompt. A prompt ends after max_tokens, after a stop token,
+/// or when the context (max_position_embeddings) is full. Prompt i is sampled with seed options.seed + i: its
+/// text is the one that it has alone.
 ///
 /// Returns the counts of the run; tokens after the end inside an accepted draft are neither emitted nor
-/// counted.
+/// counted. Throws ConfigError for options, or a prompt, that the model cannot serve, before it emits
+/// anything.
 template <typename T, typename D, typename OnToken>
-DecodeStatistics generate(const Transformer<T, D>& model, const std::vector<std::int32_t>& prompt,
-                          const GenerateOptions& options, const OnToken& on_token) {
-  Speculator<T, D> speculator(model, options);
-  Index emitted = 0;
-  bool open = options.max_tokens > 0;
-  const auto emit = [&](std::int32_t token) {
-    if (!open) return;
-    ++emitted;
-    open = static_cast<bool>(on_token(token)) && token != options.stop && emitted < options.max_tokens;
+DecodeStatistics generate_batch(const Transformer<T, D>& model,
+                                const std::vector<std::vector<std::int32_t>>& prompts, Index batch,
+                                const GenerateOptions& options, const OnToken& on_token) {
+  using Clock = std::chrono::steady_clock;
+  const auto since = [](Clock::time_point from) {
+    return std::chrono::duration<double>(Clock::now() - from).count();
   };
-  if (open) emit(speculator.start(prompt));
-  while (open) {
-    const std::vector<std::int32_t> tokens = speculator.step();
-    if (tokens.empty()) break;
-    for (const std::int32_t token : tokens) emit(token);
+  if (batch < 1) throw ConfigError(cat("[generate] batch = ", batch, ": must be positive"));
+  std::size_t longest = 0;
+  for (const auto& prompt : prompts) {
+    if (prompt.empty()) throw ConfigError("[generate] the prompt is empty");
+    longest = std::max(longest, prompt.size());
+  }
+  const Index context = model.config.max_position_embeddings;
+  if (static_cast<Index>(longest) >= context) {
+    throw ConfigError(cat("[generate] the prompt has ", longest,
+                          " tokens, max_position_embeddings = ", context, " leaves room for ", context - 1));
+  }
+  const Index slots = std::clamp<Index>(batch, 1, std::max<Index>(1, static_cast<Index>(prompts.size())));
+  // Room for a whole draft after the last token: the end of the text then cuts none of them short.
+  const Index positions =
+      std::min(context, static_cast<Index>(longest) + std::min(options.max_tokens, context) +
+                            std::max<Index>(0, options.draft) + 1);
+  Speculator<T, D> speculator(model, options, slots, positions);
+
+  struct Run {
+    std::size_t prompt = 0;
+    Index emitted = 0;
+    bool open = false;
+  };
+  std::vector<Run> runs(static_cast<std::size_t>(slots));
+  Index emitted = 0;
+  double prefill = 0, decode = 0;
+  const auto deliver = [&](Index slot) {
+    Run& run = runs[static_cast<std::size_t>(slot)];
+    for (const std::int32_t token : speculator.emitted(slot)) {
+      if (!run.open) break;
+      ++run.emitted;
+      ++emitted;
+      const bool wanted = static_cast<bool>(on_token(run.prompt, token));
+      const bool stopped = std::find(options.stop.begin(), options.stop.end(), token) != options.stop.end();
+      run.open = wanted && !stopped && run.emitted < options.max_tokens;
+    }
+    run.open = run.open && !speculator.full(slot);
+    if (!run.open) speculator.remove(slot);
+  };
+  std::size_t next = 0;
+  Index open = 0;
+  while (options.max_tokens > 0) {
+    for (; next < prompts.size() && open < slots; ++next) {
+      const auto start = Clock::now();
+      const Index slot = speculator.add(prompts[next], options.seed + next);
+      prefill += since(start);
+      runs[static_cast<std::size_t>(slot)] = {next, 0, true};
+      deliver(slot);
+      open += runs[static_cast<std::size_t>(slot)].open ? 1 : 0;
+    }
+    if (open == 0) break;
+    const auto start = Clock::now();
+    speculator.step();
+    decode += since(start);
+    for (Index slot = 0; slot < slots; ++slot) {
+      if (!runs[static_cast<std::size_t>(slot)].open) continue;
+      deliver(slot);
+      open -= runs[static_cast<std::size_t>(slot)].open ? 0 : 1;
+    }
   }
   DecodeStatistics statistics = speculator.statistics();
   statistics.tokens = emitted;
+  statistics.prefill_seconds = prefill;
+  statistics.decode_seconds = decode;
   return statistics;
+}
+
+/// Continues one prompt: generate_batch() of it alone, with on_token(token).
+template <typename T, typename D, typename OnToken>
+DecodeStatistics generate(const Transformer<T, D>& model, const std::vector<std::int32_t>& prompt,
+                          const GenerateOptions& options, const OnToken& on_token) {
+  return generate_batch(model, {prompt}, 1, options,
+                        [&](std::size_t, std::int32_t token) { return on_token(token); });
 }
 
 }  // namespace mtpx

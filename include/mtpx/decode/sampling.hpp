@@ -1,10 +1,11 @@
 #pragma once
-// From logits to a token: temperature, top-k, top-p, and the exact acceptance rule of speculative sampling.
+// From logits to a token: temperature, top-k, top-p.
 
 #include <mtpx/core/error.hpp>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -43,62 +44,79 @@ std::int32_t argmax(std::span<const A> logits) {
 /// The distribution that tokens are drawn from: softmax(logits / temperature), cut to the top_k, then to the
 /// top_p of what is left, then normalised. Equally likely tokens are kept from the lowest id. Greedy:
 /// one-hot.
+///
+/// logits: [V]   p: [V], written   order: memory that is kept between calls
 template <typename A>
-std::vector<double> distribution(std::span<const A> logits, const SamplingOptions& options) {
-  std::vector<double> p(logits.size(), 0.0);
+void distribution(std::span<const A> logits, const SamplingOptions& options, std::span<double> p,
+                  std::vector<std::int32_t>& order) {
+  const auto best = static_cast<std::size_t>(argmax(logits));
   if (options.greedy()) {
-    p[static_cast<std::size_t>(argmax(logits))] = 1;
-    return p;
+    std::fill(p.begin(), p.end(), 0.0);
+    p[best] = 1;
+    return;
   }
-  const double top = static_cast<double>(logits[static_cast<std::size_t>(argmax(logits))]);
+  const double top = static_cast<double>(logits[best]);
   for (std::size_t i = 0; i < p.size(); ++i)
     p[i] = std::exp((static_cast<double>(logits[i]) - top) / options.temperature);
 
-  const auto all = static_cast<Index>(p.size());
-  if ((options.top_k > 0 && options.top_k < all) || options.top_p < 1) {
-    std::vector<std::size_t> order(p.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return p[a] > p[b]; });
-    auto keep = static_cast<std::size_t>(options.top_k > 0 ? std::min(options.top_k, all) : all);
-    double total = 0;
-    for (std::size_t i = 0; i < keep; ++i) total += p[order[i]];
-    double sum = 0;
-    for (std::size_t i = 0; i < keep; ++i) {
-      sum += p[order[i]];
-      if (sum >= options.top_p * total) keep = i + 1;
+  const std::size_t all = p.size();
+  const bool cut = options.top_k > 0 && options.top_k < static_cast<Index>(all);
+  if (cut || options.top_p < 1) {
+    order.resize(all);
+    std::iota(order.begin(), order.end(), 0);
+    const auto likelier = [&](std::int32_t a, std::int32_t b) {
+      const double pa = p[static_cast<std::size_t>(a)], pb = p[static_cast<std::size_t>(b)];
+      return pa != pb ? pa > pb : a < b;
+    };
+    const auto at = [&](std::size_t i) -> double& { return p[static_cast<std::size_t>(order[i])]; };
+    const auto place = [&](std::size_t i) { return order.begin() + static_cast<std::ptrdiff_t>(i); };
+    std::size_t keep = cut ? static_cast<std::size_t>(options.top_k) : all;
+    if (cut) std::nth_element(order.begin(), place(keep - 1), order.end(), likelier);
+    if (options.top_p < 1) {
+      double total = 0;
+      for (std::size_t i = 0; i < keep; ++i) total += at(i);
+      // Sorted only as far as needed, which is a few tokens of a large vocabulary.
+      const std::size_t last = keep;
+      double sum = 0;
+      for (std::size_t i = 0, sorted = 0; i < last; ++i) {
+        if (i == sorted) {
+          sorted = std::min(last, std::max<std::size_t>(32, 4 * sorted));
+          std::partial_sort(place(i), place(sorted), place(last), likelier);
+        }
+        sum += at(i);
+        if (sum >= options.top_p * total) {
+          keep = i + 1;
+          break;
+        }
+      }
     }
-    for (std::size_t i = keep; i < order.size(); ++i) p[order[i]] = 0;
+    for (std::size_t i = keep; i < all; ++i) at(i) = 0;
   }
   const double total = std::accumulate(p.begin(), p.end(), 0.0);
   for (double& x : p) x /= total;
+}
+
+/// The same as a vector of its own.
+template <typename A>
+std::vector<double> distribution(std::span<const A> logits, const SamplingOptions& options) {
+  std::vector<double> p(logits.size());
+  std::vector<std::int32_t> order;
+  distribution(logits, options, std::span<double>(p), order);
   return p;
 }
 
-/// The token at which the cumulated probability passes u in [0, 1); never one of probability 0.
-inline std::int32_t sample(std::span<const double> p, double u) {
-  double sum = 0;
+/// The token at which the cumulated weights, divided by their sum, pass u in [0, 1); never one of weight 0.
+/// `sum` is 1 for a distribution.
+inline std::int32_t sample(std::span<const double> weights, double u, double sum = 1) {
+  double cumulated = 0;
   std::size_t last = 0;
-  for (std::size_t i = 0; i < p.size(); ++i) {
-    if (p[i] <= 0) continue;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] <= 0) continue;
     last = i;
-    sum += p[i];
-    if (u < sum) break;
+    cumulated += weights[i];
+    if (u * sum < cumulated) break;
   }
   return static_cast<std::int32_t>(last);
-}
-
-/// Whether a drafted token stays (Leviathan et al. 2023, arXiv 2211.17192): u < p / q, strictly, so that a
-/// token of probability 0 never does, not even at u = 0.
-inline bool accepts(double p, double q, double u) { return q > 0 && u * q < p; }
-
-/// What a refused draft is replaced from: max(0, p - q), normalised; p itself when nothing is left of it.
-inline std::vector<double> residual(std::span<const double> p, std::span<const double> q) {
-  std::vector<double> rest(p.size());
-  double total = 0;
-  for (std::size_t i = 0; i < p.size(); ++i) total += rest[i] = std::max(0.0, p[i] - q[i]);
-  if (total <= 0) return {p.begin(), p.end()};
-  for (double& x : rest) x /= total;
-  return rest;
 }
 
 }  // namespace mtpx

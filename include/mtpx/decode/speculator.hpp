@@ -2,253 +2,402 @@
 
 #include <mtpx/core/rng.hpp>
 #include <mtpx/decode/cache.hpp>
-#include <mtpx/decode/sampling.hpp>
+#include <mtpx/decode/draft_policy.hpp>
+#include <mtpx/decode/options.hpp>
+#include <mtpx/decode/verify.hpp>
 
-#include <utility>
+#include <chrono>
+#include <optional>
 
 namespace mtpx {
 
-struct GenerateOptions {
-  Index max_tokens = 128;  ///< most tokens to emit
-  Index draft = 0;         ///< K, tokens drafted per pass; 0: plain decoding
-  SamplingOptions sampling{};
-  std::uint64_t seed = 0;
-  std::int32_t stop = -1;  ///< emit nothing after this token; -1: none
-};
-
-/// Counts of a decoding run. Acceptance per position i is accepted[i] / drafts; mean length is
-/// 1 + (sum of accepted) / drafts.
-struct DecodeStatistics {
-  Index tokens = 0;             ///< emitted
-  Index passes = 0;             ///< forward passes of the main model after the prompt's
-  Index drafts = 0;             ///< passes that verified a full draft of K tokens
-  std::vector<Index> accepted;  ///< [K]: drafts whose first i + 1 tokens all stood
-
-  double acceptance(std::size_t i) const {
-    return drafts == 0 ? 0.0 : static_cast<double>(accepted[i]) / static_cast<double>(drafts);
-  }
-  double mean_length() const {
-    Index total = 0;
-    for (const Index a : accepted) total += a;
-    return drafts == 0 ? 1.0 : 1.0 + static_cast<double>(total) / static_cast<double>(drafts);
-  }
-  double tokens_per_pass() const {
-    return passes == 0 ? 0.0 : static_cast<double>(tokens) / static_cast<double>(passes);
-  }
-};
-
-/// Decodes one sequence, drafting with the MTP modules and verifying with the main model, without changing
-/// what is generated: greedy output is byte-equal to plain decoding (every product gives a row the same bits
-/// whatever rows stand beside it), sampled output has the same distribution (Leviathan et al. 2023).
+/// Decodes sequences side by side, drafting with the MTP modules and verifying with the main model, without
+/// changing what is generated: greedy text is byte-equal to plain decoding (every product gives a row the
+/// same bits whatever rows stand beside it), sampled text has the same distribution (see verify.hpp).
 ///
-/// Bookkeeping, with tokens t_0 .. t_e known: the trunk has decoded positions 0 .. e - 1, and t_e comes next.
-/// Entry p of module k is made from the trunk's state at p and token t_{p+k}, so it is final once p + k <= e.
-/// A draft writes later entries from drafted tokens; the next round decodes those again, from the true
-/// states.
+///   Speculator<float, Cpu> decoder(model, options);
+///   const Index slot = decoder.add(prompt, seed);   // decodes the prompt, emits a token
+///   while (!decoder.full(slot)) {
+///     decoder.step();                               // one pass of the main model over all sequences
+///     for (std::int32_t token : decoder.emitted(slot)) ...
+///   }
+///
+/// Bookkeeping of a sequence, with tokens t_0 .. t_e known: the trunk has decoded positions 0 .. e - 1, and
+/// t_e comes next. Entry p of module k is made from the state of depth k - 1 at p and from token t_{p+k}, so
+/// it is final once p + k <= e. Drafting writes later entries from drafted tokens; the next round decodes
+/// those again, from the true tokens and states.
 template <typename T, typename D>
 class Speculator {
  public:
   using A = acc_t<T>;
 
-  /// draft: K; modules beyond the model's last are that last one run again on its own output.
-  Speculator(const Transformer<T, D>& model, const GenerateOptions& options)
-      : model_(model), options_(options), cache_(model, 1, model.config.max_position_embeddings) {
-    options.sampling.validate();
-    if (options.draft < 0)
-      throw ConfigError(cat("[generate] draft = ", options.draft, ": must be 0 (plain) or positive"));
-    if (options.draft > 0 && model.mtp.empty()) {
-      throw ConfigError(cat("[generate] draft = ", options.draft,
-                            ": this model has no MTP module (num_nextn_predict_layers = 0)"));
-    }
-    statistics_.accepted.assign(static_cast<std::size_t>(options.draft), 0);
+  /// slots: sequences at a time   positions: of each, at most and by default max_position_embeddings
+  /// Throws ConfigError for options that the model cannot serve.
+  Speculator(const Transformer<T, D>& model, const GenerateOptions& options, Index slots = 1,
+             Index positions = 0)
+      : model_(model),
+        options_(options),
+        most_drafts_(options.draft != GenerateOptions::automatic ? options.draft
+                     : model.mtp.empty()                         ? 0
+                                                                 : std::max<Index>(4, modules_of(model))),
+        modules_((options.validate(modules_of(model)), std::min(most_drafts_, modules_of(model)))),
+        cache_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_),
+        slots_(static_cast<std::size_t>(slots)) {
+    if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_);
+    for (Slot& slot : slots_) slot.ready.assign(static_cast<std::size_t>(modules_), 0);
   }
 
-  /// Decodes the prompt and emits the first token. Throws ConfigError for an empty prompt or one that leaves
-  /// no room, NumericError for an id outside the vocabulary.
-  std::int32_t start(std::vector<std::int32_t> prompt) {
-    const Index longest = model_.config.max_position_embeddings;
+  /// Decodes a prompt into a free slot and emits its first token; returns the slot. Random numbers depend on
+  /// the seed and the sequence's own positions alone: not on the other sequences.
+  ///
+  /// Throws ConfigError for an empty prompt, one that leaves no room, or without a free slot; NumericError
+  /// for an id outside the vocabulary.
+  Index add(std::span<const std::int32_t> prompt, std::uint64_t seed) {
     if (prompt.empty()) throw ConfigError("[generate] the prompt is empty");
-    if (static_cast<Index>(prompt.size()) >= longest) {
-      throw ConfigError(cat("[generate] the prompt has ", prompt.size(),
-                            " tokens, max_position_embeddings = ", longest, " leaves room for ",
-                            longest - 1));
+    if (static_cast<Index>(prompt.size()) >= cache_.capacity) {
+      throw ConfigError(cat("[generate] the prompt has ", prompt.size(), " tokens, ",
+                            cache_.capacity == longest() ? "max_position_embeddings" : "positions", " = ",
+                            cache_.capacity, " leaves room for ", cache_.capacity - 1));
     }
-    tokens_ = std::move(prompt);
-    decoded_ = 0;
-    const std::vector<std::vector<A>> logits = verify(tokens_, {static_cast<Index>(tokens_.size()) - 1});
-    draft_from_ = 0;
-    tokens_.push_back(pick(logits.back()));
-    decoded_ = static_cast<Index>(tokens_.size()) - 1;
+    const auto free = std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return !s.active; });
+    if (free == slots_.end()) throw ConfigError(cat("[generate] all ", slots_.size(), " slots are taken"));
+    Slot& s = *free;
+    const Index slot = free - slots_.begin();
+    s.tokens.assign(prompt.begin(), prompt.end());
+    s.tokens.reserve(static_cast<std::size_t>(cache_.capacity));
+    s.seed = seed;
+    s.round = 0;
+    s.drafts.clear();
+    s.ready.assign(s.ready.size(), 0);
+
+    rows_.clear();
+    for (Index p = 0; p < known(s); ++p) rows_.add(prompt[static_cast<std::size_t>(p)], slot, p);
+    Index begin = 0;
+    for (; begin + chunk < rows_.size(); begin += chunk) run_trunk(begin, begin + chunk);
+    read_logits(run_trunk(begin, rows_.size()), rows_.size() - begin - 1, 1);
+    s.emitted_from = s.tokens.size();
+    s.tokens.push_back(pick(s, 0, 0));
+    s.active = true;
+    if (!policy_ || policy_->promising()) read_prompt(slot);
+    statistics_.prompt_tokens += static_cast<Index>(prompt.size());
     ++statistics_.tokens;
-    return tokens_.back();
+    return slot;
   }
 
-  /// One pass of the main model: emits 1 to K + 1 tokens, never more than the context holds; none when it is
-  /// full.
-  std::vector<std::int32_t> step() {
-    const Index room = model_.config.max_position_embeddings - static_cast<Index>(tokens_.size());
-    if (room <= 0) return {};
-    const std::vector<std::int32_t> drafts = draft(std::min(options_.draft, room - 1));
-    std::vector<std::int32_t> rows{tokens_.back()};
-    rows.insert(rows.end(), drafts.begin(), drafts.end());
-    std::vector<Index> wanted;
-    for (Index i = 0; i < static_cast<Index>(rows.size()); ++i) wanted.push_back(i);
-    const auto logits = verify(rows, wanted);
-
-    std::vector<std::int32_t> emitted;
-    std::size_t stood = 0;
-    while (stood < drafts.size()) {
-      const auto next = settle(logits[stood], drafts[stood]);
-      emitted.push_back(next.token);
-      tokens_.push_back(next.token);
-      if (!next.accepted) break;
-      ++stood;
+  /// One pass of the main model over every sequence that has room: each emits 1 to K + 1 tokens.
+  void step() {
+    running_.clear();
+    for (Index slot = 0; slot < static_cast<Index>(slots_.size()); ++slot) {
+      Slot& s = slots_[static_cast<std::size_t>(slot)];
+      s.emitted_from = s.tokens.size();
+      if (s.active && room(s) > 0) running_.push_back(slot);
     }
-    if (stood == drafts.size()) {
-      emitted.push_back(pick(logits[stood]));
-      tokens_.push_back(emitted.back());
+    if (running_.empty()) return;
+    if (policy_) policy_->share(static_cast<Index>(running_.size()));
+    const Index k = policy_ ? policy_->choose() : options_.draft;
+    const auto start = std::chrono::steady_clock::now();
+    Index longest_draft = 0;
+    for (const Index slot : running_) {
+      Slot& s = slots_[static_cast<std::size_t>(slot)];
+      s.want = std::min(k, room(s) - 1);
+      longest_draft = std::max(longest_draft, s.want);
     }
-    if (static_cast<Index>(drafts.size()) == options_.draft && options_.draft > 0) {
-      ++statistics_.drafts;
-      for (std::size_t i = 0; i < stood; ++i) ++statistics_.accepted[i];
+    const bool catching_up = draft(longest_draft);
+    verify();
+    for (const Index slot : running_) {
+      Slot& s = slots_[static_cast<std::size_t>(slot)];
+      const Verdict verdict = settle(s);
+      for (std::size_t i = 0; i < static_cast<std::size_t>(verdict.accepted); ++i)
+        s.tokens.push_back(s.drafts[i]);
+      s.tokens.push_back(verdict.next);
+      statistics_.count_draft(s.want, verdict.accepted);
+      ++s.round;
+      ++statistics_.passes;
+      statistics_.tokens += verdict.accepted + 1;
+      if (policy_) policy_->stood(s.want, verdict.accepted);
     }
-    ++statistics_.passes;
-    statistics_.tokens += static_cast<Index>(emitted.size());
-    decoded_ = static_cast<Index>(tokens_.size()) - 1;
-    return emitted;
+    // What only some passes pay would mislead: modules that read what was decoded without them, cut drafts.
+    if (policy_ && !catching_up && longest_draft == k) {
+      policy_->took(k, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
   }
 
-  const std::vector<std::int32_t>& tokens() const { return tokens_; }
+  /// Forgets a sequence; its slot is free again.
+  void remove(Index slot) { slots_[static_cast<std::size_t>(slot)].active = false; }
+
+  /// Whether the context has no room for another token.
+  bool full(Index slot) const { return room(slots_[static_cast<std::size_t>(slot)]) <= 0; }
+  /// Prompt and everything emitted.
+  const std::vector<std::int32_t>& tokens(Index slot = 0) const {
+    return slots_[static_cast<std::size_t>(slot)].tokens;
+  }
+  /// What the last add() or step() emitted.
+  std::span<const std::int32_t> emitted(Index slot = 0) const {
+    const Slot& s = slots_[static_cast<std::size_t>(slot)];
+    return std::span(s.tokens).subspan(s.emitted_from);
+  }
   const DecodeStatistics& statistics() const { return statistics_; }
   const KvCache<T, D>& cache() const { return cache_; }
 
  private:
-  struct Settled {
-    std::int32_t token;
-    bool accepted;
+  static constexpr Index chunk = 256;  // rows of a pass over a prompt: what it needs does not grow with it
+
+  struct Slot {
+    bool active = false;
+    std::vector<std::int32_t> tokens;
+    std::uint64_t seed = 0;
+    std::uint64_t round = 0;
+    std::size_t emitted_from = 0;
+    std::vector<Index> ready;  // [modules]: entries of module k + 1 that are final
+    Index want = 0;            // tokens to draft in this round
+    std::vector<std::int32_t> drafts;
+    Index first_row = 0;  // of this round's logits
   };
 
-  /// A number in [0, 1) for the token at the end of tokens_; `use` keeps several per token apart.
-  double uniform(std::uint64_t use) const {
-    return Philox::uniform(options_.seed, 0x73616d70 + use, tokens_.size());
+  static Index modules_of(const Transformer<T, D>& model) { return static_cast<Index>(model.mtp.size()); }
+  Index longest() const { return model_.config.max_position_embeddings; }
+  Index vocabulary() const { return model_.config.vocab_size; }
+  static Index known(const Slot& s) { return static_cast<Index>(s.tokens.size()); }
+  Index room(const Slot& s) const { return cache_.capacity - known(s); }
+
+  /// Numbers in [0, 1). A token that is emitted is drawn with the number of its place, whatever was drafted
+  /// before. What drafts are drawn and kept with is new in every round: what a round refused says something
+  /// about the numbers that it was refused with.
+  enum Use : std::uint64_t { to_draw = 0x73616d70, to_keep, to_draft };
+  double of_place(const Slot& s, std::size_t ahead) const {
+    return Philox::uniform(s.seed, to_draw, s.tokens.size() + ahead);
+  }
+  double of_round(const Slot& s, Use use, std::size_t i) const {
+    return Philox::uniform(s.seed, use + (static_cast<std::uint64_t>(i) << 32), s.round);
   }
 
-  std::int32_t pick(const std::vector<A>& logits) const {
-    if (options_.sampling.greedy()) return argmax(std::span<const A>(logits));
-    return sample(distribution(std::span<const A>(logits), options_.sampling), uniform(0));
+  std::span<const A> logits(Index row) const {
+    const auto vocab = static_cast<std::size_t>(vocabulary());
+    return std::span<const A>(logits_).subspan(static_cast<std::size_t>(row) * vocab, vocab);
   }
 
-  /// Greedy drafts are drawn from a one-hot q: kept with probability p(draft).
-  Settled settle(const std::vector<A>& logits, std::int32_t drafted) const {
-    if (options_.sampling.greedy()) {
-      const std::int32_t token = argmax(std::span<const A>(logits));
-      return {token, token == drafted};
-    }
-    const std::vector<double> p = distribution(std::span<const A>(logits), options_.sampling);
-    if (accepts(p[static_cast<std::size_t>(drafted)], 1.0, uniform(1))) return {drafted, true};
-    std::vector<double> q(p.size(), 0.0);
-    q[static_cast<std::size_t>(drafted)] = 1;
-    return {sample(residual(p, q), uniform(0)), false};
+  /// Memory for distribution i of the main model or of the drafts.
+  static std::span<double> place(std::vector<double>& all, std::size_t i, Index vocabulary) {
+    const auto vocab = static_cast<std::size_t>(vocabulary);
+    if (all.size() < (i + 1) * vocab) all.resize((i + 1) * vocab);
+    return std::span(all).subspan(i * vocab, vocab);
   }
 
-  Tensor<std::int32_t, D> upload(const std::vector<std::int32_t>& ids) const {
-    return Tensor<std::int32_t, D>::from(model_.device(), {1, static_cast<Index>(ids.size())}, ids);
+  /// The token `ahead` places after the known ones, from a row of logits.
+  std::int32_t pick(const Slot& s, std::size_t ahead, Index row) {
+    if (options_.sampling.greedy()) return argmax(logits(row));
+    const std::span<double> p = place(p_, 0, vocabulary());
+    distribution(logits(row), options_.sampling, p, order_);
+    return sample(p, of_place(s, ahead));
   }
 
-  /// Runs the trunk over `rows` from position decoded_ on; keeps their carried states; returns the logits of
-  /// the `wanted` rows.
-  std::vector<std::vector<A>> verify(const std::vector<std::int32_t>& rows,
-                                     const std::vector<Index>& wanted) {
-    Tape tape(Mode::inference);
-    const auto count = static_cast<Index>(rows.size());
-    const Hidden<T, D> h =
-        model_.decode(tape, upload(rows), decode_rows(model_.device(), 0, decoded_, count), cache_.trunk);
-    // The first module also needs the states of the rows that its successors decode again.
-    const Index again = static_cast<Index>(model_.mtp.size()) - 1;
-    const Index keep = std::clamp<Index>(again, 0, decoded_ - states_from_);
-    states_ = keep == 0 ? h.carried.value()
-                        : stack(states_, decoded_ - keep - states_from_, keep, h.carried.value());
-    states_from_ = decoded_ - keep;
-    std::vector<std::vector<A>> logits;
-    const Index first = wanted.front();
-    const auto normed =
-        h.normed.value().reshape({count, model_.config.hidden_size}).slice_front(first, count);
-    const auto out = model_.lm_head(tape.constant(normed)).value().to_host();
-    const auto vocab = static_cast<std::size_t>(model_.config.vocab_size);
-    for (const Index row : wanted) {
-      const auto begin = static_cast<std::size_t>(row - first) * vocab;
-      logits.emplace_back(out.begin() + static_cast<std::ptrdiff_t>(begin),
-                          out.begin() + static_cast<std::ptrdiff_t>(begin + vocab));
-    }
-    return logits;
+  Tensor<std::int32_t, D> upload(Index begin, Index end) const {
+    return Tensor<std::int32_t, D>::from(
+        model_.device(), {1, end - begin},
+        std::span(rows_.tokens)
+            .subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)));
   }
 
-  /// Rows [begin, begin + count) of `old` above all rows of `added`, as [1, rows, hidden].
-  Tensor<T, D> stack(const Tensor<T, D>& old, Index begin, Index count, const Tensor<T, D>& added) const {
+  /// Rows [begin, end) of rows_ through the trunk; returns what the head reads.
+  Tensor<T, D> run_trunk(Index begin, Index end) {
+    const auto rows = decode_rows(model_.device(), rows_, begin, end);
+    const Hidden<T, D> h = model_.decode(tape_, upload(begin, end), rows, cache_.trunk);
+    if (modules_ > 0) store_rows(h.carried.value(), rows, cache_.states[0]);
+    return h.normed.value();
+  }
+
+  /// Logits of `count` rows of x from `first` on, into logits_: in the accumulation type, on the host.
+  void read_logits(const Tensor<T, D>& x, Index first, Index count) {
     const Index width = model_.config.hidden_size;
-    Tensor<T, D> rows(added.device(), {1, count + added.shape()[1], width});
-    copy_rows(added.device(), count, width, old.data() + begin * width, width, rows.data(), width, false);
-    copy_rows(added.device(), added.shape()[1], width, added.data(), width, rows.data() + count * width,
-              width, false);
-    return rows;
+    const Tensor<T, D> read = x.reshape({x.shape().rows(), width}).slice_front(first, first + count);
+    Tensor<A, D> out(model_.device(), {count, vocabulary()});
+    linear_forward(model_.device(), read.rows(), read.data(), vocabulary(), model_.lm_head.weight.data(),
+                   out.data());
+    if (logits_.size() < static_cast<std::size_t>(out.size()))
+      logits_.resize(static_cast<std::size_t>(out.size()));
+    copy_to_host(model_.device(), logits_.data(), out.data(), out.bytes());
   }
 
-  /// K greedy drafts after tokens_.
-  std::vector<std::int32_t> draft(Index k_max) {
-    std::vector<std::int32_t> drafts;
-    if (k_max == 0) return drafts;
-    Tape tape(Mode::inference);
-    const auto modules = static_cast<Index>(model_.mtp.size());
-    const auto known = static_cast<Index>(tokens_.size());
-    const Index last = known - 2;  // the trunk's newest position whose state belongs to a known token
-    // Decode again what the previous draft wrote from drafted tokens: at most the last modules - 1 rows.
-    const Index begin = std::max(states_from_, draft_from_ - (modules - 1));
-    const Index count = last - begin + 1;
-    const auto token_at = [&](Index i) {
-      return i < known ? tokens_[static_cast<std::size_t>(i)] : drafts[static_cast<std::size_t>(i - known)];
-    };
-    const Index width = model_.config.hidden_size;
-    const auto states = states_.reshape({states_.shape()[1], width})
-                            .slice_front(begin - states_from_, last + 1 - states_from_);
-    Var<T, D> h = tape.constant(states.reshape({1, count, width}));
-    Index first = begin;
-    Index rows = count;
-    for (Index k = 1; k <= k_max; ++k) {
-      const Index module = std::min(k, modules);
-      if (k > modules) {  // the last module again, one position on, from its own newest state
-        h = tape.constant(newest(h.value()));
-        first = last + (k - modules);
-        rows = 1;
+  /// The known tokens' last and the drafts of all running sequences, in one pass.
+  void verify() {
+    rows_.clear();
+    for (const Index slot : running_) {
+      Slot& s = slots_[static_cast<std::size_t>(slot)];
+      s.first_row = rows_.size();
+      const Index e = known(s) - 1;
+      rows_.add(s.tokens.back(), slot, e);
+      for (Index i = 0; i < s.want; ++i) rows_.add(s.drafts[static_cast<std::size_t>(i)], slot, e + 1 + i);
+    }
+    read_logits(run_trunk(0, rows_.size()), 0, rows_.size());
+  }
+
+  /// Which drafts of a sequence stand.
+  Verdict settle(const Slot& s) {
+    const std::span<const std::int32_t> drafts(s.drafts.data(), static_cast<std::size_t>(s.want));
+    const auto row = [&s](std::size_t i) { return s.first_row + static_cast<Index>(i); };
+    if (options_.same_text()) {
+      return verify_chosen(drafts, [&](std::size_t i) { return pick(s, i, row(i)); });
+    }
+    // Distributions are worked out when they are asked for, and once.
+    std::size_t worked_out = 0;
+    place(p_, drafts.size(), vocabulary());
+    const auto p = [&](std::size_t i) -> std::span<const double> {
+      for (; worked_out <= i; ++worked_out) {
+        distribution(logits(row(worked_out)), options_.sampling, place(p_, worked_out, vocabulary()), order_);
       }
-      std::vector<std::int32_t> ids;
-      for (Index p = first; p < first + rows; ++p) ids.push_back(token_at(p + module));
-      const Hidden<T, D> out =
-          model_.decode_mtp(tape, module, h, upload(ids), decode_rows(model_.device(), 0, first, rows),
-                            cache_.modules[static_cast<std::size_t>(module - 1)]);
-      const auto logits = model_.lm_head(tape.constant(newest(out.normed.value()))).value().to_host();
-      drafts.push_back(argmax(std::span<const T>(logits)));
-      h = out.carried;
-    }
-    draft_from_ = last + 1;
-    return drafts;
+      return place(p_, i, vocabulary());
+    };
+    const auto q = [&](std::size_t i) -> std::span<const double> {
+      return place(q_, q_place(s, i), vocabulary());
+    };
+    const auto keep = [&](std::size_t i) { return of_round(s, to_keep, i); };
+    const auto draw = [&](std::size_t i) { return of_place(s, i); };
+    if (options_.verification == Verification::lossy_typical)
+      return verify_typical(drafts, p, options_.typical_epsilon, options_.typical_delta, draw);
+    const std::span<double> rest = place(rest_, 0, vocabulary());
+    return options_.verification == Verification::block ? verify_block(drafts, p, q, keep, draw, rest)
+                                                        : verify_tokens(drafts, p, q, keep, draw, rest);
   }
 
-  /// The last row of [1, rows, hidden], as [1, 1, hidden].
-  Tensor<T, D> newest(const Tensor<T, D>& x) const {
-    const Index rows = x.shape()[1];
-    const Index width = x.shape()[2];
-    return x.reshape({rows, width}).slice_front(rows - 1, rows).reshape({1, 1, width});
+  std::size_t q_place(const Slot& s, std::size_t i) const {
+    return static_cast<std::size_t>(&s - slots_.data()) * static_cast<std::size_t>(most_drafts_) + i;
+  }
+
+  /// Draft i of a sequence, from a row of logits.
+  std::int32_t pick_draft(const Slot& s, std::size_t i, Index row) {
+    if (options_.same_text() || options_.verification == Verification::lossy_typical)
+      return argmax(logits(row));
+    const std::span<double> q = place(q_, q_place(s, i), vocabulary());
+    if (options_.draft_tokens == DraftTokens::chosen) {
+      const std::int32_t token = argmax(logits(row));
+      std::fill(q.begin(), q.end(), 0.0);
+      q[static_cast<std::size_t>(token)] = 1;
+      return token;
+    }
+    distribution(logits(row), options_.sampling, q, order_);
+    return sample(q, of_round(s, to_draft, i));
+  }
+
+  std::int32_t token_at(const Slot& s, Index i) const {
+    return i < known(s) ? s.tokens[static_cast<std::size_t>(i)]
+                        : s.drafts[static_cast<std::size_t>(i - known(s))];
+  }
+
+  /// Drafts s.want tokens for every running sequence, `longest` at most; returns whether modules had more to
+  /// read than the last pass left them.
+  bool draft(Index longest) {
+    for (const Index slot : running_) slots_[static_cast<std::size_t>(slot)].drafts.clear();
+    bool catching_up = false;
+    Tensor<T, D> newest;  // [1, sequences, hidden]: what the last module run carried at its newest rows
+    drafting_ = running_;
+    for (Index k = 1; k <= longest; ++k) {
+      const bool again = k > modules_;  // the last module once more, one position on, on its own output
+      const Index module = std::min(k, modules_);
+      if (again)
+        keep_wanting(k, newest);
+      else
+        std::erase_if(drafting_, [&](Index slot) { return wants_less(slot, k); });
+      // Everything that is not final yet, and the newest row of each sequence last: only those have logits.
+      rows_.clear();
+      for (const Index slot : drafting_) {
+        Slot& s = slots_[static_cast<std::size_t>(slot)];
+        Index& ready = s.ready[static_cast<std::size_t>(module - 1)];
+        const Index last = known(s) - 2;
+        if (again) continue;
+        catching_up = catching_up || last - ready > most_drafts_ + modules_;
+        for (Index p = ready; p < last; ++p) rows_.add(token_at(s, p + module), slot, p);
+        ready = std::max(ready, known(s) - module);  // p + module <= e
+      }
+      for (const Index slot : drafting_) {
+        const Slot& s = slots_[static_cast<std::size_t>(slot)];
+        const Index p = known(s) - 2 + (again ? k - modules_ : 0);
+        rows_.add(token_at(s, p + module), slot, p);
+      }
+      const auto sequences = static_cast<Index>(drafting_.size());
+      Index begin = 0;
+      for (; begin + chunk + sequences < rows_.size(); begin += chunk)
+        run_module(module, begin, begin + chunk, {});
+      const Hidden<T, D> h = run_module(module, begin, rows_.size(), again ? newest : Tensor<T, D>());
+      const Index count = rows_.size() - begin;
+      read_logits(h.normed.value(), count - sequences, sequences);
+      newest = rows_of(h.carried.value(), count - sequences, count);
+      for (Index i = 0; i < sequences; ++i) {
+        Slot& s = slots_[static_cast<std::size_t>(drafting_[static_cast<std::size_t>(i)])];
+        s.drafts.push_back(pick_draft(s, static_cast<std::size_t>(k - 1), i));
+      }
+    }
+    return catching_up;
+  }
+
+  /// Lets the modules read all of a prompt but what the first round reads anyway. Without it that round
+  /// would.
+  void read_prompt(Index slot) {
+    Slot& s = slots_[static_cast<std::size_t>(slot)];
+    for (Index module = 1; module <= modules_; ++module) {
+      Index& ready = s.ready[static_cast<std::size_t>(module - 1)];
+      const Index last = known(s) - module;  // all entries below are final
+      for (; ready < last; ready = std::min(last, ready + chunk)) {
+        rows_.clear();
+        for (Index p = ready; p < std::min(last, ready + chunk); ++p)
+          rows_.add(token_at(s, p + module), slot, p);
+        run_module(module, 0, rows_.size(), {});
+      }
+    }
+  }
+
+  bool wants_less(Index slot, Index k) const { return slots_[static_cast<std::size_t>(slot)].want < k; }
+
+  /// Takes out of drafting_, and out of the states beside it, sequences that want fewer than k drafts.
+  void keep_wanting(Index k, Tensor<T, D>& newest) {
+    if (std::none_of(drafting_.begin(), drafting_.end(), [&](Index slot) { return wants_less(slot, k); }))
+      return;
+    const Index width = newest.shape().width();
+    Index kept = 0;
+    for (std::size_t i = 0; i < drafting_.size(); ++i) {
+      if (wants_less(drafting_[i], k)) continue;
+      const auto from = static_cast<Index>(i);
+      if (from != kept) {
+        copy_rows(newest.device(), 1, width, newest.data() + from * width, width,
+                  newest.data() + kept * width, width, false);
+      }
+      drafting_[static_cast<std::size_t>(kept++)] = drafting_[i];
+    }
+    drafting_.resize(static_cast<std::size_t>(kept));
+    newest = rows_of(newest, 0, kept);
+  }
+
+  static Tensor<T, D> rows_of(const Tensor<T, D>& x, Index begin, Index end) {
+    const Index width = x.shape().width();
+    return x.reshape({x.shape().rows(), width}).slice_front(begin, end).reshape({1, end - begin, width});
+  }
+
+  /// Rows [begin, end) of rows_ through a module, from `h` or, where that is undefined, from the states of
+  /// the depth before it.
+  Hidden<T, D> run_module(Index module, Index begin, Index end, const Tensor<T, D>& h) {
+    const auto depth = static_cast<std::size_t>(module - 1);
+    const auto rows = decode_rows(model_.device(), rows_, begin, end);
+    const Tensor<T, D> from = h.defined() ? h : load_rows(cache_.states[depth], rows_, begin, end, places_);
+    const Hidden<T, D> out = model_.decode_mtp(tape_, module, tape_.constant(from), upload(begin, end), rows,
+                                               cache_.modules[depth]);
+    if (module < modules_) store_rows(out.carried.value(), rows, cache_.states[depth + 1]);
+    return out;
   }
 
   const Transformer<T, D>& model_;
-  GenerateOptions options_;
+  const GenerateOptions options_;
+  const Index most_drafts_;
+  const Index modules_;  // that draft
   KvCache<T, D> cache_;
-  std::vector<std::int32_t> tokens_;
-  Index decoded_ = 0;    // positions whose trunk entries are final
-  Tensor<T, D> states_;  // [1, rows, hidden]: the trunk's carried states from position states_from_ on
-  Index states_from_ = 0;
-  Index draft_from_ = 0;  // entries of module 1 are final below this
+  std::vector<Slot> slots_;
+  std::optional<DraftPolicy> policy_;
   DecodeStatistics statistics_;
+  Tape tape_{Mode::inference};
+  // Memory kept between passes.
+  RowList rows_;
+  std::vector<std::int32_t> places_, order_;
+  std::vector<Index> running_, drafting_;
+  std::vector<A> logits_;
+  std::vector<double> p_, q_, rest_;
 };
 
 }  // namespace mtpx

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "model.hpp"
+
+namespace program {
+
+/// `mtpx bench --decode`: plain and drafted decoding side by side.
+struct DecodeBench {
+  ModelSource model;  ///< without a folder: random weights for `config`
+  ConfigSource config;
+  std::vector<std::string> data;
+  mtpx::Index context = 512;
+  mtpx::Index tokens = 64;
+  mtpx::Index prompts = 8;
+  double temperature = 0;
+  int threads = 0;
+};
+
+void bench_decode(const DecodeBench& o);
+
+}  // namespace program

@@ -1,0 +1,265 @@
+// mtpx bench --decode: plain and drafted decoding side by side, with the cost model of drafting.
+
+#include "bench.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <iostream>
+
+namespace program {
+namespace {
+
+using mtpx::Cpu;
+using mtpx::Index;
+using Model = mtpx::Transformer<float, Cpu>;
+using Tokens = std::vector<std::int32_t>;
+using Clock = std::chrono::steady_clock;
+
+constexpr Index most_drafts = 4;
+
+double seconds_since(Clock::time_point from) {
+  return std::chrono::duration<double>(Clock::now() - from).count();
+}
+
+double median(std::vector<double> times) {
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+double rounded(double value, int digits) {
+  const double unit = std::pow(10.0, digits);
+  return std::round(value * unit) / unit;
+}
+
+/// Weights and cache entries that one token of plain decoding reads.
+double bytes_per_token(const Model& model, Index context) {
+  const mtpx::Config& c = model.config;
+  double numbers = static_cast<double>(c.num_hidden_layers * context * (c.kv_lora_rank + c.qk_rope_head_dim));
+  mtpx::for_each_parameter(model, [&](const std::string& name, const auto& parameter) {
+    if (name.starts_with("model.embed_tokens")) return;
+    for (Index k = 0; k < c.num_nextn_predict_layers; ++k) {
+      if (name.starts_with(mtpx::cat("model.layers.", c.num_hidden_layers + k, '.'))) return;
+    }
+    const bool routed = name.find(".experts.") != std::string::npos;
+    const double share =
+        routed ? static_cast<double>(c.num_experts_per_tok) / static_cast<double>(c.n_routed_experts) : 1;
+    numbers += share * static_cast<double>(parameter.value().size());
+  });
+  return numbers * sizeof(float);
+}
+
+/// Bytes a second at which all threads together read `bytes` of memory again and again: the best of several.
+double read_rate(const Cpu& cpu, double bytes) {
+  constexpr Index tasks = 16;
+  constexpr Index step = 4 * mtpx::cpu::lanes<float>;
+  const Index count =
+      std::max<Index>(step, static_cast<Index>(bytes / sizeof(float)) / (tasks * step) * step);
+  const std::vector<float> memory(static_cast<std::size_t>(tasks * count), 1.0f);
+  std::vector<float> sums(tasks);
+  double best = 0;
+  for (int round = 0; round < 30; ++round) {
+    const auto start = Clock::now();
+    mtpx::cpu::parallel_for(cpu, tasks, [&](Index task) {
+      const float* from = memory.data() + task * count;
+      mtpx::cpu::Vec<float> total[4] = {};
+      for (Index i = 0; i < count; i += step) {
+        for (Index v = 0; v < 4; ++v) total[v] += mtpx::cpu::load(from + i + v * mtpx::cpu::lanes<float>);
+      }
+      sums[static_cast<std::size_t>(task)] = mtpx::cpu::sum<float>(total[0] + total[1] + total[2] + total[3]);
+    });
+    best = std::max(best, static_cast<double>(tasks * count) * sizeof(float) / seconds_since(start));
+  }
+  return sums[0] > 0 ? best : 0;
+}
+
+/// The terms of the cost model: a pass of the trunk and the head over n rows, and of a module over n rows and
+/// the head over one.
+struct Costs {
+  std::vector<std::vector<double>> rows{std::vector<std::vector<double>>(most_drafts + 2)};   // [n]
+  std::vector<std::vector<double>> draft{std::vector<std::vector<double>>(most_drafts + 2)};  // [n]
+
+  void measure(const Model& model, const Tokens& text, Index context, int rounds) {
+    const Cpu& cpu = model.device();
+    mtpx::KvCache<float, Cpu> cache(model, 1, context + most_drafts + 2,
+                                    std::min<Index>(1, model.config.num_nextn_predict_layers));
+    mtpx::Tape tape(mtpx::Mode::inference);
+    const auto pass = [&](Index begin, Index count) {
+      mtpx::RowList list;
+      for (Index p = begin; p < begin + count; ++p) list.add(text[static_cast<std::size_t>(p)], 0, p);
+      const auto ids = mtpx::Tensor<std::int32_t, Cpu>::from(cpu, {1, count}, list.tokens);
+      const auto at = mtpx::decode_rows(cpu, list, 0, count);
+      return model.decode(tape, ids, at, cache.trunk);
+    };
+    const auto head = [&](const mtpx::Tensor<float, Cpu>& normed) {
+      return model.lm_head(tape.constant(normed)).value().to_host()[0];
+    };
+    for (Index begin = 0; begin < context; begin += 256) pass(begin, std::min<Index>(256, context - begin));
+    // Each several times in a row, as decoding would run it; the first finds the caches as the last left
+    // them.
+    const auto time = [&](std::vector<double>& times, const auto& body) {
+      body();
+      for (int round = 0; round < rounds; ++round) {
+        const auto start = Clock::now();
+        body();
+        times.push_back(seconds_since(start));
+      }
+    };
+    for (Index n = 1; n <= most_drafts + 1; ++n) {
+      time(rows[static_cast<std::size_t>(n)], [&] { head(pass(context, n).normed.value()); });
+      if (model.mtp.empty()) continue;
+      const auto carried = tape.constant(pass(context, n).carried.value());
+      mtpx::RowList list;
+      for (Index p = context; p < context + n; ++p) list.add(text[static_cast<std::size_t>(p + 1)], 0, p);
+      time(draft[static_cast<std::size_t>(n)], [&] {
+        const auto h = model.decode_mtp(tape, 1, carried,
+                                        mtpx::Tensor<std::int32_t, Cpu>::from(cpu, {1, n}, list.tokens),
+                                        mtpx::decode_rows(cpu, list, 0, n), cache.modules[0]);
+        const Index width = model.config.hidden_size;
+        head(h.normed.value().reshape({n, width}).slice_front(n - 1, n));
+      });
+    }
+  }
+};
+
+Model make_model(const DecodeBench& o, const Cpu& cpu) {
+  if (!o.model.folder.empty()) return o.model.load(cpu).model;
+  Model model(cpu, o.config.read().config);
+  mtpx::initialize(model, 0);
+  return model;
+}
+
+/// Prompts of `context` tokens, evenly spaced over the text, each with the tokens that follow it.
+std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
+  std::vector<Tokens> prompts;
+  const Index length = o.context + most_drafts + 2;
+  if (c.vocab_size != mtpx::Corpus::vocabulary) {
+    for (Index i = 0; i < o.prompts; ++i) {
+      Tokens& ids = prompts.emplace_back();
+      for (Index j = 0; j < length; ++j) {
+        ids.push_back(static_cast<std::int32_t>(
+            mtpx::Philox::block(1, static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(j))[0] %
+            static_cast<std::uint32_t>(c.vocab_size)));
+      }
+    }
+    return prompts;
+  }
+  const mtpx::Corpus corpus = read_corpus(o.data);
+  const mtpx::ValidationWindows windows(corpus, {1, length, o.prompts, 0});
+  for (Index i = 0; i < windows.size(); ++i) {
+    Tokens ids = windows.at(i).tokens;
+    ids.resize(static_cast<std::size_t>(length));
+    prompts.push_back(std::move(ids));
+  }
+  if (prompts.empty()) {
+    throw mtpx::ConfigError(
+        mtpx::cat("[bench] --context ", o.context, ": the text has no window of ", length + 1, " bytes"));
+  }
+  return prompts;
+}
+
+struct Measured {
+  mtpx::DecodeStatistics statistics;
+  double seconds = 0;
+  Index tokens = 0;
+
+  double rate() const { return static_cast<double>(tokens) / seconds; }
+};
+
+}  // namespace
+
+void bench_decode(const DecodeBench& o) {
+  const Cpu cpu(o.threads);
+  const Model model = make_model(o, cpu);
+  const mtpx::Config& c = model.config;
+  if (o.context + o.tokens + most_drafts + 2 > c.max_position_embeddings) {
+    throw mtpx::ConfigError(mtpx::cat("[bench] --context ", o.context, " and --tokens ", o.tokens,
+                                      ": max_position_embeddings = ", c.max_position_embeddings));
+  }
+  const std::vector<Tokens> prompts = make_prompts(o, c);
+  std::vector<Index> ks{0};
+  if (!model.mtp.empty()) {
+    for (Index k = 1; k <= most_drafts; ++k) ks.push_back(k);
+    ks.push_back(mtpx::GenerateOptions::automatic);
+  }
+  // Everything in turn, prompt by prompt: whatever else slows the machine down hits all of them.
+  Costs costs;
+  std::vector<Measured> all(ks.size());
+  std::vector<std::optional<mtpx::Speculator<float, Cpu>>> decoders(ks.size());
+  for (std::size_t i = 0; i < ks.size(); ++i) {
+    mtpx::GenerateOptions options;
+    options.draft = ks[i];
+    options.sampling.temperature = o.temperature;
+    decoders[i].emplace(model, options, 1, o.context + o.tokens + most_drafts + 2);
+  }
+  for (std::size_t p = 0; p < prompts.size(); ++p) {
+    costs.measure(model, prompts[p], o.context, 8);
+    for (std::size_t i = 0; i < ks.size(); ++i) {
+      mtpx::Speculator<float, Cpu>& decoder = *decoders[i];
+      const Index slot = decoder.add(std::span(prompts[p]).first(static_cast<std::size_t>(o.context)), p);
+      decoder.step();  // the first round of modules that have not read the prompt yet
+      const auto known = static_cast<Index>(decoder.tokens(slot).size());
+      const auto start = Clock::now();
+      while (static_cast<Index>(decoder.tokens(slot).size()) < o.context + o.tokens) decoder.step();
+      all[i].seconds += seconds_since(start);
+      all[i].tokens += static_cast<Index>(decoder.tokens(slot).size()) - known;
+      all[i].statistics = decoder.statistics();
+      decoder.remove(slot);
+    }
+  }
+  const double one = median(costs.rows[1]);
+  const double bytes = bytes_per_token(model, o.context);
+  const double roof = read_rate(cpu, bytes);
+  const double plain = all[0].rate();
+  std::cout << mtpx::Json{{"mode", "decode"},
+                          {"draft", 0},
+                          {"temperature", o.temperature},
+                          {"context", o.context},
+                          {"threads", cpu.threads()},
+                          {"dtype", "fp32"},
+                          {"us_per_token", rounded(1e6 / plain, 1)},
+                          {"tokens_per_s", rounded(plain, 1)},
+                          {"us_one_row", rounded(1e6 * one, 1)},
+                          {"mb_per_token", rounded(bytes / 1e6, 2)},
+                          {"gbs", rounded(bytes * plain / 1e9, 2)},
+                          {"read_gbs", rounded(roof / 1e9, 2)},
+                          {"read_share", rounded(bytes * plain / roof, 3)}}
+                   .dump()
+            << std::endl;
+  if (!written()) return;
+  for (std::size_t i = 1; i < ks.size(); ++i) {
+    const mtpx::DecodeStatistics& s = all[i].statistics;
+    std::vector<double> acceptance;
+    for (std::size_t j = 0; j < s.accepted.size(); ++j) acceptance.push_back(rounded(s.acceptance(j), 3));
+    mtpx::Json line{{"mode", "decode"},
+                    {"draft", ks[i] < 0 ? mtpx::Json("auto") : mtpx::Json(ks[i])},
+                    {"temperature", o.temperature},
+                    {"tokens_per_s", rounded(all[i].rate(), 1)},
+                    {"speedup", rounded(all[i].rate() / plain, 3)},
+                    {"acceptance", acceptance},
+                    {"mean_length", rounded(s.mean_length(), 3)},
+                    {"passes", s.passes},
+                    {"drafts", s.drafts}};
+    if (ks[i] > 0) {
+      // (1 + accepted per pass) / (verify(K + 1 rows) / one row + K draft / one row). The first draft of a
+      // round also reads what the last round accepted.
+      const double verify = median(costs.rows[static_cast<std::size_t>(ks[i] + 1)]) / one;
+      double drafts = static_cast<double>(ks[i] - 1) * median(costs.draft[1]);
+      for (std::size_t a = 0; a < s.histogram.size(); ++a) {
+        drafts += static_cast<double>(s.histogram[a]) / static_cast<double>(s.drafts) *
+                  median(costs.draft[std::min<std::size_t>(a + 1, most_drafts + 1)]);
+      }
+      const double draft = drafts / static_cast<double>(ks[i]) / one;
+      const double cost = verify + static_cast<double>(ks[i]) * draft;
+      line["verify_ratio"] = rounded(verify, 3);
+      line["draft_ratio"] = rounded(draft, 3);
+      line["model_speedup"] = rounded(s.mean_length() / cost, 3);
+      line["share_of_model"] = rounded(all[i].rate() / plain / (s.mean_length() / cost), 3);
+      line["break_even_length"] = rounded(cost, 3);
+    }
+    std::cout << line.dump() << std::endl;
+    if (!written()) return;
+  }
+}
+
+}  // namespace program

@@ -1,0 +1,142 @@
+#pragma once
+
+#include <mtpx/core/shape.hpp>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+namespace mtpx {
+
+/// How many tokens to draft, from what passes were seen to cost and how many drafts stood. With c(K) the time
+/// of a pass with K drafts and a_i the share of drafts at place i that stood where all before them did, a
+/// pass emits
+///
+///   (1 + a_1 + a_1 a_2 + ... + a_1 ... a_K) / c(K)   tokens a second,
+///
+/// and the K that emits most is chosen: 0, plain decoding, where drafting does not pay. Only the speed
+/// depends on it, never the text.
+///
+/// Places and costs that were not seen yet are tried a few times; others again now and then, ever more rarely
+/// while nothing changes.
+class DraftPolicy {
+ public:
+  /// most: the largest K to consider
+  explicit DraftPolicy(Index most) : costs_(static_cast<std::size_t>(most) + 1), places_(costs_.size()) {}
+
+  /// K for the next pass.
+  Index choose() {
+    ++passes_;
+    for (std::size_t k = 0; k < 2 && k < costs_.size(); ++k) {
+      if (costs_[k].count < warm) return static_cast<Index>(k);
+    }
+    const std::size_t best = fastest();
+    if (best != last_best_) {
+      last_best_ = best;
+      interval_ = first_interval;
+      next_probe_ = passes_ + interval_;
+    }
+    // A longer draft is worth a try where it would win at the price of its neighbour's step.
+    if (best > 0 && best + 1 < costs_.size() && costs_[best + 1].count < warm) {
+      const double step = std::max(0.0, cost(best) - cost(best - 1));
+      if (tokens(best + 1) / (cost(best) + step) > rate(best)) return static_cast<Index>(best + 1);
+    }
+    if (passes_ >= next_probe_) {
+      interval_ = std::min<Index>(2 * interval_, 1024);
+      next_probe_ = passes_ + interval_;
+      // Alternately the shorter and the longer neighbour, if it has ever been tried or is the only one.
+      probe_longer_ = !probe_longer_;
+      if (probe_longer_ && best + 1 < costs_.size()) return static_cast<Index>(best + 1);
+      if (best > 0) return static_cast<Index>(best - 1);
+    }
+    return static_cast<Index>(best);
+  }
+
+  /// Whether drafts pay, or nothing is known yet.
+  bool promising() const { return costs_.size() > 1 && (costs_[1].count < warm || fastest() > 0); }
+
+  /// What a pass with k drafts took, all sequences together; for each sequence call stood() too.
+  void took(Index k, double seconds) {
+    Cost& c = costs_[static_cast<std::size_t>(k)];
+    c.recent[c.count++ % c.recent.size()] = seconds;
+  }
+
+  /// `drafted` tokens were drafted for a sequence, the first `accepted` of them stood.
+  void stood(Index drafted, Index accepted) {
+    for (Place& p : places_) {  // what was seen long ago counts less
+      p.seen *= staleness;
+      p.stood *= staleness;
+    }
+    for (std::size_t i = 1; i <= static_cast<std::size_t>(drafted) && i < places_.size(); ++i) {
+      if (accepted + 1 < static_cast<Index>(i)) break;  // an earlier one fell: nothing is known of this one
+      Place& p = places_[i];
+      p.seen = p.seen * memory + 1;
+      p.stood = p.stood * memory + (accepted >= static_cast<Index>(i) ? 1 : 0);
+    }
+  }
+
+  /// Before choose(): how many sequences share the pass. Another number has other costs.
+  void share(Index sequences) {
+    if (sequences == sequences_) return;
+    sequences_ = sequences;
+    for (Cost& c : costs_) c.count = 0;
+    interval_ = first_interval;
+    next_probe_ = passes_ + interval_;
+  }
+
+ private:
+  static constexpr std::size_t warm = 3;
+  static constexpr double memory = 0.97;      // half of an estimate is younger than 23 drafts
+  static constexpr double staleness = 0.995;  // ... and than 140 passes, where drafts were shorter
+  static constexpr double worthwhile = 1.02;  // drafting must win by this much
+  static constexpr Index first_interval = 32;
+
+  struct Cost {
+    std::array<double, 5> recent{};
+    std::size_t count = 0;
+  };
+  struct Place {
+    double seen = 0, stood = 0;
+  };
+
+  /// The shortest of the last passes: others on the machine only ever make them longer.
+  double cost(std::size_t k) const {
+    const Cost& c = costs_[k];
+    const auto count = static_cast<std::ptrdiff_t>(std::min(c.count, c.recent.size()));
+    return *std::min_element(c.recent.begin(), c.recent.begin() + count);
+  }
+
+  /// Emitted per pass with k drafts. As long as little is known of a place, it stands as often as the one
+  /// before it: so that longer drafts are tried again after a run of bad luck.
+  double tokens(std::size_t k) const {
+    double total = 1, all = 1, share = 0.5;
+    for (std::size_t i = 1; i <= k; ++i) {
+      share = (places_[i].stood + share) / (places_[i].seen + 1);
+      all *= share;
+      total += all;
+    }
+    return total;
+  }
+
+  double rate(std::size_t k) const { return tokens(k) / cost(k); }
+
+  std::size_t fastest() const {
+    std::size_t best = 0;
+    for (std::size_t k = 1; k < costs_.size(); ++k) {
+      if (costs_[k].count == 0) continue;
+      if (rate(k) > rate(best) * (best == 0 ? worthwhile : 1)) best = k;
+    }
+    return best;
+  }
+
+  std::vector<Cost> costs_;    // [most + 1]
+  std::vector<Place> places_;  // [most + 1], from 1
+  Index sequences_ = 0;
+  Index passes_ = 0;
+  Index interval_ = first_interval;
+  Index next_probe_ = first_interval;
+  bool probe_longer_ = false;
+  std::size_t last_best_ = 0;
+};
+
+}  // namespace mtpx

@@ -1,0 +1,105 @@
+#pragma once
+// What a caller asks of decoding, and what it is told afterwards.
+
+#include <mtpx/decode/sampling.hpp>
+
+#include <cstdint>
+#include <vector>
+
+namespace mtpx {
+
+/// How drafts are picked from what the MTP modules say.
+enum class DraftTokens {
+  chosen,  ///< the most likely token. Sampled text, too, is then that of plain decoding with the same seed
+  drawn    ///< drawn, with the options' temperature and cuts: stands more often at high temperatures
+};
+
+/// How drafts are checked. The first two change nothing about what is generated, only how fast.
+enum class Verification {
+  exact,         ///< token by token
+  block,         ///< all drafts of a pass together: accepts more of them, on average
+  lossy_typical  ///< LOSSY: also accepts drafts that the main model finds likely enough
+};
+
+struct GenerateOptions {
+  static constexpr Index automatic = -1;
+
+  Index max_tokens = 128;   ///< most tokens to emit
+  Index draft = automatic;  ///< K, tokens drafted per pass; 0: plain decoding; automatic: what pays
+  SamplingOptions sampling{};
+  std::uint64_t seed = 0;
+  std::vector<std::int32_t> stop{};  ///< nothing is emitted after one of these tokens (which is emitted)
+  DraftTokens draft_tokens = DraftTokens::chosen;
+  Verification verification = Verification::exact;
+  double typical_epsilon = 0.09;  ///< of lossy_typical
+  double typical_delta = 0.3;
+
+  /// Whether every draft is the token that plain decoding would pick, or falls: then the text does not depend
+  /// on how much is drafted, not even when tokens are sampled.
+  bool same_text() const {
+    return verification == Verification::exact && (sampling.greedy() || draft_tokens == DraftTokens::chosen);
+  }
+
+  /// Throws ConfigError naming the option and its value. `modules`: MTP modules of the model.
+  void validate(Index modules) const {
+    const auto check = [](bool holds, const char* name, const auto& value, const char* rule) {
+      if (!holds) throw ConfigError(cat("[generate] ", name, " = ", value, ": ", rule));
+    };
+    sampling.validate();
+    check(max_tokens >= 0, "max_tokens", max_tokens, "must not be negative");
+    check(draft >= automatic, "draft", draft, "must be -1 (automatic), 0 (plain) or positive");
+    check(draft <= 0 || modules > 0, "draft", draft,
+          "this model has no MTP module (num_nextn_predict_layers = 0)");
+    check(draft != automatic || same_text() || modules == 0, "draft", "automatic",
+          "what is chosen depends on the clock, and with drawn drafts, block or lossy verification so would "
+          "the text; give a number");
+    check(typical_epsilon >= 0 && typical_epsilon <= 1, "typical_epsilon", typical_epsilon,
+          "must be between 0 and 1");
+    check(typical_delta >= 0 && std::isfinite(typical_delta), "typical_delta", typical_delta,
+          "must not be negative");
+  }
+};
+
+/// Counts of a decoding run.
+struct DecodeStatistics {
+  Index tokens = 0;              ///< emitted
+  Index prompt_tokens = 0;       ///< decoded before the first
+  Index passes = 0;              ///< forward passes of the main model after the prompts', per sequence
+  Index drafts = 0;              ///< passes that checked drafts
+  std::vector<Index> drafted;    ///< [i]: drafts of at least i + 1 tokens
+  std::vector<Index> accepted;   ///< [i]: drafts whose first i + 1 tokens all stood
+  std::vector<Index> histogram;  ///< [n]: drafts of which exactly n tokens stood
+  double prefill_seconds = 0;
+  double decode_seconds = 0;
+
+  /// The share of drafts whose first i + 1 tokens all stood, among those that long.
+  double acceptance(std::size_t i) const {
+    return i >= drafted.size() || drafted[i] == 0
+               ? 0.0
+               : static_cast<double>(accepted[i]) / static_cast<double>(drafted[i]);
+  }
+  /// Tokens emitted by a pass that checked drafts: 1 + accepted / drafts.
+  double mean_length() const {
+    Index total = 0;
+    for (const Index a : accepted) total += a;
+    return drafts == 0 ? 1.0 : 1.0 + static_cast<double>(total) / static_cast<double>(drafts);
+  }
+  double tokens_per_pass() const {
+    return passes == 0 ? 0.0 : static_cast<double>(tokens) / static_cast<double>(passes);
+  }
+
+  /// A pass drafted `count` tokens, of which the first `stood` stood.
+  void count_draft(Index count, Index stood) {
+    if (count == 0) return;
+    const auto length = static_cast<std::size_t>(count);
+    if (drafted.size() < length) drafted.resize(length);
+    if (accepted.size() < length) accepted.resize(length);
+    if (histogram.size() < length + 1) histogram.resize(length + 1);
+    ++drafts;
+    for (std::size_t i = 0; i < length; ++i) ++drafted[i];
+    for (std::size_t i = 0; i < static_cast<std::size_t>(stood); ++i) ++accepted[i];
+    ++histogram[static_cast<std::size_t>(stood)];
+  }
+};
+
+}  // namespace mtpx

@@ -1,0 +1,109 @@
+#include <mtpx/decode/draft_policy.hpp>
+
+#include <mtpx/core/rng.hpp>
+
+#include <doctest/doctest.h>
+
+#include <vector>
+
+using namespace mtpx;
+
+TEST_SUITE_BEGIN("mtpx/decode/draft_policy.hpp");
+
+namespace {
+
+/// A machine with given costs, and modules whose drafts stand with given chances; noise on all of it.
+struct Machine {
+  std::vector<double> cost;    // [K]
+  std::vector<double> chance;  // [place]
+  std::uint64_t at = 0;
+
+  double uniform() { return Philox::uniform(3, 1, at++); }
+
+  /// Tokens a second over `passes` passes, with the policy's choice or a fixed one; how often each K ran.
+  double run(DraftPolicy& policy, int passes, std::vector<int>& chosen, Index fixed = -1) {
+    double tokens = 0, seconds = 0;
+    policy.share(1);
+    for (int i = 0; i < passes; ++i) {
+      const Index k = fixed >= 0 ? fixed : policy.choose();
+      ++chosen[static_cast<std::size_t>(k)];
+      double took = cost[static_cast<std::size_t>(k)] * (0.97 + 0.06 * uniform());
+      if (uniform() < 0.05) took *= 3;  // somebody else's turn
+      Index stood = 0;
+      while (stood < k && uniform() < chance[static_cast<std::size_t>(stood)]) ++stood;
+      policy.took(k, took);
+      policy.stood(k, stood);
+      tokens += static_cast<double>(stood) + 1;
+      seconds += took;
+    }
+    return tokens / seconds;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("DraftPolicy: comes close to the best fixed K, and never much below plain decoding") {
+  struct Case {
+    Machine machine;
+    Index best;
+  };
+  const std::vector<Case> cases{
+      {{{1, 1.2, 1.3, 1.4, 1.5}, {0.9, 0.9, 0.9, 0.9}}, 4},  // drafts are cheap and good
+      {{{1, 1.2, 1.4, 1.9, 2.5}, {0.9, 0.2, 0.1, 0.1}}, 1},  // only the first is any good
+      {{{1, 1.2, 1.35, 1.9, 2.5}, {0.9, 0.7, 0.1, 0.1}}, 2},
+      {{{1, 1.6, 2.2, 2.8, 3.4}, {0.3, 0.2, 0.1, 0.1}}, 0},  // they do not pay
+      {{{1, 1.5, 2.0, 2.5, 3.0}, {0.0, 0.0, 0.0, 0.0}}, 0}};
+  for (const auto& [machine, best] : cases) {
+    std::vector<int> chosen(5, 0), ignored(5, 0);
+    DraftPolicy policy(4), unused(4);
+    Machine a = machine, b = machine;
+    const double automatic = a.run(policy, 4000, chosen);
+    const double fixed = b.run(unused, 4000, ignored, best);
+    INFO("best " << best << ", chosen " << chosen[0] << ", " << chosen[1] << ", " << chosen[2] << ' '
+                 << chosen[3] << ", " << chosen[4] << ", " << automatic << " against " << fixed);
+    CHECK(automatic > 0.96 * fixed);
+    CHECK(chosen[static_cast<std::size_t>(best)] > 3000);
+    CHECK(policy.promising() == (best > 0));
+  }
+}
+
+TEST_CASE("DraftPolicy: notices that drafts have become worthless, and that they pay again") {
+  Machine machine{{1, 1.2, 1.5, 2, 2.5}, {0.9, 0.2, 0.1, 0.1}};
+  DraftPolicy policy(4);
+  std::vector<int> chosen(5, 0);
+  machine.run(policy, 500, chosen);
+  CHECK(chosen[1] > 400);
+  machine.chance = {0.05, 0, 0, 0};
+  machine.run(policy, 300, chosen);
+  chosen.assign(5, 0);
+  machine.run(policy, 500, chosen);
+  CHECK(chosen[0] > 450);
+  machine.chance = {0.95, 0.2, 0.1, 0.1};
+  machine.run(policy, 20000, chosen);
+  chosen.assign(5, 0);
+  machine.run(policy, 500, chosen);
+  CHECK(chosen[1] > 400);
+}
+
+TEST_CASE("DraftPolicy: other sequences beside it, other costs") {
+  Machine machine{{1, 1.2}, {0.9}};
+  DraftPolicy policy(1);
+  std::vector<int> chosen(2, 0);
+  machine.run(policy, 100, chosen);
+  CHECK(policy.choose() == 1);
+  policy.share(8);
+  CHECK(policy.promising());
+  CHECK(policy.choose() == 0);  // everything is measured again
+}
+
+TEST_CASE("DraftPolicy: without modules there is nothing to choose") {
+  DraftPolicy policy(0);
+  policy.share(1);
+  for (int i = 0; i < 100; ++i) {
+    CHECK(policy.choose() == 0);
+    policy.took(0, 1);
+  }
+  CHECK_FALSE(policy.promising());
+}
+
+TEST_SUITE_END();

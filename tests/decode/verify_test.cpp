@@ -1,0 +1,395 @@
+#include <mtpx/decode/verify.hpp>
+
+#include <mtpx/core/rng.hpp>
+
+#include <doctest/doctest.h>
+
+#include <functional>
+#include <map>
+
+using namespace mtpx;
+
+TEST_SUITE_BEGIN("mtpx/decode/verify.hpp");
+
+namespace {
+
+using Numbers = std::vector<double>;
+using Tokens = std::vector<std::int32_t>;
+constexpr double almost_one = 0x1.fffffffffffffp-1;
+
+/// The share of u in [0, 1) for which `holds`, which is true up to some point and false from there on.
+double share(const std::function<bool(double)>& holds) {
+  if (!holds(0)) return 0;
+  if (holds(almost_one)) return 1;
+  double low = 0, high = 1;
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    (holds(middle) ? low : high) = middle;
+  }
+  return high;
+}
+
+Numbers residual_of(const Numbers& p, const Numbers& q, double scale = 1) {
+  Numbers rest(p.size());
+  const double total = residual(p, q, scale, rest);
+  for (double& x : rest) x /= total;
+  return rest;
+}
+
+/// Conditional distributions of a made-up language, some of their entries zero: what follows `prefix`.
+Numbers conditional(std::uint64_t seed, const Tokens& prefix, std::size_t vocab) {
+  std::uint64_t code = 1;
+  for (const std::int32_t t : prefix) code = code * (vocab + 1) + static_cast<std::uint64_t>(t) + 1;
+  Numbers p;
+  double total = 0;
+  for (std::size_t t = 0; t < vocab; ++t) {
+    const double u = Philox::uniform(seed, code, t);
+    p.push_back(u < 0.15 && t > 0 ? 0 : u * u + 0.01);
+    total += p.back();
+  }
+  for (double& x : p) x /= total;
+  return p;
+}
+
+enum class Rule { chosen, tokens, block };
+
+/// One round over K drafts after `prefix`, its random numbers given.
+struct Round {
+  Rule rule;
+  bool drawn;  // drafts come from q; otherwise they are its most likely tokens
+  std::uint64_t seed;
+  std::size_t vocab;
+  Tokens prefix, drafts;
+  std::vector<Numbers> p, q;  // [K + 1], [K]
+
+  Round(Rule rule_, bool drawn_, std::uint64_t seed_, std::size_t vocab_, Tokens prefix_)
+      : rule(rule_), drawn(drawn_), seed(seed_), vocab(vocab_), prefix(std::move(prefix_)) {
+    p.push_back(conditional(seed, prefix, vocab));
+  }
+
+  Numbers next_q() const {
+    Tokens longer = prefix;
+    longer.insert(longer.end(), drafts.begin(), drafts.end());
+    Numbers from = conditional(seed + 1000, longer, vocab);
+    if (drawn) return from;
+    const std::int32_t best = argmax(std::span<const double>(from));
+    Numbers one_hot(vocab, 0.0);
+    one_hot[static_cast<std::size_t>(best)] = 1;
+    return one_hot;
+  }
+  void draft(std::int32_t token) {
+    q.push_back(next_q());
+    drafts.push_back(token);
+    Tokens longer = prefix;
+    longer.insert(longer.end(), drafts.begin(), drafts.end());
+    p.push_back(conditional(seed, longer, vocab));
+  }
+
+  Verdict run(const Numbers& keeps, const Numbers& draws) const {
+    Numbers rest(vocab);
+    const auto pi = [&](std::size_t i) { return std::span<const double>(p[i]); };
+    const auto qi = [&](std::size_t i) { return std::span<const double>(q[i]); };
+    const auto keep = [&](std::size_t i) { return keeps[i]; };
+    const auto draw = [&](std::size_t i) { return draws[i]; };
+    if (rule == Rule::chosen)
+      return verify_chosen(drafts, [&](std::size_t i) { return sample(p[i], draws[i]); });
+    if (rule == Rule::tokens) return verify_tokens(drafts, pi, qi, keep, draw, rest);
+    return verify_block(drafts, pi, qi, keep, draw, rest);
+  }
+
+  struct Branch {
+    Verdict verdict;
+    double chance;
+  };
+
+  /// Every verdict and its chance, found by asking run() alone.
+  std::vector<Branch> branches() const {
+    const std::size_t k = drafts.size();
+    std::vector<Branch> all;
+    if (rule == Rule::chosen) {
+      double so_far = 1;
+      for (std::size_t a = 0; a <= k; ++a) {
+        const Numbers of = token_shares({}, a);
+        for (std::size_t t = 0; t < vocab; ++t) {
+          const bool stands = a < k && static_cast<std::int32_t>(t) == drafts[a];
+          if (!stands) all.push_back({{static_cast<Index>(a), static_cast<std::int32_t>(t)}, so_far * of[t]});
+        }
+        if (a < k) so_far *= of[static_cast<std::size_t>(drafts[a])];
+      }
+      return all;
+    }
+    for (std::size_t a = 0; a <= k; ++a) {
+      Numbers keeps(k + 1, almost_one);
+      double chance = 1;
+      if (rule == Rule::tokens) {  // those before stood, this one fell
+        for (std::size_t i = 0; i <= a && i < k; ++i) {
+          Numbers at(k + 1, almost_one);
+          std::fill_n(at.begin(), i, 0.0);
+          const double stands = share([&](double u) {
+            at[i] = u;
+            return run(at, Numbers(k + 1, 0.5)).accepted > static_cast<Index>(i);
+          });
+          chance *= i < a ? stands : 1 - stands;
+        }
+        std::fill_n(keeps.begin(), a, 0.0);
+      } else {  // this prefix is good, no longer one is
+        for (std::size_t i = std::max<std::size_t>(a, 1); i <= k; ++i) {
+          Numbers at(k + 1, almost_one);
+          const double good = share([&](double u) {
+            at[i - 1] = u;
+            return run(at, Numbers(k + 1, 0.5)).accepted >= static_cast<Index>(i);
+          });
+          chance *= i == a ? good : 1 - good;
+        }
+        if (a > 0) keeps[a - 1] = 0;
+      }
+      if (chance <= 0) continue;
+      const Numbers of = token_shares(keeps, a);
+      for (std::size_t t = 0; t < vocab; ++t)
+        all.push_back({{static_cast<Index>(a), static_cast<std::int32_t>(t)}, chance * of[t]});
+    }
+    return all;
+  }
+
+ private:
+  /// The shares of draws that give each token at place `a`.
+  Numbers token_shares(const Numbers& keeps, std::size_t a) const {
+    Numbers shares;
+    double below = 0;
+    for (std::size_t t = 0; t < vocab; ++t) {
+      const double up_to = share([&](double u) {
+        if (rule == Rule::chosen) return sample(p[a], u) <= static_cast<std::int32_t>(t);
+        Numbers draws(drafts.size() + 1, 0.5);
+        draws[a] = u;
+        return run(keeps, draws).next <= static_cast<std::int32_t>(t);
+      });
+      shares.push_back(up_to - below);
+      below = up_to;
+    }
+    return shares;
+  }
+};
+
+/// The joint distribution of the next n tokens as rounds of K drafts emit them, [vocab^n]; and the mean
+/// number of drafts that stand in a round.
+struct Enumeration {
+  Rule rule;
+  bool drawn;
+  std::uint64_t seed;
+  std::size_t vocab, drafts;
+  std::map<std::pair<Tokens, std::size_t>, Numbers> known{};
+  double accepted = 0;  // in the first round
+
+  const Numbers& joint(const Tokens& prefix, std::size_t n) {
+    const auto found = known.find({prefix, n});
+    if (found != known.end()) return found->second;
+    std::size_t cells = 1;
+    for (std::size_t i = 0; i < n; ++i) cells *= vocab;
+    Numbers out(cells, 0.0);
+    const std::function<void(Round, double)> each = [&](const Round& round, double chance) {
+      if (round.drafts.size() < drafts) {
+        const Numbers q = round.next_q();
+        for (std::size_t t = 0; t < vocab; ++t) {
+          if (q[t] == 0) continue;
+          Round longer = round;
+          longer.draft(static_cast<std::int32_t>(t));
+          each(longer, chance * q[t]);
+        }
+        return;
+      }
+      for (const auto& [verdict, weight] : round.branches()) {
+        if (prefix.empty()) accepted += chance * weight * static_cast<double>(verdict.accepted);
+        Tokens emitted(round.drafts.begin(), round.drafts.begin() + verdict.accepted);
+        emitted.push_back(verdict.next);
+        std::size_t cell = 0;
+        for (std::size_t i = 0; i < std::min(n, emitted.size()); ++i)
+          cell = cell * vocab + static_cast<std::size_t>(emitted[i]);
+        if (emitted.size() >= n) {
+          out[cell] += chance * weight;
+          continue;
+        }
+        Tokens longer = prefix;
+        longer.insert(longer.end(), emitted.begin(), emitted.end());
+        const Numbers rest = joint(longer, n - emitted.size());
+        for (std::size_t c = 0; c < rest.size(); ++c)
+          out[cell * rest.size() + c] += chance * weight * rest[c];
+      }
+    };
+    each(Round(rule, drawn, seed, vocab, prefix), 1);
+    return known[{prefix, n}] = out;
+  }
+};
+
+/// What the language itself says of the next three tokens.
+Numbers language(std::uint64_t seed, std::size_t vocab) {
+  Numbers all;
+  const Numbers pa = conditional(seed, {}, vocab);
+  for (std::size_t a = 0; a < vocab; ++a) {
+    const auto ta = static_cast<std::int32_t>(a);
+    const Numbers pb = conditional(seed, {ta}, vocab);
+    for (std::size_t b = 0; b < vocab; ++b) {
+      const Numbers pc = conditional(seed, {ta, static_cast<std::int32_t>(b)}, vocab);
+      for (std::size_t c = 0; c < vocab; ++c) all.push_back(pa[a] * pb[b] * pc[c]);
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("SPEC 11.14: accepts: u < p / q strictly, and its corners") {
+  CHECK(accepts(0.3, 0.6, 0.0));
+  CHECK(accepts(0.3, 0.6, 0.49));
+  CHECK_FALSE(accepts(0.3, 0.6, 0.5));   // u = p / q
+  CHECK_FALSE(accepts(0.0, 0.6, 0.0));   // a token of probability 0, even at u = 0
+  CHECK_FALSE(accepts(0.3, 0.0, 0.0));   // q = 0: was never drafted
+  CHECK(accepts(0.5, 0.5, almost_one));  // p == q: always
+  CHECK(accepts(0.5, 0.25, almost_one));
+  CHECK(accepts(1e-300, 1.0, 0.0));
+}
+
+TEST_CASE("SPEC 11.14: residual: max(0, scale p - q), normalised; p where nothing is left") {
+  const Numbers p{0.5, 0.25, 0.25}, q{0.25, 0.5, 0.25};
+  CHECK(residual_of(p, q) == Numbers{1, 0, 0});
+  CHECK(residual_of(p, Numbers{0, 1, 0}) == Numbers{2 / 3.0, 0, 1 / 3.0});
+  CHECK(residual_of(p, p) == p);  // p == q
+  CHECK(residual_of(Numbers{0, 1, 0}, Numbers{0, 1, 0}) == Numbers{0, 1, 0});
+  CHECK(residual_of(p, Numbers{0, 0, 1}, 0.5) == Numbers{2 / 3.0, 1 / 3.0, 0});
+}
+
+TEST_CASE("verify: drafts that the main model rules out never stand, and nothing ruled out is emitted") {
+  const Numbers sure{0, 1, 0}, other{0.5, 0, 0.5};
+  Numbers rest(3);
+  const Tokens drafts{0, 1};
+  const auto p = [&](std::size_t) { return std::span<const double>(sure); };
+  const auto q = [&](std::size_t) { return std::span<const double>(other); };
+  for (const double u : {0.0, 0.5, almost_one}) {
+    const auto number = [u](std::size_t) { return u; };
+    CHECK(verify_tokens(drafts, p, q, number, number, rest) == Verdict{0, 1});
+    CHECK(verify_block(drafts, p, q, number, number, rest) == Verdict{0, 1});
+    CHECK(verify_typical(drafts, p, 0.0, 0.3, number) == Verdict{0, 1});
+    // p == q: everything stands, whatever the numbers.
+    const Tokens same{1, 1};
+    CHECK(verify_tokens(same, p, p, number, number, rest) == Verdict{2, 1});
+    CHECK(verify_block(same, p, p, number, number, rest) == Verdict{2, 1});
+  }
+}
+
+TEST_CASE("verify: no draft at all is plain sampling") {
+  const Numbers p{0.25, 0.5, 0.25};
+  Numbers rest(3);
+  const auto at = [&](std::size_t) { return std::span<const double>(p); };
+  for (const double u : {0.0, 0.3, 0.9}) {
+    const auto number = [u](std::size_t) { return u; };
+    const Verdict plain{0, sample(p, u)};
+    CHECK(verify_chosen({}, [&](std::size_t) { return sample(p, u); }) == plain);
+    CHECK(verify_tokens({}, at, at, number, number, rest) == plain);
+    CHECK(verify_block({}, at, at, number, number, rest) == plain);
+    CHECK(verify_typical({}, at, 0.09, 0.3, number) == plain);
+  }
+}
+
+TEST_CASE("SPEC 11.14: the next three tokens, by exact enumeration of every rule, are the model's to 1e-12") {
+  for (const std::uint64_t seed : {1, 2, 3}) {
+    const Numbers expected = language(seed, 3);
+    double by_token = 0;
+    for (const auto& [rule, drawn] : {std::pair{Rule::chosen, false},
+                                      {Rule::tokens, false},
+                                      {Rule::tokens, true},
+                                      {Rule::block, false},
+                                      {Rule::block, true}}) {
+      for (const std::size_t drafts : {1, 2, 3}) {
+        Enumeration all{rule, drawn, seed, 3, drafts};
+        const Numbers got = all.joint({}, 3);
+        double worst = 0;
+        for (std::size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::abs(got[i] - expected[i]));
+        INFO("rule " << static_cast<int>(rule) << ", drawn " << drawn << ", K = " << drafts);
+        CHECK(worst <= 1e-12);
+        if (drafts != 3 || !drawn) continue;
+        // Sun et al. 2024, theorem 2: no fewer drafts stand.
+        if (rule == Rule::tokens) by_token = all.accepted;
+        if (rule == Rule::block) CHECK(all.accepted >= by_token - 1e-12);
+      }
+    }
+  }
+}
+
+TEST_CASE("SPEC 11.14: a million drawn tokens: chi-square, and acceptance as the formulas say") {
+  constexpr std::size_t vocab = 4;
+  constexpr int runs = 333334;  // of three tokens
+  for (const auto& [rule, drawn] :
+       {std::pair{Rule::chosen, false}, {Rule::tokens, true}, {Rule::block, true}}) {
+    const std::uint64_t seed = 7;
+    std::uint64_t at = 0;
+    const auto uniform = [&] { return Philox::uniform(99, static_cast<std::uint64_t>(rule), at++); };
+    // Rounds of two drafts after every prefix that can come up.
+    std::map<Tokens, Round> rounds;
+    const auto round_after = [&](const Tokens& prefix, const Tokens& drafts) -> const Round& {
+      Tokens key = prefix;
+      key.push_back(-1);
+      key.insert(key.end(), drafts.begin(), drafts.end());
+      const auto found = rounds.find(key);
+      if (found != rounds.end()) return found->second;
+      Round round(rule, drawn, seed, vocab, prefix);
+      for (const std::int32_t t : drafts) round.draft(t);
+      return rounds.emplace(key, round).first->second;
+    };
+    Numbers seen(vocab * vocab * vocab, 0.0);
+    double stood = 0;
+    for (int i = 0; i < runs; ++i) {
+      Tokens text;
+      while (text.size() < 3) {
+        Tokens drafts;
+        while (drafts.size() < 2) drafts.push_back(sample(round_after(text, drafts).next_q(), uniform()));
+        const Verdict v =
+            round_after(text, drafts).run({uniform(), uniform()}, {uniform(), uniform(), uniform()});
+        if (text.empty() && v.accepted > 0) ++stood;
+        text.insert(text.end(), drafts.begin(), drafts.begin() + v.accepted);
+        text.push_back(v.next);
+      }
+      ++seen[static_cast<std::size_t>((text[0] * 4 + text[1]) * 4 + text[2])];
+    }
+    const Numbers expected = language(seed, vocab);
+    double chi_square = 0, freedom = -1;
+    for (std::size_t i = 0; i < seen.size(); ++i) {
+      const double e = expected[i] * runs;
+      if (e == 0) {
+        CHECK(seen[i] == 0);
+        continue;
+      }
+      chi_square += (seen[i] - e) * (seen[i] - e) / e;
+      ++freedom;
+    }
+    INFO("rule " << static_cast<int>(rule) << ": chi-square " << chi_square << " with " << freedom);
+    CHECK(freedom > 30);
+    CHECK(chi_square < freedom + 4 * std::sqrt(2 * freedom));
+    // The first draft: sum min(p, q), or p of what q likes best. By blocks it stands at least as often.
+    const Round first(rule, drawn, seed, vocab, {});
+    const Numbers q = first.next_q();
+    double overlap = 0;
+    for (std::size_t t = 0; t < vocab; ++t) overlap += std::min(first.p[0][t], q[t]);
+    const double share_stood = stood / runs;
+    const double error = 4 * std::sqrt(overlap * (1 - overlap) / runs);
+    INFO("stood " << share_stood << ", overlap " << overlap);
+    if (rule == Rule::block) {
+      CHECK(share_stood > overlap - error);
+    } else {
+      CHECK(std::abs(share_stood - overlap) < error);
+    }
+  }
+}
+
+TEST_CASE("verify_typical: by the threshold min(epsilon, delta e^-entropy)") {
+  const Numbers flat{0.25, 0.25, 0.25, 0.25}, peaked{0.9, 0.08, 0.02, 0};
+  const auto verdict = [](const Numbers& p, std::int32_t draft, double epsilon, double delta) {
+    const auto at = [&](std::size_t) { return std::span<const double>(p); };
+    return verify_typical(Tokens{draft}, at, epsilon, delta, [](std::size_t) { return 0.0; }).accepted;
+  };
+  CHECK(verdict(flat, 3, 0.09, 0.3) == 1);    // threshold 0.3 / 4
+  CHECK(verdict(flat, 3, 0.5, 1.0) == 0);     // threshold 1 / 4, not exceeded
+  CHECK(verdict(peaked, 1, 0.09, 0.3) == 0);  // threshold 0.09
+  CHECK(verdict(peaked, 1, 0.07, 0.3) == 1);
+  CHECK(verdict(peaked, 3, 0.0, 0.3) == 0);  // never a token of probability 0
+}
+
+TEST_SUITE_END();
