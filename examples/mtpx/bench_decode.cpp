@@ -73,11 +73,13 @@ double read_rate(const Cpu& cpu, double bytes) {
   return sums[0] > 0 ? best : 0;
 }
 
-/// The terms of the cost model: a pass of the trunk and the head over n rows, and of a module over n rows and
-/// the head over one.
+/// The terms of the cost model: a pass of the trunk and the head over n rows; of a module over n rows and the
+/// head over one, after such a pass, whose weights it finds in the caches; and once more after itself.
 struct Costs {
-  std::vector<std::vector<double>> rows{std::vector<std::vector<double>>(most_drafts + 2)};   // [n]
-  std::vector<std::vector<double>> draft{std::vector<std::vector<double>>(most_drafts + 2)};  // [n]
+  using Times = std::vector<double>;
+  std::vector<Times> rows{std::vector<Times>(most_drafts + 2)};   // [n]
+  std::vector<Times> draft{std::vector<Times>(most_drafts + 2)};  // [n]
+  Times draft_again;
 
   void measure(const Model& model, const Tokens& text, Index context, int rounds) {
     const Cpu& cpu = model.device();
@@ -97,27 +99,41 @@ struct Costs {
     for (Index begin = 0; begin < context; begin += 256) pass(begin, std::min<Index>(256, context - begin));
     // Each several times in a row, as decoding would run it; the first finds the caches as the last left
     // them.
-    const auto time = [&](std::vector<double>& times, const auto& body) {
+    const auto timed = [](const auto& body) {
+      const auto start = Clock::now();
       body();
-      for (int round = 0; round < rounds; ++round) {
-        const auto start = Clock::now();
-        body();
-        times.push_back(seconds_since(start));
-      }
+      return seconds_since(start);
     };
     for (Index n = 1; n <= most_drafts + 1; ++n) {
-      time(rows[static_cast<std::size_t>(n)], [&] { head(pass(context, n).normed.value()); });
-      if (model.mtp.empty()) continue;
-      const auto carried = tape.constant(pass(context, n).carried.value());
       mtpx::RowList list;
       for (Index p = context; p < context + n; ++p) list.add(text[static_cast<std::size_t>(p + 1)], 0, p);
-      time(draft[static_cast<std::size_t>(n)], [&] {
-        const auto h = model.decode_mtp(tape, 1, carried,
-                                        mtpx::Tensor<std::int32_t, Cpu>::from(cpu, {1, n}, list.tokens),
-                                        mtpx::decode_rows(cpu, list, 0, n), cache.modules[0]);
+      mtpx::Tensor<float, Cpu> carried;
+      const auto verify = [&] {
+        const auto h = pass(context, n);
+        carried = h.carried.value();
+        head(h.normed.value());
+      };
+      const auto draft_rows = [&](Index count) {
         const Index width = model.config.hidden_size;
-        head(h.normed.value().reshape({n, width}).slice_front(n - 1, n));
-      });
+        const auto rows_of = [&](const mtpx::Tensor<float, Cpu>& x, Index begin, Index end) {
+          return x.reshape({x.shape().rows(), width})
+              .slice_front(begin, end)
+              .reshape({1, end - begin, width});
+        };
+        const auto ids = mtpx::Tensor<std::int32_t, Cpu>::from(
+            cpu, {1, count}, std::span(list.tokens).first(static_cast<std::size_t>(count)));
+        const auto h = model.decode_mtp(tape, 1, tape.constant(rows_of(carried, 0, count)), ids,
+                                        mtpx::decode_rows(cpu, list, 0, count), cache.modules[0]);
+        head(rows_of(h.normed.value(), count - 1, count));
+      };
+      verify();
+      for (int round = 0; round < rounds; ++round) rows[static_cast<std::size_t>(n)].push_back(timed(verify));
+      if (model.mtp.empty()) continue;
+      for (int round = 0; round < rounds; ++round) {
+        verify();
+        draft[static_cast<std::size_t>(n)].push_back(timed([&] { draft_rows(n); }));
+        draft_again.push_back(timed([&] { draft_rows(1); }));
+      }
     }
   }
 };
@@ -244,9 +260,11 @@ void bench_decode(const DecodeBench& o) {
       // (1 + accepted per pass) / (verify(K + 1 rows) / one row + K draft / one row). The first draft of a
       // round also reads what the last round accepted.
       const double verify = median(costs.rows[static_cast<std::size_t>(ks[i] + 1)]) / one;
-      double drafts = static_cast<double>(ks[i] - 1) * median(costs.draft[1]);
+      const Index distinct = std::min(ks[i], c.num_nextn_predict_layers);  // modules; the last one runs again
+      double drafts = static_cast<double>(ks[i] - distinct) * median(costs.draft_again);
       for (std::size_t a = 0; a < s.histogram.size(); ++a) {
-        drafts += static_cast<double>(s.histogram[a]) / static_cast<double>(s.drafts) *
+        drafts += static_cast<double>(distinct) * static_cast<double>(s.histogram[a]) /
+                  static_cast<double>(s.drafts) *
                   median(costs.draft[std::min<std::size_t>(a + 1, most_drafts + 1)]);
       }
       const double draft = drafts / static_cast<double>(ks[i]) / one;

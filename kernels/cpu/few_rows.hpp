@@ -117,7 +117,7 @@ void few(Index k, const T* a, Matrix<B> b, T* sums) {
 }
 
 /// The number of rows, `m` or a little more, that few() is compiled for.
-inline constexpr int few_padded(Index m) { return m <= 4 ? static_cast<int>(m) : 8; }
+inline constexpr int few_padded(Index m) { return m <= 4 ? static_cast<int>(m) : m <= 6 ? 6 : 8; }
 
 /// A as few() reads it: [k][few_padded(m)], of type T. No copy where it is that already.
 template <typename T, typename A>
@@ -146,6 +146,9 @@ const T* pack_few(Index m, Index k, Matrix<A> a, T* to) {
     case 4:
       pack.template operator()<4>();
       break;
+    case 6:
+      pack.template operator()<6>();
+      break;
     default:
       pack.template operator()<8>();
   }
@@ -173,6 +176,9 @@ void multiply_few(Index m, Index k, const T* a, Matrix<B> b, C* c, Index stride,
       break;
     case 4:
       few<4, T>(k, a, b, sums);
+      break;
+    case 6:
+      few<6, T>(k, a, b, sums);
       break;
     default:
       few<8, T>(k, a, b, sums);

@@ -201,7 +201,8 @@ void multiply(const Cpu& cpu, std::span<const Product<A, B, C>> products) {
   Index work = 0;
   for (const auto& p : products) {
     blocks += (p.m + block - 1) / block;
-    work += p.m * p.n * p.k;
+    // Of few rows, what takes the time is reading B, or packing it.
+    if (p.m > 0) work += std::max<Index>(p.m, 4) * p.n * p.k;
   }
   for (const auto& p : products) {
     if (p.m == 0 || p.n == 0) continue;

@@ -63,7 +63,7 @@ TEST_CASE("DraftPolicy: comes close to the best fixed K, and never much below pl
                  << chosen[3] << ", " << chosen[4] << ", " << automatic << " against " << fixed);
     CHECK(automatic > 0.96 * fixed);
     CHECK(chosen[static_cast<std::size_t>(best)] > 3000);
-    CHECK(policy.promising() == (best > 0));
+    CHECK(policy.begin_sequence() == (best > 0));
   }
 }
 
@@ -79,10 +79,24 @@ TEST_CASE("DraftPolicy: notices that drafts have become worthless, and that they
   machine.run(policy, 500, chosen);
   CHECK(chosen[0] > 450);
   machine.chance = {0.95, 0.2, 0.1, 0.1};
-  machine.run(policy, 20000, chosen);
+  machine.run(policy, 40000, chosen);
   chosen.assign(5, 0);
   machine.run(policy, 500, chosen);
   CHECK(chosen[1] > 400);
+}
+
+TEST_CASE("DraftPolicy: where drafts do not pay, few sequences read their prompts for them") {
+  Machine machine{{1, 1.6, 2.2}, {0.1, 0.1}};
+  DraftPolicy policy(2);
+  std::vector<int> chosen(3, 0);
+  int read = 0;
+  for (int sequence = 0; sequence < 160; ++sequence) {
+    read += policy.begin_sequence() ? 1 : 0;
+    machine.run(policy, 50, chosen);
+  }
+  CHECK(read >= 10);
+  CHECK(read <= 12);
+  CHECK(chosen[0] > 7900);
 }
 
 TEST_CASE("DraftPolicy: other sequences beside it, other costs") {
@@ -92,7 +106,7 @@ TEST_CASE("DraftPolicy: other sequences beside it, other costs") {
   machine.run(policy, 100, chosen);
   CHECK(policy.choose() == 1);
   policy.share(8);
-  CHECK(policy.promising());
+  CHECK(policy.begin_sequence());
   CHECK(policy.choose() == 0);  // everything is measured again
 }
 
@@ -103,7 +117,7 @@ TEST_CASE("DraftPolicy: without modules there is nothing to choose") {
     CHECK(policy.choose() == 0);
     policy.took(0, 1);
   }
-  CHECK_FALSE(policy.promising());
+  CHECK_FALSE(policy.begin_sequence());
 }
 
 TEST_SUITE_END();

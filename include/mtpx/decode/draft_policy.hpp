@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <vector>
 
 namespace mtpx {
@@ -34,26 +35,35 @@ class DraftPolicy {
     if (best != last_best_) {
       last_best_ = best;
       interval_ = first_interval;
-      next_probe_ = passes_ + interval_;
+      last_probe_ = passes_;
     }
+    // Not given up before a few drafts have told; nor later, as long as luck may explain what they told.
+    if (best == 0 && costs_.size() > 1 && places_[1].seen < doubtful && might_pay()) return 1;
     // A longer draft is worth a try where it would win at the price of its neighbour's step.
     if (best > 0 && best + 1 < costs_.size() && costs_[best + 1].count < warm) {
       const double step = std::max(0.0, cost(best) - cost(best - 1));
       if (tokens(best + 1) / (cost(best) + step) > rate(best)) return static_cast<Index>(best + 1);
     }
-    if (passes_ >= next_probe_) {
+    // Plain decoding is left alone for longer: modules that rested have much to read first.
+    if (passes_ - last_probe_ >= interval_ * (best == 0 ? 32 : 1)) {
       interval_ = std::min<Index>(2 * interval_, 1024);
-      next_probe_ = passes_ + interval_;
-      // Alternately the shorter and the longer neighbour, if it has ever been tried or is the only one.
-      probe_longer_ = !probe_longer_;
+      last_probe_ = passes_;
+      probe_longer_ = !probe_longer_ || best == 0;
       if (probe_longer_ && best + 1 < costs_.size()) return static_cast<Index>(best + 1);
       if (best > 0) return static_cast<Index>(best - 1);
     }
     return static_cast<Index>(best);
   }
 
-  /// Whether drafts pay, or nothing is known yet.
-  bool promising() const { return costs_.size() > 1 && (costs_[1].count < warm || fastest() > 0); }
+  /// A new sequence begins: whether its modules should read the prompt, since drafts pay, or nothing is known
+  /// yet, or it is time to see again whether they do.
+  bool begin_sequence() {
+    if (costs_.size() < 2) return false;
+    if (costs_[1].count < warm || fastest() > 0) return true;
+    if (++resting_ % 16 != 0) return false;
+    costs_[1].count = 0;
+    return true;
+  }
 
   /// What a pass with k drafts took, all sequences together; for each sequence call stood() too.
   void took(Index k, double seconds) {
@@ -81,7 +91,7 @@ class DraftPolicy {
     sequences_ = sequences;
     for (Cost& c : costs_) c.count = 0;
     interval_ = first_interval;
-    next_probe_ = passes_ + interval_;
+    last_probe_ = passes_;
   }
 
  private:
@@ -89,6 +99,7 @@ class DraftPolicy {
   static constexpr double memory = 0.97;      // half of an estimate is younger than 23 drafts
   static constexpr double staleness = 0.995;  // ... and than 140 passes, where drafts were shorter
   static constexpr double worthwhile = 1.02;  // drafting must win by this much
+  static constexpr double doubtful = 20;      // drafts
   static constexpr Index first_interval = 32;
 
   struct Cost {
@@ -120,6 +131,13 @@ class DraftPolicy {
 
   double rate(std::size_t k) const { return tokens(k) / cost(k); }
 
+  /// Whether one draft would pay if first drafts stood as often as they may, by one standard error.
+  bool might_pay() const {
+    const double share = (places_[1].stood + 0.5) / (places_[1].seen + 1);
+    const double error = std::sqrt(share * (1 - share) / (places_[1].seen + 1));
+    return (1 + share + error) / cost(1) > rate(0) * worthwhile;
+  }
+
   std::size_t fastest() const {
     std::size_t best = 0;
     for (std::size_t k = 1; k < costs_.size(); ++k) {
@@ -134,7 +152,8 @@ class DraftPolicy {
   Index sequences_ = 0;
   Index passes_ = 0;
   Index interval_ = first_interval;
-  Index next_probe_ = first_interval;
+  Index last_probe_ = 0;
+  Index resting_ = 0;  // sequences begun since drafting stopped
   bool probe_longer_ = false;
   std::size_t last_best_ = 0;
 };

@@ -78,7 +78,7 @@ class Speculator {
     s.emitted_from = s.tokens.size();
     s.tokens.push_back(pick(s, 0, 0));
     s.active = true;
-    if (!policy_ || policy_->promising()) read_prompt(slot);
+    if (!policy_ || policy_->begin_sequence()) read_prompt(slot);
     statistics_.prompt_tokens += static_cast<Index>(prompt.size());
     ++statistics_.tokens;
     return slot;
