@@ -1,7 +1,7 @@
 // mtpx bench: the time of a training step, as one JSON line. With --decode: of a token (bench_decode.cpp).
 
 #include "bench.hpp"
-#include "fma_peak.hpp"
+#include "roofs.hpp"
 
 #include <algorithm>
 #include <chrono>

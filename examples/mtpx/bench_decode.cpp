@@ -1,6 +1,7 @@
 // mtpx bench --decode: plain and drafted decoding side by side, with the cost model of drafting.
 
 #include "bench.hpp"
+#include "roofs.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -47,30 +48,6 @@ double bytes_per_token(const Model& model, Index context) {
     numbers += share * static_cast<double>(parameter.value().size());
   });
   return numbers * sizeof(float);
-}
-
-/// Bytes a second at which all threads together read `bytes` of memory again and again: the best of several.
-double read_rate(const Cpu& cpu, double bytes) {
-  constexpr Index tasks = 16;
-  constexpr Index step = 4 * mtpx::cpu::lanes<float>;
-  const Index count =
-      std::max<Index>(step, static_cast<Index>(bytes / sizeof(float)) / (tasks * step) * step);
-  const std::vector<float> memory(static_cast<std::size_t>(tasks * count), 1.0f);
-  std::vector<float> sums(tasks);
-  double best = 0;
-  for (int round = 0; round < 30; ++round) {
-    const auto start = Clock::now();
-    mtpx::cpu::parallel_for(cpu, tasks, [&](Index task) {
-      const float* from = memory.data() + task * count;
-      mtpx::cpu::Vec<float> total[4] = {};
-      for (Index i = 0; i < count; i += step) {
-        for (Index v = 0; v < 4; ++v) total[v] += mtpx::cpu::load(from + i + v * mtpx::cpu::lanes<float>);
-      }
-      sums[static_cast<std::size_t>(task)] = mtpx::cpu::sum<float>(total[0] + total[1] + total[2] + total[3]);
-    });
-    best = std::max(best, static_cast<double>(tasks * count) * sizeof(float) / seconds_since(start));
-  }
-  return sums[0] > 0 ? best : 0;
 }
 
 /// The terms of the cost model: a pass of the trunk and the head over n rows; of a module over n rows and the
@@ -127,12 +104,16 @@ struct Costs {
         head(rows_of(h.normed.value(), count - 1, count));
       };
       verify();
-      for (int round = 0; round < rounds; ++round) rows[static_cast<std::size_t>(n)].push_back(timed(verify));
-      if (model.mtp.empty()) continue;
       for (int round = 0; round < rounds; ++round) {
-        verify();
+        rows[static_cast<std::size_t>(n)].push_back(timed(verify));
+        if (n == 1 || model.mtp.empty()) continue;  // plain decoding: one after the other
         draft[static_cast<std::size_t>(n)].push_back(timed([&] { draft_rows(n); }));
         draft_again.push_back(timed([&] { draft_rows(1); }));
+      }
+      if (n > 1 || model.mtp.empty()) continue;
+      for (int round = 0; round < rounds; ++round) {
+        verify();
+        draft[1].push_back(timed([&] { draft_rows(1); }));
       }
     }
   }

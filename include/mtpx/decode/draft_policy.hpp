@@ -38,7 +38,7 @@ class DraftPolicy {
       last_probe_ = passes_;
     }
     // Not given up before a few drafts have told; nor later, as long as luck may explain what they told.
-    if (best == 0 && costs_.size() > 1 && places_[1].seen < doubtful && might_pay()) return 1;
+    if (best == 0 && costs_.size() > 1 && tried_ < doubtful && might_pay()) return 1;
     // A longer draft is worth a try where it would win at the price of its neighbour's step.
     if (best > 0 && best + 1 < costs_.size() && costs_[best + 1].count < warm) {
       const double step = std::max(0.0, cost(best) - cost(best - 1));
@@ -73,6 +73,7 @@ class DraftPolicy {
 
   /// `drafted` tokens were drafted for a sequence, the first `accepted` of them stood.
   void stood(Index drafted, Index accepted) {
+    tried_ += drafted > 0 ? 1 : 0;
     for (Place& p : places_) {  // what was seen long ago counts less
       p.seen *= staleness;
       p.stood *= staleness;
@@ -99,7 +100,7 @@ class DraftPolicy {
   static constexpr double memory = 0.97;      // half of an estimate is younger than 23 drafts
   static constexpr double staleness = 0.995;  // ... and than 140 passes, where drafts were shorter
   static constexpr double worthwhile = 1.02;  // drafting must win by this much
-  static constexpr double doubtful = 20;      // drafts
+  static constexpr Index doubtful = 20;       // drafts
   static constexpr Index first_interval = 32;
 
   struct Cost {
@@ -153,6 +154,7 @@ class DraftPolicy {
   Index passes_ = 0;
   Index interval_ = first_interval;
   Index last_probe_ = 0;
+  Index tried_ = 0;    // drafts so far
   Index resting_ = 0;  // sequences begun since drafting stopped
   bool probe_longer_ = false;
   std::size_t last_best_ = 0;

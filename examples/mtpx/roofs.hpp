@@ -8,4 +8,7 @@ namespace program {
 /// multiply-add.
 double fma_peak(const mtpx::Cpu& cpu);
 
+/// Bytes a second at which all threads together read `bytes` of memory again and again: the best of several.
+double read_rate(const mtpx::Cpu& cpu, double bytes);
+
 }  // namespace program

@@ -1,0 +1,68 @@
+// What mtpx bench compares with: the rates at which the processors compute, and read.
+
+#include "roofs.hpp"
+
+#include <mtpx/core/cpu.hpp>
+#include <mtpx/kernels.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+namespace program {
+
+double fma_peak(const mtpx::Cpu& cpu) {
+  using Clock = std::chrono::steady_clock;
+  using V = mtpx::cpu::Vec<float>;
+  constexpr mtpx::Index rounds = 1 << 22;
+  constexpr int chains = 10;
+  double best = 0;
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    std::vector<float> sums(static_cast<std::size_t>(cpu.threads()) * 16);
+    const auto start = Clock::now();
+    mtpx::cpu::parallel_for(cpu, cpu.threads(), [&](mtpx::Index t) {
+      V acc[chains] = {};
+      V a = mtpx::cpu::broadcast(0.999F), b = mtpx::cpu::broadcast(1e-3F);
+      for (mtpx::Index i = 0; i < rounds; ++i) {
+#pragma GCC unroll 10
+        for (int c = 0; c < chains; ++c) acc[c] = mtpx::cpu::fma(acc[c], a, b);
+      }
+      V all{};
+      for (const V& one : acc) all += one;
+      sums[static_cast<std::size_t>(t) * 16] = mtpx::cpu::sum<float>(all);
+    });
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    const double work = 2.0 * static_cast<double>(rounds) * chains *
+                        static_cast<double>(mtpx::cpu::lanes<float>) * cpu.threads();
+    best = std::max(best, sums[0] > 0 ? work / seconds : 0.0);
+  }
+  return best;
+}
+
+double read_rate(const mtpx::Cpu& cpu, double bytes) {
+  constexpr mtpx::Index tasks = 16;
+  constexpr mtpx::Index step = 4 * mtpx::cpu::lanes<float>;
+  const mtpx::Index count =
+      std::max<mtpx::Index>(step, static_cast<mtpx::Index>(bytes / sizeof(float)) / (tasks * step) * step);
+  const std::vector<float> memory(static_cast<std::size_t>(tasks * count), 1.0f);
+  std::vector<float> sums(tasks);
+  double best = 0;
+  for (int round = 0; round < 30; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    mtpx::cpu::parallel_for(cpu, tasks, [&](mtpx::Index task) {
+      const float* from = memory.data() + task * count;
+      mtpx::cpu::Vec<float> total[4] = {};
+      for (mtpx::Index i = 0; i < count; i += step) {
+        for (mtpx::Index v = 0; v < 4; ++v)
+          total[v] += mtpx::cpu::load(from + i + v * mtpx::cpu::lanes<float>);
+      }
+      sums[static_cast<std::size_t>(task)] = mtpx::cpu::sum<float>(total[0] + total[1] + total[2] + total[3]);
+    });
+    best =
+        std::max(best, static_cast<double>(tasks * count) * sizeof(float) /
+                           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return sums[0] > 0 ? best : 0;
+}
+
+}  // namespace program
