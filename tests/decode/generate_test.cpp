@@ -369,4 +369,41 @@ TEST_CASE("generate_batch: prompts end one by one, and others take their places"
   CHECK(generate_batch(model, {}, 3, {}, [](std::size_t, std::int32_t) { return true; }).tokens == 0);
 }
 
+TEST_CASE("SPEC 11.14: rounds do not lean on each other: every place of a text has the model's chances") {
+  // Whatever came before: the trunk says 0.6 and 0.4, its module 0.2 and 0.8.
+  Config c = dense_config(1);
+  c.vocab_size = 2;
+  c.hidden_size = 2;
+  c.num_hidden_layers = 1;
+  Transformer<double, Cpu> model(device(), c);
+  for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
+    Numbers values(static_cast<std::size_t>(tensor.size()), name.ends_with("norm.weight") ? 1.0 : 0.0);
+    if (name == "model.embed_tokens.weight") values = {1, 1, 1, 1};
+    if (name == "model.norm.weight") values = {1, 0};
+    if (name.ends_with("shared_head.norm.weight")) values = {0, 1};
+    if (name == "lm_head.weight") values = {std::log(0.6), std::log(0.2), std::log(0.4), std::log(0.8)};
+    if (name.ends_with("eh_proj.weight")) values[0] = values[5] = 1;  // [2, embedding | hidden]
+    tensor.assign(values);
+  });
+  constexpr std::size_t runs = 10000, places = 12;
+  const std::vector<Tokens> prompts(runs, Tokens{0});
+  for (const Verification verification : {Verification::exact, Verification::block}) {
+    GenerateOptions options;
+    options.max_tokens = places;
+    options.draft = 3;
+    options.sampling.temperature = 1;
+    options.draft_tokens = DraftTokens::drawn;
+    options.verification = verification;
+    double zeros = 0;
+    const auto s = generate_batch(model, prompts, 64, options, [&](std::size_t, std::int32_t token) {
+      zeros += token == 0 ? 1 : 0;
+      return true;
+    });
+    const double tokens = runs * places;
+    INFO("verification " << static_cast<int>(verification));
+    CHECK(std::abs(zeros / tokens - 0.6) < 4 * std::sqrt(0.24 / tokens));
+    if (verification == Verification::exact) CHECK(s.acceptance(0) == doctest::Approx(0.6).epsilon(0.02));
+  }
+}
+
 TEST_SUITE_END();
