@@ -37,8 +37,11 @@ class DraftPolicy {
       interval_ = first_interval;
       last_probe_ = passes_;
     }
-    // Not given up before a few drafts have told; nor later, as long as luck may explain what they told.
-    if (best == 0 && costs_.size() > 1 && tried_ < doubtful && might_pay()) return 1;
+    // Not given up as long as luck may explain what the first few drafts told.
+    if (best == 0 && costs_.size() > 1 && tried_ < doubtful) {
+      if (might_pay()) return 1;
+      tried_ = doubtful;
+    }
     // A longer draft is worth a try where it would win at the price of its neighbour's step.
     if (best > 0 && best + 1 < costs_.size() && costs_[best + 1].count < warm) {
       const double step = std::max(0.0, cost(best) - cost(best - 1));
