@@ -18,6 +18,7 @@ using Tokens = std::vector<std::int32_t>;
 using Clock = std::chrono::steady_clock;
 
 constexpr Index most_drafts = 4;
+constexpr std::size_t repeats = 3;  // of each prompt with each number of drafts
 
 double seconds_since(Clock::time_point from) {
   return std::chrono::duration<double>(Clock::now() - from).count();
@@ -126,10 +127,13 @@ Model make_model(const DecodeBench& o, const Cpu& cpu) {
   return model;
 }
 
+/// Where the terms of the cost model are measured: half-way through what is decoded.
+Index middle(const DecodeBench& o) { return o.context + o.tokens / 2; }
+
 /// Prompts of `context` tokens, evenly spaced over the text, each with the tokens that follow it.
 std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
   std::vector<Tokens> prompts;
-  const Index length = o.context + most_drafts + 2;
+  const Index length = middle(o) + most_drafts + 2;
   if (c.vocab_size != mtpx::Corpus::vocabulary) {
     for (Index i = 0; i < o.prompts; ++i) {
       Tokens& ids = prompts.emplace_back();
@@ -155,12 +159,23 @@ std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
   return prompts;
 }
 
+/// One number of drafts over all prompts.
 struct Measured {
   mtpx::DecodeStatistics statistics;
-  double seconds = 0;
-  Index tokens = 0;
+  double seconds = 0;  // of each prompt's median run, together
+  double tokens = 0;   // ... and what that run emitted
 
-  double rate() const { return static_cast<double>(tokens) / seconds; }
+  double rate() const { return tokens / seconds; }
+
+  /// runs: seconds and tokens of several runs of a prompt
+  void add(std::vector<std::pair<double, Index>> runs) {
+    const auto middle = runs.begin() + static_cast<std::ptrdiff_t>(runs.size() / 2);
+    std::nth_element(runs.begin(), middle, runs.end(), [](const auto& a, const auto& b) {
+      return a.first * static_cast<double>(b.second) < b.first * static_cast<double>(a.second);
+    });
+    seconds += middle->first;
+    tokens += static_cast<double>(middle->second);
+  }
 };
 
 }  // namespace
@@ -190,22 +205,24 @@ void bench_decode(const DecodeBench& o) {
     decoders[i].emplace(model, options, 1, o.context + o.tokens + most_drafts + 2);
   }
   for (std::size_t p = 0; p < prompts.size(); ++p) {
-    costs.measure(model, prompts[p], o.context, 8);
-    for (std::size_t i = 0; i < ks.size(); ++i) {
+    costs.measure(model, prompts[p], middle(o), 8);
+    std::vector<std::vector<std::pair<double, Index>>> runs(ks.size());
+    for (std::size_t turn = 0; turn < repeats * ks.size(); ++turn) {
+      const std::size_t i = (turn + turn / ks.size() + p) % ks.size();  // each comes after each
       mtpx::Speculator<float, Cpu>& decoder = *decoders[i];
       const Index slot = decoder.add(std::span(prompts[p]).first(static_cast<std::size_t>(o.context)), p);
-      decoder.step();  // the first round of modules that have not read the prompt yet
+      decoder.step();  // not timed: where drafts are cheap enough, modules first read the prompt's end
       const auto known = static_cast<Index>(decoder.tokens(slot).size());
       const auto start = Clock::now();
       while (static_cast<Index>(decoder.tokens(slot).size()) < o.context + o.tokens) decoder.step();
-      all[i].seconds += seconds_since(start);
-      all[i].tokens += static_cast<Index>(decoder.tokens(slot).size()) - known;
-      all[i].statistics = decoder.statistics();
+      runs[i].emplace_back(seconds_since(start), static_cast<Index>(decoder.tokens(slot).size()) - known);
       decoder.remove(slot);
     }
+    for (std::size_t i = 0; i < ks.size(); ++i) all[i].add(std::move(runs[i]));
   }
+  for (std::size_t i = 0; i < ks.size(); ++i) all[i].statistics = decoders[i]->statistics();
   const double one = median(costs.rows[1]);
-  const double bytes = bytes_per_token(model, o.context);
+  const double bytes = bytes_per_token(model, middle(o));
   const double roof = read_rate(cpu, bytes);
   const double plain = all[0].rate();
   std::cout << mtpx::Json{{"mode", "decode"},
@@ -238,8 +255,8 @@ void bench_decode(const DecodeBench& o) {
                     {"passes", s.passes},
                     {"drafts", s.drafts}};
     if (ks[i] > 0) {
-      // (1 + accepted per pass) / (verify(K + 1 rows) / one row + K draft / one row). The first draft of a
-      // round also reads what the last round accepted.
+      // (1 + accepted per pass) / (verify(K + 1 rows) / one row + K draft / one row). Each module
+      // also reads what the last round accepted.
       const double verify = median(costs.rows[static_cast<std::size_t>(ks[i] + 1)]) / one;
       const Index distinct = std::min(ks[i], c.num_nextn_predict_layers);  // modules; the last one runs again
       double drafts = static_cast<double>(ks[i] - distinct) * median(costs.draft_again);

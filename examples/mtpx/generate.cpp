@@ -5,7 +5,6 @@
 #include <mtpx/io/stop_text.hpp>
 #include <mtpx/io/utf8.hpp>
 
-#include <cstdio>
 #include <fstream>
 #include <iomanip>
 #include <iostream>

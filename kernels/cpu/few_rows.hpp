@@ -116,42 +116,31 @@ void few(Index k, const T* a, Matrix<B> b, T* sums) {
   }
 }
 
-/// The number of rows, `m` or a little more, that few() is compiled for.
-inline constexpr int few_padded(Index m) { return m <= 4 ? static_cast<int>(m) : m <= 6 ? 6 : 8; }
+/// Calls body<rows>() with the number of rows, m or a little more, that few() is compiled for.
+template <typename Body>
+void with_rows(Index m, const Body& body) {
+  if (m == 1) return body.template operator()<1>();
+  if (m == 2) return body.template operator()<2>();
+  if (m == 3) return body.template operator()<3>();
+  if (m == 4) return body.template operator()<4>();
+  if (m <= 6) return body.template operator()<6>();
+  body.template operator()<few_rows>();
+}
 
-/// A as few() reads it: [k][few_padded(m)], of type T. No copy where it is that already.
+/// A as few() reads it: [k][rows], of type T. No copy where it is that already.
 template <typename T, typename A>
 const T* pack_few(Index m, Index k, Matrix<A> a, T* to) {
   if constexpr (std::is_same_v<A, T>) {
     if (m == 1 && a.column == 1) return a.data;
   }
-  const auto pack = [&]<int rows>() {
+  with_rows(m, [&]<int rows>() {
     const A* from[rows];
     for (int r = 0; r < rows; ++r) from[r] = a.at(std::min<Index>(r, m - 1), 0);
     for (Index kk = 0; kk < k; ++kk) {
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) to[kk * rows + r] = static_cast<T>(from[r][kk * a.column]);
     }
-  };
-  switch (few_padded(m)) {
-    case 1:
-      pack.template operator()<1>();
-      break;
-    case 2:
-      pack.template operator()<2>();
-      break;
-    case 3:
-      pack.template operator()<3>();
-      break;
-    case 4:
-      pack.template operator()<4>();
-      break;
-    case 6:
-      pack.template operator()<6>();
-      break;
-    default:
-      pack.template operator()<8>();
-  }
+  });
   return to;
 }
 
@@ -164,25 +153,7 @@ void multiply_few(Index m, Index k, const T* a, Matrix<B> b, C* c, Index stride,
       for (Index j = 0; j < panel<T>; j += lanes<T>) store(sums + r * panel<T> + j, load(c + r * stride + j));
     }
   }
-  switch (few_padded(m)) {
-    case 1:
-      few<1, T>(k, a, b, sums);
-      break;
-    case 2:
-      few<2, T>(k, a, b, sums);
-      break;
-    case 3:
-      few<3, T>(k, a, b, sums);
-      break;
-    case 4:
-      few<4, T>(k, a, b, sums);
-      break;
-    case 6:
-      few<6, T>(k, a, b, sums);
-      break;
-    default:
-      few<8, T>(k, a, b, sums);
-  }
+  with_rows(m, [&]<int rows>() { few<rows, T>(k, a, b, sums); });
   for (Index r = 0; r < m; ++r) {
     for (Index j = 0; j < panel<T>; j += lanes<T>) store(c + r * stride + j, load(sums + r * panel<T> + j));
   }

@@ -19,7 +19,8 @@ namespace mtpx {
 /// depends on it, never the text.
 ///
 /// Places and costs that were not seen yet are tried a few times; others again now and then, ever more rarely
-/// while nothing changes.
+/// while nothing changes. Where plain decoding won, drafting rests: modules would have to read all that was
+/// decoded without them, so it must promise more to be taken up again than it must give to go on.
 class DraftPolicy {
  public:
   /// most: the largest K to consider
@@ -47,13 +48,18 @@ class DraftPolicy {
       const double step = std::max(0.0, cost(best) - cost(best - 1));
       if (tokens(best + 1) / (cost(best) + step) > rate(best)) return static_cast<Index>(best + 1);
     }
-    // Plain decoding is left alone for longer: modules that rested have much to read first.
-    if (passes_ - last_probe_ >= interval_ * (best == 0 ? 32 : 1)) {
+    if (best == 0) {
+      if (costs_.size() < 2 || passes_ - last_probe_ < rest_) return 0;
+      rest_ *= 8;  // most of what is decoded while drafting rests is never read by the modules
+      last_probe_ = passes_;
+      forget();
+      return 1;
+    }
+    if (passes_ - last_probe_ >= interval_) {
       interval_ = std::min<Index>(2 * interval_, 1024);
       last_probe_ = passes_;
-      probe_longer_ = !probe_longer_ || best == 0;
-      if (probe_longer_ && best + 1 < costs_.size()) return static_cast<Index>(best + 1);
-      if (best > 0) return static_cast<Index>(best - 1);
+      probe_longer_ = !probe_longer_;
+      return static_cast<Index>(probe_longer_ && best + 1 < costs_.size() ? best + 1 : best - 1);
     }
     return static_cast<Index>(best);
   }
@@ -63,8 +69,8 @@ class DraftPolicy {
   bool begin_sequence() {
     if (costs_.size() < 2) return false;
     if (costs_[1].count < warm || fastest() > 0) return true;
-    if (++resting_ % 16 != 0) return false;
-    costs_[1].count = 0;
+    if (++rested_ % 16 != 0) return false;
+    forget();
     return true;
   }
 
@@ -76,7 +82,8 @@ class DraftPolicy {
 
   /// `drafted` tokens were drafted for a sequence, the first `accepted` of them stood.
   void stood(Index drafted, Index accepted) {
-    tried_ += drafted > 0 ? 1 : 0;
+    if (drafted == 0) return;
+    ++tried_;
     for (Place& p : places_) {  // what was seen long ago counts less
       p.seen *= staleness;
       p.stood *= staleness;
@@ -95,16 +102,19 @@ class DraftPolicy {
     sequences_ = sequences;
     for (Cost& c : costs_) c.count = 0;
     interval_ = first_interval;
+    rest_ = first_rest;
     last_probe_ = passes_;
   }
 
  private:
   static constexpr std::size_t warm = 3;
   static constexpr double memory = 0.97;      // half of an estimate is younger than 23 drafts
-  static constexpr double staleness = 0.995;  // ... and than 140 passes, where drafts were shorter
-  static constexpr double worthwhile = 1.02;  // drafting must win by this much
+  static constexpr double staleness = 0.995;  // ... and than 140, where they were shorter
+  static constexpr double worthwhile = 1.02;  // drafting must win by this much to go on
+  static constexpr double promising = 1.1;    // ... and by this much to be taken up again
   static constexpr Index doubtful = 20;       // drafts
   static constexpr Index first_interval = 32;
+  static constexpr Index first_rest = 1024;  // passes
 
   struct Cost {
     std::array<double, 5> recent{};
@@ -142,11 +152,22 @@ class DraftPolicy {
     return (1 + share + error) / cost(1) > rate(0) * worthwhile;
   }
 
+  /// What drafts were worth before a rest says little of what they are worth now.
+  void forget() {
+    costs_[1].count = 0;
+    for (Place& p : places_) {
+      p.seen *= 0.3;
+      p.stood *= 0.3;
+    }
+  }
+
   std::size_t fastest() const {
+    const bool resting = last_best_ == 0 && tried_ >= doubtful;
+    const double margin = resting ? promising : worthwhile;
     std::size_t best = 0;
     for (std::size_t k = 1; k < costs_.size(); ++k) {
       if (costs_[k].count == 0) continue;
-      if (rate(k) > rate(best) * (best == 0 ? worthwhile : 1)) best = k;
+      if (rate(k) > rate(best) * (best == 0 ? margin : 1)) best = k;
     }
     return best;
   }
@@ -156,9 +177,10 @@ class DraftPolicy {
   Index sequences_ = 0;
   Index passes_ = 0;
   Index interval_ = first_interval;
+  Index rest_ = first_rest;
   Index last_probe_ = 0;
-  Index tried_ = 0;    // drafts so far
-  Index resting_ = 0;  // sequences begun since drafting stopped
+  Index tried_ = 0;   // drafts so far
+  Index rested_ = 0;  // sequences begun while drafting rested
   bool probe_longer_ = false;
   std::size_t last_best_ = 0;
 };
