@@ -17,6 +17,7 @@ struct Options {
   mtpx::Index batch = 8;
   mtpx::Index seq = 256;
   mtpx::Index depth = -1;
+  std::string heads;
   mtpx::Index steps = 10;
   int threads = 0;
   bool decode = false;
@@ -42,7 +43,11 @@ double operations(const mtpx::Config& c, mtpx::Index batch, mtpx::Index seq) {
                            ? d * f(c.n_routed_experts) + 3 * d * f(c.moe_intermediate_size) *
                                                              f(c.num_experts_per_tok + c.n_shared_experts)
                            : 3 * d * f(c.intermediate_size);
-    total += 6 * rows * (attention + ffn + (k > 0 ? 2 * d * d : 0.0));
+    if (k > 0 && c.mtpx_heads == mtpx::MtpHeads::linear) {
+      total += 6 * rows * d * d;
+      continue;
+    }
+    total += 6 * rows * (attention + ffn + (k > 0 && c.sequential() ? 2 * d * d : 0.0));
     total += rows * f(seq - k) * heads *
              (3 * qk + 2 * v + qk + v);  // half of 2 * 2 by causality: (2 + 5) products
   }
@@ -54,6 +59,7 @@ double operations(const mtpx::Config& c, mtpx::Index batch, mtpx::Index seq) {
 void run(const Options& o) {
   mtpx::Config config = o.config.read().config;
   if (o.depth >= 0) config.num_nextn_predict_layers = o.depth;
+  if (!o.heads.empty()) config.mtpx_heads = heads_of(o.heads);
   const mtpx::Cpu cpu(o.threads);
   mtpx::Transformer<float, mtpx::Cpu> model(cpu, config);
   mtpx::initialize(model, 0);
@@ -70,9 +76,7 @@ void run(const Options& o) {
   }
   const auto step = [&](mtpx::Index i) {
     const auto& batch = batches[static_cast<std::size_t>(i % 4)];
-    mtpx::Tape tape;
-    const auto loss = mtpx::mtp_loss(model, model(tape, batch), batch);
-    tape.backward(loss.total);
+    const auto loss = mtpx::mtp_backward(model, batch, mtpx::published_weights(config));
     optimizer.step(model, mtpx::clip_norm(model, 1.0), 1e-4);
     model.update_bias(1e-3);
     return static_cast<double>(loss.depths[0].loss.value().to_host()[0]);
@@ -138,11 +142,14 @@ void add_bench(CLI::App& app) {
   command->add_option("--seq", o.seq, "Tokens per window, T")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
-  command->add_option("--depth", o.depth, "MTP modules D, over the configuration's num_nextn_predict_layers")
+  command
+      ->add_option("--depth", o.depth,
+                   "Depth D: tokens predicted after the next, over num_nextn_predict_layers")
       ->check(CLI::Range(0, 64));
   command->add_option("--steps", o.steps, "Steps to time, after three to warm up")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  add_heads(*command, o.heads);
   auto* decode =
       command->add_flag("--decode", o.decode,
                         "Time decoding instead: plain, 1 to 4 drafts and auto, in turn, with the cost model");

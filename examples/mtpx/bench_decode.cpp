@@ -107,11 +107,12 @@ struct Costs {
       verify();
       for (int round = 0; round < rounds; ++round) {
         rows[static_cast<std::size_t>(n)].push_back(timed(verify));
-        if (n == 1 || model.mtp.empty()) continue;  // plain decoding: one after the other
+        if (n == 1 || model.config.num_nextn_predict_layers == 0)
+          continue;  // plain decoding: one after the other
         draft[static_cast<std::size_t>(n)].push_back(timed([&] { draft_rows(n); }));
         draft_again.push_back(timed([&] { draft_rows(1); }));
       }
-      if (n > 1 || model.mtp.empty()) continue;
+      if (n > 1 || model.config.num_nextn_predict_layers == 0) continue;
       for (int round = 0; round < rounds; ++round) {
         verify();
         draft[1].push_back(timed([&] { draft_rows(1); }));
@@ -190,8 +191,10 @@ void bench_decode(const DecodeBench& o) {
   }
   const std::vector<Tokens> prompts = make_prompts(o, c);
   std::vector<Index> ks{0};
-  if (!model.mtp.empty()) {
-    for (Index k = 1; k <= most_drafts; ++k) ks.push_back(k);
+  if (c.num_nextn_predict_layers > 0) {
+    // Parallel heads draft a token each; modules can run again.
+    const Index most = c.sequential() ? most_drafts : std::min(most_drafts, c.num_nextn_predict_layers);
+    for (Index k = 1; k <= most; ++k) ks.push_back(k);
     ks.push_back(mtpx::GenerateOptions::automatic);
   }
   // Everything in turn, prompt by prompt: whatever else slows the machine down hits all of them.

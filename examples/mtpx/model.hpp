@@ -62,6 +62,23 @@ struct ModelSource {
   }
 };
 
+/// A design by its name in config.json.
+inline mtpx::MtpHeads heads_of(const std::string& name) {
+  for (const auto& [known, heads] : mtpx::detail::mtpx_heads_names()) {
+    if (name == known) return heads;
+  }
+  throw mtpx::ConfigError("[config] no design is called " + name);
+}
+
+/// --heads, where models are made.
+inline void add_heads(CLI::App& command, std::string& heads) {
+  command
+      .add_option("--heads", heads,
+                  "What predicts the tokens after the next, over the configuration's mtpx_heads: sequential "
+                  "(DeepSeek-V3), repeated (one module for all depths), parallel (Gloeckle et al.), linear")
+      ->check(CLI::IsMember({"sequential", "repeated", "parallel", "linear"}));
+}
+
 /// The text under `paths`; without any, this repository's own sources and documents.
 inline mtpx::Corpus read_corpus(const std::vector<std::string>& paths) {
   if (paths.empty()) return mtpx::Corpus::from_paths({MTPX_SOURCE_DIR});

@@ -19,7 +19,7 @@ struct Options {
   std::string dump;
   std::string dtype = "float32";
   bool gradients = false;
-  double lambda = 0.3;
+  double lambda = -1;
   Index batch = 8;
   Index seq = 256;
   int threads = 0;
@@ -77,13 +77,13 @@ using Model = mtpx::Transformer<T, Cpu>;
 
 /// The gradient of the total loss over all rows, in the model's parameters.
 template <typename T>
-void add_gradients(const Model<T>& model, const TokenRows& tokens, double lambda) {
+void add_gradients(const Model<T>& model, const TokenRows& tokens, const mtpx::MtpLossOptions& weights) {
   for (Index i = 0; i < tokens.size(); ++i) {
     const mtpx::Batch<Cpu> batch = upload(model.device(), tokens.at(i));
     mtpx::Tape tape;
     auto out = model(tape, batch);
     out.balance.clear();  // regularises training; no part of what is scored
-    const auto loss = mtpx::mtp_loss(model, out, batch, {lambda, {}, {}});
+    const auto loss = mtpx::mtp_loss(model, out, batch, weights);
     // Each loss is a mean over its batch's rows; all rows of a tokens file count.
     const T share = static_cast<T>(static_cast<double>(batch.batch()) / static_cast<double>(tokens.rows()));
     tape.backward(loss.total,
@@ -142,13 +142,14 @@ void write_dump(const std::string& path, const Model<T>& model, const TokenRows&
   file.finish();
 }
 
-mtpx::Json report(mtpx::Evaluation e, const mtpx::Config& config, double lambda) {
+mtpx::Json report(mtpx::Evaluation e, const mtpx::Config& config, const mtpx::MtpLossOptions& weights) {
   const auto depth = static_cast<std::size_t>(config.num_nextn_predict_layers);
   e.loss.resize(depth + 1);  // a depth without a row has no loss
   e.accuracy.resize(depth + 1);
   e.rows.resize(depth + 1);
-  double total = e.loss[0];
-  for (std::size_t k = 1; k <= depth; ++k) total += lambda / static_cast<double>(depth) * e.loss[k];
+  double total = 0;
+  for (std::size_t k = 0; k <= depth; ++k)
+    total += weights.weight(static_cast<Index>(k), config.num_nextn_predict_layers) * e.loss[k];
   for (std::size_t k = 0; k <= depth; ++k) {
     if (!std::isfinite(e.loss[k]))
       throw mtpx::NumericError(mtpx::cat("[score] the loss of depth ", k, " is ", e.loss[k]));
@@ -165,12 +166,14 @@ template <typename T>
 void run(const Options& o) {
   const Cpu cpu(o.threads);
   const auto model = o.model.load<T>(cpu).model;
+  mtpx::MtpLossOptions weights = mtpx::published_weights(model.config);
+  if (o.lambda >= 0) weights.lambda = o.lambda;
   mtpx::Evaluation evaluation;
   if (!o.tokens.empty()) {
     const TokenRows tokens(o.tokens, model.config, o.batch);
     evaluation = mtpx::evaluate(model, tokens);
-    const mtpx::Json line = report(evaluation, model.config, o.lambda);
-    if (o.gradients) add_gradients(model, tokens, o.lambda);
+    const mtpx::Json line = report(evaluation, model.config, weights);
+    if (o.gradients) add_gradients(model, tokens, weights);
     if (!o.dump.empty()) {
       write_output([&] { write_dump(o.dump, model, tokens, o.gradients); });
     }
@@ -189,7 +192,7 @@ void run(const Options& o) {
     throw mtpx::ConfigError(mtpx::cat("[score] --seq ", o.seq, ": the text has ", corpus.size(),
                                       " bytes; a window takes ", o.seq + 1));
   }
-  std::cout << report(mtpx::evaluate(model, windows), model.config, o.lambda).dump() << std::endl;
+  std::cout << report(mtpx::evaluate(model, windows), model.config, weights).dump() << std::endl;
 }
 
 }  // namespace
@@ -212,9 +215,9 @@ void add_score(CLI::App& app) {
   command->add_option("--dtype", o.dtype, "What to compute in")
       ->check(CLI::IsMember({"float32", "float64"}))
       ->capture_default_str();
-  command->add_option("--lambda", o.lambda, "Weight of the depths' mean loss (Eq. 25)")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  command
+      ->add_option("--lambda", o.lambda, "Weight of the depths' losses; default: as the design was published")
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--batch", o.batch, "Rows or windows at a time; results agree to rounding")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

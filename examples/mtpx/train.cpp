@@ -34,9 +34,13 @@ struct Options {
   ConfigSource config;
   mtpx::Index depth = -1;
   mtpx::TrainOptions train;
-  double lambda = 0.3;
+  std::string heads;
+  double lambda = -1;
   double lambda_late = -1;
+  std::string reduction;
   double depth_decay = 1;
+  bool freeze_main = false;
+  bool detach_depths = false;
   std::string divisor = "valid";
   double validation = 0.1;
   mtpx::Index eval_every = 0;
@@ -171,15 +175,28 @@ void report_evaluation(Progress& progress, Metrics& metrics, const Model& model,
   }
 }
 
+/// The weights that the design was published with, where none are asked for.
+void set_weights(Options& o, const mtpx::Config& config) {
+  const mtpx::MtpLossOptions published = mtpx::published_weights(config);
+  o.train.reduction = o.reduction == "sum"    ? mtpx::LossReduction::sum
+                      : o.reduction == "mean" ? mtpx::LossReduction::mean
+                                              : published.reduction;
+  o.train.lambda.early = o.lambda < 0 ? published.lambda : o.lambda;
+  o.train.lambda.late = o.lambda_late >= 0    ? o.lambda_late
+                        : config.sequential() ? o.train.lambda.early / 3
+                                              : o.train.lambda.early;
+}
+
 void run(Options o) {
   mtpx::ModelConfig source = o.init.folder.empty()
                                  ? o.config.read()
                                  : mtpx::read_config(std::filesystem::path(o.init.folder) / "config.json");
   if (o.depth >= 0) source.config.num_nextn_predict_layers = o.depth;
+  if (!o.heads.empty()) source.config.mtpx_heads = heads_of(o.heads);
   source.config.validate();
   require_bytes(source.config);
   const mtpx::Index depth = source.config.num_nextn_predict_layers;
-  o.train.lambda = {o.lambda, o.lambda_late < 0 ? o.lambda / 3 : o.lambda_late};
+  set_weights(o, source.config);
   if (o.depth_decay != 1) o.train.depth_weights = mtpx::exponential_weights(depth, o.depth_decay);
   if (o.divisor == "all") o.train.divisor = mtpx::LossDivisor::all_positions;
   o.train.lr.warmup = std::min(o.train.lr.warmup, o.train.steps / 10);
@@ -203,11 +220,12 @@ void run(Options o) {
   Model& model = loaded.model;
   if (o.init.folder.empty()) {
     mtpx::initialize(model, o.train.seed);
-  } else if (model.config != source.config) {
-    throw mtpx::ConfigError(mtpx::cat("[train] --depth ", o.depth, ": the model in --init ", o.init.folder,
-                                      " has depth ", model.config.num_nextn_predict_layers));
+  } else if (model.config != source.config) {  // another depth or design
+    model = mtpx::with_depths(model, depth, source.config.mtpx_heads, o.train.seed);
   }
   model.activation_checkpointing = o.activation_checkpointing;
+  model.detach_depths = o.detach_depths;
+  if (o.freeze_main) model.freeze_main();
   mtpx::Trainer<float, mtpx::Cpu> trainer(model, o.train, std::move(batches));
   prepare_out(o);
   Metrics metrics((std::filesystem::path(o.out) / "metrics.jsonl").string());
@@ -261,11 +279,15 @@ void add_train(CLI::App& app) {
                       "Files or folders of text, read as bytes; default: this repository's own");
   command->add_option("--out", o.out, "Folder for config.json, model.safetensors and metrics.jsonl")
       ->required();
-  o.init.add(*command, "--init", "Model folder to start from");
+  auto* init =
+      o.init.add(*command, "--init",
+                 "Model folder to start from; --depth and --heads may ask for other depths than it has");
   command->add_flag("--export-no-mtp", o.export_no_mtp,
                     "Write the main model alone, for programs that know no MTP layers");
   o.config.add(*command);
-  command->add_option("--depth", o.depth, "MTP modules D, over the configuration's num_nextn_predict_layers")
+  command
+      ->add_option("--depth", o.depth,
+                   "Depth D: tokens predicted after the next, over num_nextn_predict_layers")
       ->check(CLI::Range(0, 64));
   command->add_option("--steps", o.train.steps, "Optimiser steps")
       ->check(CLI::Range(1, 1 << 30))
@@ -291,14 +313,38 @@ void add_train(CLI::App& app) {
   command->add_option("--clip", o.train.clip, "Largest gradient norm; 0 = any")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_option("--lambda", o.lambda, "Weight of the depths' losses (Eq. 25), for the first two thirds")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--lambda-late", o.lambda_late, "The same later; default: a third of --lambda")
+  add_heads(*command, o.heads);
+  auto* freeze = command->add_flag("--freeze-trunk", o.freeze_main,
+                                   "Train the depths alone; the main model of --init stays as it is");
+  command->add_flag("--detach-depths", o.detach_depths,
+                    "The depths' losses train the depths alone; the main model trains on its own loss");
+  command
+      ->add_option(
+          "--lambda", o.lambda,
+          "Weight of the depths' losses, for the first two thirds; default: 0.3 (Eq. 25), for parallel "
+          "heads 1")
       ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--lambda-late", o.lambda_late,
+                   "The same later; default: a third of --lambda, for parallel heads the same")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--lambda-switch", o.train.lambda.switch_at, "Share of the steps before it is later")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--reduction", o.reduction,
+          "Lambda times the mean or the sum of the depths' losses; default: mean, for parallel heads sum")
+      ->check(CLI::IsMember({"mean", "sum"}));
+  auto* weights = command
+                      ->add_option("--depth-weights", o.train.depth_weights,
+                                   "Weights of depths 1, 2, .., separated by commas; missing ones are 1")
+                      ->delimiter(',')
+                      ->check(CLI::NonNegativeNumber);
   command->add_option("--depth-decay", o.depth_decay, "Weight of depth k is this to the power k - 1")
       ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+      ->capture_default_str()
+      ->excludes(weights);
   command
       ->add_option("--divisor", o.divisor,
                    "Divide a depth's loss by its valid rows, or by all positions (Eq. 24)")
@@ -323,6 +369,7 @@ void add_train(CLI::App& app) {
   command->add_flag("--force", o.force, "Replace the model in --out");
   command->add_option("--seed", o.train.seed, "Seed of weights and shuffling")->capture_default_str();
   add_threads(*command, o.threads);
+  freeze->needs(init);
   command->callback([options] { run(*options); });
 }
 

@@ -22,10 +22,10 @@ struct Prefill {
   std::vector<Numbers> states;
 
   Prefill(const Model& model, const Tokens& tokens, Index rows_a_pass = 1 << 20)
-      : cache(model, 1, model.config.max_position_embeddings, static_cast<Index>(model.mtp.size())) {
+      : cache(model, 1, model.config.max_position_embeddings, model.config.num_nextn_predict_layers) {
     Tape tape(Mode::inference);
     std::vector<std::int32_t> places;
-    const auto modules = static_cast<Index>(model.mtp.size());
+    const auto modules = model.config.num_nextn_predict_layers;
     const auto count = static_cast<Index>(tokens.size());
     for (Index k = 0; k <= modules && k < count; ++k) {
       RowList list;

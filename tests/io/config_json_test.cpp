@@ -218,6 +218,9 @@ TEST_CASE("config.json F1 F7: what cannot be honoured is refused by name") {
         "mtp_concat = \"sum\": only \"embedding_hidden\" and \"hidden_embedding\" are supported");
   CHECK(problem(R"({"mtp_hidden": true})") ==
         "mtp_hidden = true: only \"post_norm\" and \"pre_norm\" are supported");
+  CHECK(problem(R"({"mtpx_heads": "medusa"})") ==
+        "mtpx_heads = \"medusa\": only \"sequential\" and \"repeated\" and \"parallel\" and \"linear\" are "
+        "supported");
 }
 
 TEST_CASE("config.json F8: only the published quantisation is read") {

@@ -64,6 +64,26 @@ TEST_CASE_TEMPLATE("save_model, load_model, save_model: the same bytes and numbe
   }
 }
 
+TEST_CASE("save_model, load_model: every design of heads, and the folder says which it is") {
+  for (const auto& [name, heads] : detail::mtpx_heads_names()) {
+    const Folder folder;
+    Config c = mixture_config(3);
+    c.mtpx_heads = heads;
+    const auto model = random_model<float>(c, 1);
+    save_model(folder.root, model);
+    const auto loaded = load_model<float>(device(), folder.root);
+    CHECK(loaded.model.config == c);
+    CHECK(tensors(loaded.model) == tensors(model));
+    CHECK(folder.read("config.json").find(cat("\"mtpx_heads\": \"", name, '"')) != std::string::npos);
+    Index numbers = 0;
+    for_each_parameter(model,
+                       [&](const std::string&, auto& parameter) { numbers += parameter.value().size(); });
+    CHECK(numbers == c.parameter_count());
+    save_model(folder.root, model, Json::object(), false);  // the main model alone
+    CHECK(load_model<float>(device(), folder.root).model.heads.empty());
+  }
+}
+
 TEST_CASE("save_model: the published names, embedding and head once, router biases in float") {
   const Folder folder;
   const auto model = random_model<bf16>(mixture_config(2), 1);

@@ -69,4 +69,17 @@ TEST_CASE("gradients: dense, direct queries, state before the norm and first, by
   }
 }
 
+TEST_CASE("gradients: one module for all depths, parallel heads, linear heads; the plain sum of losses") {
+  for (const MtpHeads heads : {MtpHeads::repeated, MtpHeads::parallel, MtpHeads::linear}) {
+    for (const bool mixture : {false, true}) {
+      Config config = mixture ? mixture_config(2) : dense_config(2);
+      config.mtpx_heads = heads;
+      const MtpLossOptions options{1, {}, LossDivisor::valid_rows, LossReduction::sum};
+      const auto report = check(config, 3, random_batch(2, 4, 11), options, mixture ? 7 : 1);
+      INFO("design " << static_cast<int>(heads) << ", worst of " << report.checked << ": " << report.where);
+      CHECK(report.within(1e-9));
+    }
+  }
+}
+
 TEST_SUITE_END();

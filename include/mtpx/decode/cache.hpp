@@ -12,8 +12,9 @@ namespace mtpx {
 template <typename T, typename D>
 struct KvCache {
   std::vector<LatentCache<T, D>> trunk;    ///< [num_hidden_layers]
-  std::vector<LatentCache<T, D>> modules;  ///< [modules]
-  /// states[k]: carried states of depth k (0: the trunk), which module k + 1 reads; [modules]
+  std::vector<LatentCache<T, D>> modules;  ///< [modules]; undefined for linear heads, which attend to nothing
+  /// states[k]: carried states of depth k (0: the trunk), which module k + 1 reads; [modules]. Parallel heads
+  /// all read states[0], the only one.
   std::vector<LatentCache<T, D>> states;
   Index capacity = 0;  ///< positions per sequence
 
@@ -26,8 +27,8 @@ struct KvCache {
     const Index width = c.kv_lora_rank + c.qk_rope_head_dim;
     for (std::size_t i = 0; i < model.layers.size(); ++i) trunk.push_back(make(width));
     for (Index k = 0; k < modules_wanted; ++k) {
-      modules.push_back(make(width));
-      states.push_back(make(c.hidden_size));
+      modules.push_back(c.mtpx_heads == MtpHeads::linear ? LatentCache<T, D>() : make(width));
+      if (k == 0 || c.sequential()) states.push_back(make(c.hidden_size));
     }
   }
 };

@@ -2,6 +2,7 @@
 // What a caller asks of decoding, and what it is told afterwards.
 
 #include <mtpx/decode/sampling.hpp>
+#include <mtpx/model/config.hpp>
 
 #include <cstdint>
 #include <vector>
@@ -40,9 +41,10 @@ struct GenerateOptions {
     return verification == Verification::exact && (sampling.greedy() || draft_tokens == DraftTokens::chosen);
   }
 
-  /// Throws ConfigError naming the option and its value. `modules`: MTP modules of the model.
-  void validate(Index modules) const {
-    const auto check = [](bool holds, const char* name, const auto& value, const char* rule) {
+  /// Throws ConfigError naming the option and its value.
+  void validate(const Config& config) const {
+    const Index modules = config.num_nextn_predict_layers;
+    const auto check = [](bool holds, const char* name, const auto& value, const auto& rule) {
       if (!holds) throw ConfigError(cat("[generate] ", name, " = ", value, ": ", rule));
     };
     sampling.validate();
@@ -50,6 +52,10 @@ struct GenerateOptions {
     check(draft >= automatic, "draft", draft, "must be -1 (automatic), 0 (plain) or positive");
     check(draft <= 0 || modules > 0, "draft", draft,
           "this model has no MTP module (num_nextn_predict_layers = 0)");
+    check(draft <= modules || config.sequential(), "draft", draft,
+          cat("this model's ", modules,
+              " heads draft a token each: heads that do not read each other cannot "
+              "run again on their own output"));
     check(draft != automatic || same_text() || modules == 0, "draft", "automatic",
           "what is chosen depends on the clock, and with drawn drafts, block or lossy verification so would "
           "the text; give a number");

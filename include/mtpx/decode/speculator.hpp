@@ -7,13 +7,14 @@
 #include <mtpx/decode/verify.hpp>
 
 #include <chrono>
+#include <limits>
 #include <optional>
 
 namespace mtpx {
 
-/// Decodes sequences side by side, drafting with the MTP modules and verifying with the main model, without
-/// changing what is generated: greedy text is byte-equal to plain decoding (every product gives a row the
-/// same bits whatever rows stand beside it), sampled text has the same distribution (see verify.hpp).
+/// Decodes sequences side by side, drafting with the MTP modules or heads and verifying with the main model,
+/// without changing what is generated: greedy text is byte-equal to plain decoding (every product gives a row
+/// the same bits whatever rows stand beside it), sampled text has the same distribution (see verify.hpp).
 ///
 ///   Speculator<float, Cpu> decoder(model, options);
 ///   const Index slot = decoder.add(prompt, seed);   // decodes the prompt, emits a token
@@ -25,7 +26,8 @@ namespace mtpx {
 /// Bookkeeping of a sequence, with tokens t_0 .. t_e known: the trunk has decoded positions 0 .. e - 1, and
 /// t_e comes next. Entry p of module k is made from the state of depth k - 1 at p and from token t_{p+k}, so
 /// it is final once p + k <= e. Drafting writes later entries from drafted tokens; the next round decodes
-/// those again, from the true tokens and states.
+/// those again, from the true tokens and states. Entry p of a parallel head is made from the trunk's state at
+/// p alone; drafts are what the heads say about the newest position.
 template <typename T, typename D>
 class Speculator {
  public:
@@ -37,14 +39,12 @@ class Speculator {
              Index positions = 0)
       : model_(model),
         options_(options),
-        most_drafts_(options.draft != GenerateOptions::automatic ? options.draft
-                     : model.mtp.empty()                         ? 0
-                                                                 : std::max<Index>(4, modules_of(model))),
-        modules_((options.validate(modules_of(model)), std::min(most_drafts_, modules_of(model)))),
+        most_drafts_(options.draft != GenerateOptions::automatic ? options.draft : longest_useful(model)),
+        modules_((options.validate(model.config), std::min(most_drafts_, modules_of(model)))),
         cache_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_),
         slots_(static_cast<std::size_t>(slots)) {
     if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_);
-    for (Slot& slot : slots_) slot.ready.assign(static_cast<std::size_t>(modules_), 0);
+    for (Slot& slot : slots_) slot.ready.resize(static_cast<std::size_t>(modules_));
   }
 
   /// Decodes a prompt into a free slot and emits its first token; returns the slot. Random numbers depend on
@@ -68,7 +68,9 @@ class Speculator {
     s.seed = seed;
     s.round = 0;
     s.drafts.clear();
-    s.ready.assign(s.ready.size(), 0);
+    // Linear heads attend to nothing: there is never anything to read before the newest row.
+    const bool linear = model_.config.mtpx_heads == MtpHeads::linear;
+    s.ready.assign(s.ready.size(), linear ? std::numeric_limits<Index>::max() : 0);
 
     rows_.clear();
     for (Index p = 0; p < known(s); ++p) rows_.add(prompt[static_cast<std::size_t>(p)], slot, p);
@@ -154,7 +156,12 @@ class Speculator {
     Index first_row = 0;  // of this round's logits
   };
 
-  static Index modules_of(const Transformer<T, D>& model) { return static_cast<Index>(model.mtp.size()); }
+  static Index modules_of(const Transformer<T, D>& model) { return model.config.num_nextn_predict_layers; }
+  /// The most tokens that an automatic draft may have: more than there are modules, if they can run again.
+  static Index longest_useful(const Transformer<T, D>& model) {
+    const Index modules = modules_of(model);
+    return modules > 0 && model.config.sequential() ? std::max<Index>(4, modules) : modules;
+  }
   Index longest() const { return model_.config.max_position_embeddings; }
   Index vocabulary() const { return model_.config.vocab_size; }
   static Index known(const Slot& s) { return static_cast<Index>(s.tokens.size()); }
@@ -278,7 +285,15 @@ class Speculator {
     return sample(q, of_round(s, to_draft, i));
   }
 
-  std::int32_t token_at(const Slot& s, Index i) const {
+  /// How many entries of a module are final: p + k <= e. Parallel heads read no token, so theirs are final
+  /// once the trunk has decoded their position.
+  Index final_entries(const Slot& s, Index module) const {
+    return known(s) - (model_.config.sequential() ? module : 1);
+  }
+
+  /// The token that entry p of a module is made from. Parallel heads look at none; p's own stands in.
+  std::int32_t token_of(const Slot& s, Index module, Index p) const {
+    const Index i = model_.config.sequential() ? p + module : p;
     return i < known(s) ? s.tokens[static_cast<std::size_t>(i)]
                         : s.drafts[static_cast<std::size_t>(i - known(s))];
   }
@@ -305,13 +320,13 @@ class Speculator {
         const Index last = known(s) - 2;
         if (again) continue;
         catching_up = catching_up || last - ready > most_drafts_ + modules_;
-        for (Index p = ready; p < last; ++p) rows_.add(token_at(s, p + module), slot, p);
-        ready = std::max(ready, known(s) - module);  // p + module <= e
+        for (Index p = ready; p < last; ++p) rows_.add(token_of(s, module, p), slot, p);
+        ready = std::max(ready, final_entries(s, module));
       }
       for (const Index slot : drafting_) {
         const Slot& s = slots_[static_cast<std::size_t>(slot)];
         const Index p = known(s) - 2 + (again ? k - modules_ : 0);
-        rows_.add(token_at(s, p + module), slot, p);
+        rows_.add(token_of(s, module, p), slot, p);
       }
       const auto sequences = static_cast<Index>(drafting_.size());
       Index begin = 0;
@@ -320,7 +335,7 @@ class Speculator {
       const Hidden<T, D> h = run_module(module, begin, rows_.size(), again ? newest : Tensor<T, D>());
       const Index count = rows_.size() - begin;
       read_logits(h.normed.value(), count - sequences, sequences);
-      newest = rows_of(h.carried.value(), count - sequences, count);
+      if (h.carried.defined()) newest = rows_of(h.carried.value(), count - sequences, count);
       for (Index i = 0; i < sequences; ++i) {
         Slot& s = slots_[static_cast<std::size_t>(drafting_[static_cast<std::size_t>(i)])];
         s.drafts.push_back(pick_draft(s, static_cast<std::size_t>(k - 1), i));
@@ -335,11 +350,11 @@ class Speculator {
     Slot& s = slots_[static_cast<std::size_t>(slot)];
     for (Index module = 1; module <= modules_; ++module) {
       Index& ready = s.ready[static_cast<std::size_t>(module - 1)];
-      const Index last = known(s) - module;  // all entries below are final
+      const Index last = std::min(final_entries(s, module), known(s) - 2);
       for (; ready < last; ready = std::min(last, ready + chunk)) {
         rows_.clear();
         for (Index p = ready; p < std::min(last, ready + chunk); ++p)
-          rows_.add(token_at(s, p + module), slot, p);
+          rows_.add(token_of(s, module, p), slot, p);
         run_module(module, 0, rows_.size(), {});
       }
     }
@@ -375,11 +390,13 @@ class Speculator {
   /// the depth before it.
   Hidden<T, D> run_module(Index module, Index begin, Index end, const Tensor<T, D>& h) {
     const auto depth = static_cast<std::size_t>(module - 1);
+    const bool chain = model_.config.sequential();
     const auto rows = decode_rows(model_.device(), rows_, begin, end);
-    const Tensor<T, D> from = h.defined() ? h : load_rows(cache_.states[depth], rows_, begin, end, places_);
+    const Tensor<T, D> from =
+        h.defined() ? h : load_rows(cache_.states[chain ? depth : 0], rows_, begin, end, places_);
     const Hidden<T, D> out = model_.decode_mtp(tape_, module, tape_.constant(from), upload(begin, end), rows,
                                                cache_.modules[depth]);
-    if (module < modules_) store_rows(out.carried.value(), rows, cache_.states[depth + 1]);
+    if (chain && module < modules_) store_rows(out.carried.value(), rows, cache_.states[depth + 1]);
     return out;
   }
 

@@ -260,6 +260,14 @@ inline const std::vector<std::pair<const char*, MtpHidden>>& mtp_hidden_names() 
   return names;
 }
 
+inline const std::vector<std::pair<const char*, MtpHeads>>& mtpx_heads_names() {
+  static const std::vector<std::pair<const char*, MtpHeads>> names = {{"sequential", MtpHeads::sequential},
+                                                                      {"repeated", MtpHeads::repeated},
+                                                                      {"parallel", MtpHeads::parallel},
+                                                                      {"linear", MtpHeads::linear}};
+  return names;
+}
+
 /// The keys that say what mtpx does anyway; every other value is refused.
 inline std::vector<std::pair<const char*, Json>> fixed_keys(const Config& config) {
   return {{"hidden_act", "silu"},
@@ -286,7 +294,8 @@ inline void refuse(const std::string& file, const char* what, const std::vector<
 /// Rotary positions may be spelt rope_theta + rope_scaling or rope_parameters. null stands for "none" in
 /// q_lora_rank, bos_token_id and eos_token_id. quantization_config must be DeepSeek-V3's: fp8, e4m3, scales
 /// per block. Keys that mtpx does not know go to `extra`. mtpx's own keys are mtp_concat ("embedding_hidden",
-/// "hidden_embedding") and mtp_hidden ("post_norm", "pre_norm").
+/// "hidden_embedding"), mtp_hidden ("post_norm", "pre_norm") and mtpx_heads ("sequential", "repeated",
+/// "parallel", "linear").
 ///
 /// Throws FileError for text that is not a JSON object (see parse_json), and ConfigError that lists every
 /// missing key, every value of the wrong type and everything that mtpx cannot honour; or, if there is none of
@@ -316,6 +325,7 @@ inline ModelConfig parse_config(std::string_view text, const std::string& file) 
   model.block_size = detail::read_quantization(keys, problems);
   keys.read_choice("mtp_concat", config.mtp_concat, detail::mtp_concat_names());
   keys.read_choice("mtp_hidden", config.mtp_hidden, detail::mtp_hidden_names());
+  keys.read_choice("mtpx_heads", config.mtpx_heads, detail::mtpx_heads_names());
   for (const auto& [key, value] : detail::fixed_keys(config)) keys.demand(key, value);
   // Only ever written by transformers.
   keys.demand("rope_interleave", true);
@@ -369,6 +379,9 @@ inline std::string config_json(const Config& config, const Json& extra = Json::o
   }
   for (const auto& [name, value] : detail::mtp_hidden_names()) {
     if (value == config.mtp_hidden) json["mtp_hidden"] = name;
+  }
+  for (const auto& [name, value] : detail::mtpx_heads_names()) {
+    if (value == config.mtpx_heads) json["mtpx_heads"] = name;
   }
   for (const auto& [key, value] : extra.items()) {
     if (!json.contains(key)) json[key] = value;

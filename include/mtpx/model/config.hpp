@@ -25,6 +25,15 @@ enum class MtpConcat { embedding_hidden, hidden_embedding };
 /// modelling file does), or before it. Either choice trains; drafts need the one that was trained.
 enum class MtpHidden { post_norm, pre_norm };
 
+/// What predicts the tokens after the next one.
+enum class MtpHeads {
+  sequential,  ///< a module per depth, each reading the depth before it (DeepSeek-V3 sec. 2.2)
+  repeated,    ///< the same, one module for all depths
+  parallel,    ///< a transformer layer per depth, all on one trunk: the last of the num_hidden_layers is the
+               ///< next-token head's own (Gloeckle et al. 2024)
+  linear       ///< a matrix per depth, on the state after all layers (its ablation)
+};
+
 /// A DeepSeek-V3 model with its multi-token-prediction layers. Counts are Index, everything else is double.
 /// Sizes have no default: `validate` names those that were never set.
 ///
@@ -35,7 +44,7 @@ struct Config {
   Index intermediate_size = 0;         ///< inner width of a dense feed-forward layer
   Index moe_intermediate_size = 0;     ///< inner width of one expert; a shared expert has the same
   Index num_hidden_layers = 0;         ///< layers of the trunk
-  Index num_nextn_predict_layers = 0;  ///< MTP layers, the depth D; 0 = plain next-token prediction
+  Index num_nextn_predict_layers = 0;  ///< the depth D: tokens predicted after the next; 0 = plain
 
   Index num_attention_heads = 0;
   Index q_lora_rank = 0;       ///< width of the latent query; 0 = queries straight from the hidden state
@@ -65,13 +74,23 @@ struct Config {
 
   MtpConcat mtp_concat = MtpConcat::embedding_hidden;
   MtpHidden mtp_hidden = MtpHidden::post_norm;
+  MtpHeads mtpx_heads = MtpHeads::sequential;
 
   bool operator==(const Config&) const = default;
 
   /// Width of one head's query and key: the part without position, then the rotated part.
   Index qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
 
-  /// Trunk and MTP layers together.
+  /// Whether depth k reads depth k - 1. Otherwise all depths read the trunk, and none sees a token after t_i.
+  bool sequential() const { return mtpx_heads == MtpHeads::sequential || mtpx_heads == MtpHeads::repeated; }
+
+  /// Weights of depths: one set for each, or one for all.
+  Index num_mtp_modules() const {
+    return mtpx_heads == MtpHeads::repeated ? std::min<Index>(1, num_nextn_predict_layers)
+                                            : num_nextn_predict_layers;
+  }
+
+  /// Trunk and MTP layers together, as layers are counted: a depth's index is num_hidden_layers + k - 1.
   Index num_layers() const { return num_hidden_layers + num_nextn_predict_layers; }
 
   /// Whether a layer routes to experts. `layer` counts the trunk, then the MTP layers.
@@ -82,7 +101,7 @@ struct Config {
   /// Throws ConfigError when the configuration is not valid.
   Index parameter_count() const {
     validate();
-    return parameters<Index>(dense_layers(), num_layers() - dense_layers());
+    return parameters<Index>(dense_blocks(), num_blocks() - dense_blocks());
   }
 
   /// Every rule that does not hold, each as "key = value, ...: the rule"; empty for a valid configuration.
@@ -249,8 +268,8 @@ struct Config {
   void size_violations(std::vector<std::string>& found) const {
     // Weights, gradients and two moments in float. A kind of layer that is absent counts once, so that the
     // exact count, which computes the size of one layer of either kind, cannot overflow either.
-    const double count = parameters<double>(std::max<Index>(dense_layers(), 1),
-                                            std::max<Index>(num_layers() - dense_layers(), 1));
+    const double count = parameters<double>(std::max<Index>(dense_blocks(), 1),
+                                            std::max<Index>(num_blocks() - dense_blocks(), 1));
     const double bytes = 16 * count;
     if (bytes < 0x1p63) return;
     found.push_back(cat("vocab_size = ", vocab_size, ", hidden_size = ", hidden_size,
@@ -259,13 +278,17 @@ struct Config {
                         " parameters, ", bytes, " bytes to train, more than 64 bits can count"));
   }
 
-  Index dense_layers() const {
-    return n_routed_experts == 0 ? num_layers() : std::min(first_k_dense_replace, num_layers());
+  // Layers with attention and a feed-forward network: a linear head is none.
+  Index num_blocks() const {
+    return num_hidden_layers + (mtpx_heads == MtpHeads::linear ? 0 : num_mtp_modules());
+  }
+  Index dense_blocks() const {
+    return n_routed_experts == 0 ? num_blocks() : std::min(first_k_dense_replace, num_blocks());
   }
 
   /// The parameter count in integers (exact) or in double (an estimate that cannot overflow).
   template <typename Number>
-  Number parameters(Index dense_layer_count, Index moe_layer_count) const {
+  Number parameters(Index dense_count, Index moe_count) const {
     const auto n = [](Index value) { return static_cast<Number>(value); };
     const Number d = n(hidden_size), heads = n(num_attention_heads), rank = n(kv_lora_rank);
     const Number queries = heads * n(qk_head_dim()), latent = n(q_lora_rank);
@@ -281,9 +304,11 @@ struct Config {
                 d * n(n_routed_experts);
     }
     const Number embedding_head_norm = 2 * n(vocab_size) * d + d;
-    const Number mtp = 2 * d * d + 3 * d;  // eh_proj, enorm, hnorm, shared_head.norm
-    return embedding_head_norm + n(dense_layer_count) * (attention + norms + dense) +
-           n(moe_layer_count) * (attention + norms + experts) + n(num_nextn_predict_layers) * mtp;
+    const Number mtp = sequential()                     ? 2 * d * d + 3 * d  // eh_proj and three norms
+                       : mtpx_heads == MtpHeads::linear ? d * d
+                                                        : 0;
+    return embedding_head_norm + n(dense_count) * (attention + norms + dense) +
+           n(moe_count) * (attention + norms + experts) + n(num_mtp_modules()) * mtp;
   }
 };
 

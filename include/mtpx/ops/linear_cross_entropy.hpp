@@ -45,6 +45,7 @@ CrossEntropy<acc_t<T>, D> linear_cross_entropy(const Var<T, D>& x, const Weight<
                                row_loss.data(), argmax.data());
   cross_entropy_mean(x.device(), count, row_loss.data(), labels.data(), fixed_divisor, loss.data(),
                      factor.data());
+  if (!x.wants_grad() && !w.wants_grad()) return {tape.constant(loss), row_loss, argmax};
   auto recorded = tape.record(
       "linear_cross_entropy", loss,
       [x, w = Weight<T, D>(w), labels, vocab, lse, factor](const Tensor<A, D>& dloss) {

@@ -59,10 +59,11 @@ class AdamW {
     const auto t = static_cast<double>(steps_);
     std::size_t i = 0;
     for_each_parameter(module, [&](const std::string&, auto& parameter) {
-      if (i == moments_.size()) moments_.push_back(fresh(parameter));
+      if (i == moments_.size()) moments_.emplace_back();
       Moments& state = moments_[i++];
       const Tensor<A, D> grad = parameter.grad();
       if (!grad.defined()) return;
+      if (!state.m.defined()) state = fresh(parameter);
       AdamWStep s{lr,
                   options_.beta1,
                   options_.beta2,

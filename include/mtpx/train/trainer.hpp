@@ -1,6 +1,6 @@
 #pragma once
 
-#include <mtpx/mtp/loss.hpp>
+#include <mtpx/mtp/backward.hpp>
 #include <mtpx/train/adamw.hpp>
 #include <mtpx/train/batches.hpp>
 #include <mtpx/train/schedule.hpp>
@@ -19,6 +19,7 @@ struct TrainOptions {
   LambdaSchedule lambda{};
   std::vector<double> depth_weights{};  ///< see MtpLossOptions
   LossDivisor divisor = LossDivisor::valid_rows;
+  LossReduction reduction = LossReduction::mean;
   AdamWOptions adamw{};
   double clip = 1.0;                ///< of the global gradient norm; 0: none
   double bias_update_speed = 1e-3;  ///< gamma of the router biases; 0: they stay
@@ -73,6 +74,8 @@ class Trainer {
     check(options.clip >= 0, "clip", options.clip, "must be 0 (none) or positive");
     check(options.seq <= model.config.max_position_embeddings, "seq", options.seq,
           "must not exceed max_position_embeddings");
+    if (model.main_frozen() && model.config.num_nextn_predict_layers == 0)
+      throw ConfigError("[train] the main model is frozen and the depth is 0: nothing would train");
     options_.lr.steps = options.steps;
   }
 
@@ -87,14 +90,9 @@ class Trainer {
     for (Index micro = 0; micro < options_.accumulation; ++micro) {
       const Batch<D> batch = upload(model_.device(), batches_.at(step_ * options_.accumulation + micro),
                                     options_.mask_documents);
-      Tape tape;
-      const auto out = model_(tape, batch);
       const auto loss =
-          mtp_loss(model_, out, batch, {report.lambda, options_.depth_weights, options_.divisor});
-      const auto scaled = options_.accumulation == 1
-                              ? loss.total
-                              : weighted_sum<acc_t<T>, D>({loss.total}, {static_cast<acc_t<T>>(share)});
-      tape.backward(scaled);
+          mtp_backward(model_, batch,
+                       {report.lambda, options_.depth_weights, options_.divisor, options_.reduction}, share);
       report.total += share * read(loss.total.value());
       report.loss.resize(loss.depths.size());
       for (std::size_t k = 0; k < loss.depths.size(); ++k)
