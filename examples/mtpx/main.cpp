@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
   program::add_generate(app);
   program::add_score(app);
   program::add_bench(app);
+  program::add_compare(app);
   try {
     app.parse(argc, argv);
     return 0;

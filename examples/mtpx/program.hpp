@@ -7,7 +7,10 @@
 
 #include <cerrno>
 #include <cstring>
+#include <iomanip>
 #include <iostream>
+#include <sstream>
+#include <string>
 
 namespace program {
 
@@ -44,10 +47,17 @@ inline bool written() {
   throw OutputError(mtpx::cat("standard output: cannot be written: ", std::strerror(errno)));
 }
 
+inline std::string fixed(double value, int digits) {
+  std::ostringstream text;
+  text << std::fixed << std::setprecision(digits) << value;
+  return text.str();
+}
+
 void add_train(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_score(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_compare(CLI::App& app);
 
 /// --threads, for every subcommand.
 inline void add_threads(CLI::App& command, int& threads) {

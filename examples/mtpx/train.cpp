@@ -11,9 +11,7 @@
 #include <csignal>
 #include <cstdio>
 #include <fstream>
-#include <iomanip>
 #include <iostream>
-#include <sstream>
 
 namespace program {
 namespace {
@@ -52,12 +50,6 @@ struct Options {
   bool export_no_mtp = false;
   int threads = 0;
 };
-
-std::string fixed(double value, int digits) {
-  std::ostringstream text;
-  text << std::fixed << std::setprecision(digits) << value;
-  return text.str();
-}
 
 double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
 

@@ -1,0 +1,469 @@
+// mtpx compare: designs of multi-token prediction side by side: same trunk, same text, same batches.
+
+#include "model.hpp"
+#include "report.hpp"
+
+#include <mtpx/io/file.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <deque>
+#include <filesystem>
+#include <functional>
+#include <iostream>
+#include <map>
+
+namespace program {
+namespace {
+
+using mtpx::Cpu;
+using mtpx::Index;
+using mtpx::Json;
+using Model = mtpx::Transformer<float, Cpu>;
+using Clock = std::chrono::steady_clock;
+
+double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
+
+struct Options {
+  std::vector<std::string> data;
+  std::string out;
+  ConfigSource config;
+  Index depth = 2;
+  std::vector<std::string> designs{"baseline", "sequential", "decay", "repeated",
+                                   "detached", "parallel",   "linear"};
+  std::vector<std::string> equal_size{"sequential", "parallel"};
+  Index seeds = 3;
+  Index steps = 400;
+  Index batch = 4;
+  Index seq = 256;
+  double lr = 3e-3;
+  double validation = 0.1;
+  Index eval_windows = 64;
+  Index evaluations = 8;
+  Index prompts = 6;
+  Index context = 64;
+  Index tokens = 128;
+  double temperature = 0.8;
+  bool redraw = false;
+  bool force = false;
+  int threads = 0;
+};
+
+/// What is trained: a configuration and how its losses are weighted.
+struct Design {
+  std::string name;
+  std::string what;
+  mtpx::Config config;
+  mtpx::MtpLossOptions loss;
+  bool detached = false;
+};
+
+Design make_design(const std::string& name, mtpx::Config config, Index depth) {
+  config.num_nextn_predict_layers = name == "baseline" ? 0 : depth;
+  config.mtpx_heads = mtpx::MtpHeads::sequential;
+  std::string what = "the main model alone";
+  if (name == "sequential") what = "a module per depth, 0.3 times the mean loss";
+  if (name == "decay") what = "sequential, depth k weighted 2^-(k-1), same sum";
+  if (name == "repeated") what = "one module for all depths";
+  if (name == "detached") what = "sequential, depths train themselves alone";
+  if (name == "parallel") what = "a layer per depth on the trunk, plain sum of losses";
+  if (name == "linear") what = "a matrix per depth on the trunk, plain sum of losses";
+  for (const auto& [known, heads] : mtpx::detail::mtpx_heads_names()) {
+    if (name == known) config.mtpx_heads = heads;
+  }
+  Design design{name, what, config, mtpx::published_weights(config), name == "detached"};
+  if (name == "decay") {
+    design.loss.depth_weights = mtpx::exponential_weights(depth, 0.5);
+    double sum = 0;
+    for (const double w : design.loss.depth_weights) sum += w;
+    for (double& w : design.loss.depth_weights) w *= static_cast<double>(depth) / sum;
+  }
+  return design;
+}
+
+/// The design with as many layers as bring its size closest to `parameters`.
+Design resized(Design design, Index parameters) {
+  const Index most = design.config.num_hidden_layers;
+  Index best = most, distance = std::numeric_limits<Index>::max();
+  for (Index layers = 1; layers <= most; ++layers) {
+    design.config.num_hidden_layers = layers;
+    const Index off = std::abs(design.config.parameter_count() - parameters);
+    if (off < distance) best = layers, distance = off;
+  }
+  design.config.num_hidden_layers = best;
+  return design;
+}
+
+/// The same for every run: text and prompts.
+struct Text {
+  mtpx::Corpus train;
+  mtpx::ValidationWindows windows;
+  std::vector<std::vector<std::int32_t>> prompts;
+};
+
+/// Decoding after every prompt, plain and with D drafts in turn.
+Json decode(const Model& model, const Text& text, const Options& o, double temperature) {
+  const Index depth = model.config.num_nextn_predict_layers;
+  const Index positions = o.context + o.tokens + depth + 1;
+  double time[2] = {0, 0}, emitted[2] = {0, 0};
+  Json line;
+  std::deque<mtpx::Speculator<float, Cpu>> decoders;  // they do not move
+  for (const Index k : {Index{0}, depth}) {
+    mtpx::GenerateOptions options;
+    options.draft = k;
+    options.sampling.temperature = temperature;
+    decoders.emplace_back(model, options, 1, positions);
+  }
+  for (const auto& prompt : text.prompts) {
+    for (std::size_t i = 0; i < (depth > 0 ? 2 : 1); ++i) {
+      auto& decoder = decoders[i];
+      const Index slot = decoder.add(prompt, static_cast<std::uint64_t>(&prompt - text.prompts.data()));
+      decoder.step();
+      const auto known = static_cast<Index>(decoder.tokens(slot).size());
+      const auto start = Clock::now();
+      while (static_cast<Index>(decoder.tokens(slot).size()) < o.context + o.tokens) decoder.step();
+      time[i] += seconds(start);
+      emitted[i] += static_cast<double>(static_cast<Index>(decoder.tokens(slot).size()) - known);
+      decoder.remove(slot);
+    }
+  }
+  line["plain_tokens_per_s"] = emitted[0] / time[0];
+  if (depth == 0) return line;
+  const mtpx::DecodeStatistics& s = decoders[1].statistics();
+  line["drafted_tokens_per_s"] = emitted[1] / time[1];
+  line["speedup"] = emitted[1] / time[1] / (emitted[0] / time[0]);
+  line["mean_length"] = s.mean_length();
+  std::vector<double> acceptance;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(depth); ++i) acceptance.push_back(s.acceptance(i));
+  line["acceptance"] = acceptance;
+  return line;
+}
+
+/// Trains one model and measures it.
+Json run(const Design& design, std::uint64_t seed, const Text& text, const Options& o) {
+  const Cpu cpu(o.threads);
+  Model model(cpu, design.config);
+  mtpx::initialize(model, seed);
+  model.detach_depths = design.detached;
+  mtpx::TrainOptions train;
+  train.steps = o.steps;
+  train.batch = o.batch;
+  train.seq = o.seq;
+  train.seed = seed;
+  train.lr.peak = o.lr;
+  train.lr.warmup = std::min<Index>(100, o.steps / 10);
+  train.lambda = {design.loss.lambda, design.loss.lambda, 1};
+  train.depth_weights = design.loss.depth_weights;
+  train.reduction = design.loss.reduction;
+  // Windows do not depend on the design: all of them take those of the full depth.
+  mtpx::Trainer<float, Cpu> trainer(model, train, mtpx::Batches(text.train, {o.batch, o.seq, seed, o.depth}));
+  Json line{{"seed", seed}, {"curve", Json::array()}};
+  double training = 0;
+  for (Index step = 1; step <= o.steps; ++step) {
+    const auto start = Clock::now();
+    trainer.step();
+    training += seconds(start);
+    if (step * o.evaluations % o.steps >= o.evaluations && step != o.steps) continue;
+    const mtpx::Evaluation e = mtpx::evaluate(model, text.windows);
+    line["curve"].push_back(
+        {{"step", step}, {"loss", e.loss}, {"accuracy", e.accuracy}, {"agreement", e.agreement}});
+  }
+  line["train_tokens_per_s"] = static_cast<double>(o.steps * o.batch * o.seq) / training;
+  line["peak_mib"] = static_cast<double>(cpu.pool().peak_bytes()) / (1 << 20);
+  line["greedy"] = decode(model, text, o, 0);
+  line["sampled"] = decode(model, text, o, o.temperature);
+  return line;
+}
+
+/// Mean and standard deviation over seeds.
+Json spread(const std::vector<double>& values) {
+  const auto n = static_cast<double>(values.size());
+  double mean = 0, squares = 0;
+  for (const double v : values) mean += v / n;
+  for (const double v : values) squares += (v - mean) * (v - mean);
+  return {{"mean", mean}, {"sd", n > 1 ? std::sqrt(squares / (n - 1)) : 0.0}};
+}
+
+using Figure = std::function<double(const Json&)>;
+
+std::vector<double> over_seeds(const Json& design, const Figure& figure) {
+  std::vector<double> values;
+  for (const Json& one : design["runs"]) values.push_back(figure(one));
+  return values;
+}
+
+const Figure main_loss = [](const Json& r) { return r["curve"].back()["loss"][0].get<double>(); };
+const Figure mean_length = [](const Json& r) { return r["sampled"]["mean_length"].get<double>(); };
+const Figure speedup = [](const Json& r) { return r["sampled"]["speedup"].get<double>(); };
+
+Json summary(const Json& design, const Json* baseline) {
+  const Index depth = design["depth"].get<Index>();
+  Json all{{"main_loss", spread(over_seeds(design, main_loss))}};
+  const auto per_depth = [&](const char* key, Index first) {
+    Json list = Json::array();
+    for (Index k = first; k <= depth; ++k) {
+      list.push_back(spread(over_seeds(design, [&](const Json& r) {
+        return r["curve"].back()[key][static_cast<std::size_t>(k)].get<double>();
+      })));
+    }
+    return list;
+  };
+  all["loss"] = per_depth("loss", 0);
+  all["accuracy"] = per_depth("accuracy", 0);
+  all["agreement"] = per_depth("agreement", 1);
+  for (const char* key : {"train_tokens_per_s", "peak_mib"})
+    all[key] = spread(over_seeds(design, [&](const Json& r) { return r[key].get<double>(); }));
+  for (const std::string mode : {"greedy", "sampled"}) {
+    Json& into = all[mode];
+    for (const auto& [key, value] : design["runs"][0][mode].items()) {
+      const std::string name = key;
+      if (value.is_number())
+        into[key] = spread(over_seeds(design, [&](const Json& r) { return r[mode][name].get<double>(); }));
+      for (std::size_t i = 0; value.is_array() && i < value.size(); ++i) {
+        into[key].push_back(
+            spread(over_seeds(design, [&](const Json& r) { return r[mode][name][i].get<double>(); })));
+      }
+    }
+  }
+  if (baseline != nullptr) {  // same seed, same batches, same start: compared pair by pair
+    const auto mine = over_seeds(design, main_loss), theirs = over_seeds(*baseline, main_loss);
+    std::vector<double> difference;
+    for (std::size_t i = 0; i < mine.size(); ++i) difference.push_back(mine[i] - theirs[i]);
+    all["main_loss_over_baseline"] = spread(difference);
+  }
+  return all;
+}
+
+/// A claim about paired figures: holds, or not, if the mean difference is above twice its standard error.
+Json claim(const std::string& text, const std::string& figure, const std::vector<double>& better,
+           const std::vector<double>& worse, double sign) {
+  std::vector<double> gain;
+  for (std::size_t i = 0; i < better.size(); ++i) gain.push_back(sign * (better[i] - worse[i]));
+  const Json s = spread(gain);
+  const double mean = s["mean"].get<double>();
+  const double error = s["sd"].get<double>() / std::sqrt(static_cast<double>(gain.size()));
+  const std::string verdict = gain.size() < 2     ? "one seed decides nothing"
+                              : mean > 2 * error  ? "holds at this size"
+                              : mean < -2 * error ? "does not hold at this size: it is the other way round"
+                                                  : "not decided by these seeds";
+  return {{"claim", text}, {"figure", figure}, {"gain", s}, {"standard_error", error}, {"verdict", verdict}};
+}
+
+Json claims(const Json& table) {
+  std::map<std::string, const Json*> by_name;
+  for (const Json& design : table["designs"]) by_name[design["name"].get<std::string>()] = &design;
+  const auto has = [&](std::initializer_list<const char*> names) {
+    return std::all_of(names.begin(), names.end(), [&](const char* n) { return by_name.contains(n); });
+  };
+  const auto of = [&](const char* name, const Figure& f) { return over_seeds(*by_name[name], f); };
+  const std::vector<double> ones(table["designs"][0]["runs"].size(), 1.0);
+  Json all = Json::array();
+  if (has({"sequential", "parallel"})) {
+    all.push_back(claim("Heads that read the depth before predict better than independent heads",
+                        "mean length of sampled drafts, sequential - parallel", of("sequential", mean_length),
+                        of("parallel", mean_length), 1));
+  }
+  if (has({"decay", "sequential"})) {
+    all.push_back(claim("Nearer depths deserve more weight",
+                        "mean length of sampled drafts, decay - sequential", of("decay", mean_length),
+                        of("sequential", mean_length), 1));
+    all.push_back(claim("Nearer depths deserve more weight", "loss of the main head, sequential - decay",
+                        of("decay", main_loss), of("sequential", main_loss), -1));
+  }
+  for (const char* name : {"sequential", "parallel"}) {
+    if (!has({"baseline", name})) continue;
+    all.push_back(claim("Training on more tokens ahead helps the main head",
+                        mtpx::cat("loss of the main head, baseline - ", name), of(name, main_loss),
+                        of("baseline", main_loss), -1));
+  }
+  for (const char* name : {"sequential", "parallel"}) {
+    if (!has({name})) continue;
+    all.push_back(claim("Drafts speed up decoding",
+                        mtpx::cat("tokens/s drafted over plain - 1, sampled, ", name), of(name, speedup),
+                        ones, 1));
+  }
+  return all;
+}
+
+void write(const std::filesystem::path& path, const std::string& text) {
+  write_output([&] {
+    mtpx::OutputFile file("compare", path);
+    file.write(text);
+    file.commit();
+  });
+}
+
+/// What is made from report.json.
+void draw(const std::filesystem::path& out, const Json& report) {
+  for (const auto& [name, svg] : report_figures(report)) write(out / (name + ".svg"), svg);
+  write(out / "report.html", report_html(report));
+  std::cout << '\n' << report_text(report) << "\nreport: " << (out / "report.html").string() << std::endl;
+  written();
+}
+
+void compare(const Options& o) {
+  if (o.redraw) {
+    const mtpx::InputFile file("compare", std::filesystem::path(o.out) / "report.json");
+    return draw(o.out, mtpx::parse_json("compare", file.read_text(Index{1} << 26), file.path()));
+  }
+  mtpx::Config config = o.config.read().config;
+  require_bytes(config);
+  config.num_nextn_predict_layers = o.depth;
+  config.validate();
+  if (o.context + o.tokens + o.depth + 1 > config.max_position_embeddings || o.context > o.seq) {
+    throw mtpx::ConfigError(mtpx::cat("[compare] --context ", o.context, " and --tokens ", o.tokens,
+                                      ": --seq = ", o.seq,
+                                      ", max_position_embeddings = ", config.max_position_embeddings));
+  }
+  const std::filesystem::path out(o.out);
+  if (std::filesystem::exists(out / "report.json") && !o.force)
+    throw mtpx::ConfigError(
+        mtpx::cat("[compare] --out ", o.out, ": a report is there already; --force replaces it"));
+  std::error_code failed;
+  std::filesystem::create_directories(out, failed);
+  if (failed) throw OutputError(mtpx::cat("[compare] --out ", o.out, ": cannot be made: ", failed.message()));
+
+  mtpx::Corpus corpus = read_corpus(o.data);
+  const Index bytes = corpus.size(), needed = mtpx::Batches::minimum(o.seq, o.depth);
+  auto [train, held_out] = corpus.split(o.validation, needed);
+  Text text{std::move(train),
+            mtpx::ValidationWindows(std::move(held_out), {o.batch, o.seq, o.eval_windows, o.depth}),
+            {}};
+  if (text.windows.windows() == 0) throw mtpx::ConfigError("[compare] no text is left over for validation");
+  for (Index i = 0; static_cast<Index>(text.prompts.size()) < o.prompts && i < text.windows.size(); ++i) {
+    const auto host = text.windows.at(i);
+    text.prompts.emplace_back(host.tokens.begin(), host.tokens.begin() + o.context);
+  }
+
+  std::vector<std::pair<std::string, std::vector<Design>>> tables;
+  auto& first = tables.emplace_back("equal trunk", std::vector<Design>()).second;
+  for (const std::string& name : o.designs) first.push_back(make_design(name, config, o.depth));
+  if (!o.equal_size.empty()) {
+    const Index size = make_design("baseline", config, o.depth).config.parameter_count();
+    auto& second = tables.emplace_back("equal parameters", std::vector<Design>()).second;
+    for (const std::string& name : o.equal_size)
+      second.push_back(resized(make_design(name, config, o.depth), size));
+  }
+  Index runs = 0, done = 0;
+  for (const auto& [name, designs] : tables) runs += static_cast<Index>(designs.size()) * o.seeds;
+
+  const Cpu cpu(o.threads);
+  Json report{{"mtpx", mtpx::cat(MTPX_VERSION_MAJOR, '.', MTPX_VERSION_MINOR, '.', MTPX_VERSION_PATCH)},
+              {"settings",
+               {{"depth", o.depth},
+                {"steps", o.steps},
+                {"batch", o.batch},
+                {"seq", o.seq},
+                {"lr", o.lr},
+                {"seeds", o.seeds},
+                {"threads", cpu.threads()},
+                {"text_bytes", bytes},
+                {"validation_windows", text.windows.windows()},
+                {"prompts", text.prompts.size()},
+                {"context", o.context},
+                {"tokens", o.tokens},
+                {"temperature", o.temperature}}},
+              {"tables", Json::array()}};
+  const auto begin = Clock::now();
+  for (const auto& [title, designs] : tables) {
+    Json table{{"name", title}, {"designs", Json::array()}};
+    for (const Design& d : designs) {
+      Json line{{"name", d.name},
+                {"what", d.what},
+                {"depth", d.config.num_nextn_predict_layers},
+                {"num_hidden_layers", d.config.num_hidden_layers},
+                {"parameters", d.config.parameter_count()},
+                {"runs", Json::array()}};
+      for (Index seed = 1; seed <= o.seeds; ++seed) {
+        line["runs"].push_back(run(d, static_cast<std::uint64_t>(seed), text, o));
+        ++done;
+        const double elapsed = seconds(begin);
+        const Json& last = line["runs"].back();
+        std::cout << "run " << done << '/' << runs << "  " << title << ", " << d.name << ", seed " << seed
+                  << ": main head " << fixed(last["curve"].back()["loss"][0].get<double>(), 4)
+                  << " nats; ETA "
+                  << static_cast<long>(elapsed / static_cast<double>(done) * static_cast<double>(runs - done))
+                  << " s" << std::endl;
+        if (!written()) return;
+      }
+      table["designs"].push_back(line);
+    }
+    report["tables"].push_back(table);
+  }
+  const Json* baseline = nullptr;
+  for (const Json& design : report["tables"][0]["designs"]) {
+    if (design["name"] == "baseline") baseline = &design;
+  }
+  std::vector<Json> summaries;
+  for (Json& table : report["tables"]) {
+    for (Json& design : table["designs"]) summaries.push_back(summary(design, baseline));
+  }
+  std::size_t i = 0;
+  for (Json& table : report["tables"]) {
+    for (Json& design : table["designs"]) design["summary"] = summaries[i++];
+  }
+  report["claims"] = claims(report["tables"][0]);
+  report["settings"]["seconds"] = seconds(begin);
+  write(out / "report.json", report.dump(1) + '\n');
+  draw(out, report);
+}
+
+}  // namespace
+
+void add_compare(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  Options& o = *options;
+  CLI::App* command = app.add_subcommand(
+      "compare",
+      "Train designs of multi-token prediction side by side and write report.html and report.json");
+  const auto known = CLI::IsMember(o.designs);
+  const auto count = [&](const char* name, Index& into, const char* help) {
+    command->add_option(name, into, help)->check(CLI::Range(1, 1 << 24))->capture_default_str();
+  };
+  command->add_option("--data", o.data,
+                      "Files or folders of text, read as bytes; default: this repository's own");
+  command->add_option("--out", o.out, "Folder for the report")->required();
+  o.config.add(*command);
+  command->add_option("--depth", o.depth, "Depth D of every design but the baseline")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  command->add_option("--designs", o.designs, "What to compare, separated by commas")
+      ->delimiter(',')
+      ->check(known)
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--equal-size", o.equal_size,
+          "Compared again with fewer layers, so that they are as large as the baseline; `none`: nothing")
+      ->delimiter(',')
+      ->check(known | CLI::IsMember({"none"}))
+      ->capture_default_str();
+  count("--seeds", o.seeds, "Runs of each design");
+  count("--steps", o.steps, "Optimiser steps of a run: the budget");
+  count("--batch", o.batch, "Windows per step");
+  count("--seq", o.seq, "Tokens per window, T");
+  command->add_option("--lr", o.lr, "Peak learning rate")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--validation", o.validation, "Share of the text held out")
+      ->check(CLI::Range(0.001, 0.9))
+      ->capture_default_str();
+  count("--eval-windows", o.eval_windows, "Most validation windows");
+  count("--evaluations", o.evaluations, "Validations during a run");
+  count("--prompts", o.prompts, "Prompts decoded after training");
+  count("--context", o.context, "Tokens of a prompt");
+  count("--tokens", o.tokens, "Tokens decoded after each prompt");
+  command->add_option("--temperature", o.temperature, "Of sampled decoding; greedy is measured, too")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_flag("--redraw", o.redraw, "Train nothing; draw the report again from report.json in --out");
+  command->add_flag("--force", o.force, "Replace the report in --out");
+  add_threads(*command, o.threads);
+  command->callback([options] {
+    std::erase(options->equal_size, "none");
+    compare(*options);
+  });
+}
+
+}  // namespace program
