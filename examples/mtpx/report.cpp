@@ -184,21 +184,28 @@ std::vector<std::string> names_of(const Json& table) {
   return names;
 }
 
-/// Loss of the main head over steps: the mean over seeds as a line, their range behind it.
-std::string loss_curves(const Json& table) {
-  const auto at = [](const Json& run, std::size_t i) { return run["curve"][i]["loss"][0].get<double>(); };
+/// A figure of depth k over steps: the mean over seeds as a line, their range behind it. Designs without that
+/// depth have no line.
+std::string curves(const Json& table, const char* key, std::size_t k, double unit, const std::string& title) {
+  const auto has = [&](const Json& design) { return k <= design["depth"].get<std::size_t>(); };
+  const auto at = [&](const Json& run, std::size_t i) {
+    return run["curve"][i][key][k].get<double>() * unit;
+  };
+  // The first of many points would flatten all others.
+  const std::size_t first = table["designs"][0]["runs"][0]["curve"].size() > 2 ? 1 : 0;
   double least = 1e9, most = 0, steps = 0;
   for (const Json& d : table["designs"]) {
+    if (!has(d)) continue;
     for (const Json& run : d["runs"]) {
-      for (std::size_t i = 0; i < run["curve"].size(); ++i) {
+      for (std::size_t i = first; i < run["curve"].size(); ++i) {
         least = std::min(least, at(run, i));
-        if (i > 0) most = std::max(most, at(run, i));  // the first point would flatten all others
+        most = std::max(most, at(run, i));
         steps = std::max(steps, run["curve"][i]["step"].get<double>());
       }
     }
   }
   const Axis axis(least, most);
-  std::string svg = frame("Validation loss of the main head, nats a byte, over steps", axis, names_of(table));
+  std::string svg = frame(title, axis, names_of(table));
   const auto x = [&](double step) { return left + step / steps * (wide - left - right); };
   for (std::size_t i = 1; i <= 4; ++i) {
     const double step = steps * static_cast<double>(i) / 4;
@@ -206,9 +213,11 @@ std::string loss_curves(const Json& table) {
   }
   std::size_t index = 0;
   for (const Json& d : table["designs"]) {
+    const std::string stroke = colour(index++);
+    if (!has(d)) continue;
     const Json& runs = d["runs"];
     std::string points, above, below;
-    for (std::size_t i = 1; i < runs[0]["curve"].size(); ++i) {
+    for (std::size_t i = first; i < runs[0]["curve"].size(); ++i) {
       double mean = 0, lowest = 1e9, highest = 0;
       for (const Json& run : runs) {
         mean += at(run, i) / static_cast<double>(runs.size());
@@ -220,10 +229,9 @@ std::string loss_curves(const Json& table) {
       above += cat(here, ',', fixed(axis.y(highest), 1), ' ');
       below = cat(here, ',', fixed(axis.y(lowest), 1), ' ') + below;
     }
-    svg += cat("<polygon points=\"", above, below, "\" fill=\"", colour(index), "\" opacity=\"0.18\"/>");
-    svg += cat("<polyline points=\"", points, "\" fill=\"none\" stroke=\"", colour(index),
-               "\" stroke-width=\"2\"/>\n");
-    ++index;
+    svg += cat("<polygon points=\"", above, below, "\" fill=\"", stroke, "\" opacity=\"0.18\"/>");
+    svg +=
+        cat("<polyline points=\"", points, "\" fill=\"none\" stroke=\"", stroke, "\" stroke-width=\"2\"/>\n");
   }
   return svg + "</svg>\n";
 }
@@ -264,13 +272,13 @@ std::string bars(const std::string& title, const std::vector<std::string>& names
   return svg + "</svg>\n";
 }
 
-/// A group for each of [first, first + count) of a list in every design's summary, where it has that many.
-std::vector<Group> by_place(const Json& table, const char* pointer, std::size_t first, std::size_t count,
+/// A group for each of the first `count` of a list in every design's summary, where it has that many.
+std::vector<Group> by_place(const Json& table, const char* pointer, std::size_t count,
                             const std::string& name) {
   std::vector<Group> groups;
   const Json::json_pointer at(pointer);
-  for (std::size_t i = first; i < first + count; ++i) {
-    Group& group = groups.emplace_back(Group{cat(name, ' ', i + 1 - first), {}});
+  for (std::size_t i = 0; i < count; ++i) {
+    Group& group = groups.emplace_back(Group{cat(name, ' ', i + 1), {}});
     for (const Json& d : table["designs"]) {
       const Json& s = d["summary"];
       group.values.push_back(s.contains(at) && i < s[at].size() ? &s[at][i] : nullptr);
@@ -295,12 +303,19 @@ std::vector<std::pair<std::string, std::string>> report_figures(const Json& repo
     rates[1].values.push_back(find("greedy", "drafted_tokens_per_s"));
     rates[2].values.push_back(find("sampled", "drafted_tokens_per_s"));
   }
-  return {{"loss", loss_curves(table)},
-          {"depths", bars("Validation loss by depth, nats a byte", names,
-                          by_place(table, "/loss", 1, depth, "depth"), 1)},
-          {"acceptance", bars("Drafts accepted by place, %, sampled", names,
-                              by_place(table, "/sampled/acceptance", 0, depth, "draft"), 100)},
-          {"decoding", bars("Decoding, tokens/s", names, rates, 1)}};
+  std::vector<std::pair<std::string, std::string>> figures;
+  for (std::size_t k = 0; k <= depth; ++k) {
+    const std::string who = k == 0 ? "the main head" : cat("depth ", k);
+    figures.emplace_back(
+        cat("loss_", k),
+        curves(table, "loss", k, 1, cat("Validation loss of ", who, ", nats a token, over steps")));
+    figures.emplace_back(cat("accuracy_", k), curves(table, "accuracy", k, 100,
+                                                     cat("Tokens that ", who, " has right, %, over steps")));
+  }
+  figures.emplace_back("acceptance", bars("Drafts accepted by place, %, sampled", names,
+                                          by_place(table, "/sampled/acceptance", depth, "draft"), 100));
+  figures.emplace_back("decoding", bars("Decoding, tokens/s", names, rates, 1));
+  return figures;
 }
 
 std::string report_text(const Json& report) {

@@ -13,7 +13,7 @@ complain() {
 }
 
 blocks=0
-for page in README.md docs/*.md; do
+for page in README.md docs/*.md docs/walkthrough/*.md; do
   kind='' path='' inside=0 number=0
   while IFS= read -r line; do
     number=$((number + 1))

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# The designs of multi-token prediction through the program: train, generate, score and compare take any of them.
+# Usage: heads_test.sh PATH_OF_MTPX
+set -euo pipefail
+# shellcheck source=tests/program/common.sh
+source "$(dirname "$0")/common.sh"
+
+train=(train --config "$work/config.json" --data "$work/text.txt" --seq 32 --batch 4 --steps 6 --prompt '')
+
+# Every design: drafted text is plain text, a folder says which it is, score reads it.
+for heads in sequential repeated parallel linear; do
+  "$mtpx" "${train[@]}" --heads "$heads" --out "$work/$heads" >/dev/null || fail "train --heads $heads"
+  grep -q "\"mtpx_heads\": \"$heads\"" "$work/$heads/config.json" || fail "$heads: config.json does not say so"
+  for draft in 0 1 2 auto; do
+    "$mtpx" generate --model "$work/$heads" --prompt 'the quick' --max-tokens 40 --draft "$draft" >"$work/text.$draft" 2>/dev/null
+    cmp "$work/text.0" "$work/text.$draft" || fail "$heads: --draft $draft changes the text"
+  done
+  "$mtpx" score --model "$work/$heads" --data "$work/text.txt" --seq 32 >"$work/score" || fail "score $heads"
+  # The total: lambda / D times the depths' sum where depths are sequential, the plain sum otherwise.
+  weight=1.0
+  if [[ $heads == sequential || $heads == repeated ]]; then weight=0.15; fi
+  sed -En 's/^\{"loss":([0-9.]+),"ce":\[([0-9.]+),([0-9.]+),([0-9.]+)\].*$/\1 \2 \3 \4/p' "$work/score" |
+    awk -v w=$weight '{d = $1 - ($2 + w * ($3 + $4)); exit !(NF == 4 && d < 1e-9 && d > -1e-9)}' ||
+    fail "score $heads: loss is not the weighted sum: $(cat "$work/score")"
+done
+expect 2 "mtpx: [generate] draft = 3: this model's 2 heads draft a token each: heads that do not read each other cannot run again on their own output" \
+  generate --model "$work/parallel" --prompt x --draft 3
+
+# A finished model learns to draft: not a bit of it changes.
+"$mtpx" "${train[@]}" --depth 0 --out "$work/plain" >/dev/null
+"$mtpx" "${train[@]:0:1}" --init "$work/plain" --data "$work/text.txt" --seq 32 --batch 4 --steps 6 --prompt '' \
+  --depth 2 --heads parallel --freeze-trunk --out "$work/frozen" >/dev/null || fail "train --freeze-trunk"
+"$mtpx" "${train[@]:0:1}" --init "$work/frozen" --data "$work/text.txt" --seq 32 --batch 4 --steps 1 --prompt '' \
+  --freeze-trunk --export-no-mtp --out "$work/again" >/dev/null || fail "train --init --export-no-mtp"
+cmp "$work/plain/model.safetensors" "$work/again/model.safetensors" || fail "--freeze-trunk changed the main model"
+expect 2 "mtpx: [train] the main model is frozen and the depth is 0: nothing would train" \
+  train --init "$work/plain" --data "$work/text.txt" --seq 32 --batch 4 --steps 1 --freeze-trunk --out "$work/none"
+expect 2 "mtpx: --freeze-trunk requires --init" "${train[@]}" --freeze-trunk --out "$work/none"
+
+# A comparison: every design and seed, a page without anything from elsewhere, drawn again from its JSON.
+compare=(compare --config "$work/config.json" --data "$work/text.txt" --seq 32 --steps 2 --seeds 2 --evaluations 2
+  --eval-windows 4 --prompts 1 --context 8 --tokens 8 --out "$work/report")
+"$mtpx" "${compare[@]}" >"$work/compared" || fail "compare"
+count() { grep -oE "$1" "$work/report/$2" | wc -l; }
+[[ $(grep -oE '^ +"name": "[a-z ]+"' "$work/report/report.json" | sed 's/.*: //' | tr '\n' ' ') == \
+  '"equal trunk" "baseline" "sequential" "decay" "repeated" "detached" "parallel" "linear" "equal parameters" "sequential" "parallel" ' ]] ||
+  fail "compare: other designs: $(grep -oE '^ +"name": "[a-z ]+"' "$work/report/report.json")"
+[[ $(count '"seed": [12]$|"seed": [12],' report.json) == 18 ]] || fail "compare: not two runs of nine designs"
+[[ $(count '"step": [12]$|"step": [12],' report.json) == 36 ]] || fail "compare: not two validations a run"
+[[ $(count '"verdict": "[^"]+"' report.json) == 9 ]] || fail "compare: not nine claims"
+[[ $(count '<svg' report.html) == 8 ]] || fail "compare: not eight drawings"
+grep -q 'prefers-color-scheme:dark' "$work/report/report.html" || fail "compare: no colours for dark grounds"
+grep -qE '(src|href)=|@import|url\(' "$work/report/report.html" && fail "compare: the page needs another file"
+grep -q 'Drafts speed up decoding' "$work/compared" || fail "compare: $(cat "$work/compared")"
+cp "$work/report/report.html" "$work/first.html"
+"$mtpx" compare --redraw --out "$work/report" >/dev/null
+cmp "$work/first.html" "$work/report/report.html" || fail "compare --redraw draws something else"
+expect 2 "mtpx: [compare] --out $work/report: a report is there already; --force replaces it" "${compare[@]}"
+expect 2 "mtpx: [compare] --context 64 and --tokens 128: --seq = 32, max_position_embeddings = 128" \
+  compare --config "$work/config.json" --data "$work/text.txt" --seq 32 --out "$work/none"
+
+[[ ! -e $work/none ]] || fail "a refused run left $(ls "$work/none")"
+[[ $failures == 0 ]] && echo "program: all checks passed"
+exit $((failures > 0))
