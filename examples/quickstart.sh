@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
 # From a bare machine to a trained model in a few minutes: installs what is missing, builds the program,
 # trains the tiny model on this repository's own text, then writes the same text with and without drafts.
-# Usage: examples/quickstart.sh
+# Usage: examples/quickstart.sh [PRESET]     release (default), or cuda for NVIDIA GPUs (needs nvcc)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=examples/install.sh
 source examples/install.sh
 
+preset=${1:-release}
+
 say() { printf '\n== %s\n' "$*"; }
 
 say "1. Install what is missing and build"
 install_missing "${build_packages[@]}"
-configure release -DMTPX_BUILD_TESTS=OFF
-cmake --build build/release --parallel "$(nproc)" --target mtpx_program
+configure "$preset" -DMTPX_BUILD_TESTS=OFF
+cmake --build "build/$preset" --parallel "$(nproc)" --target mtpx_program
 
-mtpx=build/release/bin/mtpx
+mtpx=build/$preset/bin/mtpx
 out=runs/quickstart
 rm -rf "$out"
 

@@ -8,13 +8,17 @@
 
 #include <mtpx/core/bf16.hpp>
 
+#include <span>
+
 namespace mtpx {
 
 /// The kernels for activations of type T on device D.
 template <typename T, typename D>
 concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a, std::int32_t* i, double* f64,
                               Sink<T> st, Sink<acc_t<T>> sa, acc_t<T> x, AttentionShape attention,
-                              Routing routing, ExpertsShape experts, LatentShape latent, AdamWStep step) {
+                              Routing routing, ExpertsShape experts, LatentShape latent, AdamWStep step,
+                              std::span<const AdamWTensor<T>> parameters,
+                              std::span<const std::span<const acc_t<T>>> gradients) {
   // embedding
   embedding_forward(d, rows, i, rows, t, t);
   embedding_backward(d, rows, i, n, n, t, sa);
@@ -46,7 +50,7 @@ concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a,
   route_backward(d, n, routing, a, i, a, a, sa);
   balance_forward(d, n, n, n, n, x, a, a, a);
   balance_backward(d, n, n, n, x, a, a, a, sa);
-  update_bias(d, n, x, a, a);
+  update_bias(d, n, x, f64, a, a);
   // experts
   plan_experts(d, n, n, i, i, i, i, a);
   experts_forward(d, experts, i, i, i, t, n, a, t, t, t, t, t, t);
@@ -60,18 +64,20 @@ concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a,
   copy_rows(d, n, n, t, n, a, n, true);
   add_forward(d, n, t, t, t);
   scale_into(d, n, x, a, sa);
+  fill_value(d, n, x, a);
   fill_positions(d, n, n, n, i);
   window_positions(d, rows, i, i);
   shift_labels(d, rows, n, i, i, i);
   // optimiser
-  sum_of_squares(d, n, a, f64);
-  clip_scale(d, n, f64, x, f64, f64);
-  adamw_step(d, n, step, f64, a, a, a, a, t);
+  sums_of_squares(d, gradients, f64);
+  clip_scale(d, n, f64, x, f64, f64, f64);
+  adamw_step(d, parameters, step, f64, f64);
   // decoding
   absorb_query(d, attention, n, n, t, t, a);
   append_latent(d, latent, i, i, t, t, t);
   latent_attention(d, latent, i, i, a, t, x, a);
   expand_value(d, attention, n, n, a, t, t);
+  argmax_rows(d, rows, a, i);
 };
 
 }  // namespace mtpx

@@ -1,6 +1,7 @@
 #pragma once
 // Sizes that kernels take as one argument. Plain numbers: every compiler sees this file.
 
+#include <mtpx/core/bf16.hpp>
 #include <mtpx/core/shape.hpp>
 
 namespace mtpx {
@@ -48,15 +49,27 @@ struct LatentShape {
   Index capacity = 0;
 };
 
-/// One AdamW update (Loshchilov & Hutter 2019, arXiv 1711.05101).
+/// The constants of an AdamW update (Loshchilov & Hutter 2019, arXiv 1711.05101). What changes from step to
+/// step stands in device memory, as three doubles, so that a recorded step can be run again: rates = {lr, 1 -
+/// beta1^t, 1 - beta2^t}.
 struct AdamWStep {
-  double lr = 0;
   double beta1 = 0;
   double beta2 = 0;
   double eps = 0;
   double weight_decay = 0;
-  double bias1 = 1;  ///< 1 - beta1^t
-  double bias2 = 1;  ///< 1 - beta2^t
+};
+
+/// One parameter of an update. `master` holds p in the accumulation type; where T is that type, it is p
+/// itself.
+template <typename T>
+struct AdamWTensor {
+  Index count = 0;
+  const acc_t<T>* grad = nullptr;
+  acc_t<T>* m = nullptr;
+  acc_t<T>* v = nullptr;
+  acc_t<T>* master = nullptr;
+  T* p = nullptr;
+  bool decays = false;  ///< whether weight_decay applies
 };
 
 }  // namespace mtpx

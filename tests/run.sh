@@ -12,6 +12,16 @@ install_missing "${build_packages[@]}" "${test_packages[@]}"
 build_start=$SECONDS
 configure "$preset" -DMTPX_BUILD_TESTS=ON -DMTPX_WERROR=ON
 cmake --build "build/$preset" --parallel "$(nproc)"
+
+# Where nvcc is, the GPU's kernels and their tests are compiled, too; where no GPU is, ctest skips what needs one.
+cuda=
+if [[ $preset == release ]] && command -v nvcc >/dev/null; then
+  cuda_start=$SECONDS
+  configure cuda -DMTPX_BUILD_TESTS=ON -DMTPX_BUILD_EXAMPLES=OFF -DMTPX_BUILD_BENCH=OFF -DMTPX_WERROR=ON
+  cmake --build build/cuda --parallel "$(nproc)" --target mtpx_cuda_tests
+  ctest --preset cuda --parallel "$(nproc)" --tests-regex '^cuda/' </dev/null
+  cuda="; CUDA: built and run in $((SECONDS - cuda_start)) s"
+fi
 run_start=$SECONDS
 
 # The summary is printed again at the very end, after the times and after ctest's list of skipped tests.
@@ -20,6 +30,6 @@ status=0
 ctest --preset "$preset" --parallel "$(nproc)" </dev/null | tee "$log" || status=$?
 
 echo
-echo "$preset: built in $((run_start - build_start)) s, tests ran in $((SECONDS - run_start)) s"
+echo "$preset: built in $((run_start - build_start)) s, tests ran in $((SECONDS - run_start)) s$cuda"
 grep -E '^[0-9]+% tests passed' "$log" || echo "no test ran"
 exit "$status"

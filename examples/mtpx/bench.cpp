@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <iostream>
 
 namespace program {
@@ -19,12 +20,17 @@ struct Options {
   mtpx::Index depth = -1;
   std::string heads;
   mtpx::Index steps = 10;
-  int threads = 0;
+  DeviceOptions device;
   bool decode = false;
   DecodeBench decoding{};
 };
 
 double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
+
+double rounded(double value, int digits) {
+  const double unit = std::pow(10.0, digits);
+  return std::round(value * unit) / unit;
+}
 
 /// Operations of one step: 2 a multiply-add, three products (output, two gradients) per weight that a token
 /// meets, and causal attention's two products forward and five backward (scores are computed again).
@@ -56,58 +62,86 @@ double operations(const mtpx::Config& c, mtpx::Index batch, mtpx::Index seq) {
   return total;
 }
 
-void run(const Options& o) {
-  mtpx::Config config = o.config.read().config;
-  if (o.depth >= 0) config.num_nextn_predict_layers = o.depth;
-  if (!o.heads.empty()) config.mtpx_heads = heads_of(o.heads);
-  const mtpx::Cpu cpu(o.threads);
-  mtpx::Transformer<float, mtpx::Cpu> model(cpu, config);
-  mtpx::initialize(model, 0);
-  mtpx::AdamW<float, mtpx::Cpu> optimizer;
-  std::vector<mtpx::Batch<mtpx::Cpu>> batches;
+/// Four batches of random tokens.
+template <typename D>
+std::vector<mtpx::Tensor<std::int32_t, D>> random_batches(const D& device, const Options& o,
+                                                          mtpx::Index vocabulary) {
+  std::vector<mtpx::Tensor<std::int32_t, D>> batches;
   for (std::uint64_t i = 0; i < 4; ++i) {
     std::vector<std::int32_t> ids;
     for (mtpx::Index j = 0; j < o.batch * (o.seq + 1); ++j) {
       ids.push_back(static_cast<std::int32_t>(mtpx::Philox::block(i, 0, static_cast<std::uint64_t>(j))[0] %
-                                              static_cast<std::uint32_t>(config.vocab_size)));
+                                              static_cast<std::uint32_t>(vocabulary)));
     }
-    batches.push_back(
-        {mtpx::Tensor<std::int32_t, mtpx::Cpu>::from(cpu, {o.batch, o.seq + 1}, ids), {}, false});
+    batches.push_back(mtpx::Tensor<std::int32_t, D>::from(device, {o.batch, o.seq + 1}, ids));
   }
+  return batches;
+}
+
+/// What only one kind of device has to tell; work: operations a second that the step reached.
+template <typename T>
+void add_figures(mtpx::Json& line, const mtpx::Cpu& cpu, double work) {
+  const double peak = fma_peak(cpu);
+  line["fma_peak_gflops"] = rounded(peak / 1e9, 1);
+  line["fma_share"] = rounded(work / peak, 3);
+}
+#ifdef MTPX_CUDA
+template <typename T>
+void add_figures(mtpx::Json& line, const mtpx::Cuda& gpu, double work) {
+  line["reserved_gib"] = rounded(static_cast<double>(gpu.reserved_bytes()) / (1 << 30), 4);
+  const double peak = matrix_peak<T>(again(gpu));
+  if (peak == 0) return;  // the step leaves no memory for it
+  line["matrix_peak_gflops"] = rounded(peak / 1e9, 1);
+  line["matrix_share"] = rounded(work / peak, 3);
+}
+#endif
+
+template <typename T, typename D>
+void run(const Options& o, const D& device) {
+  mtpx::Config config = o.config.read().config;
+  if (o.depth >= 0) config.num_nextn_predict_layers = o.depth;
+  if (!o.heads.empty()) config.mtpx_heads = heads_of(o.heads);
+  mtpx::Transformer<T, D> model(device, config);
+  mtpx::initialize(model, 0);
+  const auto batches = random_batches(device, o, config.vocab_size);
+  const mtpx::StepOptions options{.loss = mtpx::published_weights(config)};
+  const mtpx::Tensor<std::int32_t, D> input(device, batches[0].shape());
+  mtpx::TrainStep<T, D> train(model, {{input, {}, false}}, options);
   const auto step = [&](mtpx::Index i) {
-    const auto& batch = batches[static_cast<std::size_t>(i % 4)];
-    const auto loss = mtpx::mtp_backward(model, batch, mtpx::published_weights(config));
-    optimizer.step(model, mtpx::clip_norm(model, 1.0), 1e-4);
-    model.update_bias(1e-3);
-    return static_cast<double>(loss.depths[0].loss.value().to_host()[0]);
+    copy_on_device(device, input.data(), batches[static_cast<std::size_t>(i % 4)].data(), input.bytes());
+    train(options.loss.lambda, 1e-4);
+    wait_for(device);
   };
+  const auto main_loss = [&] { return static_cast<double>(train.losses().to_host()[1]); };
+  constexpr bool host = requires { requires D::host_memory; };
   const auto begin = Clock::now();
-  const double first = step(0);
+  step(0);
   const double first_seconds = seconds(begin);
+  const double first = main_loss();
+  if (!host) {  // its first two steps make the record, and show what memory a step needs; replays ask for
+                // none
+    step(0);
+    step(0);
+  }
   for (mtpx::Index i = 0; i < 2; ++i) step(i);
-  cpu.pool().reset_peak();
+  if (host) device.reset_peak();
   std::vector<double> times;
-  double last = first;
   for (mtpx::Index i = 0; i < o.steps; ++i) {
     const auto start = Clock::now();
-    last = step(i);
+    step(i);
     times.push_back(seconds(start));
   }
+  const double last = main_loss();
   std::sort(times.begin(), times.end());
   const std::size_t middle = times.size() / 2;
   const double median = times.size() % 2 == 1 ? times[middle] : (times[middle - 1] + times[middle]) / 2;
   const double work = operations(config, o.batch, o.seq);
-  const double peak = fma_peak(cpu);
-  const auto rounded = [](double value, int digits) {
-    const double unit = std::pow(10.0, digits);
-    return std::round(value * unit) / unit;
-  };
   mtpx::Json line{
       {"peer", mtpx::cat("mtpx ", MTPX_VERSION_MAJOR, '.', MTPX_VERSION_MINOR, '.', MTPX_VERSION_PATCH)},
       {"compile", true},
       {"attention", "default"},
-      {"device", "cpu"},
-      {"dtype", "fp32"},
+      {"device", device_name(device)},
+      {"dtype", dtype_name<T>()},
       {"depth", config.num_nextn_predict_layers},
       {"params", config.parameter_count()},
       {"batch", o.batch},
@@ -117,13 +151,12 @@ void run(const Options& o) {
       {"tokens_per_s", std::round(static_cast<double>(o.batch * o.seq) / median)},
       {"first_loss", rounded(first, 4)},
       {"last_loss", rounded(last, 4)},
-      {"peak_gib", rounded(static_cast<double>(cpu.pool().peak_bytes()) / (1 << 30), 4)},
+      {"peak_gib", rounded(static_cast<double>(device.peak_bytes()) / (1 << 30), 4)},
       {"first_step_s", rounded(first_seconds, 1)},
-      {"threads", cpu.threads()},
       {"gflop_per_step", rounded(work / 1e9, 2)},
-      {"gflops", rounded(work / median / 1e9, 1)},
-      {"fma_peak_gflops", rounded(peak / 1e9, 1)},
-      {"fma_share", rounded(work / median / peak, 3)}};
+      {"gflops", rounded(work / median / 1e9, 1)}};
+  name_device(line, device);
+  add_figures<T>(line, device, work / median);
   std::cout << line.dump() << std::endl;
   written();
 }
@@ -146,7 +179,7 @@ void add_bench(CLI::App& app) {
       ->add_option("--depth", o.depth,
                    "Depth D: tokens predicted after the next, over num_nextn_predict_layers")
       ->check(CLI::Range(0, 64));
-  command->add_option("--steps", o.steps, "Steps to time, after three to warm up")
+  command->add_option("--steps", o.steps, "Steps to time, after some to warm up")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   add_heads(*command, o.heads);
@@ -178,12 +211,13 @@ void add_bench(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->needs(decode)
       ->capture_default_str();
-  add_threads(*command, o.threads);
+  o.device.add(*command);
   command->callback([options] {
-    if (!options->decode) return run(*options);
     options->decoding.config = options->config;
-    options->decoding.threads = options->threads;
-    bench_decode(options->decoding);
+    options->decoding.device = options->device;
+    if (options->decode) return bench_decode(options->decoding);
+    with_numbers(options->device,
+                 [&](auto number, const auto& device) { run<decltype(number)>(*options, device); });
   });
 }
 

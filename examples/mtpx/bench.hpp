@@ -13,7 +13,7 @@ struct DecodeBench {
   mtpx::Index tokens = 64;
   mtpx::Index prompts = 8;
   double temperature = 0;
-  int threads = 0;
+  DeviceOptions device;
 };
 
 void bench_decode(const DecodeBench& o);

@@ -11,9 +11,7 @@
 namespace program {
 namespace {
 
-using mtpx::Cpu;
 using mtpx::Index;
-using Model = mtpx::Transformer<float, Cpu>;
 using Tokens = std::vector<std::int32_t>;
 using Clock = std::chrono::steady_clock;
 
@@ -35,9 +33,11 @@ double rounded(double value, int digits) {
 }
 
 /// Weights and cache entries that one token of plain decoding reads.
-double bytes_per_token(const Model& model, Index context) {
+template <typename T, typename D>
+double bytes_per_token(const mtpx::Transformer<T, D>& model, Index context) {
   const mtpx::Config& c = model.config;
-  double numbers = static_cast<double>(c.num_hidden_layers * context * (c.kv_lora_rank + c.qk_rope_head_dim));
+  double bytes =
+      static_cast<double>(c.num_hidden_layers * context * (c.kv_lora_rank + c.qk_rope_head_dim)) * sizeof(T);
   mtpx::for_each_parameter(model, [&](const std::string& name, const auto& parameter) {
     if (name.starts_with("model.embed_tokens")) return;
     for (Index k = 0; k < c.num_nextn_predict_layers; ++k) {
@@ -46,9 +46,9 @@ double bytes_per_token(const Model& model, Index context) {
     const bool routed = name.find(".experts.") != std::string::npos;
     const double share =
         routed ? static_cast<double>(c.num_experts_per_tok) / static_cast<double>(c.n_routed_experts) : 1;
-    numbers += share * static_cast<double>(parameter.value().size());
+    bytes += share * static_cast<double>(parameter.value().bytes());
   });
-  return numbers * sizeof(float);
+  return bytes;
 }
 
 /// The terms of the cost model: a pass of the trunk and the head over n rows; of a module over n rows and the
@@ -59,19 +59,20 @@ struct Costs {
   std::vector<Times> draft{std::vector<Times>(most_drafts + 2)};  // [n]
   Times draft_again;
 
-  void measure(const Model& model, const Tokens& text, Index context, int rounds) {
-    const Cpu& cpu = model.device();
-    mtpx::KvCache<float, Cpu> cache(model, 1, context + most_drafts + 2,
-                                    std::min<Index>(1, model.config.num_nextn_predict_layers));
+  template <typename T, typename D>
+  void measure(const mtpx::Transformer<T, D>& model, const Tokens& text, Index context, int rounds) {
+    const D& device = model.device();
+    mtpx::KvCache<T, D> cache(model, 1, context + most_drafts + 2,
+                              std::min<Index>(1, model.config.num_nextn_predict_layers));
     mtpx::Tape tape(mtpx::Mode::inference);
     const auto pass = [&](Index begin, Index count) {
       mtpx::RowList list;
       for (Index p = begin; p < begin + count; ++p) list.add(text[static_cast<std::size_t>(p)], 0, p);
-      const auto ids = mtpx::Tensor<std::int32_t, Cpu>::from(cpu, {1, count}, list.tokens);
-      const auto at = mtpx::decode_rows(cpu, list, 0, count);
+      const auto ids = mtpx::Tensor<std::int32_t, D>::from(device, {1, count}, list.tokens);
+      const auto at = mtpx::decode_rows(device, list, 0, count);
       return model.decode(tape, ids, at, cache.trunk);
     };
-    const auto head = [&](const mtpx::Tensor<float, Cpu>& normed) {
+    const auto head = [&](const mtpx::Tensor<T, D>& normed) {
       return model.lm_head(tape.constant(normed)).value().to_host()[0];
     };
     for (Index begin = 0; begin < context; begin += 256) pass(begin, std::min<Index>(256, context - begin));
@@ -85,7 +86,7 @@ struct Costs {
     for (Index n = 1; n <= most_drafts + 1; ++n) {
       mtpx::RowList list;
       for (Index p = context; p < context + n; ++p) list.add(text[static_cast<std::size_t>(p + 1)], 0, p);
-      mtpx::Tensor<float, Cpu> carried;
+      mtpx::Tensor<T, D> carried;
       const auto verify = [&] {
         const auto h = pass(context, n);
         carried = h.carried.value();
@@ -93,15 +94,15 @@ struct Costs {
       };
       const auto draft_rows = [&](Index count) {
         const Index width = model.config.hidden_size;
-        const auto rows_of = [&](const mtpx::Tensor<float, Cpu>& x, Index begin, Index end) {
+        const auto rows_of = [&](const mtpx::Tensor<T, D>& x, Index begin, Index end) {
           return x.reshape({x.shape().rows(), width})
               .slice_front(begin, end)
               .reshape({1, end - begin, width});
         };
-        const auto ids = mtpx::Tensor<std::int32_t, Cpu>::from(
-            cpu, {1, count}, std::span(list.tokens).first(static_cast<std::size_t>(count)));
+        const auto ids = mtpx::Tensor<std::int32_t, D>::from(
+            device, {1, count}, std::span(list.tokens).first(static_cast<std::size_t>(count)));
         const auto h = model.decode_mtp(tape, 1, tape.constant(rows_of(carried, 0, count)), ids,
-                                        mtpx::decode_rows(cpu, list, 0, count), cache.modules[0]);
+                                        mtpx::decode_rows(device, list, 0, count), cache.modules[0]);
         head(rows_of(h.normed.value(), count - 1, count));
       };
       verify();
@@ -121,9 +122,10 @@ struct Costs {
   }
 };
 
-Model make_model(const DecodeBench& o, const Cpu& cpu) {
-  if (!o.model.folder.empty()) return o.model.load(cpu).model;
-  Model model(cpu, o.config.read().config);
+template <typename T, typename D>
+mtpx::Transformer<T, D> make_model(const DecodeBench& o, const D& device) {
+  if (!o.model.folder.empty()) return o.model.load<T>(device).model;
+  mtpx::Transformer<T, D> model(device, o.config.read().config);
   mtpx::initialize(model, 0);
   return model;
 }
@@ -179,11 +181,9 @@ struct Measured {
   }
 };
 
-}  // namespace
-
-void bench_decode(const DecodeBench& o) {
-  const Cpu cpu(o.threads);
-  const Model model = make_model(o, cpu);
+template <typename T, typename D>
+void run(const DecodeBench& o, const D& device) {
+  const mtpx::Transformer<T, D> model = make_model<T>(o, device);
   const mtpx::Config& c = model.config;
   if (o.context + o.tokens + most_drafts + 2 > c.max_position_embeddings) {
     throw mtpx::ConfigError(mtpx::cat("[bench] --context ", o.context, " and --tokens ", o.tokens,
@@ -200,7 +200,7 @@ void bench_decode(const DecodeBench& o) {
   // Everything in turn, prompt by prompt: whatever else slows the machine down hits all of them.
   Costs costs;
   std::vector<Measured> all(ks.size());
-  std::vector<std::optional<mtpx::Speculator<float, Cpu>>> decoders(ks.size());
+  std::vector<std::optional<mtpx::Speculator<T, D>>> decoders(ks.size());
   for (std::size_t i = 0; i < ks.size(); ++i) {
     mtpx::GenerateOptions options;
     options.draft = ks[i];
@@ -212,7 +212,7 @@ void bench_decode(const DecodeBench& o) {
     std::vector<std::vector<std::pair<double, Index>>> runs(ks.size());
     for (std::size_t turn = 0; turn < repeats * ks.size(); ++turn) {
       const std::size_t i = (turn + turn / ks.size() + p) % ks.size();  // each comes after each
-      mtpx::Speculator<float, Cpu>& decoder = *decoders[i];
+      mtpx::Speculator<T, D>& decoder = *decoders[i];
       const Index slot = decoder.add(std::span(prompts[p]).first(static_cast<std::size_t>(o.context)), p);
       decoder.step();  // not timed: where drafts are cheap enough, modules first read the prompt's end
       const auto known = static_cast<Index>(decoder.tokens(slot).size());
@@ -226,23 +226,23 @@ void bench_decode(const DecodeBench& o) {
   for (std::size_t i = 0; i < ks.size(); ++i) all[i].statistics = decoders[i]->statistics();
   const double one = median(costs.rows[1]);
   const double bytes = bytes_per_token(model, middle(o));
-  const double roof = read_rate(cpu, bytes);
+  const double roof = read_rate(device, bytes);
   const double plain = all[0].rate();
-  std::cout << mtpx::Json{{"mode", "decode"},
-                          {"draft", 0},
-                          {"temperature", o.temperature},
-                          {"context", o.context},
-                          {"threads", cpu.threads()},
-                          {"dtype", "fp32"},
-                          {"us_per_token", rounded(1e6 / plain, 1)},
-                          {"tokens_per_s", rounded(plain, 1)},
-                          {"us_one_row", rounded(1e6 * one, 1)},
-                          {"mb_per_token", rounded(bytes / 1e6, 2)},
-                          {"gbs", rounded(bytes * plain / 1e9, 2)},
-                          {"read_gbs", rounded(roof / 1e9, 2)},
-                          {"read_share", rounded(bytes * plain / roof, 3)}}
-                   .dump()
-            << std::endl;
+  mtpx::Json first{{"mode", "decode"},
+                   {"draft", 0},
+                   {"temperature", o.temperature},
+                   {"context", o.context},
+                   {"device", device_name(device)},
+                   {"dtype", dtype_name<T>()},
+                   {"us_per_token", rounded(1e6 / plain, 1)},
+                   {"tokens_per_s", rounded(plain, 1)},
+                   {"us_one_row", rounded(1e6 * one, 1)},
+                   {"mb_per_token", rounded(bytes / 1e6, 2)},
+                   {"gbs", rounded(bytes * plain / 1e9, 2)},
+                   {"read_gbs", rounded(roof / 1e9, 2)},
+                   {"read_share", rounded(bytes * plain / roof, 3)}};
+  name_device(first, device);
+  std::cout << first.dump() << std::endl;
   if (!written()) return;
   for (std::size_t i = 1; i < ks.size(); ++i) {
     const mtpx::DecodeStatistics& s = all[i].statistics;
@@ -279,6 +279,12 @@ void bench_decode(const DecodeBench& o) {
     std::cout << line.dump() << std::endl;
     if (!written()) return;
   }
+}
+
+}  // namespace
+
+void bench_decode(const DecodeBench& o) {
+  with_numbers(o.device, [&](auto number, const auto& device) { run<decltype(number)>(o, device); });
 }
 
 }  // namespace program

@@ -17,10 +17,8 @@
 namespace program {
 namespace {
 
-using mtpx::Cpu;
 using mtpx::Index;
 using mtpx::Json;
-using Model = mtpx::Transformer<float, Cpu>;
 using Clock = std::chrono::steady_clock;
 
 double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
@@ -47,7 +45,7 @@ struct Options {
   double temperature = 0.8;
   bool redraw = false;
   bool force = false;
-  int threads = 0;
+  DeviceOptions device;
 };
 
 /// What is trained: a configuration and how its losses are weighted.
@@ -103,12 +101,13 @@ struct Text {
 };
 
 /// Decoding after every prompt, plain and with D drafts in turn.
-Json decode(const Model& model, const Text& text, const Options& o, double temperature) {
+template <typename T, typename D>
+Json decode(const mtpx::Transformer<T, D>& model, const Text& text, const Options& o, double temperature) {
   const Index depth = model.config.num_nextn_predict_layers;
   const Index positions = o.context + o.tokens + depth + 1;
   double time[2] = {0, 0}, emitted[2] = {0, 0};
   Json line;
-  std::deque<mtpx::Speculator<float, Cpu>> decoders;  // they do not move
+  std::deque<mtpx::Speculator<T, D>> decoders;  // they do not move
   for (const Index k : {Index{0}, depth}) {
     mtpx::GenerateOptions options;
     options.draft = k;
@@ -141,9 +140,9 @@ Json decode(const Model& model, const Text& text, const Options& o, double tempe
 }
 
 /// Trains one model and measures it.
-Json run(const Design& design, std::uint64_t seed, const Text& text, const Options& o) {
-  const Cpu cpu(o.threads);
-  Model model(cpu, design.config);
+template <typename T, typename D>
+Json run(const D& device, const Design& design, std::uint64_t seed, const Text& text, const Options& o) {
+  mtpx::Transformer<T, D> model(device, design.config);
   mtpx::initialize(model, seed);
   model.detach_depths = design.detached;
   mtpx::TrainOptions train;
@@ -157,20 +156,22 @@ Json run(const Design& design, std::uint64_t seed, const Text& text, const Optio
   train.depth_weights = design.loss.depth_weights;
   train.reduction = design.loss.reduction;
   // Windows do not depend on the design: all of them take those of the full depth.
-  mtpx::Trainer<float, Cpu> trainer(model, train, mtpx::Batches(text.train, {o.batch, o.seq, seed, o.depth}));
+  mtpx::Trainer<T, D> trainer(model, train, mtpx::Batches(text.train, {o.batch, o.seq, seed, o.depth}));
   Json line{{"seed", seed}, {"curve", Json::array()}};
   double training = 0;
+  auto start = Clock::now();
   for (Index step = 1; step <= o.steps; ++step) {
-    const auto start = Clock::now();
-    trainer.step();
-    training += seconds(start);
+    trainer.advance();
     if (step * o.evaluations % o.steps >= o.evaluations && step != o.steps) continue;
+    trainer.reports();
+    training += seconds(start);
     const mtpx::Evaluation e = mtpx::evaluate(model, text.windows);
     line["curve"].push_back(
         {{"step", step}, {"loss", e.loss}, {"accuracy", e.accuracy}, {"agreement", e.agreement}});
+    start = Clock::now();
   }
   line["train_tokens_per_s"] = static_cast<double>(o.steps * o.batch * o.seq) / training;
-  line["peak_mib"] = static_cast<double>(cpu.pool().peak_bytes()) / (1 << 20);
+  line["peak_mib"] = static_cast<double>(device.peak_bytes()) / (1 << 20);
   line["greedy"] = decode(model, text, o, 0);
   line["sampled"] = decode(model, text, o, o.temperature);
   return line;
@@ -306,11 +307,13 @@ void draw(const std::filesystem::path& out, Json report) {
   written();
 }
 
-void compare(const Options& o) {
-  if (o.redraw) {
-    const mtpx::InputFile file("compare", std::filesystem::path(o.out) / "report.json");
-    return draw(o.out, mtpx::parse_json("compare", file.read_text(Index{1} << 26), file.path()));
-  }
+void redraw(const Options& o) {
+  const mtpx::InputFile file("compare", std::filesystem::path(o.out) / "report.json");
+  draw(o.out, mtpx::parse_json("compare", file.read_text(Index{1} << 26), file.path()));
+}
+
+template <typename T, typename D>
+void compare(const Options& o, const D& device) {
   mtpx::Config config = o.config.read().config;
   require_bytes(config);
   config.num_nextn_predict_layers = o.depth;
@@ -352,7 +355,6 @@ void compare(const Options& o) {
   Index runs = 0, done = 0;
   for (const auto& [name, designs] : tables) runs += static_cast<Index>(designs.size()) * o.seeds;
 
-  const Cpu cpu(o.threads);
   Json report{{"mtpx", mtpx::cat(MTPX_VERSION_MAJOR, '.', MTPX_VERSION_MINOR, '.', MTPX_VERSION_PATCH)},
               {"settings",
                {{"depth", o.depth},
@@ -361,7 +363,8 @@ void compare(const Options& o) {
                 {"seq", o.seq},
                 {"lr", o.lr},
                 {"seeds", o.seeds},
-                {"threads", cpu.threads()},
+                {"device", device_name(device)},
+                {"dtype", o.device.dtype},
                 {"text_bytes", bytes},
                 {"validation_windows", text.windows.windows()},
                 {"prompts", text.prompts.size()},
@@ -369,6 +372,7 @@ void compare(const Options& o) {
                 {"tokens", o.tokens},
                 {"temperature", o.temperature}}},
               {"tables", Json::array()}};
+  name_device(report["settings"], device);
   const auto begin = Clock::now();
   for (const auto& [title, designs] : tables) {
     Json table{{"name", title}, {"designs", Json::array()}};
@@ -380,7 +384,7 @@ void compare(const Options& o) {
                 {"parameters", d.config.parameter_count()},
                 {"runs", Json::array()}};
       for (Index seed = 1; seed <= o.seeds; ++seed) {
-        line["runs"].push_back(run(d, static_cast<std::uint64_t>(seed), text, o));
+        line["runs"].push_back(run<T>(again(device), d, static_cast<std::uint64_t>(seed), text, o));
         ++done;
         const double elapsed = seconds(begin);
         const Json& last = line["runs"].back();
@@ -461,10 +465,12 @@ void add_compare(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--redraw", o.redraw, "Train nothing; draw the report again from report.json in --out");
   command->add_flag("--force", o.force, "Replace the report in --out");
-  add_threads(*command, o.threads);
+  o.device.add(*command);
   command->callback([options] {
+    if (options->redraw) return redraw(*options);
     std::erase(options->equal_size, "none");
-    compare(*options);
+    with_numbers(options->device,
+                 [&](auto number, const auto& device) { compare<decltype(number)>(*options, device); });
   });
 }
 

@@ -20,7 +20,7 @@ struct Options {
   std::vector<std::string> stop;
   mtpx::GenerateOptions generate;
   bool json = false;
-  int threads = 0;
+  DeviceOptions device;
 };
 
 /// --prompt, or the lines of --prompts; each must be what can be tokenised and leaves room to generate.
@@ -122,11 +122,11 @@ mtpx::Json report(const mtpx::DecodeStatistics& s, mtpx::Index prompts) {
           {"histogram", s.histogram}};
 }
 
-void run(Options o) {
+template <typename T, typename D>
+void run(Options o, const D& device) {
   if (o.draft != "auto") o.generate.draft = std::stoll(o.draft);
   o.generate.sampling.validate();
-  const mtpx::Cpu cpu(o.threads);
-  const auto loaded = o.model.load(cpu);
+  const auto loaded = o.model.load<T>(device);
   const mtpx::Config& config = loaded.model.config;
   require_bytes(config);
   o.generate.validate(config);
@@ -242,8 +242,11 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--seed", o.generate.seed, "Seed of the samples")->capture_default_str();
   command->add_flag("--json", o.json, "One JSON line with texts and figures instead");
-  add_threads(*command, o.threads);
-  command->callback([options] { run(*options); });
+  o.device.add(*command);
+  command->callback([options] {
+    with_numbers(options->device,
+                 [&](auto number, const auto& device) { run<decltype(number)>(*options, device); });
+  });
 }
 
 }  // namespace program

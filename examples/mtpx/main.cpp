@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(
       "Exit codes: 2 usage or configuration, 3 bad input, 4 output not written, 5 not finite, 6 out of "
-      "memory.");
+      "memory, 7 no such device.");
   program::add_train(app);
   program::add_generate(app);
   program::add_score(app);
@@ -48,6 +48,8 @@ int main(int argc, char** argv) {
     return fail(program::bad_input, error.what());
   } catch (const mtpx::NumericError& error) {
     return fail(program::not_finite, error.what());
+  } catch (const mtpx::OutOfMemory& error) {
+    return fail(program::out_of_memory, error.what());
   } catch (const mtpx::Error& error) {
     return fail(program::device_failed, error.what());
   } catch (const std::bad_alloc&) {

@@ -7,22 +7,31 @@
 #include <mtpx/mtpx.hpp>
 
 #include <filesystem>
+#include <iostream>
+#include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
-// The model is compiled once, in model.cpp; the subcommands compile calls.
+// The model is compiled once a device, in model_cpu.cpp and model_cuda.cpp; the subcommands compile calls.
+#define MTPX_MODEL(HOW, T, D)                                                                              \
+  HOW template struct Transformer<T, D>;                                                                   \
+  HOW template class TrainStep<T, D>;                                                                      \
+  HOW template class Trainer<T, D>;                                                                        \
+  HOW template class Speculator<T, D>;                                                                     \
+  HOW template void initialize(Transformer<T, D>&, std::uint64_t);                                         \
+  HOW template MtpLoss<T, D> mtp_loss(const Transformer<T, D>&, const Forward<T, D>&, const Batch<D>&,     \
+                                      const MtpLossOptions&);                                              \
+  HOW template Evaluation evaluate(const Transformer<T, D>&, const ValidationWindows&, bool);              \
+  HOW template void save_model(const std::filesystem::path&, const Transformer<T, D>&, const Json&, bool); \
+  HOW template LoadedModel<T, D> load_model(const D&, const std::filesystem::path&, SafeTensorsOptions);
 namespace mtpx {
-extern template struct Transformer<float, Cpu>;
-extern template class Trainer<float, Cpu>;
-extern template class Speculator<float, Cpu>;
-extern template void initialize(Transformer<float, Cpu>&, std::uint64_t);
-extern template MtpLoss<float, Cpu> mtp_loss(const Transformer<float, Cpu>&, const Forward<float, Cpu>&,
-                                             const Batch<Cpu>&, const MtpLossOptions&);
-extern template Evaluation evaluate(const Transformer<float, Cpu>&, const ValidationWindows&, bool);
-extern template void save_model(const std::filesystem::path&, const Transformer<float, Cpu>&, const Json&,
-                                bool);
-extern template LoadedModel<float, Cpu> load_model(const Cpu&, const std::filesystem::path&,
-                                                   SafeTensorsOptions);
+MTPX_MODEL(extern, float, Cpu)
+MTPX_MODEL(extern, bf16, Cpu)
+#ifdef MTPX_CUDA
+MTPX_MODEL(extern, float, Cuda)
+MTPX_MODEL(extern, bf16, Cuda)
+#endif
 }  // namespace mtpx
 
 namespace program {
@@ -56,11 +65,67 @@ struct ModelSource {
     return command.add_option(name, folder, help);
   }
 
-  template <typename T = float>
-  mtpx::LoadedModel<T, mtpx::Cpu> load(const mtpx::Cpu& cpu) const {
-    return mtpx::load_model<T>(cpu, folder, {!no_mmap});
+  template <typename T, typename D>
+  mtpx::LoadedModel<T, D> load(const D& device) const {
+    return mtpx::load_model<T>(device, folder, {!no_mmap});
   }
 };
+
+/// What bench calls a type.
+template <typename T>
+constexpr const char* dtype_name() {
+  return std::is_same_v<T, mtpx::bf16> ? "bf16" : std::is_same_v<T, float> ? "fp32" : "fp64";
+}
+
+/// A device as one word, as a person would name it, and in a JSON line.
+inline const char* device_name(const mtpx::Cpu&) { return "cpu"; }
+inline std::string device_text(const mtpx::Cpu& cpu) { return mtpx::cat(cpu.threads(), " threads"); }
+inline void name_device(mtpx::Json& line, const mtpx::Cpu& cpu) { line["threads"] = cpu.threads(); }
+inline void wait_for(const mtpx::Cpu&) {}
+/// Another handle to the same device, with memory of its own.
+inline mtpx::Cpu again(const mtpx::Cpu& cpu) { return mtpx::Cpu(cpu.threads()); }
+
+#ifdef MTPX_CUDA
+inline const char* device_name(const mtpx::Cuda&) { return "cuda"; }
+inline std::string device_text(const mtpx::Cuda& gpu) { return gpu.properties().name; }
+inline void name_device(mtpx::Json& line, const mtpx::Cuda& gpu) { line["gpu"] = device_text(gpu); }
+inline void wait_for(const mtpx::Cuda& gpu) { gpu.synchronize(); }
+inline mtpx::Cuda again(const mtpx::Cuda& gpu) { return mtpx::Cuda(gpu.ordinal()); }
+
+/// The GPU that --device asks for, if any. `auto` takes the processor where there is none, and says so.
+inline std::optional<mtpx::Cuda> find_gpu(const DeviceOptions& o) {
+  if (o.device == "cpu") return {};
+  std::string why;
+  if (o.device == "auto" && !mtpx::Cuda::available(0, &why)) {
+    std::cerr << "mtpx: no GPU to use (" << why << "): running on the CPU" << std::endl;
+    return {};
+  }
+  return mtpx::Cuda();
+}
+#endif
+
+/// Calls on(device) with what --device asks for.
+template <typename On>
+void with_device(const DeviceOptions& o, const On& on) {
+#ifdef MTPX_CUDA
+  if (const auto gpu = find_gpu(o)) return on(*gpu);
+#else
+  if (o.device == "cuda") {
+    throw mtpx::DeviceError(
+        "[device] --device cuda: this build has no kernels for GPUs; build with `cmake --preset cuda`");
+  }
+#endif
+  on(mtpx::Cpu(o.threads));
+}
+
+/// Calls on(T(), device) with what --dtype and --device ask for: float32 or bf16.
+template <typename On>
+void with_numbers(const DeviceOptions& o, const On& on) {
+  with_device(o, [&](const auto& device) {
+    if (o.dtype == "bf16") return on(mtpx::bf16(), device);
+    on(float(), device);
+  });
+}
 
 /// A design by its name in config.json.
 inline mtpx::MtpHeads heads_of(const std::string& name) {

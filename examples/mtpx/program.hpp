@@ -11,6 +11,7 @@
 #include <iostream>
 #include <sstream>
 #include <string>
+#include <vector>
 
 namespace program {
 
@@ -59,11 +60,25 @@ void add_score(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_compare(CLI::App& app);
 
-/// --threads, for every subcommand.
-inline void add_threads(CLI::App& command, int& threads) {
-  command.add_option("--threads", threads, "Threads; 0 takes every processor. Results do not depend on it")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
-}
+/// --device, --dtype and --threads, for every subcommand: where to compute, and in what.
+struct DeviceOptions {
+  std::string device = "auto";
+  std::string dtype = "float32";
+  int threads = 0;
+
+  void add(CLI::App& command, const std::vector<std::string>& dtypes = {"float32", "bf16"}) {
+    command.add_option("--device", device, "cpu, cuda, or auto: the GPU if there is one")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+        ->capture_default_str();
+    command
+        .add_option("--dtype", dtype,
+                    "Type of weights and activations; sums and optimiser state of bf16 are float32")
+        ->check(CLI::IsMember(dtypes))
+        ->capture_default_str();
+    command.add_option("--threads", threads, "Threads; 0 takes every processor. Results do not depend on it")
+        ->check(CLI::Range(0, 4096))
+        ->capture_default_str();
+  }
+};
 
 }  // namespace program

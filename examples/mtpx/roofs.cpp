@@ -7,6 +7,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
+#include <span>
+#include <type_traits>
 #include <vector>
 
 namespace program {
@@ -64,5 +67,62 @@ double read_rate(const mtpx::Cpu& cpu, double bytes) {
   }
   return sums[0] > 0 ? best : 0;
 }
+
+#ifdef MTPX_CUDA
+namespace {
+
+/// Calls a second of `work`, which queues something: the best of several rounds.
+template <typename Work>
+double best_rate(const mtpx::Cuda& gpu, const Work& work) {
+  constexpr int calls = 20;
+  double best = 0;
+  for (int round = 0; round < 6; ++round) {
+    gpu.synchronize();
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < calls; ++i) work();
+    gpu.synchronize();
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    best = std::max(best, calls / time.count());
+  }
+  return best;
+}
+
+}  // namespace
+
+template <typename T>
+double matrix_peak(const mtpx::Cuda& gpu) {
+  constexpr mtpx::Index n = std::is_same_v<T, mtpx::bf16> ? 8192 : 4096;
+  try {
+    std::vector<T> numbers;
+    std::uint32_t state = 1;  // zeros would need less power than numbers do
+    for (mtpx::Index i = 0; i < n * n; ++i) {
+      state = state * 1664525U + 1013904223U;
+      numbers.push_back(T(static_cast<float>(state >> 8) * 0x1p-24F - 0.5F));
+    }
+    const auto x = mtpx::Tensor<T, mtpx::Cuda>::from(gpu, {n, n}, numbers);
+    const auto w = mtpx::Tensor<T, mtpx::Cuda>::from(gpu, {n, n}, numbers);
+    const mtpx::Tensor<T, mtpx::Cuda> y(gpu, {n, n});
+    return 2 * static_cast<double>(n * n) * static_cast<double>(n) *
+           best_rate(gpu, [&] { linear_forward(gpu, x.rows(), x.data(), n, w.data(), y.data()); });
+  } catch (const mtpx::OutOfMemory&) {
+    return 0;
+  }
+}
+template double matrix_peak<float>(const mtpx::Cuda&);
+template double matrix_peak<mtpx::bf16>(const mtpx::Cuda&);
+
+double read_rate(const mtpx::Cuda& gpu, double bytes) {
+  const auto count = std::max<mtpx::Index>(1024, static_cast<mtpx::Index>(bytes / sizeof(float)));
+  const auto from = mtpx::Tensor<float, mtpx::Cuda>::zeros(gpu, {count});
+  const mtpx::Tensor<double, mtpx::Cuda> sum(gpu, {1});
+  const std::span<const float> all(from.data(), static_cast<std::size_t>(count));
+  const double read = best_rate(gpu, [&] { sums_of_squares(gpu, std::span(&all, 1), sum.data()); });
+  // A copy of one half to the other reads and writes as many bytes.
+  const std::size_t half = from.bytes() / 2;
+  const double copy =
+      best_rate(gpu, [&] { copy_on_device(gpu, from.data() + count / 2, from.data(), half); });
+  return static_cast<double>(from.bytes()) * std::max(read, copy);
+}
+#endif
 
 }  // namespace program

@@ -1,6 +1,9 @@
 #pragma once
 
 #include <mtpx/core/cpu.hpp>
+#ifdef MTPX_CUDA
+#include <mtpx/core/cuda.hpp>
+#endif
 
 namespace program {
 
@@ -10,5 +13,14 @@ double fma_peak(const mtpx::Cpu& cpu);
 
 /// Bytes a second at which all threads together read `bytes` of memory again and again: the best of several.
 double read_rate(const mtpx::Cpu& cpu, double bytes);
+
+#ifdef MTPX_CUDA
+/// Operations a second of a large product of matrices of type T; 0 where there is no memory for one.
+template <typename T>
+double matrix_peak(const mtpx::Cuda& gpu);
+
+/// Bytes a second at which the GPU reads `bytes` again and again: the best of several.
+double read_rate(const mtpx::Cuda& gpu, double bytes);
+#endif
 
 }  // namespace program

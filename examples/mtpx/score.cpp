@@ -9,7 +9,6 @@
 namespace program {
 namespace {
 
-using mtpx::Cpu;
 using mtpx::Index;
 
 struct Options {
@@ -17,12 +16,11 @@ struct Options {
   std::vector<std::string> data;
   std::string tokens;
   std::string dump;
-  std::string dtype = "float32";
   bool gradients = false;
   double lambda = -1;
   Index batch = 8;
   Index seq = 256;
-  int threads = 0;
+  DeviceOptions device;
 };
 
 /// Rows of a tokens file [B, T + 1] as evaluate() reads them, `batch` at a time: each is one document.
@@ -72,30 +70,31 @@ class TokenRows {
   std::vector<std::int32_t> ids_;
 };
 
-template <typename T>
-using Model = mtpx::Transformer<T, Cpu>;
-
 /// The gradient of the total loss over all rows, in the model's parameters.
-template <typename T>
-void add_gradients(const Model<T>& model, const TokenRows& tokens, const mtpx::MtpLossOptions& weights) {
+template <typename T, typename D>
+void add_gradients(const mtpx::Transformer<T, D>& model, const TokenRows& tokens,
+                   const mtpx::MtpLossOptions& weights) {
+  using A = mtpx::acc_t<T>;
   for (Index i = 0; i < tokens.size(); ++i) {
-    const mtpx::Batch<Cpu> batch = upload(model.device(), tokens.at(i));
+    const mtpx::Batch<D> batch = upload(model.device(), tokens.at(i));
     mtpx::Tape tape;
     auto out = model(tape, batch);
     out.balance.clear();  // regularises training; no part of what is scored
     const auto loss = mtpx::mtp_loss(model, out, batch, weights);
     // Each loss is a mean over its batch's rows; all rows of a tokens file count.
-    const T share = static_cast<T>(static_cast<double>(batch.batch()) / static_cast<double>(tokens.rows()));
+    const A share = static_cast<A>(static_cast<double>(batch.batch()) / static_cast<double>(tokens.rows()));
     tape.backward(loss.total,
-                  mtpx::Tensor<T, Cpu>::from(model.device(), loss.total.shape(), std::span(&share, 1)));
+                  mtpx::Tensor<A, D>::from(model.device(), loss.total.shape(), std::span(&share, 1)));
   }
 }
 
-/// Writes logits.k [B, T - k, V] and, where there are gradients, grad.<published name>. One tensor at a time
-/// is in memory, besides the hidden states of all rows.
-template <typename T>
-void write_dump(const std::string& path, const Model<T>& model, const TokenRows& tokens, bool gradients) {
-  std::vector<std::vector<mtpx::Tensor<T, Cpu>>> hidden;  // [batch][depth]
+/// Writes logits.k [B, T - k, V] and, where there are gradients, grad.<published name>, both in the type of
+/// sums. One tensor at a time is in memory, besides the hidden states of all rows.
+template <typename T, typename D>
+void write_dump(const std::string& path, const mtpx::Transformer<T, D>& model, const TokenRows& tokens,
+                bool gradients) {
+  using A = mtpx::acc_t<T>;
+  std::vector<std::vector<mtpx::Tensor<T, D>>> hidden;  // [batch][depth]
   for (Index i = 0; i < tokens.size(); ++i) {
     mtpx::Tape tape(mtpx::Mode::inference);
     auto& depths = hidden.emplace_back();
@@ -103,13 +102,13 @@ void write_dump(const std::string& path, const Model<T>& model, const TokenRows&
       depths.push_back(normed.value());
     }
   }
-  constexpr mtpx::DType dtype = mtpx::dtype_of<T>();
+  constexpr mtpx::DType dtype = mtpx::dtype_of<A>();
   std::vector<mtpx::TensorInfo> infos;
   for (Index k = 0; k < static_cast<Index>(hidden[0].size()); ++k) {
     infos.push_back(
         {mtpx::cat("logits.", k), dtype, {tokens.rows(), tokens.seq() - k, model.config.vocab_size}});
   }
-  std::map<std::string, mtpx::Tensor<T, Cpu>> grads;
+  std::map<std::string, mtpx::Tensor<A, D>> grads;
   if (gradients) {
     mtpx::for_each_gradient(model,
                             [&](const std::string& name, const auto& grad) { grads["grad." + name] = grad; });
@@ -118,26 +117,27 @@ void write_dump(const std::string& path, const Model<T>& model, const TokenRows&
       if (place == grads.end()) return;
       infos.push_back({place->first, dtype, mtpx::detail::extents(tensor.shape())});
       // Modules that no token reached have no gradient yet.
-      if (!place->second.defined())
-        place->second = mtpx::Tensor<T, Cpu>::zeros(model.device(), tensor.shape());
+      if (!place->second.defined()) place->second = mtpx::Tensor<A, D>::zeros(model.device(), tensor.shape());
     });
   }
   mtpx::SafeTensorsWriter file(path, std::move(infos));
   for (const mtpx::TensorInfo& info : file.tensors()) {
-    std::vector<T> values;
+    std::vector<A> values;
     const auto grad = grads.find(info.name);
     if (grad != grads.end()) {
       values = grad->second.to_host();
     } else {
       const auto k = static_cast<std::size_t>(std::stoll(info.name.substr(info.name.find('.') + 1)));
-      mtpx::Tape tape(mtpx::Mode::inference);
       for (const auto& depths : hidden) {
-        const std::vector<T> part =
-            mtpx::linear(tape.constant(depths[k]), model.lm_head.weight).value().to_host();
-        values.insert(values.end(), part.begin(), part.end());
+        const mtpx::Tensor<T, D>& x = depths[k];
+        mtpx::Tensor<A, D> part(x.device(), x.shape().with_width(model.config.vocab_size));
+        linear_forward(x.device(), x.rows(), x.data(), model.config.vocab_size, model.lm_head.weight.data(),
+                       part.data());
+        const std::vector<A> numbers = part.to_host();
+        values.insert(values.end(), numbers.begin(), numbers.end());
       }
     }
-    file.write(std::as_bytes(std::span<const T>(values)));
+    file.write(std::as_bytes(std::span<const A>(values)));
   }
   file.finish();
 }
@@ -162,10 +162,9 @@ mtpx::Json report(mtpx::Evaluation e, const mtpx::Config& config, const mtpx::Mt
           {"bits_per_byte", bytes ? mtpx::Json(e.bits_per_byte()) : mtpx::Json(nullptr)}};
 }
 
-template <typename T>
-void run(const Options& o) {
-  const Cpu cpu(o.threads);
-  const auto model = o.model.load<T>(cpu).model;
+template <typename T, typename D>
+void run(const Options& o, const D& device) {
+  const auto model = o.model.load<T>(device).model;
   mtpx::MtpLossOptions weights = mtpx::published_weights(model.config);
   if (o.lambda >= 0) weights.lambda = o.lambda;
   mtpx::Evaluation evaluation;
@@ -212,9 +211,6 @@ void add_score(CLI::App& app) {
           ->needs(tokens);
   command->add_flag("--gradients", o.gradients, "Dump grad.<name> of the loss too, for every parameter")
       ->needs(dump);
-  command->add_option("--dtype", o.dtype, "What to compute in")
-      ->check(CLI::IsMember({"float32", "float64"}))
-      ->capture_default_str();
   command
       ->add_option("--lambda", o.lambda, "Weight of the depths' losses; default: as the design was published")
       ->check(CLI::NonNegativeNumber);
@@ -224,9 +220,14 @@ void add_score(CLI::App& app) {
   command->add_option("--seq", o.seq, "Tokens per window of --data")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
-  add_threads(*command, o.threads);
-  command->callback(
-      [options] { options->dtype == "float64" ? run<double>(*options) : run<float>(*options); });
+  o.device.add(*command, {"float32", "bf16", "float64"});
+  command->callback([options] {
+    with_device(options->device, [&](const auto& device) {
+      if (options->device.dtype == "float64") return run<double>(*options, device);
+      if (options->device.dtype == "bf16") return run<mtpx::bf16>(*options, device);
+      run<float>(*options, device);
+    });
+  });
 }
 
 }  // namespace program

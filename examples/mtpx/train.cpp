@@ -17,7 +17,6 @@ namespace program {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using Model = mtpx::Transformer<float, mtpx::Cpu>;
 
 volatile std::sig_atomic_t caught = 0;
 void on_signal(int signal) {
@@ -48,7 +47,7 @@ struct Options {
   bool force = false;
   bool overfit = false;
   bool export_no_mtp = false;
-  int threads = 0;
+  DeviceOptions device;
 };
 
 double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
@@ -60,6 +59,9 @@ class Progress {
       : steps_(steps),
         every_(std::max<mtpx::Index>(1, steps / 20)),
         terminal_(::isatty(STDOUT_FILENO) == 1) {}
+
+  /// Whether a step has a line of its own where lines are not rewritten.
+  bool shows(mtpx::Index step) const { return step == 1 || step % every_ == 0 || step == steps_; }
 
   void show(const mtpx::StepReport& report, mtpx::Index tokens_per_step) {
     const double elapsed = seconds(start_);
@@ -76,7 +78,7 @@ class Progress {
     if (terminal_) {
       std::cout << "\r\033[K" << line << std::flush;
       open_ = true;
-    } else if (report.step == 1 || report.step % every_ == 0 || report.step == steps_) {
+    } else if (shows(report.step)) {
       std::cout << line << '\n' << std::flush;
     }
   }
@@ -94,7 +96,8 @@ class Progress {
   Clock::time_point start_ = Clock::now();
 };
 
-std::string sample(const Model& model, const std::string& prompt) {
+template <typename T, typename D>
+std::string sample(const mtpx::Transformer<T, D>& model, const std::string& prompt) {
   mtpx::GenerateOptions options;
   options.max_tokens = std::min<mtpx::Index>(
       120, model.config.max_position_embeddings - static_cast<mtpx::Index>(prompt.size()));
@@ -145,7 +148,8 @@ void prepare_out(const Options& o) {
     throw OutputError(mtpx::cat("[train] --out ", o.out, ": is not writable"));
 }
 
-void report_evaluation(Progress& progress, Metrics& metrics, const Model& model,
+template <typename T, typename D>
+void report_evaluation(Progress& progress, Metrics& metrics, const mtpx::Transformer<T, D>& model,
                        const mtpx::ValidationWindows& windows, mtpx::Index step, const Options& o) {
   const mtpx::Evaluation e = mtpx::evaluate(model, windows, o.train.mask_documents);
   if (e.empty()) return;
@@ -179,7 +183,9 @@ void set_weights(Options& o, const mtpx::Config& config) {
                                               : o.train.lambda.early;
 }
 
-void run(Options o) {
+template <typename T, typename D>
+void run(Options o, const D& device) {
+  using Model = mtpx::Transformer<T, D>;
   mtpx::ModelConfig source = o.init.folder.empty()
                                  ? o.config.read()
                                  : mtpx::read_config(std::filesystem::path(o.init.folder) / "config.json");
@@ -205,10 +211,9 @@ void run(Options o) {
   const mtpx::ValidationWindows windows(std::move(held_out),
                                         {o.train.batch, o.train.seq, o.eval_windows, depth});
 
-  const mtpx::Cpu cpu(o.threads);
-  mtpx::LoadedModel<float, mtpx::Cpu> loaded =
-      o.init.folder.empty() ? mtpx::LoadedModel<float, mtpx::Cpu>{Model(cpu, source.config), source.extra}
-                            : o.init.load(cpu);
+  mtpx::LoadedModel<T, D> loaded = o.init.folder.empty()
+                                       ? mtpx::LoadedModel<T, D>{Model(device, source.config), source.extra}
+                                       : o.init.load<T>(device);
   Model& model = loaded.model;
   if (o.init.folder.empty()) {
     mtpx::initialize(model, o.train.seed);
@@ -218,15 +223,14 @@ void run(Options o) {
   model.activation_checkpointing = o.activation_checkpointing;
   model.detach_depths = o.detach_depths;
   if (o.freeze_main) model.freeze_main();
-  mtpx::Trainer<float, mtpx::Cpu> trainer(model, o.train, std::move(batches));
+  mtpx::Trainer<T, D> trainer(model, o.train, std::move(batches));
   prepare_out(o);
   Metrics metrics((std::filesystem::path(o.out) / "metrics.jsonl").string());
 
   Progress progress(o.train.steps);
   progress.say(mtpx::cat("model: ", source.config.num_hidden_layers, " layers, depth ", depth, ", ",
                          source.config.parameter_count(), " parameters; text: ", size, " bytes in ",
-                         documents, " documents, ", training_tokens, " to train on; ", cpu.threads(),
-                         " threads"));
+                         documents, " documents, ", training_tokens, " to train on; ", device_text(device)));
   if (windows.windows() == 0) progress.say("notice: no text is left over for validation");
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
@@ -234,28 +238,42 @@ void run(Options o) {
   const mtpx::Index every = o.eval_every > 0 ? o.eval_every : std::max<mtpx::Index>(1, o.train.steps / 4);
   const mtpx::Index tokens = o.train.batch * o.train.seq * o.train.accumulation;
   const auto begin = Clock::now();
-  while (trainer.steps_done() < o.train.steps && caught == 0) {
-    const auto start = Clock::now();
-    const mtpx::StepReport report = trainer.step();
-    progress.show(report, tokens);
-    metrics.add({{"step", report.step},
-                 {"loss", report.loss},
-                 {"total", report.total},
-                 {"lr", report.lr},
-                 {"lambda", report.lambda},
-                 {"gradient_norm", report.gradient_norm},
-                 {"tokens_per_s", static_cast<double>(tokens) / seconds(start)}});
-    if (report.step % every == 0 || report.step == o.train.steps) {
-      report_evaluation(progress, metrics, model, windows, report.step, o);
+  auto start = begin;
+  const auto catch_up = [&] {
+    const std::vector<mtpx::StepReport> reports = trainer.reports();
+    if (reports.empty()) return;
+    const double rate = static_cast<double>(tokens) * static_cast<double>(reports.size()) / seconds(start);
+    progress.show(reports.back(), tokens);
+    for (const mtpx::StepReport& report : reports) {
+      metrics.add({{"step", report.step},
+                   {"loss", report.loss},
+                   {"total", report.total},
+                   {"lr", report.lr},
+                   {"lambda", report.lambda},
+                   {"gradient_norm", report.gradient_norm},
+                   {"tokens_per_s", rate}});
     }
+    start = Clock::now();
+  };
+  while (trainer.steps_done() < o.train.steps && caught == 0) {
+    trainer.advance();
+    const mtpx::Index step = trainer.steps_done();
+    const bool evaluate = step % every == 0 || step == o.train.steps;
+    // To read figures is to wait for the device: a GPU, which has steps queued, is asked now and then.
+    const bool at_once = requires { requires D::host_memory; };
+    if (at_once || evaluate || progress.shows(step) || step % 50 == 0) catch_up();
+    if (!evaluate) continue;
+    report_evaluation(progress, metrics, model, windows, step, o);
+    start = Clock::now();
   }
+  catch_up();
   const double elapsed = seconds(begin);
   write_output([&] { mtpx::save_model(o.out, model, loaded.extra, !o.export_no_mtp); });
   progress.say(mtpx::cat("trained ", trainer.steps_done(), " steps in ", fixed(elapsed, 1), " s, ",
                          fixed(static_cast<double>(trainer.steps_done() * tokens) / elapsed, 0),
                          " tokens/s with validation; peak of tensors ",
-                         fixed(static_cast<double>(cpu.pool().peak_bytes()) / 1048576.0, 0),
-                         " MiB; model in ", o.out));
+                         fixed(static_cast<double>(device.peak_bytes()) / 1048576.0, 0), " MiB; model in ",
+                         o.out));
   if (caught != 0) throw CLI::RuntimeError(128 + caught);
 }
 
@@ -360,9 +378,12 @@ void add_train(CLI::App& app) {
   command->add_flag("--overfit-batch", o.overfit, "Train on one fixed batch only: every loss must go to 0");
   command->add_flag("--force", o.force, "Replace the model in --out");
   command->add_option("--seed", o.train.seed, "Seed of weights and shuffling")->capture_default_str();
-  add_threads(*command, o.threads);
+  o.device.add(*command);
   freeze->needs(init);
-  command->callback([options] { run(*options); });
+  command->callback([options] {
+    with_numbers(options->device,
+                 [&](auto number, const auto& device) { run<decltype(number)>(*options, device); });
+  });
 }
 
 }  // namespace program

@@ -4,8 +4,13 @@
 #include <mtpx/core/tensor.hpp>
 
 #include "../../kernels/contract.hpp"
+#include "../../kernels/decode_shapes.hpp"
+
+// Eigen, which the CPU's kernels need, is not for nvcc's eyes: a .cu file gets the GPU's alone.
+#ifndef __CUDACC__
 #include "../../kernels/cpu/adamw.hpp"
 #include "../../kernels/cpu/attention.hpp"
+#include "../../kernels/cpu/decode_sample.hpp"
 #include "../../kernels/cpu/elementwise.hpp"
 #include "../../kernels/cpu/embedding.hpp"
 #include "../../kernels/cpu/experts.hpp"
@@ -16,14 +21,26 @@
 #include "../../kernels/cpu/rope.hpp"
 #include "../../kernels/cpu/router.hpp"
 #include "../../kernels/cpu/swiglu.hpp"
-
 #ifdef MTPX_COMPILED
 #include "../../kernels/cpu/instances.hpp"
+#endif
+#endif
+#ifdef MTPX_CUDA
+#include "../../kernels/cuda/declarations.hpp"
+#ifdef __CUDACC__
+#include "../../kernels/cuda/definitions.cuh"
+#endif
 #endif
 
 namespace mtpx {
 
+#ifndef __CUDACC__
 static_assert(HasKernels<float, Cpu> && HasKernels<double, Cpu> && HasKernels<bf16, Cpu>,
               "a kernel of kernels/contract.hpp is missing for the CPU");
+#endif
+#ifdef MTPX_CUDA
+static_assert(HasKernels<float, Cuda> && HasKernels<double, Cuda> && HasKernels<bf16, Cuda>,
+              "a kernel of kernels/contract.hpp is missing for CUDA");
+#endif
 
 }  // namespace mtpx

@@ -50,6 +50,12 @@ void scale_into(const Cpu& cpu, Index count, A alpha, const A* x, Sink<A> y) {
   });
 }
 
+/// y_i = value, for a value known to the host.
+template <typename A>
+void fill_value(const Cpu&, Index count, A value, A* y) {
+  std::fill_n(y, count, value);
+}
+
 /// position[b][t] = start + t
 inline void fill_positions(const Cpu&, Index batch, Index time, Index start, std::int32_t* positions) {
   for (Index i = 0; i < batch * time; ++i) positions[i] = static_cast<std::int32_t>(start + i % time);

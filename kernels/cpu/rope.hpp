@@ -10,7 +10,8 @@ namespace mtpx {
 ///
 ///   (y_2j, y_2j+1) = (x_2j cos - x_2j+1 sin, x_2j sin + x_2j+1 cos),  cos, sin = table[position][j]
 ///
-/// x: [N, heads * width] strided   positions: [N]   cos, sin: [P, rope / 2]   y: [N, heads * width] dense
+/// x: [N, heads * width] strided   positions: [N]   cos, sin: [P, rope / 2]   y: [N, heads * width] dense, or
+/// x itself
 template <typename T>
 void rope_apply(const Cpu& cpu, Rows rows, Index heads, Index rope, const T* x, const std::int32_t* positions,
                 const acc_t<T>* cos, const acc_t<T>* sin, int direction, Sink<T> y) {
@@ -28,7 +29,9 @@ void rope_apply(const Cpu& cpu, Rows rows, Index heads, Index rope, const T* x, 
         const auto write = [&](Index i, A value) {
           yh[i] = static_cast<T>(y.accumulate ? static_cast<A>(yh[i]) + value : value);
         };
-        for (Index i = 0; i < still; ++i) write(i, static_cast<A>(xh[i]));
+        if (xh != yh) {
+          for (Index i = 0; i < still; ++i) write(i, static_cast<A>(xh[i]));
+        }
         for (Index j = 0; j < rope / 2; ++j) {
           const A even = static_cast<A>(xh[still + 2 * j]);
           const A odd = static_cast<A>(xh[still + 2 * j + 1]);

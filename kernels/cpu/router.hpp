@@ -187,9 +187,11 @@ void balance_backward(const Cpu& cpu, Index batch, Index time, Index experts, A 
 }
 
 /// Aux-loss-free balancing (DeepSeek-V3 sec. 2.1.2): b_i += speed * sign(mean load - load_i); the load is
-/// then forgotten. Overloaded experts become less attractive, balanced ones (difference 0) stay.
+/// then forgotten. Overloaded experts become less attractive, balanced ones (difference 0) stay. `scale`:
+/// null, or that of clip_scale(); where it is NaN, the step was not taken and no bias moves.
 template <typename A>
-void update_bias(const Cpu&, Index experts, A speed, A* load, A* bias) {
+void update_bias(const Cpu&, Index experts, A speed, const double* scale, A* load, A* bias) {
+  if (scale != nullptr && std::isnan(*scale)) speed = A(0);
   A mean(0);
   for (Index e = 0; e < experts; ++e) mean += load[e];
   mean /= static_cast<A>(experts);

@@ -5,11 +5,14 @@
 #include <mtpx/ops/rms_norm.hpp>
 #include <mtpx/ops/swiglu.hpp>
 
+#include "support/device.hpp"
+
 #include <doctest/doctest.h>
 
 #include <cmath>
 
 using namespace mtpx;
+using test::Device;
 
 namespace {
 
@@ -17,27 +20,27 @@ constexpr Index rows = 16;
 constexpr Index width = 32;
 
 template <typename T>
-Tensor<T, Cpu> waves(const Cpu& cpu, const Shape& shape, double frequency) {
+Tensor<T, Device> waves(const Device& device, const Shape& shape, double frequency) {
   std::vector<T> values;
   for (Index i = 0; i < shape.size(); ++i)
     values.push_back(T(std::sin(frequency * static_cast<double>(i + 1))));
-  return Tensor<T, Cpu>::from(cpu, shape, values);
+  return Tensor<T, Device>::from(device, shape, values);
 }
 
 /// x + W2 swiglu(W0 norm(x), W1 norm(x))
 template <typename T>
 struct Layer {
-  Parameter<acc_t<T>, Cpu> gain;
-  Parameter<T, Cpu> w0, w1, w2;
+  Parameter<acc_t<T>, Device> gain;
+  Parameter<T, Device> w0, w1, w2;
 
-  Layer(const Cpu& cpu, double frequency)
-      : gain(waves<acc_t<T>>(cpu, {width}, frequency + 0.1)),
-        w0(waves<T>(cpu, {2 * width, width}, frequency + 0.2)),
-        w1(waves<T>(cpu, {2 * width, width}, frequency + 0.3)),
-        w2(waves<T>(cpu, {width, 2 * width}, frequency + 0.4)) {}
+  Layer(const Device& device, double frequency)
+      : gain(waves<acc_t<T>>(device, {width}, frequency + 0.1)),
+        w0(waves<T>(device, {2 * width, width}, frequency + 0.2)),
+        w1(waves<T>(device, {2 * width, width}, frequency + 0.3)),
+        w2(waves<T>(device, {width, 2 * width}, frequency + 0.4)) {}
 
-  Var<T, Cpu> operator()(const Var<T, Cpu>& x) const {
-    const Var<T, Cpu> y = rms_norm(x, gain, acc_t<T>(1e-6));
+  Var<T, Device> operator()(const Var<T, Device>& x) const {
+    const Var<T, Device> y = rms_norm(x, gain, acc_t<T>(1e-6));
     return add(x, linear(swiglu(linear(y, w0), linear(y, w1)), w2));
   }
 
@@ -58,21 +61,21 @@ enum class How { plain, checkpointed, nested };
 
 template <typename T>
 Outcome run(How how) {
-  const Cpu cpu(1);
+  const Device device = test::fresh_device();
   std::vector<Layer<T>> layers;
-  for (int i = 0; i < 4; ++i) layers.emplace_back(cpu, 0.7 * i);
-  const Tensor<T, Cpu> input = waves<T>(cpu, {rows, width}, 0.9);
-  const Tensor<T, Cpu> dy = waves<T>(cpu, {rows, width}, 1.1);
+  for (int i = 0; i < 4; ++i) layers.emplace_back(device, 0.7 * i);
+  const Tensor<T, Device> input = waves<T>(device, {rows, width}, 0.9);
+  const Tensor<T, Device> dy = waves<T>(device, {rows, width}, 1.1);
   Outcome outcome;
   // The second pass adds its gradients to the first's; and all buffers of gradients exist.
   for (int pass = 0; pass < 2; ++pass) {
     Tape tape;
-    const Var<T, Cpu> x = tape.input(input);
-    Var<T, Cpu> y = x;
-    cpu.pool().reset_peak();
-    const std::size_t before = cpu.pool().bytes_in_use();
+    const Var<T, Device> x = tape.input(input);
+    Var<T, Device> y = x;
+    device.pool().reset_peak();
+    const std::size_t before = device.pool().bytes_in_use();
     const auto single = [](const Layer<T>& layer) {
-      return [&layer](const Var<T, Cpu>& in) { return layer(in); };
+      return [&layer](const Var<T, Device>& in) { return layer(in); };
     };
     if (how == How::plain) {
       for (const auto& layer : layers) y = layer(y);
@@ -80,14 +83,14 @@ Outcome run(How how) {
       for (const auto& layer : layers) y = checkpoint(y, single(layer));
     } else {
       for (std::size_t i = 0; i < layers.size(); i += 2) {
-        y = checkpoint(y, [&a = layers[i], &b = layers[i + 1], single](const Var<T, Cpu>& in) {
+        y = checkpoint(y, [&a = layers[i], &b = layers[i + 1], single](const Var<T, Device>& in) {
           return checkpoint(checkpoint(in, single(a)), single(b));
         });
       }
     }
-    outcome.kept = cpu.pool().bytes_in_use() - before;
+    outcome.kept = device.pool().bytes_in_use() - before;
     tape.backward(y, dy);
-    outcome.peak = cpu.pool().peak_bytes() - before;
+    outcome.peak = device.pool().peak_bytes() - before;
     for (T v : y.value().to_host()) outcome.numbers.push_back(static_cast<double>(v));
     for (T v : x.grad().to_host()) outcome.numbers.push_back(static_cast<double>(v));
   }
@@ -116,15 +119,15 @@ TEST_CASE_TEMPLATE("checkpoint: the same values and gradients to the last bit, i
 }
 
 TEST_CASE("checkpoint: keeps its input and nothing else, neither during the forward nor after it") {
-  const Cpu cpu(1);
-  const auto& pool = cpu.pool();
-  const Parameter<double, Cpu> gain(waves<double>(cpu, {width}, 0.4));
+  const Device device = test::fresh_device();
+  const auto& pool = device.pool();
+  const Parameter<double, Device> gain(waves<double>(device, {width}, 0.4));
   constexpr std::size_t one = rows * width * sizeof(double);
   Tape tape;
-  Var<double, Cpu> y = tape.input(waves<double>(cpu, {rows, width}, 0.9));
+  Var<double, Device> y = tape.input(waves<double>(device, {rows, width}, 0.9));
   const std::size_t before = pool.bytes_in_use();
-  y = checkpoint(y, [&gain](const Var<double, Cpu>& x) {
-    Var<double, Cpu> z = x;
+  y = checkpoint(y, [&gain](const Var<double, Device>& x) {
+    Var<double, Device> z = x;
     for (int i = 0; i < 20; ++i) z = rms_norm(z, gain, 1e-6);  // would keep z each time
     return z;
   });
@@ -135,26 +138,26 @@ TEST_CASE("checkpoint: keeps its input and nothing else, neither during the forw
 }
 
 TEST_CASE("checkpoint: backward allocates nothing new once it is warm") {
-  const Cpu cpu(1);
-  const Layer<float> layer(cpu, 0.5);
-  const auto input = waves<float>(cpu, {rows, width}, 0.9);
-  const auto dy = waves<float>(cpu, {rows, width}, 0.3);
+  const Device device = test::fresh_device();
+  const Layer<float> layer(device, 0.5);
+  const auto input = waves<float>(device, {rows, width}, 0.9);
+  const auto dy = waves<float>(device, {rows, width}, 0.3);
   std::size_t warm = 0;
   for (int step = 0; step < 5; ++step) {
     {
       Tape tape;
-      tape.backward(checkpoint(tape.input(input), [&](const Var<float, Cpu>& x) { return layer(x); }), dy);
+      tape.backward(checkpoint(tape.input(input), [&](const Var<float, Device>& x) { return layer(x); }), dy);
     }
-    if (step == 1) warm = cpu.pool().allocations();
+    if (step == 1) warm = device.pool().allocations();
   }
-  CHECK(cpu.pool().allocations() == warm);
+  CHECK(device.pool().allocations() == warm);
 }
 
 TEST_CASE("checkpoint: several outputs, of which one may have no gradient") {
-  using Node = Var<double, Cpu>;
-  const Cpu cpu(1);
-  const Layer<double> layer(cpu, 0.5);
-  const auto input = waves<double>(cpu, {rows, width}, 0.9);
+  using Node = Var<double, Device>;
+  const Device device = test::fresh_device();
+  const Layer<double> layer(device, 0.5);
+  const auto input = waves<double>(device, {rows, width}, 0.9);
   const auto block = [&](const Node& x) {
     const Node y = layer(x);
     return std::tuple(y, add(y, x), swiglu(x, y));
@@ -163,7 +166,7 @@ TEST_CASE("checkpoint: several outputs, of which one may have no gradient") {
     Tape tape;
     const Node x = tape.input(input);
     const auto [a, b, unused] = checkpointed ? checkpoint(x, block) : block(x);
-    tape.backward(add(swiglu(a, b), x), waves<double>(cpu, {rows, width}, 1.3));
+    tape.backward(add(swiglu(a, b), x), waves<double>(device, {rows, width}, 1.3));
     CHECK(unused.shape() == Shape{rows, width});
     return x.grad().to_host();
   };
@@ -171,9 +174,9 @@ TEST_CASE("checkpoint: several outputs, of which one may have no gradient") {
 }
 
 TEST_CASE("checkpoint: a block may pass its input on, or return one output twice") {
-  using Node = Var<double, Cpu>;
-  const Cpu cpu(1);
-  const auto input = waves<double>(cpu, {1}, 0.7);
+  using Node = Var<double, Device>;
+  const Device device = test::fresh_device();
+  const auto input = waves<double>(device, {1}, 0.7);
   const auto gradient = [&](bool checkpointed, const auto& block) {
     Tape tape;
     const Node x = tape.input(input);
@@ -197,11 +200,11 @@ TEST_CASE("checkpoint: a block may pass its input on, or return one output twice
 }
 
 TEST_CASE("checkpoint: a block whose output nobody uses is not run again") {
-  const Cpu cpu(1);
+  const Device device = test::fresh_device();
   int runs = 0;
   Tape tape;
-  const auto x = tape.input(waves<double>(cpu, {1}, 1));
-  const auto unused = checkpoint(x, [&runs](const Var<double, Cpu>& in) {
+  const auto x = tape.input(waves<double>(device, {1}, 1));
+  const auto unused = checkpoint(x, [&runs](const Var<double, Device>& in) {
     ++runs;
     return add(in, in);
   });
@@ -212,8 +215,8 @@ TEST_CASE("checkpoint: a block whose output nobody uses is not run again") {
 }
 
 TEST_CASE("checkpoint: a forward counts for statistics exactly once") {
-  using Node = Var<double, Cpu>;
-  const Cpu cpu(1);
+  using Node = Var<double, Device>;
+  const Device device = test::fresh_device();
   std::string seen;  // for each run of the inner block: counted, or not
   const auto inner = [&seen](const Node& x) {
     seen += x.tape()->statistics() ? '1' : '0';
@@ -221,7 +224,7 @@ TEST_CASE("checkpoint: a forward counts for statistics exactly once") {
   };
   const auto forward = [&](Tape& tape, bool nested) {
     seen.clear();
-    const Node x = tape.input(Tensor<double, Cpu>::zeros(cpu, {1}));
+    const Node x = tape.input(Tensor<double, Device>::zeros(device, {1}));
     return nested ? checkpoint(x, [&](const Node& in) { return checkpoint(in, inner); })
                   : checkpoint(x, inner);
   };
@@ -245,10 +248,10 @@ TEST_CASE("checkpoint: a forward counts for statistics exactly once") {
 }
 
 TEST_CASE("checkpoint: in inference mode the block just runs") {
-  const Cpu cpu(1);
+  const Device device = test::fresh_device();
   Tape tape(Mode::inference);
-  const auto x = tape.input(Tensor<double, Cpu>::zeros(cpu, {1}));
-  const auto y = checkpoint(x, [&tape](const Var<double, Cpu>& in) {
+  const auto x = tape.input(Tensor<double, Device>::zeros(device, {1}));
+  const auto y = checkpoint(x, [&tape](const Var<double, Device>& in) {
     CHECK(in.tape() == &tape);
     return add(in, in);
   });
@@ -257,16 +260,16 @@ TEST_CASE("checkpoint: in inference mode the block just runs") {
 }
 
 TEST_CASE("checkpoint: one step on the tape, and errors that name the whole path") {
-  const Cpu cpu(1);
+  const Device device = test::fresh_device();
   Tape tape;
-  const auto x = tape.input(Tensor<double, Cpu>::zeros(cpu, {2, 4}));
+  const auto x = tape.input(Tensor<double, Device>::zeros(device, {2, 4}));
   const Tape::Scope layer(tape, "model.layers.3");
   checkpoint(x, [](const auto& in) { return add(in, in); });
   std::ostringstream printed;
   tape.print(printed);
   CHECK(printed.str() == "model.layers.3.checkpoint [2, 4]\n");
 
-  const auto bad = [](const Var<double, Cpu>& in) {
+  const auto bad = [](const Var<double, Device>& in) {
     const Tape::Scope mlp(*in.tape(), "mlp");
     return narrow(in, 3, 2);
   };
@@ -282,8 +285,8 @@ TEST_CASE("checkpoint: one step on the tape, and errors that name the whole path
 }
 
 TEST_CASE("checkpoint: needs a tape") {
-  const Cpu cpu(1);
-  const Var<double, Cpu> leaf(Tensor<double, Cpu>::zeros(cpu, {1}));
+  const Device device = test::fresh_device();
+  const Var<double, Device> leaf(Tensor<double, Device>::zeros(device, {1}));
   CHECK_THROWS_WITH_AS(
       checkpoint(leaf, [](const auto& x) { return x; }),
       "[checkpoint] no operand is on a tape; start with embedding(tape, ...) or tape.input(...)", Error);

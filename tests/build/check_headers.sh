@@ -19,7 +19,7 @@ compile() {  # HEADER COMPILER FLAG...
 }
 export -f compile
 
-headers=$(find include kernels -name '*.hpp' | sort)
+headers=$(find include kernels -name '*.hpp' | grep -v cuda | sort)  # those need the CUDA toolkit
 grep -E "$without_eigen" <<<"$headers" |
   xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "${compiler[@]}"
 grep -Ev "$without_eigen" <<<"$headers" |

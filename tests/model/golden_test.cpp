@@ -26,7 +26,7 @@ Bounds bounds() {
 }
 
 template <typename T>
-Batch<Cpu> tokens_of(const SafeTensors& golden) {
+Batch<Device> tokens_of(const SafeTensors& golden) {
   const SafeTensorsEntry& entry = golden.at("tokens");
   std::vector<std::int32_t> ids;
   for (const std::int64_t id : golden.read<std::int64_t>(entry)) ids.push_back(static_cast<std::int32_t>(id));
@@ -43,7 +43,7 @@ TEST_CASE_TEMPLATE("golden: losses, logits and gradients of the published implem
     const std::filesystem::path folder = std::filesystem::path("tests/golden") / name;
     const SafeTensors golden = SafeTensors::open(folder / "golden.safetensors");
     auto model = load_model<T>(device(), folder).model;
-    const Batch<Cpu> batch = tokens_of<T>(golden);
+    const Batch<Device> batch = tokens_of<T>(golden);
 
     Tape tape;
     auto out = model(tape, batch);

@@ -13,14 +13,14 @@ namespace {
 // Within 2h no token changes its experts for the seeds below: a change would show as an error near 1.
 constexpr double h = 2e-5;
 
-GradcheckReport check(const Config& config, std::uint64_t seed, const Batch<Cpu>& batch,
+GradcheckReport check(const Config& config, std::uint64_t seed, const Batch<Device>& batch,
                       const MtpLossOptions& options, Index stride) {
   auto model = random_model(config, seed);
-  std::vector<GradcheckTarget<Cpu>> targets;
+  std::vector<GradcheckTarget<Device>> targets;
   for_each_parameter(model, [&](const std::string& name, auto& parameter) {
     targets.push_back({name, parameter});
   });
-  const auto report = gradcheck<Cpu>(
+  const auto report = gradcheck<Device>(
       targets,
       [&](Tape& outer) {
         Tape counted;  // balance losses are computed in training only
@@ -59,7 +59,7 @@ TEST_CASE("gradients: dense, direct queries, state before the norm and first, by
   Config config = dense_config(2);
   config.mtp_hidden = MtpHidden::pre_norm;
   config.mtp_concat = MtpConcat::hidden_embedding;
-  Batch<Cpu> batch = random_batch(2, 6, 11);
+  Batch<Device> batch = random_batch(2, 6, 11);
   batch.documents = tensor<std::int32_t>({2, 7}, {0, 1, 2, 3, 0, 1, 2, 4, 5, 0, 1, 2, 3, 4});
   for (const bool mask : {false, true}) {
     batch.mask_documents = mask;

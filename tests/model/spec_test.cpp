@@ -12,7 +12,7 @@ TEST_SUITE_BEGIN("SPEC 11");
 
 namespace {
 
-using Model = Transformer<double, Cpu>;
+using Model = Transformer<double, Device>;
 
 /// Rows `rows` of x [.., width].
 Numbers pick(const Numbers& x, const std::vector<Index>& rows, Index width) {
@@ -28,7 +28,7 @@ struct Pass {
   double total = 0;
 };
 
-Pass forward(const Model& model, const Batch<Cpu>& batch, const MtpLossOptions& options = {}) {
+Pass forward(const Model& model, const Batch<Device>& batch, const MtpLossOptions& options = {}) {
   Tape tape;
   const auto out = model(tape, batch);
   const auto loss = mtp_loss(model, out, batch, options);
@@ -43,7 +43,7 @@ Pass forward(const Model& model, const Batch<Cpu>& batch, const MtpLossOptions& 
 }
 
 /// All gradients of the total loss.
-std::map<std::string, Numbers> backward(Model& model, const Batch<Cpu>& batch,
+std::map<std::string, Numbers> backward(Model& model, const Batch<Device>& batch,
                                         const MtpLossOptions& options) {
   model.zero_grad();
   Tape tape;
@@ -132,7 +132,7 @@ TEST_CASE("SPEC 11.1: a depth whose targets all lie in other documents: zero los
   Config config = mixture_config(2);
   config.aux_loss_alpha = 0;
   Model model = random_model(config, 1);
-  Batch<Cpu> batch = random_batch(2, 4, 11);
+  Batch<Device> batch = random_batch(2, 4, 11);
   batch.documents = tensor<std::int32_t>({2, 5}, {0, 1, 0, 1, 0, 0, 1, 0, 1, 0});  // of two tokens each
   const Pass got = forward(model, batch);
   CHECK(got.losses[0] > 0);
@@ -209,8 +209,9 @@ TEST_CASE("SPEC 11.4: swapping the halves of eh_proj turns one order of concaten
   CHECK(relative_error(forward(hidden_first, batch).states[1], want.states[1]) > 1e-2);
   for (const auto& module : hidden_first.mtp) {
     const auto& weight = module.eh_proj.weight.value();  // [hidden, 2 hidden]
-    for (Index r = 0; r < 8; ++r)
-      std::swap_ranges(weight.data() + r * 16, weight.data() + r * 16 + 8, weight.data() + r * 16 + 8);
+    Numbers halves = host(weight);
+    for (auto row = halves.begin(); row != halves.end(); row += 16) std::swap_ranges(row, row + 8, row + 8);
+    weight.assign(halves);
   }
   const Pass got = forward(hidden_first, batch);
   // Exact but for the order of 16 additions.
@@ -231,8 +232,8 @@ TEST_CASE("SPEC 11.16: packed documents, attention inside documents: the same as
     }
   }
   const Index time = static_cast<Index>(tokens.size()) - 1;
-  const Batch<Cpu> packed{tensor<std::int32_t>({1, time + 1}, tokens),
-                          tensor<std::int32_t>({1, time + 1}, places), true};
+  const Batch<Device> packed{tensor<std::int32_t>({1, time + 1}, tokens),
+                             tensor<std::int32_t>({1, time + 1}, places), true};
   const MtpLossOptions options{0.8, {}, LossDivisor::all_positions};
   const auto got = forward(model, packed, options);
   auto want_gradients = backward(model, packed, options);
@@ -244,7 +245,7 @@ TEST_CASE("SPEC 11.16: packed documents, attention inside documents: the same as
   Index start = 0;
   for (const Index length : lengths) {
     if (length > 1) {
-      const Batch<Cpu> alone{
+      const Batch<Device> alone{
           tensor<std::int32_t>({1, length}, {tokens.begin() + start, tokens.begin() + start + length}),
           {},
           false};
@@ -268,7 +269,7 @@ TEST_CASE("SPEC 11.16: packed documents, attention inside documents: the same as
   }
   check_close(sums, want_gradients, 1e-11);
 
-  Batch<Cpu> open = packed;
+  Batch<Device> open = packed;
   open.mask_documents = false;
   CHECK(relative_error(forward(model, open).states[0], got.states[0]) > 1e-3);
 }

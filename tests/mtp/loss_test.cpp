@@ -12,7 +12,7 @@ TEST_SUITE_BEGIN("mtpx/mtp/loss.hpp");
 namespace {
 
 constexpr Index batch = 2, steps = 4, depth = 2;
-using Model = Transformer<double, Cpu>;
+using Model = Transformer<double, Device>;
 
 Config config() {
   Config c = dense_config(depth);
@@ -22,7 +22,7 @@ Config config() {
 
 /// Hidden states of all depths: leaves on a tape.
 struct States {
-  std::vector<Var<double, Cpu>> leaves;
+  std::vector<Var<double, Device>> leaves;
 
   States() {
     for (Index k = 0; k <= depth; ++k) {
@@ -30,23 +30,23 @@ struct States {
           activation(random_tensor<double>({batch, steps - k, 8}, 60 + static_cast<std::uint64_t>(k))));
     }
   }
-  Forward<double, Cpu> on(Tape& tape, const std::vector<double>& balance = {}) const {
-    Forward<double, Cpu> out;
+  Forward<double, Device> on(Tape& tape, const std::vector<double>& balance = {}) const {
+    Forward<double, Device> out;
     for (const auto& leaf : leaves) out.normed.push_back(tape.adopt(leaf));
     for (const double value : balance) out.balance.push_back(tape.input(tensor<double>({1}, {value})));
     return out;
   }
 };
 
-Numbers losses(const MtpLoss<double, Cpu>& loss) {
+Numbers losses(const MtpLoss<double, Device>& loss) {
   Numbers all;
   for (const auto& one : loss.depths) all.push_back(host(one.loss.value())[0]);
   return all;
 }
-double total(const MtpLoss<double, Cpu>& loss) { return host(loss.total.value())[0]; }
+double total(const MtpLoss<double, Device>& loss) { return host(loss.total.value())[0]; }
 
 /// Labels of depth k by hand; -1 where the target is in another document.
-naive::Ints labels(const Batch<Cpu>& b, Index k) {
+naive::Ints labels(const Batch<Device>& b, Index k) {
   const naive::Ints tokens = b.tokens.to_host();
   const naive::Ints documents = b.documents.defined() ? b.documents.to_host() : naive::Ints();
   naive::Ints all;
@@ -61,7 +61,7 @@ naive::Ints labels(const Batch<Cpu>& b, Index k) {
   return all;
 }
 
-naive::CrossEntropy naive_depth(const Model& model, const States& states, const Batch<Cpu>& b, Index k,
+naive::CrossEntropy naive_depth(const Model& model, const States& states, const Batch<Device>& b, Index k,
                                 Index divisor = 0) {
   return {host(states.leaves[static_cast<std::size_t>(k)].value()), host(model.lm_head.weight.value()),
           labels(b, k), 8, divisor};
@@ -126,7 +126,7 @@ TEST_CASE("mtp_loss: gradients of the head and of every state are those of the n
 TEST_CASE("mtp_loss: documents: a target in another document does not count") {
   const Model model = random_model(config(), 1);
   const States states;
-  Batch<Cpu> b = random_batch(batch, steps, 11);
+  Batch<Device> b = random_batch(batch, steps, 11);
   b.documents = tensor<std::int32_t>({batch, steps + 1}, {0, 1, 2, 0, 1, 7, 0, 1, 2, 3});
   CHECK(labels(b, 0)[2] == -1);
   CHECK(labels(b, 1)[1] == -1);
@@ -148,7 +148,7 @@ TEST_CASE("mtp_loss: a depth whose rows all lack a target adds zero loss and zer
   Model model = random_model(config(), 1);
   for (const LossDivisor divisor : {LossDivisor::valid_rows, LossDivisor::all_positions}) {
     const States states;
-    Batch<Cpu> b = random_batch(batch, steps, 11);
+    Batch<Device> b = random_batch(batch, steps, 11);
     b.documents = tensor<std::int32_t>({batch, steps + 1}, {0, 1, 0, 1, 0, 0, 1, 0, 1, 0});  // of two tokens
     Tape tape;
     const auto loss = mtp_loss(model, states.on(tape), b, {.lambda = 1.0, .divisor = divisor});

@@ -25,13 +25,13 @@ Config with(Config c, MtpHeads heads) {
 
 /// Logits [B, T - k, V] of depth k.
 template <typename T>
-Numbers logits_of(const Transformer<T, Cpu>& model, const Batch<Cpu>& batch, std::size_t k) {
+Numbers logits_of(const Transformer<T, Device>& model, const Batch<Device>& batch, std::size_t k) {
   Tape tape(Mode::inference);
   return host(model.lm_head(model(tape, batch).normed.at(k)).value());
 }
 
 /// A batch with token `at` of its only row replaced by another one.
-Batch<Cpu> changed(const Batch<Cpu>& batch, Index at, Index vocab) {
+Batch<Device> changed(const Batch<Device>& batch, Index at, Index vocab) {
   auto ids = batch.tokens.to_host();
   auto& id = ids[static_cast<std::size_t>(at)];
   id = static_cast<std::int32_t>((id + 1) % vocab);
@@ -48,8 +48,8 @@ TEST_CASE("Transformer: head k is a last layer of its own, on what the next-toke
       // A plain model with that head's layer as its last.
       Config plain = base;
       plain.num_nextn_predict_layers = 0;
-      Transformer<double, Cpu> single(device(), plain);
-      std::map<std::string, Tensor<double, Cpu>> weights;
+      Transformer<double, Device> single(device(), plain);
+      std::map<std::string, Tensor<double, Device>> weights;
       for_each_tensor(model, [&](const std::string& name, const auto& tensor) { weights[name] = tensor; });
       const std::string last = cat("model.layers.", base.num_hidden_layers - 1, '.');
       const std::string head = cat("model.layers.", base.num_hidden_layers + static_cast<Index>(k) - 1, '.');
@@ -115,7 +115,7 @@ TEST_CASE_TEMPLATE("mtp_backward: head by head gives the gradients of the common
   for (const MtpHeads heads : designs) {
     for (const Config& base : {mixture_config(3), dense_config(3)}) {
       auto naive = random_model<T>(with(base, heads), 4), by_head = random_model<T>(with(base, heads), 4);
-      Batch<Cpu> batch = random_batch(2, 6, 11);
+      Batch<Device> batch = random_batch(2, 6, 11);
       batch.documents = tensor<std::int32_t>({2, 7}, {0, 1, 2, 3, 0, 1, 2, 4, 5, 0, 1, 2, 3, 4});
       const MtpLossOptions options{0.7, {1.0, 0.5}, LossDivisor::valid_rows, LossReduction::sum};
       for (int micro = 0; micro < 2; ++micro) {  // adds to gradients that are there
@@ -146,9 +146,9 @@ TEST_CASE("mtp_backward: memory does not grow with the number of parallel heads"
     c.hidden_size = 32;
     c.vocab_size = 2048;
     c.max_position_embeddings = 256;
-    Transformer<float, Cpu> model(Cpu(2), c);
+    Transformer<float, Device> model(fresh_device(), c);
     randomize(model, 1);
-    const Batch<Cpu> batch{random_ids({4, 201}, 3, 0, 2048), {}, false};
+    const Batch<Device> batch{random_ids({4, 201}, 3, 0, 2048), {}, false};
     mtp_backward(model, batch);  // gradients are there
     model.device().pool().reset_peak();
     const Index before = model.device().pool().bytes_in_use();
@@ -168,7 +168,8 @@ TEST_CASE("mtp_backward: memory does not grow with the number of parallel heads"
     // From three heads on, one is in the middle: beside it, two numbers a row of every other one.
     if (n == 4) first = by_head;
     if (n == 8) CHECK(by_head < 1.01 * first);
-    if (n == 8) CHECK(together > 2 * by_head);
+    // A GPU's chunk of logits is larger: it counts once, either way.
+    if (n == 8) CHECK(together > (on_gpu ? 1.5 : 2.0) * by_head);
   }
 }
 
@@ -187,7 +188,7 @@ TEST_CASE("Transformer: a frozen main model keeps every bit, and depths train") 
     };
     const Numbers old = biases();
     model.freeze_main();
-    AdamW<float, Cpu> optimizer;
+    AdamW<float, Device> optimizer;
     double first = 0, last = 0;
     for (int step = 0; step < 30; ++step) {
       const auto loss = mtp_backward(model, batch);
@@ -226,7 +227,7 @@ TEST_CASE("Transformer: nothing trains with a frozen main model and no depth") {
   auto model = random_model<float>(dense_config(0), 5);
   model.freeze_main();
   const Corpus corpus = Corpus::from_text(std::string(400, 'a'));
-  CHECK_THROWS_WITH_AS((Trainer<float, Cpu>(model, {.seq = 8}, Batches(corpus, {2, 8, 0, 0}))),
+  CHECK_THROWS_WITH_AS((Trainer<float, Device>(model, {.seq = 8}, Batches(corpus, {2, 8, 0, 0}))),
                        "[train] the main model is frozen and the depth is 0: nothing would train",
                        ConfigError);
 }
@@ -328,7 +329,7 @@ TEST_CASE("Speculator: heads draft what the pass that training uses says, at the
     const auto prompt = random_ids({7}, 4, 0, 6).to_host();
     GenerateOptions options;
     options.draft = 3;
-    Speculator<double, Cpu> decoder(model, options);
+    Speculator<double, Device> decoder(model, options);
     decoder.add(prompt, 0);
     for (int round = 0; round < 12; ++round) {
       // Known: t_0 .. t_e. Drafts are the heads' choices at e - 1; the main model's follow one by one.
@@ -336,7 +337,7 @@ TEST_CASE("Speculator: heads draft what the pass that training uses says, at the
       auto padded = known;
       padded.resize(known.size() + 3);  // so that depth 3 has a row at e - 1
       const auto size = static_cast<Index>(padded.size());
-      const Batch<Cpu> batch{tensor<std::int32_t>({1, size}, padded), {}, false};
+      const Batch<Device> batch{tensor<std::int32_t>({1, size}, padded), {}, false};
       std::vector<std::int32_t> drafts;
       for (std::size_t k = 1; k <= 3; ++k) {
         const Numbers all = logits_of(model, batch, k);

@@ -20,8 +20,8 @@ BlockOptions options(bool mixture) {
   return o;
 }
 
-Block<double, Cpu> random_block(bool mixture) {
-  Block<double, Cpu> block(device(), options(mixture));
+Block<double, Device> random_block(bool mixture) {
+  Block<double, Device> block(device(), options(mixture));
   std::uint64_t stream = 30;
   for_each_parameter(block, [&](const std::string&, auto& parameter) {
     parameter.value().assign(random_tensor<double>(parameter.shape(), ++stream).to_host());
@@ -30,7 +30,7 @@ Block<double, Cpu> random_block(bool mixture) {
 }
 
 /// Stands in for attention: what the block computes around it does not depend on it.
-const auto twice = [](const auto&, const Var<double, Cpu>& x) { return add(x, x); };
+const auto twice = [](const auto&, const Var<double, Device>& x) { return add(x, x); };
 
 }  // namespace
 
@@ -55,7 +55,7 @@ TEST_CASE("Block: h = x + attention(norm(x)), y = h + ffn(norm(h))") {
 TEST_CASE("Block: the attention given to `attend` is its own") {
   const auto block = random_block(false);
   Tape tape;
-  const Mla<double, Cpu>* seen = nullptr;
+  const Mla<double, Device>* seen = nullptr;
   block(tape.constant(random_tensor<double>({1, 2, 6}, 1)), [&](const auto& mla, const auto& x) {
     seen = &mla;
     return x;

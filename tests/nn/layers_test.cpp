@@ -33,15 +33,18 @@ std::string parameters(Module& module) {
 
 /// Every parameter of a module against finite differences of sum_i c_i y_i.
 template <typename Module>
-void check_parameters(Module& module, const Tensor<double, Cpu>& x) {
-  std::vector<GradcheckTarget<Cpu>> targets;
+void check_parameters(Module& module, const Tensor<double, Device>& x) {
+  std::vector<GradcheckTarget<Device>> targets;
   for_each_parameter(module, [&](const std::string& name, auto& parameter) {
     targets.push_back({name, parameter});
   });
-  const auto report = gradcheck<Cpu>(targets, [&](Tape& tape) {
-    const auto y = module(tape.constant(x));
-    return inner(y, random_tensor<double>(y.shape(), 1000));
-  });
+  const auto report = gradcheck<Device>(
+      targets,
+      [&](Tape& tape) {
+        const auto y = module(tape.constant(x));
+        return inner(y, random_tensor<double>(y.shape(), 1000));
+      },
+      1e-3);
   INFO(report.where);
   CHECK(report.within(1e-7));
 }
@@ -49,7 +52,7 @@ void check_parameters(Module& module, const Tensor<double, Cpu>& x) {
 }  // namespace
 
 TEST_CASE("Linear: y = x W^T, weight [out, in], no bias") {
-  Linear<double, Cpu> module(device(), 5, 3);
+  Linear<double, Device> module(device(), 5, 3);
   randomize(module);
   CHECK(parameters(module) == "weight [3, 5]");
   const auto x = random_tensor<double>({2, 4, 5}, 1);
@@ -61,7 +64,7 @@ TEST_CASE("Linear: y = x W^T, weight [out, in], no bias") {
 }
 
 TEST_CASE("RmsNorm: a gain per column, its own epsilon, fused with the residual") {
-  RmsNorm<double, Cpu> module(device(), 6, 0.5);
+  RmsNorm<double, Device> module(device(), 6, 0.5);
   randomize(module);
   CHECK(parameters(module) == "weight [6]");
   const auto x = random_tensor<double>({2, 3, 6}, 1);
@@ -79,12 +82,12 @@ TEST_CASE("RmsNorm: a gain per column, its own epsilon, fused with the residual"
 }
 
 TEST_CASE("RmsNorm: in bf16 the gain is float") {
-  const RmsNorm<bf16, Cpu> module(device(), 6, 1e-6);
-  CHECK(std::is_same_v<decltype(module.weight), Parameter<float, Cpu>>);
+  const RmsNorm<bf16, Device> module(device(), 6, 1e-6);
+  CHECK(std::is_same_v<decltype(module.weight), Parameter<float, Device>>);
 }
 
 TEST_CASE("SwiGlu: W_down (silu(W_gate x) * (W_up x))") {
-  SwiGlu<double, Cpu> module(device(), 4, 6);
+  SwiGlu<double, Device> module(device(), 4, 6);
   randomize(module);
   CHECK(parameters(module) == "gate_proj.weight [6, 4], up_proj.weight [6, 4], down_proj.weight [4, 6]");
   const auto x = random_tensor<double>({2, 3, 4}, 1);

@@ -16,8 +16,8 @@ constexpr double theta = 100;
 MlaOptions options(Index q_lora_rank) { return {8, 3, q_lora_rank, 7, 3, 4, 5, 0.4}; }
 
 template <typename T>
-Mla<T, Cpu> random_mla(Index q_lora_rank) {
-  Mla<T, Cpu> mla(device(), options(q_lora_rank));
+Mla<T, Device> random_mla(Index q_lora_rank) {
+  Mla<T, Device> mla(device(), options(q_lora_rank));
   std::uint64_t stream = 70;
   for_each_parameter(mla, [&](const std::string&, auto& parameter) {
     using N = typename std::remove_cvref_t<decltype(parameter)>::value_type;
@@ -28,7 +28,7 @@ Mla<T, Cpu> random_mla(Index q_lora_rank) {
 }
 
 template <typename T>
-RopeTable<acc_t<T>, Cpu> table() {
+RopeTable<acc_t<T>, Device> table() {
   return make_rope_table<acc_t<T>>(device(), 128, 4, theta, {});
 }
 
@@ -48,7 +48,7 @@ Numbers columns(const Numbers& x, Index stride, Index begin, Index width) {
 }
 
 /// DeepSeek-V3 Eq. 1-11 with whole keys, values and score matrices.
-Numbers naive_mla(const Mla<double, Cpu>& mla, const Numbers& x, Index batch, Index time, const Ids& at,
+Numbers naive_mla(const Mla<double, Device>& mla, const Numbers& x, Index batch, Index time, const Ids& at,
                   const Ids& window) {
   const MlaOptions& o = mla.options;
   const auto w = [](const auto& module) { return host(module.weight.value()); };
@@ -75,8 +75,8 @@ Numbers naive_mla(const Mla<double, Cpu>& mla, const Numbers& x, Index batch, In
   return naive::linear(attention.o, w(mla.o_proj), o.heads * o.v, o.hidden);
 }
 
-LatentCache<double, Cpu> cache(Index sequences, Index capacity) {
-  return {Tensor<double, Cpu>::zeros(device(), {sequences, capacity, 7 + 4})};
+LatentCache<double, Device> cache(Index sequences, Index capacity) {
+  return {Tensor<double, Device>::zeros(device(), {sequences, capacity, 7 + 4})};
 }
 
 }  // namespace
@@ -102,7 +102,7 @@ TEST_CASE("Mla: the latent norms keep their own epsilon") {
 }
 
 TEST_CASE("Mla: published names and fused layouts") {
-  const auto names = [](Mla<double, Cpu> mla) {
+  const auto names = [](Mla<double, Device> mla) {
     std::vector<std::string> all;
     for_each_tensor(mla, [&](const std::string& name, const auto& tensor) {
       all.push_back(cat(name, ' ', tensor.shape().str()));
@@ -124,14 +124,17 @@ TEST_CASE("Mla: every parameter and the input against finite differences") {
   for (const Index q_lora_rank : {0, 6}) {
     auto mla = random_mla<double>(q_lora_rank);
     const auto x = activation(random_tensor<double>({2, 4, 8}, 1));
-    std::vector<GradcheckTarget<Cpu>> targets{{"x", x}};
+    std::vector<GradcheckTarget<Device>> targets{{"x", x}};
     for_each_parameter(mla, [&](const std::string& name, auto& parameter) {
       targets.push_back({name, parameter});
     });
-    const auto report = gradcheck<Cpu>(targets, [&](Tape& tape) {
-      const auto y = mla(tape.adopt(x), table<double>(), positions(2, 4), {});
-      return inner(y, random_tensor<double>(y.shape(), 1000));
-    });
+    const auto report = gradcheck<Device>(
+        targets,
+        [&](Tape& tape) {
+          const auto y = mla(tape.adopt(x), table<double>(), positions(2, 4), {});
+          return inner(y, random_tensor<double>(y.shape(), 1000));
+        },
+        1e-3);
     INFO(report.where);
     CHECK(report.within(1e-7));
   }
@@ -156,8 +159,8 @@ TEST_CASE("Mla: decoding two sequences side by side, rows in any order") {
       }
     }
     Tape tape(Mode::inference);
-    const DecodeRows<Cpu> rows{tensor<std::int32_t>({3}, sequences[pass]),
-                               tensor<std::int32_t>({3}, at[pass])};
+    const DecodeRows<Device> rows{tensor<std::int32_t>({3}, sequences[pass]),
+                                  tensor<std::int32_t>({3}, at[pass])};
     check_close(
         host(mla.decode(tape.constant(tensor<double>({1, 3, 8}, in)), table<double>(), rows, caches).value()),
         expected, 1e-12);
@@ -169,13 +172,14 @@ TEST_CASE_TEMPLATE("Mla: a decoded row has the same bits alone and beside others
   constexpr Index time = 70;  // more than one tile of keys
   const auto x = random_tensor<T>({1, time, 8}, 1);
   const auto run = [&](Index step) {
-    const LatentCache<T, Cpu> entries{Tensor<T, Cpu>::zeros(device(), {1, time, 11})};
+    const LatentCache<T, Device> entries{Tensor<T, Device>::zeros(device(), {1, time, 11})};
     Numbers all;
     for (Index begin = 0; begin < time; begin += step) {
       const Index count = std::min(step, time - begin);
       Tape tape(Mode::inference);
       const auto part = x.reshape({time, 8}).slice_front(begin, begin + count).reshape({1, count, 8});
-      const DecodeRows<Cpu> rows{Ids::zeros(device(), {count}), positions(1, count, begin).reshape({count})};
+      const DecodeRows<Device> rows{Ids::zeros(device(), {count}),
+                                    positions(1, count, begin).reshape({count})};
       const Numbers y = host(mla.decode(tape.constant(part), table<T>(), rows, entries).value());
       all.insert(all.end(), y.begin(), y.end());
     }
@@ -184,7 +188,9 @@ TEST_CASE_TEMPLATE("Mla: a decoded row has the same bits alone and beside others
     return all;
   };
   const Numbers alone = run(1);
-  for (const Index step : {2, 3, 4, 6, 9, 70}) check_bits(run(step), alone, cat(step, " rows a pass"));
+  // On a GPU up to 64 rows a pass are promised to stand alone.
+  for (const Index step : {2, 3, 4, 6, 9, on_gpu ? 64 : 70})
+    check_bits(run(step), alone, cat(step, " rows a pass"));
 }
 
 TEST_CASE("make_rope_table: cos and sin of position times frequency, times the magnitude") {
@@ -195,11 +201,12 @@ TEST_CASE("make_rope_table: cos and sin of position times frequency, times the m
   const auto f = rope_frequencies(4, theta, scaling);
   const double magnitude = rope_magnitude(scaling);
   CHECK(magnitude > 1.01);
+  const Numbers cos = host(made.cos), sin = host(made.sin);
   for (Index p = 0; p < 5; ++p) {
     for (Index i = 0; i < 2; ++i) {
       const double angle = static_cast<double>(p) * f[static_cast<std::size_t>(i)];
-      CHECK(made.cos.data()[p * 2 + i] == doctest::Approx(magnitude * std::cos(angle)).epsilon(1e-15));
-      CHECK(made.sin.data()[p * 2 + i] == doctest::Approx(magnitude * std::sin(angle)).epsilon(1e-15));
+      CHECK(naive::at(cos, p * 2 + i) == doctest::Approx(magnitude * std::cos(angle)).epsilon(1e-15));
+      CHECK(naive::at(sin, p * 2 + i) == doctest::Approx(magnitude * std::sin(angle)).epsilon(1e-15));
     }
   }
 }

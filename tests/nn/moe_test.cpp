@@ -12,8 +12,8 @@ namespace {
 
 MoeOptions options(Index shared, double alpha) { return {5, 3, shared, {6, 2, 3, 2, true, 2.5}, alpha}; }
 
-Moe<double, Cpu> random_moe(Index shared, double alpha) {
-  Moe<double, Cpu> moe(device(), options(shared, alpha));
+Moe<double, Device> random_moe(Index shared, double alpha) {
+  Moe<double, Device> moe(device(), options(shared, alpha));
   std::uint64_t stream = 90;
   for_each_parameter(moe, [&](const std::string&, auto& parameter) {
     parameter.value().assign(random_tensor<double>(parameter.shape(), ++stream).to_host());
@@ -109,17 +109,17 @@ TEST_CASE("Moe: load counts the slots of training passes, over micro-batches, un
 TEST_CASE("Moe: every parameter against finite differences, with the balance loss") {
   auto moe = random_moe(1, 0.25);
   const auto x = activation(random_tensor<double>({2, 4, 5}, 1));
-  std::vector<GradcheckTarget<Cpu>> targets{{"x", x}};
+  std::vector<GradcheckTarget<Device>> targets{{"x", x}};
   for_each_parameter(moe, [&](const std::string& name, auto& parameter) {
     targets.push_back({name, parameter});
   });
-  const auto report = gradcheck<Cpu>(
+  const auto report = gradcheck<Device>(
       targets,
       [&](Tape& outer) {
         Tape inner_tape;  // the balance loss is computed in training only
         Tape& tape = outer.recording() ? outer : inner_tape;
         const auto out = moe(tape.adopt(x));
-        const auto loss = weighted_sum<double, Cpu>(
+        const auto loss = weighted_sum<double, Device>(
             {inner(out.y, random_tensor<double>(out.y.shape(), 1000)), out.balance}, {1.0, 3.0});
         return outer.recording() ? loss : outer.constant(loss.value());
       },
@@ -129,10 +129,10 @@ TEST_CASE("Moe: every parameter against finite differences, with the balance los
 }
 
 TEST_CASE("Moe: in bf16 router, bias and load are float") {
-  const Moe<bf16, Cpu> moe(device(), options(1, 0));
-  CHECK(std::is_same_v<decltype(moe.gate.linear.weight), Parameter<float, Cpu>>);
-  CHECK(std::is_same_v<decltype(moe.load), Tensor<float, Cpu>>);
-  CHECK(std::is_same_v<decltype(moe.experts.up_proj.weight), Parameter<bf16, Cpu>>);
+  const Moe<bf16, Device> moe(device(), options(1, 0));
+  CHECK(std::is_same_v<decltype(moe.gate.linear.weight), Parameter<float, Device>>);
+  CHECK(std::is_same_v<decltype(moe.load), Tensor<float, Device>>);
+  CHECK(std::is_same_v<decltype(moe.experts.up_proj.weight), Parameter<bf16, Device>>);
 }
 
 TEST_SUITE_END();

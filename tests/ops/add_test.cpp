@@ -61,7 +61,7 @@ TEST_CASE("add: errors") {
       add(x, gaps),
       "[add] a and b need the same shape and dense rows\n  a: [2, 3]\n  b: [2, 3]\n  in model.layers.1",
       ShapeError);
-  const Var<double, Cpu> leaf(x.value());
+  const Var<double, Device> leaf(x.value());
   CHECK_THROWS_WITH_AS(add(leaf, leaf),
                        "[add] no operand is on a tape; start with embedding(tape, ...) or tape.input(...)",
                        Error);
@@ -75,7 +75,7 @@ TEST_CASE("weighted_sum: the card") {
   const Card card(
       {"x", "y", "z"},
       [](const auto& x, const auto& y, const auto& z) {
-        return weighted_sum<double, Cpu>({x, y, z, x}, {0.5, -2.0, 3.0, 0.25});
+        return weighted_sum<double, Device>({x, y, z, x}, {0.5, -2.0, 3.0, 0.25});
       },
       loss(1), loss(2), loss(3));
   const double x = card.numbers<0>()[0], y = card.numbers<1>()[0], z = card.numbers<2>()[0];
@@ -87,13 +87,13 @@ TEST_CASE("weighted_sum: errors") {
   Tape tape;
   const auto one = tape.input(random_tensor<double>({1}, 1));
   const auto two = tape.input(random_tensor<double>({2}, 1));
-  CHECK_THROWS_WITH_AS((weighted_sum<double, Cpu>({}, {})),
+  CHECK_THROWS_WITH_AS((weighted_sum<double, Device>({}, {})),
                        "[weighted_sum] as many weights as losses, at least one\n  x: [0]\n  weights: [0]",
                        ShapeError);
-  CHECK_THROWS_WITH_AS((weighted_sum<double, Cpu>({one, one}, {1.0})),
+  CHECK_THROWS_WITH_AS((weighted_sum<double, Device>({one, one}, {1.0})),
                        "[weighted_sum] as many weights as losses, at least one\n  x: [2]\n  weights: [1]",
                        ShapeError);
-  CHECK_THROWS_WITH_AS((weighted_sum<double, Cpu>({one, two}, {1.0, 1.0})),
+  CHECK_THROWS_WITH_AS((weighted_sum<double, Device>({one, two}, {1.0, 1.0})),
                        "[weighted_sum] every loss is one number\n  x: [2]", ShapeError);
 }
 

@@ -18,15 +18,15 @@ constexpr Index latent = 5;
 template <typename T>
 struct Sequences {
   AttentionShape s;
-  Tensor<T, Cpu> q = random_tensor<T>({s.batch, s.time, s.heads*(s.nope + s.rope)}, 1);
-  Tensor<T, Cpu> c = random_tensor<T>({s.batch, s.time, latent}, 2);
-  Tensor<T, Cpu> k_rope = random_tensor<T>({s.batch, s.time, s.rope}, 3);
-  Tensor<T, Cpu> w = random_tensor<T>({s.heads * (s.nope + s.v), latent}, 4);
+  Tensor<T, Device> q = random_tensor<T>({s.batch, s.time, s.heads*(s.nope + s.rope)}, 1);
+  Tensor<T, Device> c = random_tensor<T>({s.batch, s.time, latent}, 2);
+  Tensor<T, Device> k_rope = random_tensor<T>({s.batch, s.time, s.rope}, 3);
+  Tensor<T, Device> w = random_tensor<T>({s.heads * (s.nope + s.v), latent}, 4);
 
   /// Keys and values expanded, then attention(): what absorbing avoids.
   Numbers expanded() const {
     Tape tape(Mode::inference);
-    const auto kv = linear(tape.constant(c), Weight<T, Cpu>(w));
+    const auto kv = linear(tape.constant(c), Weight<T, Device>(w));
     return host(
         attention(tape.constant(q), kv, tape.constant(k_rope), s, static_cast<acc_t<T>>(scale)).value());
   }
@@ -35,7 +35,7 @@ struct Sequences {
   Numbers decoded(Index step, bool backwards = false) const {
     const Index width = s.heads * s.v;
     Numbers all(static_cast<std::size_t>(s.batch * s.time * width));
-    const LatentCache<T, Cpu> cache{
+    const LatentCache<T, Device> cache{
         random_tensor<T>({s.batch, s.time + 3, latent + s.rope}, 5)};  // dirty: past tokens are overwritten
     for (Index begin = 0; begin < s.time; begin += step) {
       std::vector<std::int32_t> sequences, positions;
@@ -46,13 +46,14 @@ struct Sequences {
         }
       }
       const auto count = static_cast<Index>(positions.size());
-      const DecodeRows<Cpu> rows{tensor<std::int32_t>({count}, sequences),
-                                 tensor<std::int32_t>({count}, positions)};
-      const auto pick = [&](const Tensor<T, Cpu>& x) {
+      const DecodeRows<Device> rows{tensor<std::int32_t>({count}, sequences),
+                                    tensor<std::int32_t>({count}, positions)};
+      const auto pick = [&](const Tensor<T, Device>& x) {
         std::vector<T> values;
+        const std::vector<T> all_rows = x.to_host();
         const Index size = x.shape().width();
         for (std::size_t i = 0; i < positions.size(); ++i) {
-          const T* from = x.data() + (sequences[i] * s.time + positions[i]) * size;
+          const auto from = all_rows.begin() + (sequences[i] * s.time + positions[i]) * size;
           values.insert(values.end(), from, from + size);
         }
         return tensor<T>({1, count, size}, values);
@@ -60,7 +61,7 @@ struct Sequences {
       Tape tape(Mode::inference);
       const Numbers o =
           host(latent_attention(tape.constant(pick(q)), tape.constant(pick(c)), tape.constant(pick(k_rope)),
-                                Weight<T, Cpu>(w), s, static_cast<acc_t<T>>(scale), rows, cache)
+                                Weight<T, Device>(w), s, static_cast<acc_t<T>>(scale), rows, cache)
                    .value());
       for (std::size_t i = 0; i < positions.size(); ++i) {
         const auto from = o.begin() + static_cast<Index>(i) * width;
@@ -91,11 +92,11 @@ TEST_CASE("latent_attention: float and bf16") {
 TEST_CASE("latent_attention: a row's bits do not depend on the rows beside it") {
   const auto check = [](const auto& sequences) {
     const Numbers one_by_one = sequences.decoded(1);
-    for (const Index step : {2, 3, 64, 70}) check_bits(sequences.decoded(step), one_by_one);
+    // Of 3 sequences each. On a GPU up to 64 rows a pass are promised to stand alone.
+    for (const Index step : on_gpu ? std::vector<Index>{2, 3, 21} : std::vector<Index>{2, 3, 64, 70})
+      check_bits(sequences.decoded(step), one_by_one);
     check_bits(sequences.decoded(3, true), one_by_one, "sequences in reverse");
-    device().set_threads(3);
-    check_bits(sequences.decoded(3), one_by_one, "3 threads");
-    device().set_threads(1);
+    other_ways([&] { check_bits(sequences.decoded(3), one_by_one); });
   };
   const AttentionShape s{3, 70, 2, 3, 2, 4};
   check(Sequences<float>{s});
@@ -106,17 +107,17 @@ TEST_CASE("latent_attention: errors") {
   Tape tape(Mode::inference);
   const AttentionShape s{1, 2, 1, 3, 2, 4};
   const auto x = [](Tape& on, Index width) { return on.constant(random_tensor<double>({1, 2, width}, 1)); };
-  const DecodeRows<Cpu> rows{tensor<std::int32_t>({2}, {0, 0}), tensor<std::int32_t>({2}, {0, 1})};
-  const LatentCache<double, Cpu> cache{random_tensor<double>({1, 4, 7}, 1)};
+  const DecodeRows<Device> rows{tensor<std::int32_t>({2}, {0, 0}), tensor<std::int32_t>({2}, {0, 1})};
+  const LatentCache<double, Device> cache{random_tensor<double>({1, 4, 7}, 1)};
   const auto w = weight(random_tensor<double>({7, 5}, 1));
-  const auto run = [&](Tape& on, const auto& kv_b, const DecodeRows<Cpu>& at) {
+  const auto run = [&](Tape& on, const auto& kv_b, const DecodeRows<Device>& at) {
     return latent_attention(x(on, 5), x(on, 5), x(on, 2), kv_b, s, scale, at, cache);
   };
   CHECK_NOTHROW(run(tape, w, rows));
   Tape recording;
   CHECK_THROWS_WITH_AS(run(recording, w, rows),
                        "[latent_attention] has no backward; use a tape in inference mode", Error);
-  const DecodeRows<Cpu> fewer{tensor<std::int32_t>({1}, {0}), tensor<std::int32_t>({1}, {0})};
+  const DecodeRows<Device> fewer{tensor<std::int32_t>({1}, {0}), tensor<std::int32_t>({1}, {0})};
   CHECK_THROWS_WITH_AS(run(tape, w, fewer),
                        "[latent_attention] q, latent and k_rope need one dense row per decoded token"
                        "\n  q: [1, 2, 5]\n  latent: [1, 2, 5]\n  k_rope: [1, 2, 2]\n  rows: [1]",

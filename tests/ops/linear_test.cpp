@@ -18,6 +18,9 @@ auto linear_card(Shape x, Index out) {
       activation(random_tensor<X>(x, 1)), weight(random_tensor<W>({out, x.width()}, 2)));
 }
 
+/// Up to so many rows, a GPU's products promise what the test below asks for; the host's always do.
+constexpr Index many = on_gpu ? 64 : 131;
+
 /// Row r of a product with N rows must have the bits of a product with that row alone.
 template <typename T>
 void check_rows_stand_alone(Index rows, Index in, Index out) {
@@ -26,9 +29,9 @@ void check_rows_stand_alone(Index rows, Index in, Index out) {
   CAPTURE(out);
   const auto w = random_tensor<T>({out, in}, 2);
   const auto x = random_tensor<T>({rows, in}, 1);
-  const auto product = [&w](const Tensor<T, Cpu>& some) {
+  const auto product = [&w](const Tensor<T, Device>& some) {
     Tape tape(Mode::inference);
-    return host(linear(tape.constant(some), Weight<T, Cpu>(w)).value());
+    return host(linear(tape.constant(some), Weight<T, Device>(w)).value());
   };
   Numbers alone;
   for (Index r = 0; r < rows; ++r) {
@@ -54,7 +57,7 @@ TEST_CASE("linear: the card") {
     check_close(card.run().value,
                 naive::linear(card.numbers<0>(), card.numbers<1>(), sizes.x.width(), sizes.out), 1e-12);
     card.check();
-    card.check_same_bits(card.strided<0>().run(), card.run());
+    card.check_strided<0>();
   }
   linear_card<double, double>({150, 70}, 90).check_threads();
   linear_card<double, double>({3, 70}, 150).check_threads();  // few rows: the columns are split
@@ -66,8 +69,12 @@ TEST_CASE("linear: float, bf16, and float weights on bf16 activations") {
   check_same(linear_card<bf16, bf16>({37, 100}, 50), linear_card<float, float>({37, 100}, 50), bf16_bound);
   const auto router = linear_card<bf16, float>({37, 100}, 50);
   check_same(router, linear_card<float, float>({37, 100}, 50), bf16_bound);
-  check_bits(router.run().value,
-             (linear_card<float, float>({37, 100}, 50).run().value));  // nothing is rounded
+  const Numbers in_float = linear_card<float, float>({37, 100}, 50).run().value;  // nothing is rounded
+  if (on_gpu) {  // where the two types have other orders of summation
+    check_close(router.run().value, in_float, float_bound);
+  } else {
+    check_bits(router.run().value, in_float);
+  }
   router.check_accumulation(bf16_bound);
 }
 
@@ -81,25 +88,26 @@ TEST_CASE("linear: a row's bits do not depend on the rows beside it") {
       }
     }
   }
-  check_rows_stand_alone<float>(131, 300, 65);
-  check_rows_stand_alone<double>(131, 300, 65);
-  check_rows_stand_alone<bf16>(131, 300, 65);
+  check_rows_stand_alone<float>(many, 300, 65);
+  check_rows_stand_alone<double>(many, 300, 65);
+  check_rows_stand_alone<bf16>(many, 300, 65);
 }
 
-TEST_CASE("linear: every output is one sum in the order of k") {
+// On a GPU the lanes of a warp share a sum.
+TEST_CASE("linear: every output is one sum in the order of k" * doctest::skip(on_gpu)) {
   // Large terms cancel before the small one comes: any split of k would lose it.
   const auto x = tensor<float>({1, 4}, {1e8F, -1e8F, 1.0F, 0.5F});
   const auto w = tensor<float>({1, 4}, {1, 1, 1, 1});
   Tape tape(Mode::inference);
-  CHECK(linear(tape.constant(x), Weight<float, Cpu>(w)).value().data()[0] == 1.5F);
+  CHECK(host(linear(tape.constant(x), Weight<float, Device>(w)).value()) == Numbers{1.5});
   const auto late = tensor<float>({1, 4}, {1.0F, 1e8F, 0.5F, -1e8F});
-  CHECK(linear(tape.constant(late), Weight<float, Cpu>(w)).value().data()[0] == 0.0F);
+  CHECK(host(linear(tape.constant(late), Weight<float, Device>(w)).value()) == Numbers{0});
 }
 
 TEST_CASE("linear: no rows give no output and a gradient of zeros") {
   const Card card(
       {"x", "w"}, [](const auto& x, const auto& w) { return linear(x, w); },
-      activation(Tensor<double, Cpu>(device(), {2, 0, 3})), weight(random_tensor<double>({4, 3}, 2)));
+      activation(Tensor<double, Device>(device(), {2, 0, 3})), weight(random_tensor<double>({4, 3}, 2)));
   const Result result = card.run();
   CHECK(result.value.empty());
   check_bits(result.grads[1], Numbers(12, 0.0));

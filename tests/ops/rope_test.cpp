@@ -13,7 +13,7 @@ namespace {
 constexpr double base = 50;
 
 template <typename A>
-RopeTable<A, Cpu> make_table(Index positions, Index rope) {
+RopeTable<A, Device> make_table(Index positions, Index rope) {
   std::vector<A> cos, sin;
   for (Index p = 0; p < positions; ++p) {
     for (Index j = 0; j < rope / 2; ++j) {

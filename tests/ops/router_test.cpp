@@ -17,7 +17,7 @@ constexpr double inf = std::numeric_limits<double>::infinity();
 
 /// Scores in (0, 1) that differ by at least 0.8 / E within a row: choices do not flip under small steps.
 template <typename A>
-Tensor<A, Cpu> spread_scores(Shape shape, std::uint64_t stream) {
+Tensor<A, Device> spread_scores(Shape shape, std::uint64_t stream) {
   const Index experts = shape.width();
   const Numbers keys = host(random_tensor<double>(shape, stream));
   std::vector<A> scores;
@@ -32,7 +32,7 @@ Tensor<A, Cpu> spread_scores(Shape shape, std::uint64_t stream) {
 }
 
 template <typename A>
-auto route_card(const Tensor<A, Cpu>& scores, const Tensor<A, Cpu>& bias, const Routing& r) {
+auto route_card(const Tensor<A, Device>& scores, const Tensor<A, Device>& bias, const Routing& r) {
   return Card(
       {"scores"}, [=](const auto& s) { return route(s, bias, r).weights; }, activation(scores));
 }
@@ -50,7 +50,7 @@ Chosen choose(const Numbers& scores, const Numbers& bias, const Routing& r) {
 }
 
 template <typename A>
-auto balance_card(const Tensor<A, Cpu>& scores, Index top_k, double alpha) {
+auto balance_card(const Tensor<A, Device>& scores, Index top_k, double alpha) {
   return Card(
       {"scores"}, [=](const auto& s) { return balance_loss(s, top_k, static_cast<A>(alpha)); },
       activation(scores));
@@ -235,16 +235,27 @@ TEST_CASE("balance_loss: errors") {
 TEST_CASE("SPEC 11.9: the bias moves by the sign of what is missing, and sign(0) = 0") {
   const auto load = tensor<double>({4}, {10, 30, 20, 20});
   const auto bias = tensor<double>({4}, {0.5, 0.5, 0.5, -0.25});
-  update_bias(device(), 4, 0.125, load.data(), bias.data());
-  CHECK(bias.to_host() == Numbers{0.625, 0.375, 0.5, -0.25});
-  CHECK(load.to_host() == Numbers(4, 0.0));
-  update_bias(device(), 4, 0.125, load.data(), bias.data());  // nothing was routed: nobody moves
-  CHECK(bias.to_host() == Numbers{0.625, 0.375, 0.5, -0.25});
+  update_bias(device(), 4, 0.125, nullptr, load.data(), bias.data());
+  CHECK(host(bias) == Numbers{0.625, 0.375, 0.5, -0.25});
+  CHECK(host(load) == Numbers(4, 0.0));
+  update_bias(device(), 4, 0.125, nullptr, load.data(), bias.data());  // nothing was routed: nobody moves
+  CHECK(host(bias) == Numbers{0.625, 0.375, 0.5, -0.25});
 
   const auto equal = tensor<float>({3}, {7, 7, 7});  // 21 / 3 is exact in float
   const auto still = tensor<float>({3}, {1, 2, 3});
-  update_bias(device(), 3, 0.5F, equal.data(), still.data());
-  CHECK(still.to_host() == std::vector<float>{1, 2, 3});
+  update_bias(device(), 3, 0.5F, nullptr, equal.data(), still.data());
+  CHECK(host(still) == Numbers{1, 2, 3});
+}
+
+TEST_CASE("update_bias: where the step's scale is NaN no bias moves, but the load is forgotten") {
+  for (const double scale : {1.0, 0.25, not_a_number}) {
+    const auto step = tensor<double>({1}, {scale});
+    const auto load = tensor<float>({3}, {1, 2, 3});
+    const auto bias = tensor<float>({3}, {0, 0, 0});
+    update_bias(device(), 3, 0.5F, step.data(), load.data(), bias.data());
+    CHECK(host(bias) == (std::isnan(scale) ? Numbers{0, 0, 0} : Numbers{0.5, 0, -0.5}));
+    CHECK(host(load) == Numbers{0, 0, 0});
+  }
 }
 
 TEST_SUITE_END();

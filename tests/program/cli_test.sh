@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The program as a person meets it: what it writes, what it says about bad input, and its exit codes.
-# Usage: tests/program/cli_test.sh PROGRAM
+# Usage: tests/program/cli_test.sh PROGRAM [DEVICE]
 set -euo pipefail
 # shellcheck source=tests/program/common.sh
 source "$(dirname "$0")/common.sh"
@@ -38,9 +38,37 @@ expect 2 "mtpx: [train] --out $work/one: a model is there already; --force repla
 
 # bench prints one line of JSON.
 "$mtpx" bench --config "$work/config.json" --batch 1 --seq 8 --steps 1 >"$work/json"
-for key in step_ms tokens_per_s first_loss peak_gib fma_share params; do
+figures=(step_ms tokens_per_s first_loss peak_gib params gflops)
+if [[ $device == cuda ]]; then figures+=(gpu reserved_gib matrix_share); else figures+=(threads fma_share); fi
+for key in "${figures[@]}"; do
   grep -q "\"$key\":" "$work/json" || fail "bench lacks $key"
 done
+
+# bf16 trains, and what it wrote can be read in any type; drafts change nothing here either.
+"$mtpx" train "${small[@]}" --dtype bf16 --steps 30 --out "$work/half" >"$work/log" || fail "train --dtype bf16"
+grep -q '"torch_dtype": "bfloat16"' "$work/half/config.json" || fail "--dtype bf16: config.json says $(grep dtype "$work/half/config.json")"
+grep -q 'step 30/30 (100%)' "$work/log" || fail "--dtype bf16: $(tail -n 5 "$work/log")"
+for draft in 0 1 2; do
+  "$mtpx" generate --dtype bf16 --model "$work/half" --prompt 'the quick' --max-tokens 60 --draft $draft >"$work/text.$draft" 2>/dev/null
+  cmp "$work/text.0" "$work/text.$draft" || fail "--dtype bf16 --draft $draft changed the text"
+done
+for type in bf16 float32 float64; do
+  "$mtpx" score --dtype $type --model "$work/half" --data "$work/text.txt" --seq 32 >"$work/score.$type" || fail "score --dtype $type"
+done
+sed -s 's/{"loss":\([0-9.]*\),.*/\1/' "$work"/score.* | sort -n | awk 'NR == 1 {least = $1} END {exit !($1 - least < 0.02 * least)}' ||
+  fail "types do not agree: $(cat "$work"/score.*)"
+"$mtpx" bench --config "$work/config.json" --batch 1 --seq 8 --steps 1 --dtype bf16 | grep -q '"dtype":"bf16"' || fail "bench --dtype bf16"
+for run in one half; do
+  [[ $(grep -c '"gradient_norm"' "$work/$run/metrics.jsonl") == 30 ]] || fail "$run/metrics.jsonl has not a line a step"
+done
+
+# Devices that are not there.
+if [[ -z $device ]]; then
+  expect 7 'mtpx: [device] --device cuda: this build has no kernels for GPUs; build with `cmake --preset cuda`' \
+    train "${small[@]}" --out "$work/none" --device cuda
+fi
+expect 2 "mtpx: --device: tpu not in {auto,cpu,cuda}" generate --model "$work/one" --prompt x --device tpu
+expect 2 "mtpx: --dtype: float64 not in {float32,bf16}" generate --model "$work/one" --prompt x --dtype float64
 
 # Every subcommand has a complete help.
 for command in train generate bench; do

@@ -1,10 +1,22 @@
 # shellcheck shell=bash
 # What the tests of the program share: a work folder, a small configuration, a text, and expect. Sourced by them; the
-# program is their first argument.
+# program is their first argument, the device to run it on (default: what the program chooses) the second.
 mtpx=$1
+device=${2:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0
+if [[ -n $device ]]; then
+  printf '#!/bin/sh\nexec "%s" "$@" --device %s\n' "$(realpath "$1")" "$device" >"$work/mtpx"
+  chmod +x "$work/mtpx"
+  mtpx=$work/mtpx
+  status=0
+  "$mtpx" generate --model "$work" --prompt x 2>"$work/stderr" || status=$?
+  if [[ $status == 7 ]]; then
+    echo "skipped: $(cat "$work/stderr")"
+    exit 77
+  fi
+fi
 
 fail() {
   echo "FAILED: $*"

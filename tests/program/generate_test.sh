@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # mtpx generate and mtpx bench --decode: drafting and batches leave the text as it is, the figures add up, options that
 # make no sense are refused.
-# Usage: tests/program/generate_test.sh PROGRAM
+# Usage: tests/program/generate_test.sh PROGRAM [DEVICE]
 set -euo pipefail
 export LC_ALL=C  # texts are cut by bytes
 # shellcheck source=tests/program/common.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The designs of multi-token prediction through the program: train, generate, score and compare take any of them.
-# Usage: heads_test.sh PATH_OF_MTPX
+# Usage: heads_test.sh PATH_OF_MTPX [DEVICE]
 set -euo pipefail
 # shellcheck source=tests/program/common.sh
 source "$(dirname "$0")/common.sh"

@@ -3,8 +3,9 @@
 // and its operands, compares the value with a naive loop (naive.hpp), and calls the check_ functions.
 
 #include <mtpx/autograd/gradcheck.hpp>
-#include <mtpx/core/cpu.hpp>
 #include <mtpx/core/rng.hpp>
+
+#include "support/device.hpp"
 
 #include <doctest/doctest.h>
 
@@ -21,13 +22,7 @@ namespace mtpx::test {
 
 /// Everything is compared as doubles: every float and every bf16 is one.
 using Numbers = std::vector<double>;
-using Ids = Tensor<std::int32_t, Cpu>;
-
-/// The device of all op tests.
-inline const Cpu& device() {
-  static const Cpu cpu(1);
-  return cpu;
-}
+using Ids = Tensor<std::int32_t, Device>;
 
 // --- Operands ---------------------------------------------------------------------------------------------
 
@@ -38,57 +33,73 @@ inline double uniform(std::uint64_t stream, Index i) {
 }
 
 /// shift + scale * uniform, rounded to bf16: cards in double, float and bf16 have the same operands.
-template <typename T>
-Tensor<T, Cpu> random_tensor(Shape shape, std::uint64_t stream, double scale = 1, double shift = 0) {
+template <typename T, typename D = Device>
+Tensor<T, D> random_tensor(Shape shape, std::uint64_t stream, double scale = 1, double shift = 0) {
   std::vector<T> values;
   for (Index i = 0; i < shape.size(); ++i) {
     values.push_back(T(static_cast<float>(bf16(shift + scale * uniform(stream, i)))));
   }
-  return Tensor<T, Cpu>::from(device(), shape, values);
+  return Tensor<T, D>::from(device<D>(), shape, values);
 }
 
 /// Integers in [low, high).
-inline Ids random_ids(Shape shape, std::uint64_t stream, Index low, Index high) {
+template <typename D = Device>
+Tensor<std::int32_t, D> random_ids(Shape shape, std::uint64_t stream, Index low, Index high) {
   std::vector<std::int32_t> values;
   for (Index i = 0; i < shape.size(); ++i) {
     const double part = (uniform(stream, i) + 1) / 2;
     values.push_back(
         static_cast<std::int32_t>(low + static_cast<Index>(part * static_cast<double>(high - low))));
   }
-  return Ids::from(device(), shape, values);
+  return Tensor<std::int32_t, D>::from(device<D>(), shape, values);
 }
 
-template <typename T>
-Tensor<T, Cpu> tensor(Shape shape, const std::vector<T>& values) {
-  return Tensor<T, Cpu>::from(device(), shape, values);
+template <typename T, typename D = Device>
+Tensor<T, D> tensor(Shape shape, const std::vector<T>& values) {
+  return Tensor<T, D>::from(device<D>(), shape, values);
 }
 
 /// The same rows with gaps of NaN before, between and after them.
-template <typename T>
-Tensor<T, Cpu> with_gaps(const Tensor<T, Cpu>& x) {
+template <typename T, typename D>
+Tensor<T, D> with_gaps(const Tensor<T, D>& x) {
   const Index width = x.shape().width();
-  Tensor<T, Cpu> wide(x.device(), x.shape().with_width(width + 5));
-  std::fill_n(wide.data(), wide.size(), T(std::numeric_limits<float>::quiet_NaN()));
-  const Tensor<T, Cpu> view = wide.narrow_last(3, width);
+  const T nan(std::numeric_limits<float>::quiet_NaN());
   const std::vector<T> values = x.to_host();
-  for (Index i = 0; i < x.size(); ++i) {
-    view.data()[i / width * view.row_stride() + i % width] = values[static_cast<std::size_t>(i)];
+  std::vector<T> wide;
+  for (auto row = values.begin(); row != values.end(); row += width) {
+    wide.insert(wide.end(), 3, nan);
+    wide.insert(wide.end(), row, row + width);
+    wide.insert(wide.end(), 2, nan);
   }
-  return view;
+  return Tensor<T, D>::from(x.device(), x.shape().with_width(width + 5), wide).narrow_last(3, width);
+}
+
+/// Overwrites a dense tensor with NaN, if T has one, else with -1.
+template <typename T, typename D>
+void poison(const Tensor<T, D>& x) {
+  const std::vector<unsigned char> ones(x.bytes(), 0xff);
+  copy_to_device(x.device(), x.data(), ones.data(), ones.size());
+}
+
+/// Leaves NaN in memory that the device hands out next: what a kernel reads before it writes it shows. (The
+/// host's pool keeps buffers apart by size, so that there is nothing to leave it in.)
+template <typename D>
+void poison_free_memory(const D& on) {
+  if constexpr (!std::is_same_v<D, Cpu>) poison(Tensor<float, D>(on, {1 << 17}));
 }
 
 /// A leaf whose gradient is wanted: an activation (gradient in T), a weight (gradient in acc_t<T>).
-template <typename T>
-Var<T, Cpu> activation(Tensor<T, Cpu> value) {
-  return Var<T, Cpu>(std::move(value), std::make_shared<mtpx::detail::Slot<T, Cpu>>(), nullptr);
+template <typename T, typename D>
+Var<T, D> activation(Tensor<T, D> value) {
+  return Var<T, D>(std::move(value), std::make_shared<mtpx::detail::Slot<T, D>>(), nullptr);
 }
-template <typename T>
-Weight<T, Cpu> weight(Tensor<T, Cpu> value) {
-  return Weight<T, Cpu>(std::move(value), std::make_shared<mtpx::detail::Slot<acc_t<T>, Cpu>>(), nullptr);
+template <typename T, typename D>
+Weight<T, D> weight(Tensor<T, D> value) {
+  return Weight<T, D>(std::move(value), std::make_shared<mtpx::detail::Slot<acc_t<T>, D>>(), nullptr);
 }
 
-template <typename T>
-Numbers host(const Tensor<T, Cpu>& x) {
+template <typename T, typename D>
+Numbers host(const Tensor<T, D>& x) {
   Numbers numbers;
   if (!x.defined()) return numbers;
   for (const T value : x.to_host()) numbers.push_back(static_cast<double>(value));
@@ -142,17 +153,15 @@ struct Run {
 };
 
 /// sum_i y_i c_i, the loss of gradient checks.
-inline Var<double, Cpu> inner(const Var<double, Cpu>& y, const Tensor<double, Cpu>& c) {
+template <typename D>
+Var<double, D> inner(const Var<double, D>& y, const Tensor<double, D>& c) {
   const Numbers a = host(y.value());
   const Numbers b = host(c);
   double total = 0;
   for (std::size_t i = 0; i < a.size(); ++i) total += a[i] * b[i];
-  return y.tape()->record("inner", tensor<double>({1}, {total}),
-                          [b, to = y.destination()](const Tensor<double, Cpu>& scale) {
-                            const Sink<double> dy = to.sink();
-                            for (std::size_t i = 0; dy && i < b.size(); ++i) {
-                              dy.data[i] = scale.data()[0] * b[i] + (dy.accumulate ? dy.data[i] : 0);
-                            }
+  return y.tape()->record("inner", tensor<double, D>({1}, {total}),
+                          [c, to = y.destination()](const Tensor<double, D>& scale) {
+                            scale_into(c.device(), c.size(), scale.to_host()[0], c.data(), to.sink());
                           });
 }
 
@@ -160,6 +169,8 @@ inline Var<double, Cpu> inner(const Var<double, Cpu>& y, const Tensor<double, Cp
 template <typename Op, typename... Vars>
 class Card {
  public:
+  using D = typename std::tuple_element_t<0, std::tuple<Vars...>>::device_type;
+
   Card(std::vector<std::string> names, Op op, Vars... operands)
       : names_(std::move(names)), op_(std::move(op)), operands_(std::move(operands)...) {}
 
@@ -186,6 +197,7 @@ class Card {
   /// Forward and backward. Gradient buffers start as NaN: a kernel that adds where it should overwrite shows.
   Result run(const Run& how = {}) const {
     std::apply([](const auto&... x) { (forget(x), ...); }, operands_);
+    poison_free_memory(operand<0>().device());
     Result result;
     for (int i = 0; i < how.tapes; ++i) {
       Tape tape;
@@ -193,7 +205,7 @@ class Card {
         const auto y = apply(tape, how.frozen, sequence());
         using T = typename std::decay_t<decltype(y)>::value_type;
         result.value = host(y.value());
-        tape.seed(y, random_tensor<T>(y.shape(), 1000));
+        tape.seed(y, random_tensor<T, D>(y.shape(), 1000));
       }
       tape.run();
     }
@@ -203,14 +215,14 @@ class Card {
 
   /// Every entry of every gradient against finite differences. The operands are double.
   void check_gradients(double bound = 1e-7, Index stride = 1) const {
-    std::vector<GradcheckTarget<Cpu>> targets;
+    std::vector<GradcheckTarget<D>> targets;
     std::apply([&](const auto&... x) { (targets.push_back({names_[targets.size()], x}), ...); }, operands_);
-    Tensor<double, Cpu> c;
-    const auto report = gradcheck<Cpu>(
+    Tensor<double, D> c;
+    const auto report = gradcheck<D>(
         targets,
         [&](Tape& tape) {
           const auto y = apply(tape, 0, sequence());
-          if (!c.defined()) c = random_tensor<double>(y.shape(), 1000);
+          if (!c.defined()) c = random_tensor<double, D>(y.shape(), 1000);
           return inner(y, c);
         },
         1e-3, stride);
@@ -244,16 +256,23 @@ class Card {
     }
   }
 
-  /// Value and gradients have the same bits at 1, 2 and 3 threads. Use sizes that make several tasks.
+  /// Value and gradients have the same bits in other_ways(): at 1, 2 and 3 threads. Use sizes that make
+  /// several tasks.
   void check_threads() const {
     const Result one = run();
-    for (const int threads : {2, 3}) {
-      device().set_threads(threads);
-      const Result several = run();
-      device().set_threads(1);
-      INFO(threads << " threads");
-      check_same_bits(several, one);
-    }
+    other_ways<D>([&] { check_same_bits(run(), one); });
+  }
+
+  /// The same with gaps between the rows of operand i. To the last bit on the host; a GPU may take another
+  /// kernel for rows that cannot be read 16 bytes at a time, with another order of the same sums.
+  template <std::size_t i>
+  void check_strided() const {
+    const Result got = strided<i>().run();
+    if constexpr (std::is_same_v<D, Cpu>) return check_same_bits(got, run());
+    const Result want = run();
+    check_close(got.value, want.value, 1e-12, "value of strided " + names_[i]);
+    for (std::size_t g = 0; g < size; ++g)
+      check_close(got.grads[g], want.grads[g], 1e-12, "gradient of " + names_[g] + ", strided " + names_[i]);
   }
 
   void check_same_bits(const Result& got, const Result& want) const {
@@ -278,14 +297,14 @@ class Card {
   }
 
   template <typename T, typename G>
-  static Var<T, Cpu, G> on(Tape& tape, const Var<T, Cpu, G>& x, bool frozen) {
-    return Var<T, Cpu, G>(x.value(), frozen ? nullptr : x.slot(), &tape);
+  static Var<T, D, G> on(Tape& tape, const Var<T, D, G>& x, bool frozen) {
+    return Var<T, D, G>(x.value(), frozen ? nullptr : x.slot(), &tape);
   }
 
   template <typename T, typename G>
-  static void forget(const Var<T, Cpu, G>& x) {
+  static void forget(const Var<T, D, G>& x) {
     auto& slot = *x.slot();
-    if (slot.grad.defined()) std::memset(static_cast<void*>(slot.grad.data()), 0xff, slot.grad.bytes());
+    if (slot.grad.defined()) poison(slot.grad);
     slot.filled = false;
   }
 
@@ -294,7 +313,8 @@ class Card {
   std::tuple<Vars...> operands_;
 };
 
-/// Two cards give the same value and gradients: twins of two types, or an op and its composition.
+/// Two cards give the same value and gradients: twins of two types or two devices, or an op and its
+/// composition.
 template <typename A, typename B>
 void check_same(const A& got, const B& want, double bound) {
   static_assert(A::size == B::size);

@@ -8,14 +8,14 @@ namespace mtpx::test {
 /// Counts: after token t comes t + 1, after the last one 0. Attention and feed-forward layers add nothing,
 /// embedding and head are (almost) unit matrices. Modules named in `right` draft the truth; the others draft
 /// t + 2 where t + 1 would be right.
-inline Transformer<double, Cpu> counting_model(Index vocab, const std::vector<bool>& right,
-                                               Index longest = 64) {
+inline Transformer<double, Device> counting_model(Index vocab, const std::vector<bool>& right,
+                                                  Index longest = 64) {
   Config c = dense_config(static_cast<Index>(right.size()));
   c.vocab_size = vocab;
   c.hidden_size = vocab;
   c.num_hidden_layers = 1;
   c.max_position_embeddings = longest;
-  Transformer<double, Cpu> model(device(), c);
+  Transformer<double, Device> model(device(), c);
   for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
     const Shape shape = tensor.shape();
     Numbers values(static_cast<std::size_t>(shape.size()), 0.0);
@@ -38,7 +38,7 @@ inline Transformer<double, Cpu> counting_model(Index vocab, const std::vector<bo
 
 /// What the model says about every position of `tokens`, by the pass that training uses: logits of depth k,
 /// [tokens - k][vocab]. Depth 0 is the main head.
-inline std::vector<Numbers> logits(const Transformer<double, Cpu>& model,
+inline std::vector<Numbers> logits(const Transformer<double, Device>& model,
                                    const std::vector<std::int32_t>& tokens, Index depth = 0) {
   std::vector<std::int32_t> padded = tokens;
   padded.push_back(0);  // the label of the last token, which nobody reads

@@ -53,8 +53,8 @@ inline Config dense_config(Index depth) {
 
 /// Weights of the given standard deviation, gains between 1/2 and 3/2, router biases of both signs; all
 /// exact in bf16, so that models of different types are the same model.
-template <typename T>
-void randomize(Transformer<T, Cpu>& model, std::uint64_t seed, double deviation = 0.3) {
+template <typename T, typename D>
+void randomize(Transformer<T, D>& model, std::uint64_t seed, double deviation = 0.3) {
   std::uint64_t stream = 0;
   for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
     using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
@@ -71,22 +71,23 @@ void randomize(Transformer<T, Cpu>& model, std::uint64_t seed, double deviation 
   });
 }
 
-/// A random model on the device of the op tests.
-template <typename T = double>
-Transformer<T, Cpu> random_model(const Config& config, std::uint64_t seed, double deviation = 0.3) {
-  Transformer<T, Cpu> model(device(), config);
+/// A random model on the device that tests share.
+template <typename T = double, typename D = Device>
+Transformer<T, D> random_model(const Config& config, std::uint64_t seed, double deviation = 0.3) {
+  Transformer<T, D> model(device<D>(), config);
   randomize(model, seed, deviation);
   return model;
 }
 
 /// [batch, time + 1] random tokens of one document.
-inline Batch<Cpu> random_batch(Index batch, Index time, Index vocab, std::uint64_t stream = 5) {
-  return {random_ids({batch, time + 1}, stream, 0, vocab), {}, false};
+template <typename D = Device>
+Batch<D> random_batch(Index batch, Index time, Index vocab, std::uint64_t stream = 5) {
+  return {random_ids<D>({batch, time + 1}, stream, 0, vocab), {}, false};
 }
 
 /// All gradients by parameter name; an empty entry where there is none.
-template <typename T>
-std::map<std::string, Numbers> gradients(Transformer<T, Cpu>& model) {
+template <typename T, typename D>
+std::map<std::string, Numbers> gradients(Transformer<T, D>& model) {
   std::map<std::string, Numbers> all;
   for_each_parameter(model,
                      [&](const std::string& name, auto& parameter) { all[name] = host(parameter.grad()); });

@@ -2,6 +2,9 @@
 
 #include "support/card.hpp"
 
+#include <limits>
+#include <map>
+
 using namespace mtpx;
 using namespace mtpx::test;
 
@@ -9,13 +12,20 @@ TEST_SUITE_BEGIN("mtpx/train/adamw.hpp");
 
 namespace {
 
+/// What backward would leave.
+template <typename P, typename A>
+void set_gradient(P& parameter, const std::vector<A>& values) {
+  (void)parameter.sink();
+  parameter.slot()->grad.assign(values);
+}
+
 /// A matrix, a stack of matrices, a gain, and a matrix that the loss does not reach.
 template <typename T>
 struct Toy {
-  Parameter<T, Cpu> matrix{test::device(), {3, 4}};
-  StackedWeight<T, Cpu> stack{Parameter<T, Cpu>(test::device(), {2, 3, 2})};
-  Parameter<acc_t<T>, Cpu> gain{test::device(), {5}};
-  Parameter<T, Cpu> untouched{test::device(), {2, 2}};
+  Parameter<T, Device> matrix{test::device(), {3, 4}};
+  StackedWeight<T, Device> stack{Parameter<T, Device>(test::device(), {2, 3, 2})};
+  Parameter<acc_t<T>, Device> gain{test::device(), {5}};
+  Parameter<T, Device> untouched{test::device(), {2, 2}};
 
   Toy() {
     std::uint64_t stream = 10;
@@ -25,7 +35,7 @@ struct Toy {
     });
   }
 
-  const Cpu& device() const { return matrix.device(); }
+  const Device& device() const { return matrix.device(); }
 
   /// Pseudo-random gradients of size `scale`, as backward would leave them.
   void fill_gradients(int step, double scale) {
@@ -33,9 +43,10 @@ struct Toy {
     for_each_parameter(*this, [&](const std::string& name, auto& p) {
       ++stream;
       if (name == "untouched" || p.frozen()) return;
-      const auto sink = p.sink();
+      std::vector<acc_t<T>> values;
       for (Index i = 0; i < p.shape().size(); ++i)
-        sink.data[i] = static_cast<acc_t<T>>(scale * uniform(stream, i));
+        values.push_back(static_cast<acc_t<T>>(scale * uniform(stream, i)));
+      set_gradient(p, values);
     });
   }
 
@@ -112,10 +123,62 @@ TEST_CASE("clip_norm: the global norm over every gradient, and min(1, max / norm
   CHECK(host(clip_norm(toy, 0).scale) == Numbers{1.0});  // 0: no clipping
 }
 
+TEST_CASE("clip_norm: a norm that is not finite, or a watched number, scales by NaN; `halted` remembers it") {
+  Toy<double> toy;
+  toy.fill_gradients(0, 2.0);
+  const double norm = host(clip_norm(toy, 0).norm)[0];
+  const auto halted = tensor<double>({1}, {0});
+  const auto fine = tensor<double>({2}, {1e300, -3});
+  CHECK(host(clip_norm(toy, 0, halted, fine).norm) == Numbers{norm});  // nothing is added to it
+  CHECK(host(clip_norm(toy, 0, halted, fine).scale) == Numbers{1});
+  CHECK(host(halted) == Numbers{0});
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const double bad : {infinity, -infinity, std::numeric_limits<double>::quiet_NaN()}) {
+    const auto watched = tensor<double>({2}, {1, bad});
+    CHECK(std::isnan(host(clip_norm(toy, 1, {}, watched).scale)[0]));
+    CHECK(std::isnan(host(clip_norm(toy, 0, {}, tensor<float>({1}, {static_cast<float>(bad)})).scale)[0]));
+    CHECK(host(clip_norm(toy, 0).scale) == Numbers{1});
+    CHECK(std::isnan(host(clip_norm(toy, 1, halted, watched).norm)[0]));
+    CHECK(host(halted) == Numbers{1});
+    const auto behind = clip_norm(toy, 1, halted, fine);
+    CHECK(host(behind.norm) == Numbers{norm});
+    CHECK(std::isnan(host(behind.scale)[0]));
+    halted.assign(Numbers{0});
+    toy.fill_gradients(0, 2.0 * bad);
+    CHECK(std::isnan(host(clip_norm(toy, 1, halted).scale)[0]));
+    CHECK(host(halted) == Numbers{1});
+    halted.assign(Numbers{0});
+    toy.fill_gradients(0, 2.0);
+  }
+}
+
+TEST_CASE("AdamW: a step whose scale is NaN changes nothing, and can be taken back") {
+  Toy<bf16> toy, reference;
+  AdamW<bf16, Device> optimizer, other;
+  optimizer.reserve(toy);  // moments from the start are the same moments
+  for (int step = 0; step < 4; ++step) {
+    if (step == 2) {
+      const auto before = values(toy);
+      toy.fill_gradients(step, std::numeric_limits<double>::quiet_NaN());
+      optimizer.step(toy, clip_norm(toy, 1), 0.01);
+      for (const auto& [name, numbers] : values(toy)) check_bits(numbers, before.at(name), name);
+      for (const auto& [name, numbers] : gradients(toy)) CHECK(numbers.empty());
+      CHECK(optimizer.steps() == 3);
+      optimizer.rewind(2);
+    }
+    toy.fill_gradients(step, 1.0);
+    reference.fill_gradients(step, 1.0);
+    optimizer.step(toy, clip_norm(toy, 1), 0.01);
+    other.step(reference, clip_norm(reference, 1), 0.01);
+  }
+  const auto want = values(reference);
+  for (const auto& [name, numbers] : values(toy)) check_bits(numbers, want.at(name), name);
+}
+
 TEST_CASE("AdamW: 20 steps against a naive reference in double, clipped, decay on matrices only") {
   const AdamWOptions options{0.8, 0.9, 1e-6, 0.1};
   Toy<double> toy;
-  AdamW<double, Cpu> optimizer(options);
+  AdamW<double, Device> optimizer(options);
   NaiveAdamW naive{options, 0, values(toy), {}, {}};
   const Numbers before = host(toy.untouched.value());
   for (int step = 0; step < 20; ++step) {
@@ -134,7 +197,7 @@ TEST_CASE("AdamW: a zero gradient decays matrices and leaves gains") {
   Toy<double> toy;
   const auto before = values(toy);
   toy.fill_gradients(0, 0.0);
-  AdamW<double, Cpu> optimizer({.weight_decay = 0.5});
+  AdamW<double, Device> optimizer({.weight_decay = 0.5});
   optimizer.step(toy, clip_norm(toy, 1.0), 0.125);
   const auto after = values(toy);
   for (const std::string name : {"matrix", "stack.weight"}) {
@@ -146,7 +209,7 @@ TEST_CASE("AdamW: a zero gradient decays matrices and leaves gains") {
 
 TEST_CASE("AdamW: a parameter that is frozen later stays, and others keep their own moments") {
   Toy<double> toy, reference;
-  AdamW<double, Cpu> optimizer, other;
+  AdamW<double, Device> optimizer, other;
   Numbers frozen;
   for (int step = 0; step < 4; ++step) {
     if (step == 2) {
@@ -166,11 +229,11 @@ TEST_CASE("AdamW: a parameter that is frozen later stays, and others keep their 
 TEST_CASE("AdamW: bf16 weights have float masters, so that steps below their resolution add up") {
   Toy<bf16> toy;
   const auto before = values(toy);
-  AdamW<bf16, Cpu> optimizer({.weight_decay = 0});
+  AdamW<bf16, Device> optimizer({.weight_decay = 0});
   const auto step = [&] {
     for_each_parameter(toy, [&](const std::string& name, auto& p) {
       if (name == "untouched") return;
-      for (Index i = 0; i < p.shape().size(); ++i) p.sink().data[i] = 1.0f;
+      set_gradient(p, std::vector<float>(static_cast<std::size_t>(p.shape().size()), 1.0f));
     });
     optimizer.step(toy, clip_norm(toy, 0), 1e-4);
   };

@@ -12,7 +12,7 @@ TEST_SUITE_BEGIN("mtpx/train/trainer.hpp");
 
 namespace {
 
-using Model = Transformer<double, Cpu>;
+using Model = Transformer<double, Device>;
 
 /// Bytes are tokens, so the vocabulary is 256; the text below uses a part of it.
 Config byte_config(Index depth) {
@@ -67,15 +67,15 @@ TEST_CASE("Trainer: a step is forward, loss, backward, clip, AdamW, bias") {
   const Batches data = batches(text(3, 100), o);
 
   Model model = random_model(c, 1);
-  Trainer<double, Cpu> trainer(model, o, data);
+  Trainer<double, Device> trainer(model, o, data);
   Model by_hand = random_model(c, 1);
-  AdamW<double, Cpu> optimizer(o.adamw);
+  AdamW<double, Device> optimizer(o.adamw);
   LearningRate lr = o.lr;
   lr.steps = o.steps;
   for (Index step = 0; step < 3; ++step) {
     const StepReport report = trainer.step();
     const double lambda = step < 2 ? 0.7 : 0.2;  // 0.15 of 10 steps
-    const Batch<Cpu> batch = upload(device(), data.at(step));
+    const Batch<Device> batch = upload(device(), data.at(step));
     Tape tape;
     const auto loss = mtp_loss(by_hand, by_hand(tape, batch), batch, {lambda, o.depth_weights, o.divisor});
     tape.backward(loss.total);
@@ -103,7 +103,7 @@ TEST_CASE("Trainer: router biases move by gamma at most, towards idle experts; 0
     const auto before = weights(model);
     TrainOptions o = options(2, 1);
     o.bias_update_speed = gamma;
-    Trainer<double, Cpu> trainer(model, o, batches(text(3, 100), o));
+    Trainer<double, Device> trainer(model, o, batches(text(3, 100), o));
     trainer.step();
     int moved = 0, biases = 0;
     for (const auto& [name, after] : weights(model)) {
@@ -126,7 +126,7 @@ TEST_CASE("Trainer: two micro-batches of 4 are one batch of 8") {
     Model model = random_model(byte_config(2), 1);
     TrainOptions o = options(batch, accumulation);
     o.adamw.eps = 1e-3;  // the first step divides by the gradient's size
-    Trainer<double, Cpu> trainer(model, o, batches(corpus, o));
+    Trainer<double, Device> trainer(model, o, batches(corpus, o));
     const StepReport report = trainer.step();
     return std::pair(report, weights(model));
   };
@@ -143,25 +143,147 @@ TEST_CASE("Trainer: NaN stops before the update; weights, moments, biases and lo
   TrainOptions o = options(2, 1);
   const Batches data = batches(text(3, 100), o);
   Model model = random_model(c, 1), untouched = random_model(c, 1);
-  Trainer<double, Cpu> trainer(model, o, data), reference(untouched, o, data);
+  Trainer<double, Device> trainer(model, o, data), reference(untouched, o, data);
   trainer.step();
   reference.step();
 
-  double* const number = model.layers[1].self_attn.o_proj.weight.value().data();
-  const double before = *number;
-  *number = std::numeric_limits<double>::quiet_NaN();
+  const auto matrix = model.layers[1].self_attn.o_proj.weight.value();
+  const Numbers before = matrix.to_host();
+  Numbers numbers = before;
+  numbers[0] = std::numeric_limits<double>::quiet_NaN();
+  matrix.assign(numbers);
   const auto broken = weights(model);
   const std::string says = error_text<NumericError>([&] { trainer.step(); });
   CHECK(says.starts_with("[train] step 2: loss "));  // then nan or -nan
   CHECK(says.ends_with(" must be finite; the weights are those of the step before"));
-  for (const auto& [name, numbers] : weights(model)) check_bits(numbers, broken.at(name), name);
+  for (const auto& [name, after] : weights(model)) check_bits(after, broken.at(name), name);
   CHECK(trainer.steps_done() == 1);
-  *number = before;
+  matrix.assign(before);
   // As if nothing had happened.
   trainer.step();
   reference.step();
   const auto want = weights(untouched);
+  for (const auto& [name, after] : weights(model)) check_bits(after, want.at(name), name);
+}
+
+TEST_CASE("Trainer: steps that are queued show what steps one by one show") {
+  const Config c = byte_config(2);
+  TrainOptions o = options(2, 2);
+  o.steps = 70;
+  o.lambda.switch_at = 0.5;
+  const Batches data = batches(text(3, 100), o);
+  Model model = random_model(c, 1), one_by_one = random_model(c, 1);
+  Trainer<double, Device> trainer(model, o, data), reference(one_by_one, o, data);
+  CHECK(trainer.reports().empty());
+  std::vector<StepReport> reports;
+  for (const int count : {1, 2, 67}) {  // more than the device keeps
+    for (int i = 0; i < count; ++i) trainer.advance();
+    const auto some = trainer.reports();
+    CHECK(some.size() == static_cast<std::size_t>(count));
+    reports.insert(reports.end(), some.begin(), some.end());
+    CHECK(trainer.steps_done() == static_cast<Index>(reports.size()));
+  }
+  CHECK(trainer.reports().empty());
+  for (const StepReport& got : reports) {
+    const StepReport want = reference.step();
+    CHECK(got.step == want.step);
+    CHECK(got.loss == want.loss);
+    CHECK(got.total == want.total);
+    CHECK(got.lr == want.lr);
+    CHECK(got.lambda == want.lambda);
+    CHECK(got.gradient_norm == want.gradient_norm);
+  }
+  CHECK(reports[34].lambda == o.lambda.early);
+  CHECK(reports[35].lambda == o.lambda.late);
+  const auto want = weights(one_by_one);
   for (const auto& [name, numbers] : weights(model)) check_bits(numbers, want.at(name), name);
+}
+
+TEST_CASE("Trainer: steps queued behind one that is not finite change nothing; then it goes on from there") {
+  const Config c = byte_config(2);
+  TrainOptions o = options(2, 1);
+  const Batches data = batches(text(3, 100), o);
+  Model model = random_model(c, 1), untouched = random_model(c, 1);
+  Trainer<double, Device> trainer(model, o, data), reference(untouched, o, data);
+  for (int i = 0; i < 3; ++i) trainer.advance();
+  const auto matrix = model.mtp[1].block.self_attn.o_proj.weight.value();
+  const Numbers before = matrix.to_host();
+  Numbers numbers = before;
+  numbers[0] = std::numeric_limits<double>::infinity();
+  matrix.assign(numbers);
+  for (int i = 0; i < 4; ++i) trainer.advance();
+  CHECK(trainer.steps_done() == 7);
+  CHECK(error_text<NumericError>([&] { trainer.reports(); }).starts_with("[train] step 4: loss "));
+  CHECK(trainer.steps_done() == 3);
+  const auto finished = trainer.reports();
+  REQUIRE(finished.size() == 3);
+  for (const StepReport& got : finished) CHECK(got.total == reference.step().total);
+  matrix.assign(before);
+  for (int i = 0; i < 2; ++i) {
+    const StepReport got = trainer.step(), want = reference.step();
+    CHECK(got.step == want.step);
+    CHECK(got.total == want.total);
+  }
+  const auto want = weights(untouched);
+  for (const auto& [name, after] : weights(model)) check_bits(after, want.at(name), name);
+}
+
+TEST_CASE("Trainer: switches of the model that are turned between steps count from the next step on") {
+  const Config c = byte_config(2);
+  const TrainOptions o = options(2, 1);
+  const Batches data = batches(text(3, 100), o);
+  Model model = random_model(c, 1);
+  Trainer<double, Device> trainer(model, o, data);
+  for (int i = 0; i < 3; ++i) trainer.step();
+  model.activation_checkpointing = true;  // changes no bit
+  for (int i = 0; i < 3; ++i) trainer.step();
+  const auto main = weights(model);
+  model.freeze_main();
+  for (int i = 0; i < 3; ++i) trainer.step();
+  for (const auto& [name, after] : weights(model)) {
+    const bool depth = name.starts_with("model.layers.3.") || name.starts_with("model.layers.4.");
+    if (!depth) check_bits(after, main.at(name), name);
+    if (name.ends_with("o_proj.weight")) CHECK((after != main.at(name)) == depth);
+  }
+}
+
+TEST_CASE(
+    "Trainer: a warm loop asks for no memory, and two trainers of one device do not disturb each other") {
+  const Config c = byte_config(1);
+  const TrainOptions o = options(2, 2);
+  const Batches data = batches(text(3, 100), o);
+  std::map<std::string, Numbers> want;
+  {
+    Model model = random_model(c, 1);
+    Trainer<double, Device> trainer(model, o, data);
+    for (int i = 0; i < 6; ++i) trainer.step();
+    want = weights(model);
+  }
+  Model first = random_model(c, 1), second = random_model(c, 1);
+  Trainer<double, Device> a(first, o, data), b(second, o, data);
+  for (int i = 0; i < 3; ++i) a.advance();
+  for (int i = 0; i < 3; ++i) b.advance();
+  a.reports();
+  b.reports();
+  const auto asked_of = [](const auto& on) {
+    if constexpr (requires { on.allocations(); })
+      return on.allocations();
+    else
+      return on.pool().allocations();
+  };
+  const auto asked = [&] { return asked_of(device()); };
+  const std::size_t warm = asked();
+  for (int i = 0; i < 3; ++i) {
+    a.advance();
+    b.advance();
+  }
+  a.reports();
+  b.reports();
+  CHECK(asked() == warm);
+  for (const auto& [name, numbers] : want) {
+    check_bits(weights(first).at(name), numbers, name);
+    check_bits(weights(second).at(name), numbers, name);
+  }
 }
 
 TEST_CASE("Trainer: text without a target, documents of one token: loss 0, finite weights") {
@@ -169,7 +291,7 @@ TEST_CASE("Trainer: text without a target, documents of one token: loss 0, finit
   c.aux_loss_alpha = 0;
   Model model = random_model(c, 1);
   TrainOptions o = options(2, 1);
-  Trainer<double, Cpu> trainer(model, o, batches(text(40, 1), o));
+  Trainer<double, Device> trainer(model, o, batches(text(40, 1), o));
   for (int step = 0; step < 2; ++step) {
     const StepReport report = trainer.step();
     CHECK(report.loss == std::vector<double>{0, 0, 0});
@@ -186,7 +308,7 @@ TEST_CASE("Trainer: attention inside documents on request") {
     Model model = random_model(c, 1);
     TrainOptions o = options(2, 1);
     o.mask_documents = mask;
-    return Trainer<double, Cpu>(model, o, batches(corpus, o)).step().loss[0];
+    return Trainer<double, Device>(model, o, batches(corpus, o)).step().loss[0];
   };
   CHECK(std::abs(loss(true) - loss(false)) > 1e-6);
 }
@@ -194,20 +316,19 @@ TEST_CASE("Trainer: attention inside documents on request") {
 TEST_CASE("Trainer: equal states go on equally, at any number of threads") {
   Config c = byte_config(2);
   const Corpus corpus = text(5, 200);
-  const auto run = [&](int threads) {
+  const auto run = [&] {
     Model model = random_model(c, 1);
     TrainOptions o = options(4, 2);
-    Trainer<double, Cpu> trainer(model, o, batches(corpus, o));
-    device().set_threads(threads);
+    Trainer<double, Device> trainer(model, o, batches(corpus, o));
     for (int step = 0; step < 3; ++step) trainer.step();
-    device().set_threads(1);
     return weights(model);
   };
-  const auto one = run(1), two = run(2), again = run(1);
-  for (const auto& [name, numbers] : one) {
-    check_bits(two.at(name), numbers, name);
-    check_bits(again.at(name), numbers, name);
-  }
+  const auto one = run(), again = run();
+  for (const auto& [name, numbers] : one) check_bits(again.at(name), numbers, name);
+  other_ways([&] {
+    const auto other = run();
+    for (const auto& [name, numbers] : one) check_bits(other.at(name), numbers, name);
+  });
 }
 
 TEST_CASE("Trainer: options that make no sense are named") {
@@ -217,7 +338,7 @@ TEST_CASE("Trainer: options that make no sense are named") {
     TrainOptions o = options(2, 1);
     const Batches data = batches(corpus, o);
     change(o);
-    return error_text<ConfigError>([&] { Trainer<double, Cpu>(model, o, data); });
+    return error_text<ConfigError>([&] { Trainer<double, Device>(model, o, data); });
   };
   constexpr double infinity = std::numeric_limits<double>::infinity();
   CHECK(says([](TrainOptions&) {}) == "");

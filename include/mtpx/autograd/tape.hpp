@@ -95,8 +95,9 @@ class Tape {
   template <typename T, typename D>
   void backward(const Var<T, D>& loss) {
     require(loss.shape().size() == 1, "backward", "the loss must be one number", {{"loss", loss.shape()}});
-    const T one(1.0f);
-    backward(loss, Tensor<T, D>::from(loss.device(), loss.shape(), std::span(&one, 1)));
+    Tensor<T, D> one(loss.device(), loss.shape());
+    fill_value(loss.device(), 1, T(1.0f), one.data());
+    backward(loss, one);
   }
 
   /// The same from a given gradient of `y`.

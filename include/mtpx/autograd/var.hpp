@@ -41,6 +41,16 @@ class Destination {
     return {slot_->grad.data(), accumulate};
   }
 
+  /// Makes `dy`, which the caller will not use again, the gradient itself instead of a copy. False where that
+  /// cannot be: somebody has written the gradient before, or wants it in its old buffer.
+  bool take_over(const Tensor<G, D>& dy) const {
+    if (slot_ == nullptr) return true;
+    if (slot_->filled || slot_->grad.defined() || !dy.contiguous()) return false;
+    slot_->grad = dy.reshape(shape_);
+    slot_->filled = true;
+    return true;
+  }
+
  private:
   std::shared_ptr<detail::Slot<G, D>> slot_;
   D device_;

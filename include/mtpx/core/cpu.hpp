@@ -31,6 +31,9 @@ class Cpu {
         threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }
   Pool& pool() const { return state_->pool; }
+  std::size_t peak_bytes() const { return pool().peak_bytes(); }
+  std::size_t allocations() const { return pool().allocations(); }
+  void reset_peak() const { pool().reset_peak(); }
 
  private:
   static void* allocate(std::size_t bytes) { return ::operator new (bytes, std::align_val_t{alignment}); }

@@ -27,9 +27,13 @@ class ConfigError : public Error {
 class FileError : public Error {
   using Error::Error;
 };
-/// The device refused: out of memory, missing, or a failed launch.
+/// The device refused: missing, or a failed launch.
 class DeviceError : public Error {
   using Error::Error;
+};
+/// The device has no memory left; the text names the bytes asked for, free and in all.
+class OutOfMemory : public DeviceError {
+  using DeviceError::DeviceError;
 };
 /// A number that must not be: a token id outside the vocabulary, a loss that is not finite.
 class NumericError : public Error {

@@ -67,6 +67,8 @@ class Tensor {
   std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
   Index row_stride() const { return row_stride_; }
   Rows rows() const { return {shape_.rows(), shape_.width(), row_stride_}; }
+  /// Whether no other tensor shares the storage: its content may then be replaced by something else.
+  bool unique() const { return buffer_.unique(); }
   bool contiguous() const { return row_stride_ == shape_.width() || shape_.rows() <= 1; }
 
   /// The same elements under another shape. The last extent may change only if rows touch each other.

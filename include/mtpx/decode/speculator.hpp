@@ -1,9 +1,9 @@
 #pragma once
 
 #include <mtpx/core/rng.hpp>
-#include <mtpx/decode/cache.hpp>
 #include <mtpx/decode/draft_policy.hpp>
 #include <mtpx/decode/options.hpp>
+#include <mtpx/decode/passes.hpp>
 #include <mtpx/decode/verify.hpp>
 
 #include <chrono>
@@ -41,7 +41,8 @@ class Speculator {
         options_(options),
         most_drafts_(options.draft != GenerateOptions::automatic ? options.draft : longest_useful(model)),
         modules_((options.validate(model.config), std::min(most_drafts_, modules_of(model)))),
-        cache_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_),
+        passes_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_,
+                std::max(chunk + slots, slots * (most_drafts_ + 1)), slots * (most_drafts_ + 1)),
         slots_(static_cast<std::size_t>(slots)) {
     if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_);
     for (Slot& slot : slots_) slot.ready.resize(static_cast<std::size_t>(modules_));
@@ -54,17 +55,17 @@ class Speculator {
   /// for an id outside the vocabulary.
   Index add(std::span<const std::int32_t> prompt, std::uint64_t seed) {
     if (prompt.empty()) throw ConfigError("[generate] the prompt is empty");
-    if (static_cast<Index>(prompt.size()) >= cache_.capacity) {
+    if (static_cast<Index>(prompt.size()) >= cache().capacity) {
       throw ConfigError(cat("[generate] the prompt has ", prompt.size(), " tokens, ",
-                            cache_.capacity == longest() ? "max_position_embeddings" : "positions", " = ",
-                            cache_.capacity, " leaves room for ", cache_.capacity - 1));
+                            cache().capacity == longest() ? "max_position_embeddings" : "positions", " = ",
+                            cache().capacity, " leaves room for ", cache().capacity - 1));
     }
     const auto free = std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return !s.active; });
     if (free == slots_.end()) throw ConfigError(cat("[generate] all ", slots_.size(), " slots are taken"));
     Slot& s = *free;
     const Index slot = free - slots_.begin();
     s.tokens.assign(prompt.begin(), prompt.end());
-    s.tokens.reserve(static_cast<std::size_t>(cache_.capacity));
+    s.tokens.reserve(static_cast<std::size_t>(cache().capacity));
     s.seed = seed;
     s.round = 0;
     s.drafts.clear();
@@ -75,8 +76,9 @@ class Speculator {
     rows_.clear();
     for (Index p = 0; p < known(s); ++p) rows_.add(prompt[static_cast<std::size_t>(p)], slot, p);
     Index begin = 0;
-    for (; begin + chunk < rows_.size(); begin += chunk) run_trunk(begin, begin + chunk);
-    read_logits(run_trunk(begin, rows_.size()), rows_.size() - begin - 1, 1);
+    for (; begin + chunk < rows_.size(); begin += chunk)
+      passes_.trunk(rows_, begin, begin + chunk, Answer::nothing, 0);
+    passes_.trunk(rows_, begin, rows_.size(), main_answer(), 1);
     s.emitted_from = s.tokens.size();
     s.tokens.push_back(pick(s, 0, 0));
     s.active = true;
@@ -139,7 +141,7 @@ class Speculator {
     return std::span(s.tokens).subspan(s.emitted_from);
   }
   const DecodeStatistics& statistics() const { return statistics_; }
-  const KvCache<T, D>& cache() const { return cache_; }
+  const KvCache<T, D>& cache() const { return passes_.cache(); }
 
  private:
   static constexpr Index chunk = 256;  // rows of a pass over a prompt: what it needs does not grow with it
@@ -165,7 +167,7 @@ class Speculator {
   Index longest() const { return model_.config.max_position_embeddings; }
   Index vocabulary() const { return model_.config.vocab_size; }
   static Index known(const Slot& s) { return static_cast<Index>(s.tokens.size()); }
-  Index room(const Slot& s) const { return cache_.capacity - known(s); }
+  Index room(const Slot& s) const { return cache().capacity - known(s); }
 
   /// Numbers in [0, 1). A token that is emitted is drawn with the number of its place, whatever was drafted
   /// before. What drafts are drawn and kept with is new in every round: what a round refused says something
@@ -178,9 +180,14 @@ class Speculator {
     return Philox::uniform(s.seed, use + (static_cast<std::uint64_t>(i) << 32), s.round);
   }
 
-  std::span<const A> logits(Index row) const {
-    const auto vocab = static_cast<std::size_t>(vocabulary());
-    return std::span<const A>(logits_).subspan(static_cast<std::size_t>(row) * vocab, vocab);
+  /// What is read of the main model, and of the drafts: tokens alone where nobody looks at distributions.
+  Answer main_answer() const {
+    return options_.same_text() && options_.sampling.greedy() ? Answer::tokens : Answer::logits;
+  }
+  Answer draft_answer() const {
+    const bool drawn = options_.draft_tokens == DraftTokens::drawn && !options_.same_text() &&
+                       options_.verification != Verification::lossy_typical;
+    return drawn ? Answer::logits : Answer::tokens;
   }
 
   /// Memory for distribution i of the main model or of the drafts.
@@ -190,39 +197,12 @@ class Speculator {
     return std::span(all).subspan(i * vocab, vocab);
   }
 
-  /// The token `ahead` places after the known ones, from a row of logits.
+  /// The token `ahead` places after the known ones, from row `row` of what the trunk was asked.
   std::int32_t pick(const Slot& s, std::size_t ahead, Index row) {
-    if (options_.sampling.greedy()) return argmax(logits(row));
+    if (main_answer() == Answer::tokens) return passes_.token(row);
     const std::span<double> p = place(p_, 0, vocabulary());
-    distribution(logits(row), options_.sampling, p, order_);
+    distribution(passes_.logits(row), options_.sampling, p, order_);
     return sample(p, of_place(s, ahead));
-  }
-
-  Tensor<std::int32_t, D> upload(Index begin, Index end) const {
-    return Tensor<std::int32_t, D>::from(
-        model_.device(), {1, end - begin},
-        std::span(rows_.tokens)
-            .subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)));
-  }
-
-  /// Rows [begin, end) of rows_ through the trunk; returns what the head reads.
-  Tensor<T, D> run_trunk(Index begin, Index end) {
-    const auto rows = decode_rows(model_.device(), rows_, begin, end);
-    const Hidden<T, D> h = model_.decode(tape_, upload(begin, end), rows, cache_.trunk);
-    if (modules_ > 0) store_rows(h.carried.value(), rows, cache_.states[0]);
-    return h.normed.value();
-  }
-
-  /// Logits of `count` rows of x from `first` on, into logits_: in the accumulation type, on the host.
-  void read_logits(const Tensor<T, D>& x, Index first, Index count) {
-    const Index width = model_.config.hidden_size;
-    const Tensor<T, D> read = x.reshape({x.shape().rows(), width}).slice_front(first, first + count);
-    Tensor<A, D> out(model_.device(), {count, vocabulary()});
-    linear_forward(model_.device(), read.rows(), read.data(), vocabulary(), model_.lm_head.weight.data(),
-                   out.data());
-    if (logits_.size() < static_cast<std::size_t>(out.size()))
-      logits_.resize(static_cast<std::size_t>(out.size()));
-    copy_to_host(model_.device(), logits_.data(), out.data(), out.bytes());
   }
 
   /// The known tokens' last and the drafts of all running sequences, in one pass.
@@ -235,7 +215,7 @@ class Speculator {
       rows_.add(s.tokens.back(), slot, e);
       for (Index i = 0; i < s.want; ++i) rows_.add(s.drafts[static_cast<std::size_t>(i)], slot, e + 1 + i);
     }
-    read_logits(run_trunk(0, rows_.size()), 0, rows_.size());
+    passes_.trunk(rows_, 0, rows_.size(), main_answer(), rows_.size());
   }
 
   /// Which drafts of a sequence stand.
@@ -250,7 +230,8 @@ class Speculator {
     place(p_, drafts.size(), vocabulary());
     const auto p = [&](std::size_t i) -> std::span<const double> {
       for (; worked_out <= i; ++worked_out) {
-        distribution(logits(row(worked_out)), options_.sampling, place(p_, worked_out, vocabulary()), order_);
+        distribution(passes_.logits(row(worked_out)), options_.sampling, place(p_, worked_out, vocabulary()),
+                     order_);
       }
       return place(p_, i, vocabulary());
     };
@@ -270,18 +251,18 @@ class Speculator {
     return static_cast<std::size_t>(&s - slots_.data()) * static_cast<std::size_t>(most_drafts_) + i;
   }
 
-  /// Draft i of a sequence, from a row of logits.
+  /// Draft i of a sequence, from row `row` of what its module was asked.
   std::int32_t pick_draft(const Slot& s, std::size_t i, Index row) {
     if (options_.same_text() || options_.verification == Verification::lossy_typical)
-      return argmax(logits(row));
+      return passes_.token(row);
     const std::span<double> q = place(q_, q_place(s, i), vocabulary());
     if (options_.draft_tokens == DraftTokens::chosen) {
-      const std::int32_t token = argmax(logits(row));
+      const std::int32_t token = passes_.token(row);
       std::fill(q.begin(), q.end(), 0.0);
       q[static_cast<std::size_t>(token)] = 1;
       return token;
     }
-    distribution(logits(row), options_.sampling, q, order_);
+    distribution(passes_.logits(row), options_.sampling, q, order_);
     return sample(q, of_round(s, to_draft, i));
   }
 
@@ -303,13 +284,12 @@ class Speculator {
   bool draft(Index longest) {
     for (const Index slot : running_) slots_[static_cast<std::size_t>(slot)].drafts.clear();
     bool catching_up = false;
-    Tensor<T, D> newest;  // [1, sequences, hidden]: what the last module run carried at its newest rows
     drafting_ = running_;
     for (Index k = 1; k <= longest; ++k) {
       const bool again = k > modules_;  // the last module once more, one position on, on its own output
       const Index module = std::min(k, modules_);
       if (again)
-        keep_wanting(k, newest);
+        keep_wanting(k);
       else
         std::erase_if(drafting_, [&](Index slot) { return wants_less(slot, k); });
       // Everything that is not final yet, and the newest row of each sequence last: only those have logits.
@@ -331,11 +311,8 @@ class Speculator {
       const auto sequences = static_cast<Index>(drafting_.size());
       Index begin = 0;
       for (; begin + chunk + sequences < rows_.size(); begin += chunk)
-        run_module(module, begin, begin + chunk, {});
-      const Hidden<T, D> h = run_module(module, begin, rows_.size(), again ? newest : Tensor<T, D>());
-      const Index count = rows_.size() - begin;
-      read_logits(h.normed.value(), count - sequences, sequences);
-      if (h.carried.defined()) newest = rows_of(h.carried.value(), count - sequences, count);
+        passes_.module(module, false, rows_, begin, begin + chunk, Answer::nothing, 0);
+      passes_.module(module, again, rows_, begin, rows_.size(), draft_answer(), sequences);
       for (Index i = 0; i < sequences; ++i) {
         Slot& s = slots_[static_cast<std::size_t>(drafting_[static_cast<std::size_t>(i)])];
         s.drafts.push_back(pick_draft(s, static_cast<std::size_t>(k - 1), i));
@@ -355,7 +332,7 @@ class Speculator {
         rows_.clear();
         for (Index p = ready; p < std::min(last, ready + chunk); ++p)
           rows_.add(token_of(s, module, p), slot, p);
-        run_module(module, 0, rows_.size(), {});
+        passes_.module(module, false, rows_, 0, rows_.size(), Answer::nothing, 0);
       }
     }
   }
@@ -363,57 +340,28 @@ class Speculator {
   bool wants_less(Index slot, Index k) const { return slots_[static_cast<std::size_t>(slot)].want < k; }
 
   /// Takes out of drafting_, and out of the states beside it, sequences that want fewer than k drafts.
-  void keep_wanting(Index k, Tensor<T, D>& newest) {
-    if (std::none_of(drafting_.begin(), drafting_.end(), [&](Index slot) { return wants_less(slot, k); }))
-      return;
-    const Index width = newest.shape().width();
-    Index kept = 0;
+  void keep_wanting(Index k) {
+    std::size_t kept = 0;
     for (std::size_t i = 0; i < drafting_.size(); ++i) {
       if (wants_less(drafting_[i], k)) continue;
-      const auto from = static_cast<Index>(i);
-      if (from != kept) {
-        copy_rows(newest.device(), 1, width, newest.data() + from * width, width,
-                  newest.data() + kept * width, width, false);
-      }
-      drafting_[static_cast<std::size_t>(kept++)] = drafting_[i];
+      if (i != kept) passes_.move_newest(static_cast<Index>(i), static_cast<Index>(kept));
+      drafting_[kept++] = drafting_[i];
     }
-    drafting_.resize(static_cast<std::size_t>(kept));
-    newest = rows_of(newest, 0, kept);
-  }
-
-  static Tensor<T, D> rows_of(const Tensor<T, D>& x, Index begin, Index end) {
-    const Index width = x.shape().width();
-    return x.reshape({x.shape().rows(), width}).slice_front(begin, end).reshape({1, end - begin, width});
-  }
-
-  /// Rows [begin, end) of rows_ through a module, from `h` or, where that is undefined, from the states of
-  /// the depth before it.
-  Hidden<T, D> run_module(Index module, Index begin, Index end, const Tensor<T, D>& h) {
-    const auto depth = static_cast<std::size_t>(module - 1);
-    const bool chain = model_.config.sequential();
-    const auto rows = decode_rows(model_.device(), rows_, begin, end);
-    const Tensor<T, D> from =
-        h.defined() ? h : load_rows(cache_.states[chain ? depth : 0], rows_, begin, end, places_);
-    const Hidden<T, D> out = model_.decode_mtp(tape_, module, tape_.constant(from), upload(begin, end), rows,
-                                               cache_.modules[depth]);
-    if (chain && module < modules_) store_rows(out.carried.value(), rows, cache_.states[depth + 1]);
-    return out;
+    drafting_.resize(kept);
   }
 
   const Transformer<T, D>& model_;
   const GenerateOptions options_;
   const Index most_drafts_;
   const Index modules_;  // that draft
-  KvCache<T, D> cache_;
+  Passes<T, D> passes_;
   std::vector<Slot> slots_;
   std::optional<DraftPolicy> policy_;
   DecodeStatistics statistics_;
-  Tape tape_{Mode::inference};
   // Memory kept between passes.
   RowList rows_;
-  std::vector<std::int32_t> places_, order_;
+  std::vector<std::int32_t> order_;
   std::vector<Index> running_, drafting_;
-  std::vector<A> logits_;
   std::vector<double> p_, q_, rest_;
 };
 

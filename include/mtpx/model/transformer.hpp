@@ -165,7 +165,7 @@ struct Transformer {
     Var<T, D> x = embedding<T, D>(tape, tokens, embed_tokens), shared = x;
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
       if (static_cast<Index>(layer) == shared_layers()) shared = x;
-      x = layers[layer](x, attend_cache(rows, caches[layer])).y;
+      x = layers[layer].decode(x, rope_table, rows, caches[layer]);
     }
     return finish(x, shared_layers() == config.num_hidden_layers ? x : shared);
   }
@@ -175,7 +175,7 @@ struct Transformer {
   Hidden<T, D> decode_mtp(Tape& tape, Index k, const Var<T, D>& h, const Tensor<std::int32_t, D>& tokens,
                           const DecodeRows<D>& rows, const LatentCache<T, D>& cache) const {
     const auto run = [&](const Block<T, D>& block, const Var<T, D>& x) {
-      return block(x, attend_cache(rows, cache));
+      return typename Block<T, D>::Output{block.decode(x, rope_table, rows, cache), {}};
     };
     if (config.sequential()) return module(k)(h, embedding<T, D>(tape, tokens, embed_tokens), run).hidden;
     return {{}, norm(heads[static_cast<std::size_t>(k - 1)](h, run).y)};
@@ -193,10 +193,10 @@ struct Transformer {
   }
   bool main_frozen() const { return main_frozen_; }
 
-  /// Router biases of every mixture that trains, after an optimiser step (sec. 2.1.2).
-  void update_bias(double speed) {
-    const auto one = [speed](Block<T, D>& block) {
-      if (block.moe) block.moe->update_bias(speed);
+  /// Router biases of every mixture that trains, after an optimiser step (sec. 2.1.2); see Moe::update_bias.
+  void update_bias(double speed, const double* scale = nullptr) {
+    const auto one = [=](Block<T, D>& block) {
+      if (block.moe) block.moe->update_bias(speed, scale);
     };
     if (!main_frozen_) {
       for (auto& layer : layers) one(layer);
@@ -300,12 +300,6 @@ struct Transformer {
              }
              return {checkpoint(x, [whole](const Var<T, D>& in) { return whole(in).y; }), {}};
            };
-  }
-
-  auto attend_cache(const DecodeRows<D>& rows, const LatentCache<T, D>& cache) const {
-    return [this, &rows, &cache](const Mla<T, D>& mla, const Var<T, D>& x) {
-      return mla.decode(x, rope_table, rows, cache);
-    };
   }
 };
 

@@ -8,7 +8,9 @@ namespace detail {
 
 template <typename A, typename D>
 Tensor<A, D> number(const D& device, A value) {
-  return Tensor<A, D>::from(device, {1}, std::span(&value, 1));
+  Tensor<A, D> one(device, {1});
+  fill_value(device, 1, value, one.data());
+  return one;
 }
 
 /// Losses as constants, which outlive the tape that they were computed on.

@@ -2,6 +2,7 @@
 
 #include <mtpx/nn/mla.hpp>
 #include <mtpx/nn/moe.hpp>
+#include <mtpx/ops/decode_block.hpp>
 
 namespace mtpx {
 
@@ -53,6 +54,25 @@ struct Block {
     Output out = moe ? (*moe)(normed) : Output{(*mlp)(normed), {}};
     out.y = add(h, out.y);
     return out;
+  }
+
+  /// Rows of one or several sequences against their caches, for decoding: fused where the device can and the
+  /// sizes let it, else op by op.   x: [1, N, hidden]   returns [1, N, hidden]; appends to the cache
+  Var<T, D> decode(const Var<T, D>& x, const RopeTable<acc_t<T>, D>& table, const DecodeRows<D>& rows,
+                   const LatentCache<T, D>& cache) const {
+    if constexpr (fuses_decoding<T, D>) {
+      const DecodeAttention<T> attention = self_attn.decode_shape(input_layernorm, table, rows, cache);
+      DecodeFeedForward<T> ffn;
+      ffn.rows = attention.rows;
+      ffn.hidden = attention.hidden;
+      ffn.eps = post_attention_layernorm.eps;
+      ffn.norm = post_attention_layernorm.weight.data();
+      moe ? moe->describe(ffn) : mlp->describe(ffn);
+      if (decode_fits(attention) && decode_fits(ffn)) return decode_block(x, attention, ffn);
+    }
+    return (*this)(x, [&](const Mla<T, D>& mla,
+                          const Var<T, D>& normed) { return mla.decode(normed, table, rows, cache); })
+        .y;
   }
 
   static void members(auto& self, auto&& visit) {

@@ -104,6 +104,37 @@ struct Mla {
                                          rows, cache));
   }
 
+  /// What decode() computes, and the norm before it, for a device that fuses them.
+  DecodeAttention<T> decode_shape(const RmsNorm<T, D>& norm, const RopeTable<acc_t<T>, D>& table,
+                                  const DecodeRows<D>& rows, const LatentCache<T, D>& cache) const {
+    DecodeAttention<T> p;
+    p.rows = rows.count();
+    p.hidden = options.hidden;
+    p.q_rank = options.q_lora_rank;
+    p.latent = options.kv_lora_rank;
+    p.heads = head_shape(1, rows.count());
+    p.eps = norm.eps;
+    p.latent_eps = kv_a_layernorm.eps;
+    p.scale = static_cast<acc_t<T>>(options.scale);
+    p.norm = norm.weight.data();
+    p.q_a = (q_proj ? *q_proj : *q_a_proj).weight.data();
+    if (!q_proj) {
+      p.q_norm = q_a_layernorm->weight.data();
+      p.q_b = q_b_proj->weight.data();
+    }
+    p.kv_a = kv_a_proj_with_mqa.weight.data();
+    p.kv_norm = kv_a_layernorm.weight.data();
+    p.kv_b = kv_b_proj.weight.data();
+    p.o = o_proj.weight.data();
+    p.cos = table.cos.data();
+    p.sin = table.sin.data();
+    p.sequences = rows.sequences.data();
+    p.positions = rows.positions.data();
+    p.cache = cache.entries.data();
+    p.capacity = cache.capacity();
+    return p;
+  }
+
   static void members(auto& self, auto&& visit) {
     visit("q_proj", self.q_proj);
     visit("q_a_proj", self.q_a_proj);
@@ -126,9 +157,10 @@ struct Mla {
 
   Parts project(const Var<T, D>& x, const RopeTable<acc_t<T>, D>& table,
                 const Tensor<std::int32_t, D>& positions) const {
-    const Var<T, D> q = q_proj ? (*q_proj)(x) : (*q_b_proj)((*q_a_layernorm)((*q_a_proj)(x)));
+    Var<T, D> q = q_proj ? (*q_proj)(x) : (*q_b_proj)((*q_a_layernorm)((*q_a_proj)(x)));
     const Var<T, D> kv = kv_a_proj_with_mqa(x);
-    return {rope(q, options.heads, positions, table), kv_a_layernorm(narrow(kv, 0, options.kv_lora_rank)),
+    return {rope(std::move(q), options.heads, positions, table),
+            kv_a_layernorm(narrow(kv, 0, options.kv_lora_rank)),
             rope(narrow(kv, options.kv_lora_rank, options.rope), 1, positions, table)};
   }
 };

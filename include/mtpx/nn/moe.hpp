@@ -87,11 +87,25 @@ struct Moe {
     return out;
   }
 
+  /// Adds what the call computes to the description of a fused decoding pass.
+  void describe(DecodeFeedForward<T>& p) const {
+    p.routing = options.routing;
+    p.inner = options.inner;
+    p.router = gate.linear.weight.data();
+    p.bias = gate.e_score_correction_bias.value.data();
+    p.gate = experts.gate_proj.weight.data();
+    p.up = experts.up_proj.weight.data();
+    p.down = experts.down_proj.weight.data();
+    if (shared_experts) shared_experts->describe(p);
+  }
+
   /// After an optimiser step: b_i += speed * sign(mean load - load_i) over the whole batch since the last
   /// call, micro-batches included; then forgets the load.
-  void update_bias(double speed) {
-    mtpx::update_bias(load.device(), options.routing.n_experts, static_cast<acc_t<T>>(speed), load.data(),
-                      gate.e_score_correction_bias.value.data());
+  ///
+  /// scale: null, or that of the step's clip_norm(): where it is NaN, no bias moves
+  void update_bias(double speed, const double* scale = nullptr) {
+    mtpx::update_bias(load.device(), options.routing.n_experts, static_cast<acc_t<T>>(speed), scale,
+                      load.data(), gate.e_score_correction_bias.value.data());
   }
 
   static void members(auto& self, auto&& visit) {

@@ -17,6 +17,14 @@ struct SwiGlu {
   /// x: [..., hidden]   returns [..., hidden]
   Var<T, D> operator()(const Var<T, D>& x) const { return down_proj(swiglu(gate_proj(x), up_proj(x))); }
 
+  /// Adds what the call computes to the description of a fused decoding pass.
+  void describe(DecodeFeedForward<T>& p) const {
+    p.shared_inner = gate_proj.weight.shape()[0];
+    p.shared_gate = gate_proj.weight.data();
+    p.shared_up = up_proj.weight.data();
+    p.shared_down = down_proj.weight.data();
+  }
+
   static void members(auto& self, auto&& visit) {
     visit("gate_proj", self.gate_proj);
     visit("up_proj", self.up_proj);

@@ -17,13 +17,15 @@ Var<T, D> add(const Var<T, D>& a, const Var<T, D>& b) {
   Tensor<T, D> y(a.device(), a.shape());
   add_forward(y.device(), y.size(), a.data(), b.data(), y.data());
   return tape.record("add", y, [da = a.destination(), db = b.destination()](const Tensor<T, D>& dy) {
-    for (const auto& d : {da, db}) {
+    const auto copy_to = [&](const Destination<T, D>& d) {
       if (const Sink<T> sink = d.sink()) {
         const Rows rows = dy.rows();
         copy_rows(dy.device(), rows.count, rows.width, dy.data(), rows.width, sink.data, rows.width,
                   sink.accumulate);
       }
-    }
+    };
+    copy_to(da);
+    if (!db.take_over(dy)) copy_to(db);  // the last to read dy may keep it
   });
 }
 

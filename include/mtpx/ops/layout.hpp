@@ -83,6 +83,7 @@ Var<T, D> reshape(const Var<T, D>& x, const Shape& shape) {
   require(x.value().contiguous() && x.shape().size() == shape.size(), "reshape",
           "x must be dense and keep its number of elements", {{"from", x.shape()}, {"to", shape}}, tape);
   return tape.record("reshape", x.value().reshape(shape), [dx = x.destination()](const Tensor<T, D>& dy) {
+    if (dx.take_over(dy)) return;
     if (const Sink<T> sink = dx.sink()) {
       const Rows rows = dy.rows();
       copy_rows(dy.device(), rows.count, rows.width, dy.data(), rows.width, sink.data, rows.width,

@@ -20,10 +20,11 @@ struct RopeTable {
 ///
 ///   (y_2j, y_2j+1) = R(position * f_j) (x_2j, x_2j+1)   on the last `rope` numbers of each head
 ///
-/// x: [B, T, heads * width], may be strided   positions: [B, T]   returns [B, T, heads * width]
-/// Saves for backward: positions.   Throws ShapeError.
+/// x: [B, T, heads * width], may be strided; given away (std::move) and held by nobody else, it is rotated
+/// where it stands   positions: [B, T]   returns [B, T, heads * width] Saves for backward: positions. Throws
+/// ShapeError.
 template <typename T, typename D>
-Var<T, D> rope(const Var<T, D>& x, Index heads, const Tensor<std::int32_t, D>& positions,
+Var<T, D> rope(Var<T, D> x, Index heads, const Tensor<std::int32_t, D>& positions,
                const RopeTable<acc_t<T>, D>& table) {
   Tape& tape = tape_of("rope", x);
   require(
@@ -35,14 +36,16 @@ Var<T, D> rope(const Var<T, D>& x, Index heads, const Tensor<std::int32_t, D>& p
   require(positions.size() == x.rows().count && positions.contiguous(), "rope",
           "every row needs one position", {{"x", x.shape()}, {"positions", positions.shape()}}, tape);
   const Index rotated = table.rope();
-  Tensor<T, D> y(x.device(), x.shape());
+  const bool in_place = x.value().unique() && x.value().contiguous();
+  const Tensor<T, D> y = in_place ? x.value() : Tensor<T, D>(x.device(), x.shape());
   rope_apply(x.device(), x.rows(), heads, rotated, x.data(), positions.data(), table.cos.data(),
              table.sin.data(), 1, Sink<T>{y.data(), false});
-  return tape.record("rope", y,
-                     [positions, table, heads, rotated, dx = x.destination()](const Tensor<T, D>& dy) {
-                       rope_apply(dy.device(), dy.rows(), heads, rotated, dy.data(), positions.data(),
-                                  table.cos.data(), table.sin.data(), -1, dx.sink());
-                     });
+  return tape.record(
+      "rope", y, [positions, table, heads, rotated, dx = x.destination()](const Tensor<T, D>& dy) {
+        const bool kept = dy.unique() && dx.take_over(dy);  // nobody else reads dy: rotated back in place
+        rope_apply(dy.device(), dy.rows(), heads, rotated, dy.data(), positions.data(), table.cos.data(),
+                   table.sin.data(), -1, kept ? Sink<T>{dy.data(), false} : dx.sink());
+      });
 }
 
 }  // namespace mtpx

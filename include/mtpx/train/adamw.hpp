@@ -3,7 +3,12 @@
 #include <mtpx/kernels.hpp>
 #include <mtpx/nn/module.hpp>
 
+#include <algorithm>
+#include <cmath>
+#include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace mtpx {
 
@@ -14,24 +19,63 @@ struct GradientClip {
   Tensor<double, D> scale;  ///< [1], at most 1
 };
 
+namespace detail {
+
+/// Something of every parameter that takes part, apart by type: bf16 models have float parameters, too.
+template <template <typename> typename Item>
+struct ByType {
+  std::vector<Item<float>> floats;
+  std::vector<Item<double>> doubles;
+  std::vector<Item<bf16>> halves;
+
+  template <typename N>
+  std::vector<Item<N>>& of() {
+    if constexpr (std::is_same_v<N, float>) return floats;
+    if constexpr (std::is_same_v<N, double>) return doubles;
+    if constexpr (std::is_same_v<N, bf16>) return halves;
+  }
+};
+template <typename A>
+using ConstSpan = std::span<const A>;
+
+}  // namespace detail
+
 /// sqrt(sum of squares over every gradient of the module); scale = min(1, max_norm / norm).
-/// max_norm <= 0: scale 1.
-template <typename Module>
-auto clip_norm(Module& module, double max_norm) {
+/// max_norm <= 0: scale 1. A norm that is not finite: scale NaN, at which AdamW changes nothing.
+///
+/// halted: [1] or undefined; set to 1 by a norm that is not finite, and while it is not 0 every scale is NaN
+/// watched: numbers that must be finite, too, such as the loss; where one is not, the norm is NaN
+template <typename Module, typename A = float>
+auto clip_norm(Module& module, double max_norm,
+               const Tensor<double, std::remove_cvref_t<decltype(module.device())>>& halted = {},
+               const Tensor<A, std::remove_cvref_t<decltype(module.device())>>& watched = {}) {
   const auto& device = module.device();
   using D = std::remove_cvref_t<decltype(device)>;
-  Index count = 0;
-  for_each_parameter(
-      module, [&](const std::string&, auto& parameter) { count += parameter.grad().defined() ? 1 : 0; });
-  Tensor<double, D> squares(device, {std::max<Index>(1, count)});
-  if (count == 0) squares = Tensor<double, D>::zeros(device, {1});
-  Index i = 0;
+  detail::ByType<detail::ConstSpan> gradients;
   for_each_parameter(module, [&](const std::string&, auto& parameter) {
     const auto grad = parameter.grad();
-    if (grad.defined()) sum_of_squares(device, grad.size(), grad.data(), squares.data() + i++);
+    using G = typename std::remove_cvref_t<decltype(grad)>::value_type;
+    if (grad.defined())
+      gradients.template of<G>().emplace_back(grad.data(), static_cast<std::size_t>(grad.size()));
   });
+  Tensor<A, D> zeros;  // 0 times what is watched: NaN where that is not finite, and else nothing to the norm
+  if (watched.defined()) {
+    zeros = Tensor<A, D>(device, {watched.size()});
+    scale_into(device, watched.size(), A(0), watched.data(), Sink<A>{zeros.data(), false});
+    gradients.template of<A>().emplace_back(zeros.data(), static_cast<std::size_t>(zeros.size()));
+  }
+  const std::size_t floats = gradients.floats.size(), doubles = gradients.doubles.size();
+  Tensor<double, D> squares(device, {static_cast<Index>(std::max<std::size_t>(1, floats + doubles))});
+  if (floats + doubles == 0) fill_value(device, 1, 0.0, squares.data());
+  if (floats > 0)
+    sums_of_squares(device, std::span<const std::span<const float>>(gradients.floats), squares.data());
+  if (doubles > 0) {
+    sums_of_squares(device, std::span<const std::span<const double>>(gradients.doubles),
+                    squares.data() + floats);
+  }
   GradientClip<D> clip{Tensor<double, D>(device, {1}), Tensor<double, D>(device, {1})};
-  clip_scale(device, squares.size(), squares.data(), max_norm, clip.norm.data(), clip.scale.data());
+  clip_scale(device, squares.size(), squares.data(), max_norm, clip.norm.data(), clip.scale.data(),
+             halted.data());
   return clip;
 }
 
@@ -55,30 +99,65 @@ class AdamW {
   /// One update of every parameter of `module`, whose gradients are then forgotten.
   template <typename Module>
   void step(Module& module, const GradientClip<D>& clip, double lr) {
-    ++steps_;
-    const auto t = static_cast<double>(steps_);
+    begin_step(module.device(), lr);
+    update(module, clip);
+  }
+
+  /// Makes now what update() makes at a parameter's first gradient: its moments and master, and the
+  /// gradient's own memory. Before a step is recorded, so that nothing which lasts stands in memory of the
+  /// record.
+  template <typename Module>
+  void reserve(Module& module) {
     std::size_t i = 0;
     for_each_parameter(module, [&](const std::string&, auto& parameter) {
+      if (i == moments_.size()) moments_.emplace_back();
+      Moments& state = moments_[i++];
+      if (parameter.frozen()) return;
+      Tensor<A, D>& grad = parameter.slot()->grad;
+      if (!grad.defined()) grad = Tensor<A, D>(parameter.device(), parameter.shape());
+      if (!state.m.defined()) state = fresh(parameter);
+    });
+  }
+
+  /// The two halves of step(), for a recorded step: what is new in every step ...
+  void begin_step(const D& device, double lr) {
+    ++steps_;
+    const auto t = static_cast<double>(steps_);
+    if (!rates_.defined()) rates_ = Tensor<double, D>(device, {3});
+    fill_value(device, 1, lr, rates_.data());
+    fill_value(device, 1, 1 - std::pow(options_.beta1, t), rates_.data() + 1);
+    fill_value(device, 1, 1 - std::pow(options_.beta2, t), rates_.data() + 2);
+  }
+
+  /// ... and the work, which is the same in every step.
+  template <typename Module>
+  void update(Module& module, const GradientClip<D>& clip) {
+    const AdamWStep s{options_.beta1, options_.beta2, options_.eps, options_.weight_decay};
+    detail::ByType<AdamWTensor> parameters;
+    std::size_t i = 0;
+    for_each_parameter(module, [&](const std::string&, auto& parameter) {
+      using P = std::remove_cvref_t<decltype(parameter)>;
       if (i == moments_.size()) moments_.emplace_back();
       Moments& state = moments_[i++];
       const Tensor<A, D> grad = parameter.grad();
       if (!grad.defined()) return;
       if (!state.m.defined()) state = fresh(parameter);
-      AdamWStep s{lr,
-                  options_.beta1,
-                  options_.beta2,
-                  options_.eps,
-                  0,
-                  1 - std::pow(options_.beta1, t),
-                  1 - std::pow(options_.beta2, t)};
-      if (parameter.shape().rank() > 1) s.weight_decay = options_.weight_decay;
-      adamw_step(parameter.device(), grad.size(), s, clip.scale.data(), grad.data(), state.m.data(),
-                 state.v.data(), state.master.data(), parameter.data());
+      parameters.template of<typename P::value_type>().push_back(
+          {grad.size(), grad.data(), state.m.data(), state.v.data(), state.master.data(), parameter.data(),
+           parameter.shape().rank() > 1});
       parameter.zero_grad();
     });
+    const auto run = [&](const auto& list) {
+      if (!list.empty()) adamw_step(module.device(), std::span(list), s, rates_.data(), clip.scale.data());
+    };
+    run(std::as_const(parameters.floats));
+    run(std::as_const(parameters.doubles));
+    run(std::as_const(parameters.halves));
   }
 
   Index steps() const { return steps_; }
+  /// Counts from `steps` on: those behind it were begun, but changed nothing.
+  void rewind(Index steps) { steps_ = steps; }
 
  private:
   struct Moments {
@@ -103,6 +182,7 @@ class AdamW {
 
   AdamWOptions options_;
   Index steps_ = 0;
+  Tensor<double, D> rates_;  // [3]: lr and the two bias corrections of the step
   std::vector<Moments> moments_;
 };
 

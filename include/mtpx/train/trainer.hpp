@@ -1,11 +1,12 @@
 #pragma once
 
-#include <mtpx/mtp/backward.hpp>
-#include <mtpx/train/adamw.hpp>
 #include <mtpx/train/batches.hpp>
 #include <mtpx/train/schedule.hpp>
+#include <mtpx/train/step.hpp>
 
 #include <cmath>
+#include <utility>
+#include <vector>
 
 namespace mtpx {
 
@@ -59,71 +60,140 @@ Batch<D> upload(const D& device, const HostBatch& host, bool mask_documents = fa
 
 /// The training loop's body: forward, backward, clip, AdamW, router biases. State is the model, the moments
 /// and the step; batches and noise are functions of seed and step, so equal states go on equally.
+///
+/// step() takes one step and waits for its figures. A loop that wants to keep a GPU busy calls advance() and
+/// asks for reports() now and then.
 template <typename T, typename D>
 class Trainer {
  public:
   Trainer(Transformer<T, D>& model, const TrainOptions& options, Batches batches)
-      : model_(model), options_(options), batches_(std::move(batches)), optimizer_(options.adamw) {
-    const auto check = [](bool holds, const char* name, const auto& value, const char* rule) {
-      if (!holds) throw ConfigError(cat("[train] ", name, " = ", value, ": ", rule));
-    };
-    check(options.steps >= 1, "steps", options.steps, "must be at least 1");
-    check(options.accumulation >= 1, "accumulation", options.accumulation, "must be at least 1");
-    check(options.lr.peak >= 0 && std::isfinite(options.lr.peak), "lr", options.lr.peak,
-          "must be 0 or positive");
-    check(options.clip >= 0, "clip", options.clip, "must be 0 (none) or positive");
-    check(options.seq <= model.config.max_position_embeddings, "seq", options.seq,
-          "must not exceed max_position_embeddings");
-    if (model.main_frozen() && model.config.num_nextn_predict_layers == 0)
-      throw ConfigError("[train] the main model is frozen and the depth is 0: nothing would train");
+      : options_(options),
+        batches_(std::move(batches)),
+        step_(model, windows(model, options, batches_),
+              {{0, options.depth_weights, options.divisor, options.reduction},
+               options.adamw,
+               options.clip,
+               options.bias_update_speed}),
+        losses_(model.device(), {ring, step_.losses().size()}),
+        norms_(model.device(), {ring}) {
     options_.lr.steps = options.steps;
   }
 
   /// One optimiser step. Throws NumericError, before anything is changed, when the loss or the gradient norm
   /// is not finite.
   StepReport step() {
-    StepReport report;
-    report.step = step_ + 1;
-    report.lr = options_.lr.at(step_);
-    report.lambda = options_.lambda.at(step_, options_.steps);
-    const auto share = 1.0 / static_cast<double>(options_.accumulation);
-    for (Index micro = 0; micro < options_.accumulation; ++micro) {
-      const Batch<D> batch = upload(model_.device(), batches_.at(step_ * options_.accumulation + micro),
-                                    options_.mask_documents);
-      const auto loss =
-          mtp_backward(model_, batch,
-                       {report.lambda, options_.depth_weights, options_.divisor, options_.reduction}, share);
-      report.total += share * read(loss.total.value());
-      report.loss.resize(loss.depths.size());
-      for (std::size_t k = 0; k < loss.depths.size(); ++k)
-        report.loss[k] += share * read(loss.depths[k].loss.value());
-    }
-    const GradientClip<D> clip = clip_norm(model_, options_.clip);
-    report.gradient_norm = clip.norm.to_host()[0];
-    if (!std::isfinite(report.total) || !std::isfinite(report.gradient_norm)) {
-      model_.zero_grad();
-      model_.update_bias(0);  // forgets the loads of this step
-      throw NumericError(cat("[train] step ", report.step, ": loss ", report.total, " and gradient norm ",
-                             report.gradient_norm,
-                             " must be finite; the weights are those of the step before"));
-    }
-    optimizer_.step(model_, clip, report.lr);
-    model_.update_bias(options_.bias_update_speed);
-    ++step_;
-    return report;
+    advance();
+    return reports().back();
   }
 
-  Index steps_done() const { return step_; }
+  /// Queues one optimiser step and does not wait for it: not even for its loss, which stays on the device
+  /// until somebody asks for reports(), or 64 steps have been queued. A step that is not finite changes
+  /// nothing, nor do those behind it; that is reported then.
+  void advance() {
+    if (queued_.size() == static_cast<std::size_t>(ring)) collect();
+    StepReport report;
+    report.step = steps_ + 1;
+    report.lr = options_.lr.at(steps_);
+    report.lambda = options_.lambda.at(steps_, options_.steps);
+    for (Index micro = 0; micro < options_.accumulation; ++micro) {
+      const HostBatch host = batches_.at(steps_ * options_.accumulation + micro);
+      const Batch<D>& input = step_.inputs()[static_cast<std::size_t>(micro)];
+      input.tokens.assign(host.tokens);
+      input.documents.assign(host.positions);
+    }
+    step_(report.lambda, report.lr);
+    const Tensor<acc_t<T>, D>& losses = step_.losses();
+    const auto slot = static_cast<Index>(queued_.size());
+    copy_on_device(losses.device(), losses_.data() + slot * losses.size(), losses.data(), losses.bytes());
+    copy_on_device(losses.device(), norms_.data() + slot, step_.norm().data(), step_.norm().bytes());
+    queued_.push_back(std::move(report));
+    ++steps_;
+  }
+
+  /// Waits for all queued steps and returns what those since the last call showed, in order. Throws
+  /// NumericError, naming the step, when the loss or the gradient norm of one is not finite; then the state
+  /// is that of the step before, of which the next call still reports.
+  std::vector<StepReport> reports() {
+    collect();
+    return std::exchange(finished_, {});
+  }
+
+  /// Steps taken or queued.
+  Index steps_done() const { return steps_; }
   const TrainOptions& options() const { return options_; }
 
  private:
-  static double read(const Tensor<acc_t<T>, D>& number) { return static_cast<double>(number.to_host()[0]); }
+  static constexpr Index ring = 64;  // steps whose figures the device keeps
 
-  Transformer<T, D>& model_;
+  static void check(const Transformer<T, D>& model, const TrainOptions& options) {
+    const auto rule = [](bool holds, const char* name, const auto& value, const char* text) {
+      if (!holds) throw ConfigError(cat("[train] ", name, " = ", value, ": ", text));
+    };
+    rule(options.steps >= 1, "steps", options.steps, "must be at least 1");
+    rule(options.accumulation >= 1, "accumulation", options.accumulation, "must be at least 1");
+    rule(options.lr.peak >= 0 && std::isfinite(options.lr.peak), "lr", options.lr.peak,
+         "must be 0 or positive");
+    rule(options.clip >= 0, "clip", options.clip, "must be 0 (none) or positive");
+    rule(options.seq <= model.config.max_position_embeddings, "seq", options.seq,
+         "must not exceed max_position_embeddings");
+    if (model.main_frozen() && model.config.num_nextn_predict_layers == 0)
+      throw ConfigError("[train] the main model is frozen and the depth is 0: nothing would train");
+  }
+
+  /// Memory for the windows of a step.
+  static std::vector<Batch<D>> windows(const Transformer<T, D>& model, const TrainOptions& options,
+                                       const Batches& batches) {
+    check(model, options);
+    const D& device = model.device();
+    const Shape shape{batches.options().batch, batches.options().seq + 1};
+    std::vector<Batch<D>> all;
+    for (Index micro = 0; micro < options.accumulation; ++micro) {
+      all.push_back({Tensor<std::int32_t, D>(device, shape), Tensor<std::int32_t, D>(device, shape),
+                     options.mask_documents});
+    }
+    return all;
+  }
+
+  /// Moves what is queued to finished_.
+  void collect() {
+    if (queued_.empty()) return;
+    const std::vector<StepReport> queued = std::exchange(queued_, {});
+    const auto count = static_cast<Index>(queued.size());
+    const auto losses = losses_.slice_front(0, count).to_host();  // [count, 1 + heads, accumulation]
+    const auto norms = norms_.slice_front(0, count).to_host();    // [count]
+    const double share = 1.0 / static_cast<double>(options_.accumulation);
+    const auto micros = static_cast<std::size_t>(options_.accumulation);
+    const auto numbers = static_cast<std::size_t>(step_.losses().size());
+    for (std::size_t i = 0; i < queued.size(); ++i) {
+      StepReport report = queued[i];
+      const auto mean = [&](std::size_t row) {
+        double sum = 0;
+        for (std::size_t micro = 0; micro < micros; ++micro)
+          sum += share * static_cast<double>(losses[i * numbers + row * micros + micro]);
+        return sum;
+      };
+      report.total = mean(0);
+      for (std::size_t row = 1; row < numbers / micros; ++row) report.loss.push_back(mean(row));
+      report.gradient_norm = norms[i];
+      if (!std::isfinite(report.total) || !std::isfinite(report.gradient_norm)) {
+        steps_ = report.step - 1;
+        step_.resume(steps_);
+        throw NumericError(cat("[train] step ", report.step, ": loss ", report.total, " and gradient norm ",
+                               report.gradient_norm,
+                               " must be finite; the weights are those of the step before"));
+      }
+      finished_.push_back(std::move(report));
+    }
+  }
+
   TrainOptions options_;
   Batches batches_;
-  AdamW<T, D> optimizer_;
-  Index step_ = 0;
+  TrainStep<T, D> step_;
+  Tensor<acc_t<T>, D> losses_;      // [ring, what step_.losses() holds]
+  Tensor<double, D> norms_;         // [ring]
+  std::vector<StepReport> queued_;  // whose figures are still there: slot i belongs to entry i
+  std::vector<StepReport> finished_;
+  Index steps_ = 0;
 };
 
 /// Loss and acceptance of all depths over validation windows (any type with size() and at(i) -> HostBatch).

@@ -1,0 +1,283 @@
+#pragma once
+// An NVIDIA GPU as a device: one stream, and a pool of its memory. Needs the CUDA runtime's headers, so only
+// builds with MTPX_BACKEND=cuda include it.
+
+#include <mtpx/core/error.hpp>
+#include <mtpx/core/pool.hpp>
+#include <mtpx/core/recorded.hpp>
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace mtpx {
+
+namespace detail {
+
+/// Throws DeviceError "[what] CUDA's text" unless `status` is success.
+inline void cuda_check(cudaError_t status, std::string_view what) {
+  if (status == cudaSuccess) return;
+  (void)cudaGetLastError();  // not again at the next call
+  throw DeviceError(cat('[', what, "] ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"));
+}
+
+}  // namespace detail
+
+/// Memory of the host that the copy engine reads by itself: a transfer through it does not wait for the
+/// device, unless as many as there are slots are still under way.
+class PinnedRing {
+ public:
+  static constexpr std::size_t slot_bytes = std::size_t{1} << 19;
+
+  PinnedRing() = default;
+  PinnedRing(const PinnedRing&) = delete;
+  PinnedRing& operator=(const PinnedRing&) = delete;
+  ~PinnedRing() {
+    for (const cudaEvent_t event : done_) {
+      if (event != nullptr) (void)cudaEventDestroy(event);
+    }
+    if (memory_ != nullptr) (void)cudaFreeHost(memory_);
+  }
+
+  void upload(cudaStream_t stream, void* to, const void* from, std::size_t bytes) {
+    if (memory_ == nullptr) {
+      detail::cuda_check(cudaMallocHost(reinterpret_cast<void**>(&memory_), done_.size() * slot_bytes),
+                         "pinned");
+      for (cudaEvent_t& event : done_)
+        detail::cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "pinned");
+    }
+    const std::size_t slot = next_++ % done_.size();
+    detail::cuda_check(cudaEventSynchronize(done_[slot]), "pinned");
+    char* const staged = memory_ + slot * slot_bytes;
+    std::memcpy(staged, from, bytes);
+    detail::cuda_check(cudaMemcpyAsync(to, staged, bytes, cudaMemcpyHostToDevice, stream), "copy");
+    detail::cuda_check(cudaEventRecord(done_[slot], stream), "pinned");
+  }
+
+ private:
+  char* memory_ = nullptr;
+  std::array<cudaEvent_t, 16> done_{};
+  std::size_t next_ = 0;
+};
+
+/// A handle to one GPU. Copies share the stream and the pool. All work of a handle is queued on its one
+/// stream, so a buffer may be handed out again as soon as the host has dropped it: whoever gets it next is
+/// queued behind whoever read it last. Calls return before the work is done; only copy_to_host() waits.
+class Cuda {
+ public:
+  struct Empty {};
+  /// A handle to nothing, for undefined tensors.
+  explicit Cuda(Empty) {}
+
+  /// Throws DeviceError where there is no such GPU, no driver, or one too old.
+  explicit Cuda(int ordinal = 0) : state_(std::make_shared<State>(ordinal)) {}
+
+  /// Whether this process can use GPU `ordinal`. If not, `why` (unless null) is told CUDA's reason.
+  static bool available(int ordinal = 0, std::string* why = nullptr) {
+    int count = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status == cudaSuccess && ordinal < count) return true;
+    if (why != nullptr) *why = status != cudaSuccess ? cudaGetErrorString(status) : "no such device";
+    (void)cudaGetLastError();
+    return false;
+  }
+
+  /// Where tensors come from: while work is being recorded, a pool of the record's own, so that nothing else
+  /// is ever given memory that the record writes to.
+  Pool& pool() const { return *state_->current; }
+  /// Bytes that tensors hold at most since reset_peak(), over all pools.
+  std::size_t peak_bytes() const { return state_->sum(&Pool::peak_bytes); }
+  std::size_t reserved_bytes() const { return state_->sum(&Pool::reserved_bytes); }
+  /// How often CUDA was asked for memory: constant once a loop is warm.
+  std::size_t allocations() const { return state_->sum(&Pool::allocations); }
+  void reset_peak() const {
+    for (const auto& pool : state_->pools) pool->reset_peak();
+  }
+  cudaStream_t stream() const { return state_->stream; }
+  int ordinal() const { return state_->ordinal; }
+  /// Streaming multiprocessors.
+  int processors() const { return state_->properties.multiProcessorCount; }
+  const cudaDeviceProp& properties() const { return state_->properties; }
+  PinnedRing& pinned() const { return state_->pinned; }
+
+  /// Waits until everything queued so far is done. Throws DeviceError for what went wrong there.
+  void synchronize() const { detail::cuda_check(cudaStreamSynchronize(state_->stream), "cuda"); }
+
+  /// What one handle owns besides memory, made on first use and destroyed with it: library handles, say.
+  /// key: the address of something unique to the caller   make: returns a shared_ptr<void>
+  template <typename Make>
+  void* owned(const void* key, const Make& make) const {
+    for (const auto& [name, thing] : state_->owned) {
+      if (name == key) return thing.get();
+    }
+    state_->owned.emplace_back(key, make());
+    return state_->owned.back().second.get();
+  }
+
+ private:
+  static void* allocate(std::size_t bytes) {
+    void* data = nullptr;
+    if (cudaMalloc(&data, bytes) == cudaSuccess) return data;
+    (void)cudaGetLastError();
+    std::size_t free = 0, total = 0;
+    (void)cudaMemGetInfo(&free, &total);
+    throw OutOfMemory(cat("[cuda] out of memory: ", bytes, " bytes asked for, ", free, " free of ", total,
+                          "; lower --batch or --seq"));
+  }
+  static void release(void* data) { (void)cudaFree(data); }
+
+  struct State {
+    explicit State(int device) : ordinal(device) {
+      current = add_pool(Pool::Cutting::on).get();
+      std::string why;
+      if (!available(device, &why)) throw DeviceError(cat("[cuda] device ", device, ": ", why));
+      detail::cuda_check(cudaSetDevice(device), "cuda");
+      detail::cuda_check(cudaGetDeviceProperties(&properties, device), "cuda");
+      detail::cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cuda");
+    }
+    State(const State&) = delete;
+    State& operator=(const State&) = delete;
+    ~State() {
+      (void)cudaStreamSynchronize(stream);
+      owned.clear();
+      (void)cudaStreamDestroy(stream);
+    }
+
+    std::shared_ptr<Pool> add_pool(Pool::Cutting cutting) {
+      return pools.emplace_back(std::make_shared<Pool>(&Cuda::allocate, &Cuda::release, cutting));
+    }
+    std::size_t sum(std::size_t (Pool::*count)() const) const {
+      std::size_t total = 0;
+      for (const auto& pool : pools) total += ((*pool).*count)();
+      return total;
+    }
+
+    int ordinal;
+    cudaDeviceProp properties{};
+    cudaStream_t stream = nullptr;
+    std::vector<std::shared_ptr<Pool>> pools;  // the ordinary one, then those of records
+    Pool* current = nullptr;
+    PinnedRing pinned;
+    std::vector<std::pair<const void*, std::shared_ptr<void>>> owned;
+  };
+  std::shared_ptr<State> state_;
+  friend class Recorded<Cuda>;
+};
+
+/// Records launches as a CUDA graph: the first call runs the function, the second captures it, later ones
+/// replay. Memory that the function takes comes from a pool that lasts as long as the record.
+template <>
+class Recorded<Cuda> {
+ public:
+  Recorded() = default;
+  Recorded(const Recorded&) = delete;
+  Recorded& operator=(const Recorded&) = delete;
+  Recorded(Recorded&& other) noexcept { swap(other); }
+  Recorded& operator=(Recorded&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Recorded() {
+    forget();
+    if (device_ == nullptr) return;
+    // What still lives in the pool keeps it: the device drops it at its own end.
+    auto& pools = device_->pools;
+    const bool empty = pool_->bytes_in_use() == 0;
+    if (empty) pools.erase(std::find(pools.begin(), pools.end(), pool_));
+  }
+
+  template <typename Work>
+  void operator()(const Cuda& device, const Work& work) {
+    if (graph_ == nullptr) {
+      if (pool_ == nullptr) {
+        device_ = device.state_;
+        device_->pools.front()->trim();  // what warmed up without a record makes room for it
+        pool_ = device_->add_pool(Pool::Cutting::kept);
+      }
+      const Recording recording(*device_, *pool_);
+      if (!std::exchange(warm_, true)) return work();
+      capture(device.stream(), work);
+    }
+    detail::cuda_check(cudaGraphLaunch(graph_, device.stream()), "graph");
+  }
+
+  /// The next call runs the function itself.
+  void forget() {
+    if (graph_ != nullptr) (void)cudaGraphExecDestroy(graph_);
+    graph_ = nullptr;
+    warm_ = false;
+  }
+  bool recorded() const { return graph_ != nullptr; }
+
+ private:
+  struct Recording {
+    Recording(Cuda::State& of, Pool& pool) : state(of), before(std::exchange(state.current, &pool)) {}
+    Recording(const Recording&) = delete;
+    Recording& operator=(const Recording&) = delete;
+    ~Recording() { state.current = before; }
+    Cuda::State& state;
+    Pool* before;
+  };
+
+  template <typename Work>
+  void capture(cudaStream_t stream, const Work& work) {
+    cudaGraph_t graph = nullptr;
+    detail::cuda_check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "graph");
+    try {
+      work();
+    } catch (...) {
+      (void)cudaStreamEndCapture(stream, &graph);
+      if (graph != nullptr) (void)cudaGraphDestroy(graph);
+      (void)cudaGetLastError();
+      throw;
+    }
+    detail::cuda_check(cudaStreamEndCapture(stream, &graph), "graph");
+    const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
+    (void)cudaGraphDestroy(graph);
+    detail::cuda_check(status, "graph");
+  }
+
+  void swap(Recorded& other) noexcept {
+    std::swap(device_, other.device_);
+    std::swap(pool_, other.pool_);
+    std::swap(graph_, other.graph_);
+    std::swap(warm_, other.warm_);
+  }
+
+  std::shared_ptr<Cuda::State> device_;
+  std::shared_ptr<Pool> pool_;
+  cudaGraphExec_t graph_ = nullptr;
+  bool warm_ = false;
+};
+
+// Transfers and fills of raw bytes, in the order of the stream.
+
+/// Returns when `from` may change, which is before the device is done.
+inline void copy_to_device(const Cuda& device, void* to, const void* from, std::size_t bytes) {
+  for (std::size_t at = 0; at < bytes; at += PinnedRing::slot_bytes) {
+    device.pinned().upload(device.stream(), static_cast<char*>(to) + at, static_cast<const char*>(from) + at,
+                           std::min(PinnedRing::slot_bytes, bytes - at));
+  }
+}
+/// Waits for the device.
+inline void copy_to_host(const Cuda& device, void* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return;
+  detail::cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device.stream()), "copy");
+  device.synchronize();
+}
+inline void copy_on_device(const Cuda& device, void* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return;
+  detail::cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device.stream()), "copy");
+}
+inline void set_zero(const Cuda& device, void* data, std::size_t bytes) {
+  if (bytes == 0) return;
+  detail::cuda_check(cudaMemsetAsync(data, 0, bytes, device.stream()), "set_zero");
+}
+
+}  // namespace mtpx

@@ -1,0 +1,203 @@
+#pragma once
+
+#include <mtpx/core/recorded.hpp>
+#include <mtpx/decode/cache.hpp>
+
+#include <compare>
+#include <map>
+
+namespace mtpx {
+
+/// What a pass is asked about its last rows.
+enum class Answer {
+  nothing,
+  tokens,  ///< the most likely ones: nothing else leaves the device
+  logits   ///< all, in the accumulation type
+};
+
+/// The passes of a model that decodes: rows go in, tokens or logits of the last ones come out. A pass of few
+/// rows is recorded where the device can (see Recorded): its inputs stand at the same addresses every time,
+/// so from the third pass of a kind on the host does no more than to write them and to read the answer.
+template <typename T, typename D>
+class Passes {
+ public:
+  using A = acc_t<T>;
+
+  /// slots, positions: of the cache   modules: those that draft   most_rows: of one pass   most_answers: rows
+  /// that a pass is asked about
+  Passes(const Transformer<T, D>& model, Index slots, Index positions, Index modules, Index most_rows,
+         Index most_answers)
+      : model_(model),
+        cache_(model, slots, positions, modules),
+        modules_(modules),
+        most_at_once_(std::min(most_answers, most_alike_rows<T, D>())),
+        inputs_(model.device(), {4 * most_rows}),
+        tokens_(model.device(), {most_at_once_}),
+        newest_(modules > 0 && model.config.sequential()
+                    ? Tensor<T, D>(model.device(), {most_answers, model.config.hidden_size})
+                    : Tensor<T, D>()) {}
+
+  const KvCache<T, D>& cache() const { return cache_; }
+
+  /// Rows [begin, end) of a list through the trunk; answers about the last `count` of them.
+  void trunk(const RowList& list, Index begin, Index end, Answer answer, Index count) {
+    // A row must find the same path in every pass that is compared with another.
+    const Index piece = count > 0 && end - begin == count ? most_alike_rows<T, D>() : end - begin;
+    for (Index done = 0; begin < end; begin += piece) {
+      const Index n = std::min(piece, end - begin), asked = std::min(n, count);
+      upload(list, begin, begin + n, nullptr);
+      run({0, false, n, asked, answer}, [&] {
+        const DecodeRows<D> rows = rows_of(n);
+        const Hidden<T, D> h = model_.decode(tape_, input(0, n).reshape({1, n}), rows, cache_.trunk);
+        if (modules_ > 0) store_rows(h.carried.value(), rows, cache_.states[0]);
+        ask(h.normed.value(), answer, n - asked, asked);
+      });
+      fetch(answer, done, asked);
+      done += asked;
+    }
+  }
+
+  /// Rows [begin, end) of a list through a module (from 1), from the states of the depth before it or,
+  /// `again`, from what the module's last run that was asked something carried at the rows of its answer.
+  void module(Index module, bool again, const RowList& list, Index begin, Index end, Answer answer,
+              Index count) {
+    const auto depth = static_cast<std::size_t>(module - 1);
+    const bool chain = model_.config.sequential();
+    const Index n = end - begin, width = model_.config.hidden_size;
+    const LatentCache<T, D>& states = cache_.states[chain ? depth : 0];
+    upload(list, begin, end, &states);
+    run({module, again, n, count, answer}, [&] {
+      const DecodeRows<D> rows = rows_of(n);
+      Tensor<T, D> from;
+      if (again) {
+        from = newest_.slice_front(0, n).reshape({1, n, width});
+      } else {
+        const Tensor<T, D> table = states.entries.reshape({states.entries.shape().rows(), width});
+        from = Tensor<T, D>(model_.device(), {1, n, width});
+        embedding_forward(model_.device(), Rows{1, n, n}, input(3, n).data(), table.rows(), table.data(),
+                          from.data());
+      }
+      const Hidden<T, D> out = model_.decode_mtp(tape_, module, tape_.constant(from),
+                                                 input(0, n).reshape({1, n}), rows, cache_.modules[depth]);
+      if (chain && module < modules_) store_rows(out.carried.value(), rows, cache_.states[depth + 1]);
+      ask(out.normed.value(), answer, n - count, count);
+      if (chain && count > 0) {
+        copy_rows(model_.device(), count, width, out.carried.data() + (n - count) * width, width,
+                  newest_.data(), width, false);
+      }
+    });
+    fetch(answer, 0, count);
+  }
+
+  /// Row `from` of what the last module run carried becomes row `to`.
+  void move_newest(Index from, Index to) {
+    const Index width = model_.config.hidden_size;
+    copy_rows(model_.device(), 1, width, newest_.data() + from * width, width, newest_.data() + to * width,
+              width, false);
+  }
+
+  /// The answer about row i of those asked about.
+  std::int32_t token(Index i) const { return answered_tokens_[static_cast<std::size_t>(i)]; }
+  std::span<const A> logits(Index i) const {
+    const auto vocab = static_cast<std::size_t>(model_.config.vocab_size);
+    return std::span<const A>(answered_logits_).subspan(static_cast<std::size_t>(i) * vocab, vocab);
+  }
+
+ private:
+  struct Kind {
+    Index module;  // 0: the trunk
+    bool again;
+    Index rows;
+    Index asked;
+    Answer answer;
+
+    friend auto operator<=>(const Kind&, const Kind&) = default;
+  };
+
+  /// Input i of a pass of n rows: tokens, sequences, positions, and places of states.
+  Tensor<std::int32_t, D> input(Index i, Index n) const { return inputs_.slice_front(i * n, (i + 1) * n); }
+  DecodeRows<D> rows_of(Index n) const { return {input(1, n), input(2, n)}; }
+
+  /// states: whose places the pass looks up, or null
+  void upload(const RowList& list, Index begin, Index end, const LatentCache<T, D>* states) {
+    staged_.clear();
+    for (const auto* all : {&list.tokens, &list.sequences, &list.positions})
+      staged_.insert(staged_.end(), all->begin() + begin, all->begin() + end);
+    if (states != nullptr) {
+      for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+        staged_.push_back(
+            static_cast<std::int32_t>(list.sequences[i] * states->capacity() + list.positions[i]));
+    }
+    if constexpr (!requires { requires D::host_memory; }) check_ids(end - begin);
+    copy_to_device(model_.device(), inputs_.data(), staged_.data(), staged_.size() * sizeof(std::int32_t));
+  }
+
+  /// What the host's kernel checks by itself, in its words.
+  void check_ids(Index n) const {
+    const Index vocab = model_.config.vocab_size;
+    for (Index i = 0; i < n; ++i) {
+      const std::int32_t id = staged_[static_cast<std::size_t>(i)];
+      if (id >= 0 && id < vocab) continue;
+      throw NumericError(
+          cat("[embedding] token id ", id, " at row 0, column ", i, " is outside the vocabulary of ", vocab));
+    }
+  }
+
+  template <typename Work>
+  void run(const Kind& kind, const Work& work) {
+    if (kind.answer == Answer::logits && !logits_.defined())
+      logits_ = Tensor<A, D>(model_.device(), {most_at_once_, model_.config.vocab_size});
+    if (kind.asked == 0 || kind.rows > most_alike_rows<T, D>()) return work();  // part of a prompt
+    records_[kind](model_.device(), work);
+  }
+
+  /// Rows [first, first + count) of x through the head.
+  void ask(const Tensor<T, D>& x, Answer answer, Index first, Index count) {
+    if (answer == Answer::nothing || count == 0) return;
+    const Index width = model_.config.hidden_size, vocab = model_.config.vocab_size;
+    const Tensor<T, D> read = x.reshape({x.shape().rows(), width}).slice_front(first, first + count);
+    if constexpr (fuses_decoding<T, D>) {
+      if (answer == Answer::tokens && width % 8 == 0 && count <= fused_rows) {
+        return decode_tokens(x.device(), read.rows(), read.data(), vocab, model_.lm_head.weight.data(),
+                             tokens_.data());
+      }
+    }
+    const Tensor<A, D> out = answer == Answer::logits ? logits_ : Tensor<A, D>(x.device(), {count, vocab});
+    linear_forward(x.device(), read.rows(), read.data(), vocab, model_.lm_head.weight.data(), out.data());
+    if (answer == Answer::tokens)
+      argmax_rows(x.device(), Rows{count, vocab, vocab}, out.data(), tokens_.data());
+  }
+
+  /// The answer about `count` rows becomes that about rows [done, done + count).
+  void fetch(Answer answer, Index done, Index count) {
+    if (answer == Answer::nothing || count == 0) return;
+    const auto read = [&](auto& host, const auto& from, Index width) {
+      const auto size = static_cast<std::size_t>((done + count) * width);
+      if (host.size() < size) host.resize(size);
+      copy_to_host(model_.device(), host.data() + done * width, from.data(),
+                   static_cast<std::size_t>(count * width) * sizeof(host[0]));
+    };
+    if (answer == Answer::tokens) {
+      read(answered_tokens_, tokens_, 1);
+    } else {
+      read(answered_logits_, logits_, model_.config.vocab_size);
+    }
+  }
+
+  const Transformer<T, D>& model_;
+  KvCache<T, D> cache_;
+  const Index modules_;
+  const Index most_at_once_;  // rows that are asked about without a cut
+  // What recorded passes read and write: the same memory for all of them.
+  Tensor<std::int32_t, D> inputs_;  // [4 * most_rows]: four arrays of a pass's rows, one after the other
+  Tensor<std::int32_t, D> tokens_;  // [most_at_once]
+  Tensor<A, D> logits_;             // [most_at_once, vocab], once somebody asks for them
+  Tensor<T, D> newest_;             // [most_answers, hidden]
+  std::map<Kind, Recorded<D>> records_;
+  Tape tape_{Mode::inference};
+  // Memory kept between passes.
+  std::vector<std::int32_t> staged_, answered_tokens_;
+  std::vector<A> answered_logits_;
+};
+
+}  // namespace mtpx

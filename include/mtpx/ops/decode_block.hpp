@@ -1,0 +1,53 @@
+#pragma once
+// The halves of a block in one decoding pass, for devices that fuse them.
+
+#include <mtpx/autograd/tape.hpp>
+#include <mtpx/kernels.hpp>
+
+#include <limits>
+
+namespace mtpx {
+
+/// Whether D has fused kernels for a decoding pass with activations of type T.
+template <typename T, typename D>
+inline constexpr bool fuses_decoding = std::is_same_v<T, bf16>&& requires(const D& device,
+                                                                          const DecodeAttention<T>& a,
+                                                                          const DecodeFeedForward<T>& f,
+                                                                          T* x) {
+  decode_attention(device, a, x, x);
+  decode_feed_forward(device, f, x, x);
+};
+
+/// Most rows of a decoding pass that have the same bits whatever rows stand beside them. Longer passes are
+/// cut.
+template <typename T, typename D>
+constexpr Index most_alike_rows() {
+  if constexpr (requires { requires D::host_memory; }) {
+    return std::numeric_limits<Index>::max();
+  } else {
+    return fuses_decoding<T, D> ? fused_rows : alike_rows;
+  }
+}
+
+/// A block's decoding pass in few launches:  h = x + Mla(norm(x)),  y = h + ffn(norm(h)).
+///
+/// x: [1, N, hidden] dense, N <= fused_rows, of sizes that decode_fits()   returns [1, N, hidden]
+/// Equal to Block's ops one by one up to rounding. A row's bits do not depend on the rows beside it.
+/// Inference only.   Throws ShapeError, Error on a recording tape.
+template <typename T, typename D>
+Var<T, D> decode_block(const Var<T, D>& x, const DecodeAttention<T>& attention,
+                       const DecodeFeedForward<T>& ffn) {
+  Tape& tape = tape_of("decode_block", x);
+  if (tape.recording()) throw Error("[decode_block] has no backward; use a tape in inference mode");
+  require(x.value().contiguous() && x.rows().count == attention.rows && attention.rows == ffn.rows &&
+              x.shape().width() == attention.hidden && ffn.hidden == attention.hidden,
+          "decode_block", "x needs one dense row per decoded token",
+          {{"x", x.shape()}, {"rows", Shape{attention.rows}}}, tape);
+  Tensor<T, D> h(x.device(), x.shape());
+  Tensor<T, D> y(x.device(), x.shape());
+  decode_attention(x.device(), attention, x.data(), h.data());
+  decode_feed_forward(x.device(), ffn, h.data(), y.data());
+  return tape.constant(y);
+}
+
+}  // namespace mtpx

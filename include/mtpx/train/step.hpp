@@ -1,0 +1,109 @@
+#pragma once
+// One optimiser step, which a device that can record it does without the host.
+
+#include <mtpx/core/recorded.hpp>
+#include <mtpx/mtp/backward.hpp>
+#include <mtpx/train/adamw.hpp>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace mtpx {
+
+struct StepOptions {
+  MtpLossOptions loss{};
+  AdamWOptions adamw{};
+  double clip = 1.0;                ///< of the global gradient norm; 0: none
+  double bias_update_speed = 1e-3;  ///< gamma of the router biases; 0: they stay
+};
+
+/// Forward, backward, clip, AdamW, router biases. The same kernels on the same addresses every time: a device
+/// that records (see Recorded) takes two steps by launching them, then replays. Calls return before the step
+/// is done.
+///
+/// Where the total loss or the gradient norm of a step is not finite, this step and all steps behind it
+/// change nothing: not the weights, the moments or the biases.
+template <typename T, typename D>
+class TrainStep {
+ public:
+  using A = acc_t<T>;
+
+  /// inputs: a batch per micro-batch, all of one shape. Steps read what stands in their memory: assign to it.
+  TrainStep(Transformer<T, D>& model, std::vector<Batch<D>> inputs, const StepOptions& options)
+      : model_(model), inputs_(std::move(inputs)), options_(options), optimizer_(options.adamw) {
+    const Index depths = std::min(model.config.num_nextn_predict_layers, inputs_[0].time() - 1);
+    losses_ = Tensor<A, D>(model.device(), {2 + depths, static_cast<Index>(inputs_.size())});
+    norm_ = Tensor<double, D>(model.device(), {1});
+    halted_ = Tensor<double, D>(model.device(), {1});
+    fill_value(model.device(), 1, 0.0, halted_.data());
+  }
+
+  /// Queues one step.
+  ///
+  /// lambda: of the loss. A new value is recorded anew, as are the model's switches.
+  void operator()(double lambda, double lr) {
+    const Constants constants{lambda, model_.activation_checkpointing, model_.detach_depths,
+                              model_.main_frozen()};
+    if (constants_ != constants) {
+      constants_ = constants;
+      options_.loss.lambda = lambda;
+      record_.forget();
+      if constexpr (!requires { requires D::host_memory; }) optimizer_.reserve(model_);
+    }
+    optimizer_.begin_step(model_.device(), lr);
+    record_(model_.device(), [this] { run(); });
+  }
+
+  /// Goes on after steps that changed nothing: `steps` were taken before them.
+  void resume(Index steps) {
+    optimizer_.rewind(steps);
+    fill_value(model_.device(), 1, 0.0, halted_.data());
+  }
+
+  const std::vector<Batch<D>>& inputs() const { return inputs_; }
+  /// [1 + heads, micro-batches] of the step that was queued last: the total losses, then those of the main
+  /// head and of depths 1, 2, ..
+  const Tensor<A, D>& losses() const { return losses_; }
+  /// [1], of the step that was queued last, before clipping.
+  const Tensor<double, D>& norm() const { return norm_; }
+
+ private:
+  /// What a record has baked in and may change between steps.
+  struct Constants {
+    double lambda;
+    bool activation_checkpointing, detach_depths, main_frozen;
+    bool operator==(const Constants&) const = default;
+  };
+
+  void run() {
+    const D& device = model_.device();
+    const auto micros = static_cast<Index>(inputs_.size());
+    for (Index micro = 0; micro < micros; ++micro) {
+      const auto loss = mtp_backward(model_, inputs_[static_cast<std::size_t>(micro)], options_.loss,
+                                     1.0 / static_cast<double>(micros));
+      const auto keep = [&](Index row, const Var<A, D>& number) {
+        copy_rows(device, 1, 1, number.data(), 1, losses_.data() + row * micros + micro, 1, false);
+      };
+      keep(0, loss.total);
+      for (std::size_t k = 0; k < loss.depths.size(); ++k)
+        keep(static_cast<Index>(k) + 1, loss.depths[k].loss);
+    }
+    const auto clip = clip_norm(model_, options_.clip, halted_, losses_.slice_front(0, 1));
+    copy_rows(device, 1, 1, clip.norm.data(), 1, norm_.data(), 1, false);
+    optimizer_.update(model_, clip);
+    model_.update_bias(options_.bias_update_speed, clip.scale.data());
+  }
+
+  Transformer<T, D>& model_;
+  std::vector<Batch<D>> inputs_;
+  StepOptions options_;
+  AdamW<T, D> optimizer_;
+  Tensor<A, D> losses_;
+  Tensor<double, D> norm_, halted_;
+  std::optional<Constants> constants_;
+  Recorded<D> record_;
+};
+
+}  // namespace mtpx

@@ -1,0 +1,260 @@
+#pragma once
+// Twins of cpu/adamw.hpp. All tensors of a model in few launches: lists of them travel as kernel parameters,
+// and a block finds its tensor in the list by its number. Nothing is copied from the host, so a step can be
+// recorded.
+
+#include "elementwise.cuh"
+
+#include <span>
+
+namespace mtpx {
+
+namespace cuda {
+
+inline constexpr int update_threads = 256;
+
+/// The first of `tensors` whose blocks include `block`.   first: [tensors + 1], the number of its first block
+__device__ __forceinline__ int tensor_of(int block, int tensors, const std::int32_t* first) {
+  int low = 0, high = tensors - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (first[middle] <= block) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+// --- Sums of squares
+// ----------------------------------------------------------------------------------------
+
+/// What one launch can be told: 4 KB.
+template <typename A>
+struct SquaresList {
+  static constexpr int max = 192;
+  int tensors;
+  std::int32_t first[max + 1];  // block of each tensor's beginning, and the number of blocks
+  const A* data[max];
+  Index count[max];
+};
+
+template <typename A>
+inline constexpr Index squares_chunk = update_threads* wide<A> * 8;  // numbers of a block
+
+/// partial[block] = sum of the squares of its part of its tensor.
+template <typename A>
+__global__ void __launch_bounds__(update_threads)
+    squares_of_chunks(const __grid_constant__ SquaresList<A> list, double* partial) {
+  constexpr int N = wide<A>;
+  constexpr Index chunk = squares_chunk<A>;
+  __shared__ double shared[update_threads / 32];
+  const int block = static_cast<int>(blockIdx.x), tensor = tensor_of(block, list.tensors, list.first);
+  const Index begin = Index{block - list.first[tensor]} * chunk;
+  const Index count = min(chunk, list.count[tensor] - begin);
+  const A* x = list.data[tensor] + begin;  // [count]
+  double sum = 0;
+  const auto add = [&](A value) { sum = fma(static_cast<double>(value), static_cast<double>(value), sum); };
+  if (count == chunk && reinterpret_cast<std::uintptr_t>(x) % 16 == 0) {
+    Numbers<A, N> part[8];
+#pragma unroll
+    for (int u = 0; u < 8; ++u) part[u] = load_numbers<N>(x + (u * update_threads + threadIdx.x) * N);
+#pragma unroll
+    for (int u = 0; u < 8; ++u) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) add(part[u].value[j]);
+    }
+  } else {
+#pragma unroll 8
+    for (Index i = threadIdx.x; i < count; i += update_threads) add(x[i]);
+  }
+  sum = block_sum<update_threads>(sum, shared);
+  if (threadIdx.x == 0) partial[block] = sum;
+}
+
+/// out[tensor] = sum of its blocks' partial sums. A block per tensor.
+template <typename A>
+__global__ void __launch_bounds__(update_threads)
+    squares_of_tensors(const __grid_constant__ SquaresList<A> list, const double* partial, double* out) {
+  __shared__ double shared[update_threads / 32];
+  const int end = list.first[blockIdx.x + 1];
+  double sum = 0;
+#pragma unroll 8
+  for (int i = list.first[blockIdx.x] + static_cast<int>(threadIdx.x); i < end; i += update_threads)
+    sum += partial[i];
+  sum = block_sum<update_threads>(sum, shared);
+  if (threadIdx.x == 0) out[blockIdx.x] = sum;
+}
+
+/// One block.
+template <int threads>
+__global__ void __launch_bounds__(threads) clip_by_norm(Index parts, const double* squares, double max_norm,
+                                                        double* norm, double* scale, double* halted) {
+  __shared__ double shared[threads / 32];
+  double total = 0;
+  for (Index i = threadIdx.x; i < parts; i += threads) total += squares[i];
+  total = sqrt(block_sum<threads>(total, shared));
+  if (threadIdx.x != 0) return;
+  *norm = total;
+  const bool bad = !isfinite(total);
+  if (bad && halted != nullptr) *halted = 1;
+  const bool stop = bad || (halted != nullptr && *halted != 0);
+  *scale = stop ? nan("") : max_norm > 0 && total > max_norm ? max_norm / total : 1.0;
+}
+
+// --- The update
+// ---------------------------------------------------------------------------------------------
+
+template <typename T>
+struct UpdateList {
+  static constexpr int max = 62;
+  int tensors;
+  std::int32_t first[max + 1];  // block of each tensor's beginning, and the number of blocks
+  AdamWTensor<T> tensor[max];
+};
+
+inline constexpr int update_unroll = 2;
+template <typename T>
+inline constexpr Index update_chunk = update_threads* wide<acc_t<T>>* update_unroll;  // numbers of a block
+
+/// What all numbers of a tensor share.
+template <typename A>
+struct UpdateFactors {
+  A b1, b2, rate, root, eps, clip, keep;
+
+  /// m, v and p of one number after its step.
+  __device__ __forceinline__ void step(A grad, A& m, A& v, A& p) const {
+    const A g = clip * grad;
+    m = b1 * m + (A(1) - b1) * g;
+    v = b2 * v + (A(1) - b2) * g * g;
+    p = keep * p - rate * m / (sqrt(v) * root + eps);
+  }
+};
+
+template <typename T>
+__global__ void __launch_bounds__(update_threads)
+    update_tensors(const __grid_constant__ UpdateList<T> list, const AdamWStep s, const double* rates,
+                   const double* scale) {
+  using A = acc_t<T>;
+  constexpr int N = wide<A>;
+  constexpr bool copied = !std::is_same_v<T, A>;
+  __shared__ UpdateFactors<A> shared;
+  const int block = static_cast<int>(blockIdx.x), index = tensor_of(block, list.tensors, list.first);
+  const AdamWTensor<T>& t = list.tensor[index];
+  const Index begin = Index{block - list.first[index]} * update_chunk<T>;
+  const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
+  const bool whole = begin + update_chunk<T> <= t.count && aligned(t.grad) && aligned(t.m) && aligned(t.v) &&
+                     aligned(t.master) && (!copied || aligned(t.p));
+  Numbers<A, N> grad[update_unroll], m[update_unroll], v[update_unroll], p[update_unroll];
+  if (whole) {  // under way while the factors are worked out
+#pragma unroll
+    for (int u = 0; u < update_unroll; ++u) {
+      const Index i = begin + (u * update_threads + threadIdx.x) * N;
+      grad[u] = load_numbers<N>(t.grad + i);
+      m[u] = load_numbers<N>(t.m + i);
+      v[u] = load_numbers<N>(t.v + i);
+      p[u] = load_numbers<N>(t.master + i);
+    }
+  }
+  if (threadIdx.x == 0) {
+    shared = {static_cast<A>(s.beta1),
+              static_cast<A>(s.beta2),
+              static_cast<A>(rates[0] / rates[1]),
+              static_cast<A>(1.0 / sqrt(rates[2])),
+              static_cast<A>(s.eps),
+              static_cast<A>(*scale),
+              static_cast<A>(1.0 - rates[0] * (t.decays ? s.weight_decay : 0.0))};
+  }
+  __syncthreads();
+  const UpdateFactors<A> factors = shared;
+  if (isnan(factors.clip)) return;
+  if (whole) {
+#pragma unroll
+    for (int u = 0; u < update_unroll; ++u) {
+      const Index i = begin + (u * update_threads + threadIdx.x) * N;
+      Numbers<T, N> rounded;
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        factors.step(grad[u].value[j], m[u].value[j], v[u].value[j], p[u].value[j]);
+        rounded.value[j] = narrow<T>(p[u].value[j]);
+      }
+      store_numbers<N>(t.m + i, m[u]);
+      store_numbers<N>(t.v + i, v[u]);
+      store_numbers<N>(t.master + i, p[u]);
+      if constexpr (copied) store_numbers<N>(t.p + i, rounded);
+    }
+    return;
+  }
+  const Index end = min(t.count, begin + update_chunk<T>);
+  for (Index i = begin + threadIdx.x; i < end; i += update_threads) {
+    A mi = t.m[i], vi = t.v[i], pi = t.master[i];
+    factors.step(t.grad[i], mi, vi, pi);
+    t.m[i] = mi;
+    t.v[i] = vi;
+    t.master[i] = pi;
+    if constexpr (copied) t.p[i] = narrow<T>(pi);
+  }
+}
+
+}  // namespace cuda
+
+/// out[i] = sum of the squares of gradient i, in double, over fixed blocks added in a fixed order.
+template <typename A>
+void sums_of_squares(const Cuda& device, std::span<const std::span<const A>> gradients, double* out) {
+  using List = cuda::SquaresList<A>;
+  Index blocks = 0;
+  for (const auto gradient : gradients)
+    blocks += cuda::ceil_div(static_cast<Index>(gradient.size()), cuda::squares_chunk<A>);
+  const cuda::Workspace<double> workspace(device, blocks);
+  double* partial = workspace.data();  // [blocks]
+  for (std::size_t begin = 0; begin < gradients.size(); begin += List::max) {
+    List list{};
+    list.tensors = static_cast<int>(std::min(gradients.size() - begin, std::size_t{List::max}));
+    for (int i = 0; i < list.tensors; ++i) {
+      const auto gradient = gradients[begin + static_cast<std::size_t>(i)];
+      list.data[i] = gradient.data();
+      list.count[i] = static_cast<Index>(gradient.size());
+      list.first[i + 1] =
+          list.first[i] + static_cast<std::int32_t>(cuda::ceil_div(list.count[i], cuda::squares_chunk<A>));
+    }
+    const auto own = static_cast<unsigned>(list.first[list.tensors]);
+    cuda::launch(device, "sums_of_squares", cuda::squares_of_chunks<A>, own, cuda::update_threads, 0, list,
+                 partial);
+    cuda::launch(device, "sums_of_squares", cuda::squares_of_tensors<A>, static_cast<unsigned>(list.tensors),
+                 cuda::update_threads, 0, list, static_cast<const double*>(partial), out + begin);
+    partial += own;
+  }
+}
+
+/// norm = sqrt(sum of the parts), scale = min(1, max_norm / norm); max_norm <= 0: scale 1. Where the norm is
+/// not finite, scale is NaN: nothing may change then. `halted`, unless null, remembers that: once it is not
+/// 0, scale stays NaN.
+inline void clip_scale(const Cuda& device, Index parts, const double* squares, double max_norm, double* norm,
+                       double* scale, double* halted) {
+  cuda::launch(device, "clip_scale", cuda::clip_by_norm<cuda::update_threads>, 1, cuda::update_threads, 0,
+               parts, squares, max_norm, norm, scale, halted);
+}
+
+/// g = scale * grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
+/// p -= lr (m / bias1 / (sqrt(v / bias2) + eps) + weight_decay p), decay decoupled from the gradient.
+/// rates: {lr, bias1, bias2}, bias = 1 - beta^t. A scale that is NaN changes nothing.
+template <typename T>
+void adamw_step(const Cuda& device, std::span<const AdamWTensor<T>> parameters, AdamWStep s,
+                const double* rates, const double* scale) {
+  using List = cuda::UpdateList<T>;
+  for (std::size_t begin = 0; begin < parameters.size(); begin += List::max) {
+    List list{};
+    list.tensors = static_cast<int>(std::min(parameters.size() - begin, std::size_t{List::max}));
+    for (int i = 0; i < list.tensors; ++i) {
+      list.tensor[i] = parameters[begin + static_cast<std::size_t>(i)];
+      list.first[i + 1] = list.first[i] + static_cast<std::int32_t>(
+                                              cuda::ceil_div(list.tensor[i].count, cuda::update_chunk<T>));
+    }
+    static_assert(sizeof(List) + sizeof(AdamWStep) + 2 * sizeof(double*) <= 4096);
+    cuda::launch(device, "adamw", cuda::update_tensors<T>, static_cast<unsigned>(list.first[list.tensors]),
+                 cuda::update_threads, 0, list, s, rates, scale);
+  }
+}
+
+}  // namespace mtpx

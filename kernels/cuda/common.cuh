@@ -1,0 +1,156 @@
+#pragma once
+// What the CUDA kernels share: launches, conversions, wide loads, reductions.
+
+#include <mtpx/core/bf16.hpp>
+#include <mtpx/core/cuda.hpp>
+#include <mtpx/core/shape.hpp>
+
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "../shapes.hpp"
+
+namespace mtpx::cuda {
+
+// --- Launches ---------------------------------------------------------------------------------------------
+
+/// Queues a kernel on the device's stream; throws DeviceError "[name] ..." if it cannot be. Nothing to do: no
+/// launch. `shared` bytes of dynamic shared memory, any amount that the chip has.
+template <typename... Parameters, typename... Arguments>
+void launch(const Cuda& device, const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            std::size_t shared, Arguments&&... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared > 48 * 1024) {
+    detail::cuda_check(
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+        name);
+  }
+  kernel<<<grid, block, shared, device.stream()>>>(std::forward<Arguments>(arguments)...);
+  detail::cuda_check(cudaGetLastError(), name);
+}
+
+inline constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
+
+/// Blocks of a loop over `count` tasks that a block takes `per_block` at a time, at most what fills the chip
+/// `waves` times over: kernels stride by the grid.
+inline unsigned grid_for(const Cuda& device, Index count, Index per_block, Index waves = 8) {
+  const Index blocks = ceil_div(count, per_block);
+  return static_cast<unsigned>(std::min(blocks, Index{device.processors()} * waves));
+}
+
+/// `count` numbers of the device's pool, for as long as this lives: until then on the host, which is long
+/// enough, since whoever gets the memory next is queued behind.
+template <typename T>
+class Workspace {
+ public:
+  Workspace(const Cuda& device, Index count)
+      : buffer_(device.pool(), static_cast<std::size_t>(count) * sizeof(T)) {}
+  T* data() const { return static_cast<T*>(buffer_.data()); }
+
+ private:
+  Buffer buffer_;
+};
+
+// --- Conversions ------------------------------------------------------------------------------------------
+
+/// To the accumulation type.
+__device__ __forceinline__ float widen(bf16 x) {
+  return __uint_as_float(static_cast<std::uint32_t>(x.bits) << 16);
+}
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ double widen(double x) { return x; }
+
+/// From the accumulation type, to nearest, ties to even.
+template <typename T, typename A>
+__device__ __forceinline__ T narrow(A x) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    bf16 y;
+    y.bits = __bfloat16_as_ushort(__float2bfloat16_rn(static_cast<float>(x)));
+    return y;
+  } else {
+    return static_cast<T>(x);
+  }
+}
+
+/// What a sink does with a value: overwrite or add, rounding once.
+template <typename T, typename A>
+__device__ __forceinline__ void put(T* to, A value, bool accumulate) {
+  *to = narrow<T>(accumulate ? static_cast<A>(widen(*to)) + value : value);
+}
+
+// --- Wide loads: 16 bytes a thread
+// --------------------------------------------------------------------------
+
+/// `N` neighbours in memory, loaded and stored at once; the address must be a multiple of their size.
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T value[N];
+};
+
+/// How many T make 16 bytes.
+template <typename T>
+inline constexpr int wide = 16 / static_cast<int>(sizeof(T));
+
+/// Whether rows of `width` numbers, `stride` apart, can be read 16 bytes at a time from every one of these.
+template <typename T, typename... Pointers>
+bool can_be_wide(Index width, Index stride, const Pointers*... pointers) {
+  const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
+  return width % wide<T> == 0 && stride % wide<T> == 0 && (aligned(pointers) && ...);
+}
+
+// --- Reductions: fixed trees, so the same bits in every run
+// ---------------------------------------------------
+
+inline constexpr unsigned whole_warp = 0xffffffffU;
+
+/// The sum over a warp, in every lane.
+template <typename A>
+__device__ __forceinline__ A warp_sum(A x) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(whole_warp, x, offset);
+  return x;
+}
+template <typename A>
+__device__ __forceinline__ A warp_max(A x) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    const A other = __shfl_xor_sync(whole_warp, x, offset);
+    x = other > x ? other : x;
+  }
+  return x;
+}
+
+/// The sum over a block of `threads` (a multiple of 32), in every thread. `shared`: threads / 32 numbers that
+/// nobody else uses until the block's next barrier.
+template <int threads, typename A>
+__device__ __forceinline__ A block_sum(A x, A* shared) {
+  x = warp_sum(x);
+  if constexpr (threads == 32) return x;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  __syncthreads();  // a sum before this one may still be read
+  if (threadIdx.x % 32 == 0) shared[warp] = x;
+  __syncthreads();
+  A total = shared[0];
+#pragma unroll
+  for (int w = 1; w < threads / 32; ++w) total += shared[w];
+  return total;
+}
+
+// --- Functions --------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+__device__ __forceinline__ double exponential(double x) { return exp(x); }
+__device__ __forceinline__ float logarithm(float x) { return logf(x); }
+__device__ __forceinline__ double logarithm(double x) { return log(x); }
+
+template <typename A>
+__device__ __forceinline__ A sigmoid(A x) {
+  return A(1) / (A(1) + exponential(-x));
+}
+
+}  // namespace mtpx::cuda

@@ -1,0 +1,336 @@
+#pragma once
+// The attention half of a block for a few rows of bf16, in six launches: whatever is small is computed again
+// by every block that needs it, and every kernel asks for its weights before the kernel before it is done.
+//
+//   1  norm, q_a_proj and kv_a_proj           4  attention to the parts of the cache
+//   2  norm, q_b_proj; the new cache entries  5  join the parts, W_UV
+//   3  rotate q, W_UK                         6  o_proj, residual
+//
+// Values are rounded to bf16 where the ops of nn/mla.hpp round them.
+
+#include "../decode_shapes.hpp"
+#include "decode_products.cuh"
+#include "latent_attention.cuh"
+
+namespace mtpx::cuda {
+
+// --- 2: queries and cache entries
+// ----------------------------------------------------------------------------
+
+/// Where a row's cache entry is made from and where it goes.
+struct NewEntries {
+  const bf16* kv = nullptr;  // [rows, latent + rope]: the product, neither normed nor rotated
+  const float* gain = nullptr;
+  float eps = 0;
+  const float *cos = nullptr, *sin = nullptr;
+  const std::int32_t *sequences = nullptr, *positions = nullptr;
+  bf16* cache = nullptr;
+  int latent = 0, rope = 0;
+  Index capacity = 0;
+};
+
+/// q_b_proj of the normed low-rank queries; one further block per row makes its cache entry.
+template <int tiles, int split>
+__global__ void __launch_bounds__(stream_threads, 3)
+    fused_queries(int rows, int in, const bf16* x, FusedMatrix m, Around around, NewEntries to) {
+  extern __shared__ float4 memory[];
+  constexpr int columns = stream_outputs * (stream_warps / split);
+  const int blocks = (m.out + columns - 1) / columns, block = static_cast<int>(blockIdx.x);
+  if (block < blocks) return fused_product<tiles, split>(rows, in, x, in, m, block, around, memory);
+  const Index row = block - blocks;
+  const int width = to.latent + to.rope;
+  const bf16* const kv = to.kv + row * width;  // [latent | rope]
+  const int position = to.positions[row];
+  bf16* const entry = to.cache + (to.sequences[row] * to.capacity + position) * width;  // [latent | rope]
+  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+  const auto table = [&](const float* of, int j) {
+    return j < to.rope / 2 ? of[position * static_cast<Index>(to.rope / 2) + j] : 0.0F;
+  };
+  const float early_cos = table(to.cos, lane), early_sin = table(to.sin, lane);
+  let_next_start();
+  wait_for_previous();
+  if (warp == 0) warp_norm(to.latent, kv, to.gain, to.eps, entry);
+  if (warp == 1) {
+    for (int j = lane; j < to.rope / 2; j += 32) {
+      const float c = j < 32 ? early_cos : table(to.cos, j), s = j < 32 ? early_sin : table(to.sin, j);
+      const float even = widen(kv[to.latent + 2 * j]), odd = widen(kv[to.latent + 2 * j + 1]);
+      entry[to.latent + 2 * j] = narrow<bf16>(even * c - odd * s);
+      entry[to.latent + 2 * j + 1] = narrow<bf16>(even * s + odd * c);
+    }
+  }
+}
+
+// --- 3: absorbed queries
+// --------------------------------------------------------------------------------------
+
+inline constexpr int absorb_columns_of_block = 64;
+inline constexpr int absorb_rows = 4;  // of q that a block holds sums of
+
+/// absorbed = [q_nope W_UK | rotated q_rope].   Block: 64 columns of a head, four rows of q. A warp takes
+/// four rows of W_UK at a time, eight neighbouring columns a lane.   q: [rows, heads * (nope + rope)], not
+/// rotated
+static __global__ void __launch_bounds__(stream_threads)
+    fused_absorb(AttentionShape s, int latent, int rows, const bf16* q, const bf16* w, const float* cos,
+                 const float* sin, const std::int32_t* positions, float* absorbed) {
+  __shared__ float sums_of[stream_warps][absorb_rows][absorb_columns_of_block];
+  constexpr int N = wide<bf16>;
+  constexpr int ahead = 4;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  const int nope = static_cast<int>(s.nope), rope = static_cast<int>(s.rope),
+            heads = static_cast<int>(s.heads);
+  const int head = static_cast<int>(blockIdx.y),
+            slab = static_cast<int>(blockIdx.x) * absorb_columns_of_block;
+  const int column = slab + lane % 8 * N;
+  const int first = warp * 4 + lane / 8;                               // row of W_UK
+  const bf16* const wk = w + head * (s.nope + s.v) * latent + column;  // [nope][latent]
+  uint4 loads[ahead];
+  const auto load = [&](int from) {
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      const int n = from + 32 * i;
+      loads[i] = load_once(wk + n * latent, n < nope && column < latent);
+    }
+  };
+  load(first);
+  const int start = static_cast<int>(blockIdx.z) * absorb_rows;
+  const auto entry = [&](int i) {
+    return positions[start + i / (rope / 2)] * static_cast<Index>(rope / 2) + i % (rope / 2);
+  };
+  const bool turns = slab == 0 && thread < min(absorb_rows, rows - start) * (rope / 2);
+  const float early_cos = turns ? cos[entry(thread)] : 0.0F, early_sin = turns ? sin[entry(thread)] : 0.0F;
+  let_next_start();
+  wait_for_previous();
+  const Index q_width = nope + rope;
+  const int at = static_cast<int>(blockIdx.z) * absorb_rows, some = min(absorb_rows, rows - at);
+  const bf16* const qh = q + (at * s.heads + head) * q_width;  // [rows][nope | rope]
+  float sum[absorb_rows][N] = {};
+  for (int n = first; n - first < nope; n += 32 * ahead) {
+    if (n > first) load(n);
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      const bf16* const wi = reinterpret_cast<const bf16*>(&loads[i]);
+#pragma unroll
+      for (int r = 0; r < absorb_rows; ++r) {
+        if (r >= some) break;
+        const float x = n + 32 * i < nope ? widen(qh[r * heads * q_width + n + 32 * i]) : 0.0F;
+#pragma unroll
+        for (int j = 0; j < N; ++j) sum[r][j] = fmaf(x, widen(wi[j]), sum[r][j]);
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < absorb_rows; ++r) {
+    if (r >= some) break;
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      float x = sum[r][j];
+      x += __shfl_xor_sync(whole_warp, x, 8);
+      x += __shfl_xor_sync(whole_warp, x, 16);
+      if (lane < 8) sums_of[warp][r][lane * N + j] = x;
+    }
+  }
+  __syncthreads();
+  for (int i = thread; i < some * absorb_columns_of_block; i += stream_threads) {
+    const int r = i / absorb_columns_of_block, c = i % absorb_columns_of_block;
+    if (slab + c >= latent) continue;
+    float total = 0;
+#pragma unroll
+    for (int n = 0; n < stream_warps; ++n) total += sums_of[n][r][c];
+    absorbed[((at + r) * s.heads + head) * (latent + rope) + slab + c] = total;
+  }
+  if (slab > 0) return;
+  for (int i = thread; i < some * (rope / 2); i += stream_threads) {
+    const int r = i / (rope / 2), j = i % (rope / 2);
+    const bf16* const turned = qh + r * heads * q_width + nope + 2 * j;  // [2]
+    const float even = widen(turned[0]), odd = widen(turned[1]);
+    const float c = i == thread ? early_cos : cos[entry(i)], n = i == thread ? early_sin : sin[entry(i)];
+    float* const to = absorbed + ((at + r) * s.heads + head) * (latent + rope) + latent + 2 * j;  // [2]
+    to[0] = widen(narrow<bf16>(even * c - odd * n));
+    to[1] = widen(narrow<bf16>(even * n + odd * c));
+  }
+}
+
+// --- 5: the parts together, and values
+// ------------------------------------------------------------------------
+
+inline constexpr int expand_each = 2;  // outputs of a warp
+inline constexpr int expand_block = expand_each * stream_warps;
+inline constexpr int expand_most_latent = 512;
+
+/// o = W_UV,h (sum of the parts / their total). Block: 16 outputs of head blockIdx.y, row blockIdx.z.
+///   o: [rows, heads * v]
+static __global__ void __launch_bounds__(stream_threads)
+    fused_expand(AttentionShape s, int latent, const std::int32_t* positions, LatentPartials<float> from,
+                 const bf16* w, bf16* o) {
+  __shared__ float share[latent_most_parts + 1];  // of each part; then 1 / total
+  __shared__ float4 group_sums[stream_threads];   // [groups][latent / 4]
+  __shared__ float4 attended[expand_most_latent / 4];
+  constexpr int N = wide<bf16>;
+  constexpr int kept = 2;   // packs of a row of W_UV that are loaded early
+  constexpr int ahead = 8;  // parts that a thread loads at once
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  const int v = static_cast<int>(s.v), head = static_cast<int>(blockIdx.y);
+  const Index row = blockIdx.z;
+  const int first = static_cast<int>(blockIdx.x) * expand_block + warp * expand_each;
+  const bf16* const wv = w + (head * (s.nope + s.v) + s.nope) * latent;  // [v, latent]
+  const auto load = [&](int i, int c) {
+    return load_once(wv + (first + i) * latent + c, first + i < v && c < latent);
+  };
+  uint4 loads[expand_each][kept];
+#pragma unroll
+  for (int i = 0; i < expand_each; ++i) {
+#pragma unroll
+    for (int n = 0; n < kept; ++n) loads[i][n] = load(i, (n * 32 + lane) * N);
+  }
+  // A thread adds up four columns of parts g, g + groups, ...
+  const int columns = latent / 4, groups = stream_threads / columns, group = thread / columns;
+  const int parts = group < groups ? latent_parts(positions[row] + 1) : 0;
+  let_next_start();
+  wait_for_previous();
+  const auto block = [&](int i) { return (row * from.parts + i) * s.heads + head; };
+  float4 part[ahead];
+  const auto fetch = [&](int i) {
+#pragma unroll
+    for (int n = 0; n < ahead; ++n) {
+      if (i + n * groups < parts) {
+        part[n] = *reinterpret_cast<const float4*>(from.o + block(i + n * groups) * latent +
+                                                   4 * (thread % columns));
+      }
+    }
+  };
+  fetch(group);
+  if (warp == 0) {
+    float top[2], total[2];
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const float2 both = lane + 32 * n < parts
+                              ? *reinterpret_cast<const float2*>(from.top_total + 2 * block(lane + 32 * n))
+                              : make_float2(-INFINITY, 0.0F);
+      top[n] = both.x;
+      total[n] = both.y;
+    }
+    const float highest = warp_max(fmaxf(top[0], top[1]));
+    const float e0 = expf(top[0] - highest), e1 = expf(top[1] - highest);
+    share[lane] = e0;
+    share[lane + 32] = e1;
+    const float all = warp_sum(e0 * total[0] + e1 * total[1]);
+    if (lane == 0) share[latent_most_parts] = 1.0F / all;
+  }
+  __syncthreads();
+  float4 sum{};
+  for (int i = group; i < parts; i += ahead * groups) {
+    if (i > group) fetch(i);
+#pragma unroll
+    for (int n = 0; n < ahead; ++n) {
+      if (i + n * groups >= parts) break;
+      const float f = share[i + n * groups];
+      sum.x = fmaf(f, part[n].x, sum.x);
+      sum.y = fmaf(f, part[n].y, sum.y);
+      sum.z = fmaf(f, part[n].z, sum.z);
+      sum.w = fmaf(f, part[n].w, sum.w);
+    }
+  }
+  group_sums[thread] = sum;
+  __syncthreads();
+  if (thread < columns) {
+    const float f = share[latent_most_parts];
+    for (int g = 1; g < groups; ++g) {
+      const float4 more = group_sums[g * columns + thread];
+      sum.x += more.x;
+      sum.y += more.y;
+      sum.z += more.z;
+      sum.w += more.w;
+    }
+    attended[thread] = make_float4(sum.x * f, sum.y * f, sum.z * f, sum.w * f);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < expand_each; ++i) {
+    float dot = 0;
+    const auto add = [&](const uint4& x, int c) {
+      if (c >= latent) return;
+      const bf16* const wi = reinterpret_cast<const bf16*>(&x);
+      const float4 low = attended[c / 4], high = attended[c / 4 + 1];
+      const float a[N] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+      for (int j = 0; j < N; ++j) dot = fmaf(a[j], widen(wi[j]), dot);
+    };
+#pragma unroll
+    for (int n = 0; n < kept; ++n) add(loads[i][n], (n * 32 + lane) * N);
+    for (int c = (kept * 32 + lane) * N; c < latent; c += 32 * N) add(load(i, c), c);
+    dot = warp_sum(dot);
+    if (lane == 0 && first + i < v) o[(row * s.heads + head) * s.v + first + i] = narrow<bf16>(dot);
+  }
+}
+
+}  // namespace mtpx::cuda
+
+namespace mtpx {
+
+/// h = x + Mla(norm(x)), appending to the cache.   x, h: [rows, hidden]
+/// Where decode_fits(). The pass that this is part of must have begun with a kernel that waits for everything
+/// before it.
+template <typename T>
+void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* x, T* h) {
+  static_assert(std::is_same_v<T, bf16>);
+  using namespace cuda;
+  const int rows = static_cast<int>(p.rows), hidden = static_cast<int>(p.hidden);
+  const int q_rank = static_cast<int>(p.q_rank), latent = static_cast<int>(p.latent);
+  const AttentionShape& s = p.heads;
+  const int q_width = static_cast<int>(s.heads * (s.nope + s.rope)),
+            width = latent + static_cast<int>(s.rope);
+  const int v_width = static_cast<int>(s.heads * s.v), parts = latent_most(p.capacity);
+  const Workspace<bf16> q_low(device, rows * p.q_rank), q(device, rows * Index{q_width});
+  const Workspace<bf16> kv(device, rows * Index{width}), o(device, rows * Index{v_width});
+  const Workspace<float> absorbed(device, rows * s.heads * width);
+  const Workspace<float> memory(device, LatentPartials<float>::numbers(rows, s.heads, latent, parts));
+  const LatentPartials<float> partials(memory.data(), rows, s.heads, latent, parts);
+  const auto with_tiles = [&](const auto& run) {
+    if (rows <= 8) return run(std::integral_constant<int, 0>{});
+    run(std::integral_constant<int, 1>{});
+  };
+  const auto blocks = [](int out, int split) {
+    return static_cast<int>(ceil_div(out, stream_outputs * (stream_warps / split)));
+  };
+  const FusedMatrix first = {p.q_a, p.q_rank > 0 ? q_rank : q_width, p.q_rank > 0 ? q_low.data() : q.data()};
+  const FusedMatrix second = {p.kv_a, width, kv.data()};
+  const NewEntries entries = {kv.data(),   p.kv_norm,   p.latent_eps, p.cos,  p.sin,
+                              p.sequences, p.positions, p.cache,      latent, static_cast<int>(s.rope),
+                              p.capacity};
+  with_tiles([&](auto tiles) {
+    with_split(p.hidden, 0, [&](auto split) {
+      launch_early(device, "decode_attention", fused_products<tiles(), split()>,
+                   dim3(static_cast<unsigned>(blocks(first.out, split()) + blocks(second.out, split()))),
+                   dim3(stream_threads), NormedRows::bytes(rows, hidden), rows, hidden, x, p.hidden, first,
+                   second, Around{p.norm, p.eps, nullptr});
+    });
+    with_split(p.q_rank > 0 ? p.q_rank : p.hidden, 0, [&](auto split) {
+      const FusedMatrix queries = {p.q_b, q_rank > 0 ? q_width : 0, q.data()};
+      launch_early(device, "decode_attention", fused_queries<tiles(), split()>,
+                   dim3(static_cast<unsigned>(blocks(queries.out, split()) + rows)), dim3(stream_threads),
+                   NormedRows::bytes(rows, q_rank), rows, q_rank, static_cast<const bf16*>(q_low.data()),
+                   queries, Around{p.q_norm, p.latent_eps, nullptr}, entries);
+    });
+  });
+  launch_early(device, "decode_attention", fused_absorb,
+               dim3(static_cast<unsigned>(ceil_div(latent, absorb_columns_of_block)),
+                    static_cast<unsigned>(s.heads), static_cast<unsigned>(ceil_div(rows, absorb_rows))),
+               dim3(stream_threads), 0, s, latent, rows, static_cast<const bf16*>(q.data()), p.kv_b, p.cos,
+               p.sin, p.positions, absorbed.data());
+  queue_latent_parts<bf16>(device, LatentShape{rows, s.heads, latent, s.rope, p.capacity}, p.sequences,
+                           p.positions, absorbed.data(), p.cache, p.scale, partials, true);
+  launch_early(device, "decode_attention", fused_expand,
+               dim3(static_cast<unsigned>(ceil_div(s.v, expand_block)), static_cast<unsigned>(s.heads),
+                    static_cast<unsigned>(rows)),
+               dim3(stream_threads), 0, s, latent, p.positions, partials, p.kv_b, o.data());
+  with_tiles([&](auto tiles) {
+    with_split(v_width, 0, [&](auto split) {
+      launch_early(device, "decode_attention", fused_products<tiles(), split()>,
+                   dim3(static_cast<unsigned>(blocks(hidden, split()))), dim3(stream_threads), 0, rows,
+                   v_width, static_cast<const bf16*>(o.data()), Index{v_width}, FusedMatrix{p.o, hidden, h},
+                   FusedMatrix{}, Around{nullptr, 0.0F, x});
+    });
+  });
+}
+
+}  // namespace mtpx

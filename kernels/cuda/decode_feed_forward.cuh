@@ -1,0 +1,265 @@
+#pragma once
+// The feed-forward half of a block for a few rows of bf16, in three launches:
+//
+//   1  norm; router, sigmoid, choice and plan
+//   2  gate and up of the chosen experts and of the shared one, activation
+//   3  their down products, weighted sum, shared, residual
+//
+// Values are rounded to bf16 where the ops of nn/moe.hpp round them.
+
+#include "decode_attention.cuh"
+#include "few_rows_experts.cuh"
+
+namespace mtpx::cuda {
+
+inline constexpr int route_each = 8;          // experts of a lane, at most
+inline constexpr int route_most_slots = 512;  // of a pass
+
+/// Larger numbers have larger keys; NaN has the lowest of all numbers, and 0 is no number.
+__device__ __forceinline__ unsigned rank_of(float x) {
+  if (x != x) return 1;
+  const unsigned bits = __float_as_uint(x + 0.0F);  // -0 counts as 0
+  return bits >> 31 ? ~bits : bits | 0x80000000U;
+}
+
+/// The best of a warp's candidates, lane l's i-th being number l + 32 i; the lowest number among equals.
+/// Takes it out of the race.
+template <int each>
+__device__ __forceinline__ int take_best(unsigned (&key)[each]) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  unsigned best = 0, at = 0xffffffffU;
+#pragma unroll
+  for (int i = 0; i < each; ++i) {
+    if (key[i] > best) {
+      best = key[i];
+      at = static_cast<unsigned>(lane + 32 * i);
+    }
+  }
+  const unsigned top = __reduce_max_sync(whole_warp, best);
+  const unsigned winner = __reduce_min_sync(whole_warp, best == top ? at : 0xffffffffU);
+#pragma unroll
+  for (int i = 0; i < each; ++i) {
+    if (winner == static_cast<unsigned>(lane + 32 * i)) key[i] = 0;
+  }
+  return static_cast<int>(winner);
+}
+
+inline constexpr int router_kept = 8;     // packs of a router's row that a lane loads early
+inline constexpr int router_cluster = 8;  // blocks, at most
+
+/// All threads of all blocks of a cluster: what they stored in each other's shared memory can be read.
+__device__ __forceinline__ void cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "barrier.cluster.arrive.aligned;\n"
+      "barrier.cluster.wait.aligned;" ::
+          : "memory");
+#endif
+}
+/// *p = x in the shared memory of the cluster's first block.
+__device__ __forceinline__ void store_in_first(float* p, float x) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, 0;\n"
+      "st.shared::cluster.f32 [there], %1;\n"
+      "}" ::"r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(p))),
+      "f"(x)
+      : "memory");
+#endif
+}
+
+/// Blocks that share the experts, eight warps each.
+inline unsigned router_blocks(Index experts) {
+  return static_cast<unsigned>(std::clamp<Index>(ceil_div(experts, stream_warps), 1, router_cluster));
+}
+
+/// Everything before the experts, in one cluster of blocks: y = norm(x), scores = sigmoid(y w^T), a warp an
+/// expert, which meet in the first block's shared memory; that block chooses as route_forward() does and
+/// plans as plan_experts() does: a warp a row, then a thread a slot. No experts: y alone.
+///   x, y: [rows, width]   w: [E, width]   bias: [E]   weights: [rows, K]   offsets: [E + 1]
+///   slot, place: [rows * K]
+template <int each>
+__global__ void __launch_bounds__(stream_threads)
+    fused_route(int rows, int width, const bf16* x, const float* gain, float eps, Routing r, const float* w,
+                const float* bias, bf16* y, float* weights, std::int32_t* offsets, std::int32_t* slot,
+                std::int32_t* place) {
+  extern __shared__ float4 memory[];
+  __shared__ std::int32_t ids[route_most_slots];
+  constexpr int N = wide<float>;
+  const int experts = static_cast<int>(r.n_experts), top_k = static_cast<int>(r.top_k);
+  const int rank = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);  // one cluster
+  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+  const int first = rank * stream_warps + warp;
+  float4 kept[router_kept];
+#pragma unroll
+  for (int i = 0; i < router_kept; ++i) {
+    const int c = (i * 32 + lane) * N;
+    kept[i] = first < experts && c < width
+                  ? *reinterpret_cast<const float4*>(w + first * static_cast<Index>(width) + c)
+                  : float4{};
+  }
+  const NormedRows normed(memory, width);
+  float* const scores = reinterpret_cast<float*>(normed.rows + rows * normed.ld);  // [rows, E]
+  normed.take_gain(width, gain);
+  let_next_start();
+  cluster_sync();  // every block's memory is there
+  wait_for_previous();
+  normed.take_rows(rows, width, x, width, eps);
+  if (rank == 0) {
+    constexpr int packed = wide<bf16>;
+    const int packs = width / packed;
+    for (int i = static_cast<int>(threadIdx.x); i < rows * packs; i += stream_threads) {
+      *reinterpret_cast<uint4*>(y + i * static_cast<Index>(packed)) =
+          *reinterpret_cast<const uint4*>(normed.rows + i / packs * normed.ld + i % packs * packed);
+    }
+  }
+  for (int expert = first; expert < experts; expert += blocks * stream_warps) {
+    const float* const row = w + expert * static_cast<Index>(width);  // [width]
+    for (int n = 0; n < rows; ++n) {
+      const bf16* const xr = normed.rows + n * normed.ld;  // [width]
+      float sum = 0;
+      const auto add = [&](const float4& wc, int c) {
+        const Pack<bf16, N> xc = *reinterpret_cast<const Pack<bf16, N>*>(xr + c);
+        sum = fmaf(widen(xc.value[0]), wc.x, sum);
+        sum = fmaf(widen(xc.value[1]), wc.y, sum);
+        sum = fmaf(widen(xc.value[2]), wc.z, sum);
+        sum = fmaf(widen(xc.value[3]), wc.w, sum);
+      };
+      const auto at = [&](int c) { return *reinterpret_cast<const float4*>(row + c); };
+#pragma unroll
+      for (int i = 0; i < router_kept; ++i) {
+        const int c = (i * 32 + lane) * N;
+        if (c < width) add(expert == first ? kept[i] : at(c), c);
+      }
+      for (int c = (router_kept * 32 + lane) * N; c < width; c += 32 * N) add(at(c), c);
+      sum = warp_sum(sum);
+      if (lane == 0) store_in_first(scores + n * experts + expert, sigmoid(sum));
+    }
+  }
+  float shift[each];
+#pragma unroll
+  for (int i = 0; i < each; ++i) shift[i] = lane + 32 * i < experts ? bias[lane + 32 * i] : 0.0F;
+  cluster_sync();
+  if (rank != 0 || experts == 0) return;
+  const int group_size = experts / static_cast<int>(r.n_group);
+  for (int row = warp; row < rows; row += stream_warps) {
+    const float* const s = scores + row * static_cast<Index>(experts);  // [E]
+    float score[each];
+    unsigned key[each];
+#pragma unroll
+    for (int i = 0; i < each; ++i) {
+      const int e = lane + 32 * i;
+      score[i] = e < experts ? s[e] : 0.0F;
+      key[i] = e < experts ? rank_of(score[i] + shift[i]) : 0;
+    }
+    if (r.topk_group < r.n_group) {  // a lane a group
+      const int group = lane;
+      float first = -INFINITY, second = -INFINITY;
+      if (group < static_cast<int>(r.n_group)) {
+        for (int e = group * group_size; e < (group + 1) * group_size; ++e) {
+          const float value = s[e] + bias[e];
+          if (value > first) {
+            second = first;
+            first = value;
+          } else if (value > second) {
+            second = value;
+          }
+        }
+      }
+      unsigned worth[1] = {
+          group < static_cast<int>(r.n_group) ? rank_of(group_size > 1 ? first + second : first) : 0};
+      unsigned stays = 0;
+      for (int k = 0; k < static_cast<int>(r.topk_group); ++k) stays |= 1U << take_best<1>(worth);
+#pragma unroll
+      for (int i = 0; i < each; ++i) {
+        const int e = lane + 32 * i;
+        if (e < experts && (stays >> e / group_size & 1) == 0) key[i] = 0;
+      }
+    }
+    float mine = 0, total = 0;  // lane k: the score of choice k
+    for (int k = 0; k < top_k; ++k) {
+      const int e = take_best<each>(key);
+      float chosen = 0;
+#pragma unroll
+      for (int i = 0; i < each; ++i) {
+        if (e / 32 == i) chosen = __shfl_sync(whole_warp, score[i], e % 32);
+      }
+      total += chosen;
+      if (lane == k) {
+        mine = chosen;
+        ids[row * top_k + k] = e;
+      }
+    }
+    const float factor = static_cast<float>(r.scaling_factor) / (r.norm_topk_prob ? total + 1e-20F : 1.0F);
+    if (lane < top_k) weights[row * top_k + lane] = mine * factor;
+  }
+  __syncthreads();
+  const int slots = rows * top_k;
+  for (int i = static_cast<int>(threadIdx.x); i < slots; i += stream_threads) {
+    const int e = ids[i];
+    int at = 0;
+#pragma unroll 4
+    for (int j = 0; j < slots; ++j) at += ids[j] < e || (ids[j] == e && j < i);
+    place[i] = at;
+    slot[at] = i;
+  }
+  for (int e = static_cast<int>(threadIdx.x); e <= experts; e += stream_threads) {
+    int before = 0;
+#pragma unroll 4
+    for (int j = 0; j < slots; ++j) before += ids[j] < e;
+    offsets[e] = before;
+  }
+}
+
+}  // namespace mtpx::cuda
+
+namespace mtpx {
+
+/// y = h + ffn(norm(h)). Where decode_fits().   h, y: [rows, hidden]
+template <typename T>
+void decode_feed_forward(const Cuda& device, const DecodeFeedForward<T>& p, const T* h, T* y) {
+  static_assert(std::is_same_v<T, bf16>);
+  using namespace cuda;
+  const int rows = static_cast<int>(p.rows), hidden = static_cast<int>(p.hidden);
+  const Routing& r = p.routing;
+  const int experts = static_cast<int>(r.n_experts);
+  const Index slots = experts > 0 ? p.rows * r.top_k : 0;
+  const Workspace<bf16> normed(device, rows * p.hidden), hidden_rows(device, slots * p.inner);
+  const Workspace<bf16> shared_rows(device, rows * p.shared_inner);
+  const Workspace<float> weights(device, slots);
+  const Workspace<std::int32_t> offsets(device, r.n_experts + 1), slot(device, slots), place(device, slots);
+  const auto route = [&](auto each) {
+    const unsigned blocks = router_blocks(experts);
+    launch_early_clusters(
+        device, "decode_feed_forward", fused_route<each()>, blocks, dim3(blocks), dim3(stream_threads),
+        NormedRows::bytes(rows, hidden) + static_cast<std::size_t>(rows * experts) * sizeof(float), rows,
+        hidden, h, p.norm, p.eps, r, p.router, p.bias, normed.data(), weights.data(), offsets.data(),
+        slot.data(), place.data());
+  };
+  if (experts <= 32) {
+    route(std::integral_constant<int, 1>{});
+  } else {
+    route(std::integral_constant<int, route_each>{});
+  }
+  ExpertsPass pass;
+  if (experts > 0) {
+    pass.plan = {static_cast<int>(slots), experts,     static_cast<int>(r.top_k),
+                 offsets.data(),          slot.data(), place.data()};
+    pass.routed = {p.gate, p.up, p.down, static_cast<int>(p.inner)};
+  }
+  pass.rows = rows;
+  pass.width = hidden;
+  pass.x = normed.data();
+  pass.stride = hidden;
+  pass.shared = {p.shared_gate, p.shared_up, p.shared_down, static_cast<int>(p.shared_inner)};
+  pass.weights = weights.data();
+  pass.hidden = hidden_rows.data();
+  pass.shared_hidden = shared_rows.data();
+  pass.residual = h;
+  pass.y = y;
+  run_experts(device, pass, true);
+}
+
+}  // namespace mtpx

@@ -1,0 +1,160 @@
+#pragma once
+// What the launches of a fused decoding pass share: rows normed in shared memory, and products around which
+// more is done.
+
+#include "few_rows.cuh"
+
+namespace mtpx::cuda {
+
+// --- Norms of rows in shared memory
+// ---------------------------------------------------------------------------
+
+inline constexpr int norm_pad = 32;  // numbers, so that neighbouring rows start in other banks
+
+/// y = x / sqrt(mean(x^2) + eps) * gain, rounded, of one row by one warp.   x: global   y: anywhere
+__device__ __forceinline__ void warp_norm(int width, const bf16* x, const float* gain, float eps, bf16* y) {
+  constexpr int N = wide<bf16>;
+  using P = Pack<bf16, N>;
+  constexpr int kept = 4;  // packs that stay in registers between the two passes
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  P pack[kept];
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kept; ++i) {
+    const int c = (i * 32 + lane) * N;
+    pack[i] = c < width ? *reinterpret_cast<const P*>(x + c) : P{};
+  }
+#pragma unroll
+  for (int i = 0; i < kept; ++i) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) squares = fmaf(widen(pack[i].value[j]), widen(pack[i].value[j]), squares);
+  }
+  for (int c = (kept * 32 + lane) * N; c < width; c += 32 * N) {
+    const P more = *reinterpret_cast<const P*>(x + c);
+#pragma unroll
+    for (int j = 0; j < N; ++j) squares = fmaf(widen(more.value[j]), widen(more.value[j]), squares);
+  }
+  const float rstd = 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(width) + eps);
+  const auto write = [&](const P& from, int c) {
+    P out;
+    const float4 g0 = *reinterpret_cast<const float4*>(gain + c);
+    const float4 g1 = *reinterpret_cast<const float4*>(gain + c + 4);
+    const float g[N] = {g0.x, g0.y, g0.z, g0.w, g1.x, g1.y, g1.z, g1.w};
+#pragma unroll
+    for (int j = 0; j < N; ++j) out.value[j] = narrow<bf16>(widen(from.value[j]) * rstd * g[j]);
+    *reinterpret_cast<P*>(y + c) = out;
+  };
+#pragma unroll
+  for (int i = 0; i < kept; ++i) {
+    const int c = (i * 32 + lane) * N;
+    if (c < width) write(pack[i], c);
+  }
+  for (int c = (kept * 32 + lane) * N; c < width; c += 32 * N) write(*reinterpret_cast<const P*>(x + c), c);
+}
+
+/// Normed rows for a block: the gain is copied before the kernel before this one is done, the rows after.
+struct NormedRows {
+  float* gain;  // [width]
+  bf16* rows;   // [rows][width + pad]
+  int ld;
+
+  __device__ __forceinline__ NormedRows(void* memory, int width)
+      : gain(static_cast<float*>(memory)),
+        rows(reinterpret_cast<bf16*>(gain + width)),
+        ld(width + norm_pad) {}
+
+  __device__ __forceinline__ void take_gain(int width, const float* from) const {
+    for (int c = static_cast<int>(threadIdx.x) * 4; c < width; c += stream_threads * 4)
+      *reinterpret_cast<float4*>(gain + c) = *reinterpret_cast<const float4*>(from + c);
+    __syncthreads();
+  }
+  __device__ __forceinline__ void take_rows(int count, int width, const bf16* x, Index stride,
+                                            float eps) const {
+    for (int r = static_cast<int>(threadIdx.x / 32); r < count; r += stream_warps)
+      warp_norm(width, x + r * stride, gain, eps, rows + r * ld);
+    __syncthreads();
+  }
+  static std::size_t bytes(Index count, Index width) {
+    return static_cast<std::size_t>(width) * sizeof(float) +
+           static_cast<std::size_t>(count * (width + norm_pad)) * sizeof(bf16);
+  }
+};
+
+// --- Products
+// ------------------------------------------------------------------------------------------------
+
+/// What a product does beside multiplying.
+struct Around {
+  const float* gain = nullptr;  // norm of the input
+  float eps = 0;
+  const bf16* residual = nullptr;  // [rows, out], added to the rounded product
+};
+
+/// One matrix and where its product goes.
+struct FusedMatrix {
+  const bf16* w = nullptr;  // [out, in]
+  int out = 0;
+  bf16* y = nullptr;  // [rows, out]
+};
+
+/// One block's outputs of y = norm(x) w^T (+ residual): those of tile `tile` of the matrix.
+/// `memory`: for the normed rows, where there is a gain.
+template <int tiles, int split>
+__device__ __forceinline__ void fused_product(int rows, int in, const bf16* x, Index stride,
+                                              const FusedMatrix& m, int tile, const Around& around,
+                                              void* memory) {
+  __shared__ float sums_of[stream_warps][stream_rows(tiles) * stream_outputs];
+  constexpr int columns = stream_outputs * (stream_warps / split);
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const int first = tile * columns;
+  const int output =
+      min(first + warp / split * stream_outputs + static_cast<int>(threadIdx.x % 32 / 4), m.out - 1);
+  const bf16* const row = m.w + output * static_cast<Index>(in);  // [in]
+  StreamSums<tiles> sums;
+  const StreamPart part(in, split, warp % split);
+  StreamLoads loads;
+  loads.load(row, part.first, part.end);
+  const NormedRows normed(memory, in);
+  if (around.gain != nullptr) normed.take_gain(in, around.gain);
+  let_next_start();
+  wait_for_previous();
+  const auto place = [&](int i) { return i / columns * static_cast<Index>(m.out) + first + i % columns; };
+  const int mine = static_cast<int>(threadIdx.x);
+  const bool adds = around.residual != nullptr && mine < rows * columns && first + mine % columns < m.out;
+  const float residual = adds ? widen(around.residual[place(mine)]) : 0.0F;  // on its way early
+  if (around.gain != nullptr) {
+    normed.take_rows(rows, in, x, stride, around.eps);
+    x = normed.rows;
+    stride = normed.ld;
+  }
+  stream_row(row, part, loads, StreamRows<tiles>(x, stride, rows), sums);
+  sums.store(sums_of[warp]);
+  __syncthreads();
+  for (int i = mine; i < rows * columns; i += stream_threads) {
+    const int r = i / columns, c = i % columns;
+    if (first + c >= m.out) continue;
+    float total = 0;
+#pragma unroll
+    for (int s = 0; s < split; ++s)
+      total += sums_of[c / stream_outputs * split + s][r * stream_outputs + c % stream_outputs];
+    if (around.residual != nullptr) {
+      total = (i == mine ? residual : widen(around.residual[place(i)])) + widen(narrow<bf16>(total));
+    }
+    m.y[place(i)] = narrow<bf16>(total);
+  }
+}
+
+/// Up to two matrices with one input.
+template <int tiles, int split>
+__global__ void __launch_bounds__(stream_threads, 3)
+    fused_products(int rows, int in, const bf16* x, Index stride, FusedMatrix a, FusedMatrix b,
+                   Around around) {
+  extern __shared__ float4 memory[];
+  constexpr int columns = stream_outputs * (stream_warps / split);
+  const int blocks = (a.out + columns - 1) / columns, block = static_cast<int>(blockIdx.x);
+  const bool second = block >= blocks;
+  const FusedMatrix m = {second ? b.w : a.w, second ? b.out : a.out, second ? b.y : a.y};
+  fused_product<tiles, split>(rows, in, x, stride, m, second ? block - blocks : block, around, memory);
+}
+
+}  // namespace mtpx::cuda

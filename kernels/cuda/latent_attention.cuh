@@ -1,0 +1,478 @@
+#pragma once
+// Twins of cpu/latent_attention.hpp: attention to the latent cache, for decoding. A sequence is cut into
+// parts where the row's own position says, a block a part; all heads of a row share the entries that a block
+// loads. Blocks beyond a row's position end at once: positions stay on the device. A row's bits depend on
+// that row, its sequence and its position alone.
+
+#include "few_rows.cuh"
+
+namespace mtpx {
+
+namespace cuda {
+
+inline constexpr int latent_tile = 64;        // entries that a block holds at a time
+inline constexpr int latent_most_parts = 64;  // of a sequence
+inline constexpr int latent_heads = 8;        // that a block serves
+inline constexpr int latent_threads = 256;
+
+/// Entries of a part of a sequence of `length`.
+__host__ __device__ constexpr int latent_part(int length) {
+  const int tiles = (length + latent_tile - 1) / latent_tile;
+  return (tiles + latent_most_parts - 1) / latent_most_parts * latent_tile;
+}
+__host__ __device__ constexpr int latent_parts(int length) {
+  return (length + latent_part(length) - 1) / latent_part(length);
+}
+/// Parts of the longest sequence that a cache has room for.
+inline int latent_most(Index capacity) {
+  return static_cast<int>(std::min<Index>(latent_most_parts, ceil_div(capacity, latent_tile)));
+}
+
+/// What the parts leave behind:  o [rows, parts, heads, latent] = sum_j e^(score_j - top) c_j;
+/// top, total [rows, parts, heads, 2]: the highest score, and sum_j e^(score_j - top).
+template <typename A>
+struct LatentPartials {
+  A* o = nullptr;
+  A* top_total = nullptr;
+  int parts = 0;  // room for so many
+
+  static Index numbers(Index rows, Index heads, Index latent, int parts) {
+    return rows * parts * heads * (latent + 2);
+  }
+  LatentPartials(A* memory, Index rows, Index heads, Index latent, int most)
+      : o(memory), top_total(memory + rows * most * heads * latent), parts(most) {}
+};
+
+// --- bf16: mma.sync
+// -----------------------------------------------------------------------------------------
+//
+// Eight heads are eight rows of an operand; the other eight are what bf16 cuts off the same numbers, so that
+// queries and probabilities keep 16 bits.
+
+__device__ __forceinline__ void load_matrices(std::uint32_t (&r)[4], const bf16* p) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(p)))
+               : "memory");
+}
+__device__ __forceinline__ void load_matrices(std::uint32_t (&r)[2], const bf16* p) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(p)))
+               : "memory");
+}
+__device__ __forceinline__ void load_transposed(std::uint32_t (&r)[2], const bf16* p) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(p)))
+               : "memory");
+}
+__device__ __forceinline__ void copy_16(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+}
+__device__ __forceinline__ void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+/// x as a bf16 and what that leaves out.
+__device__ __forceinline__ void put_halves(bf16* high, bf16* low, float x) {
+  *high = narrow<bf16>(x);
+  *low = narrow<bf16>(x - widen(*high));
+}
+
+inline constexpr int latent_pad = 8;           // numbers, so that rows start in other banks
+inline constexpr int latent_column_tiles = 8;  // of 8 columns, that a warp holds sums of
+inline constexpr int probability_row = latent_tile + latent_pad;
+
+/// Dynamic shared memory: entries [64][width + pad], queries [16][width + pad], scores [8][64], probabilities
+/// [16][64 + pad], shrink [8].
+inline std::size_t latent_shared(Index width) {
+  const auto row = static_cast<std::size_t>(width + latent_pad);
+  return (latent_tile + 16) * row * sizeof(bf16) + latent_heads * latent_tile * sizeof(float) +
+         16 * probability_row * sizeof(bf16) + latent_heads * sizeof(float);
+}
+inline bool latent_fits(Index latent, Index rope) {
+  return (latent + rope) % 16 == 0 && latent % 8 == 0 && latent <= 8 * 8 * latent_column_tiles &&
+         latent_shared(latent + rope) <= 200 * 1024;
+}
+
+/// Part blockIdx.x of row blockIdx.y, heads from 8 blockIdx.z on.
+///   q: [rows, heads, latent + rope]   cache: [sequences, capacity, latent + rope]
+/// early: entries that no row of this pass writes are loaded before the kernels before this one are done
+static __global__ void __launch_bounds__(latent_threads)
+    latent_parts_bf16(LatentShape s, const std::int32_t* sequences, const std::int32_t* positions,
+                      const float* q, const bf16* cache, float scale, LatentPartials<float> to, bool early) {
+  extern __shared__ float4 memory[];
+  const int latent = static_cast<int>(s.latent), width = latent + static_cast<int>(s.rope);
+  const int ld = width + latent_pad;
+  bf16* const entries = reinterpret_cast<bf16*>(memory);                               // [64][ld]
+  bf16* const queries = entries + latent_tile * ld;                                    // [16][ld]
+  float* const scores = reinterpret_cast<float*>(queries + 16 * ld);                   // [8][64]
+  bf16* const chances = reinterpret_cast<bf16*>(scores + latent_heads * latent_tile);  // [16][64 + pad]
+  float* const shrink = reinterpret_cast<float*>(chances + 16 * probability_row);      // [8]
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  const Index row = blockIdx.y;
+  const int first_head = static_cast<int>(blockIdx.z) * latent_heads;
+  const int heads = min(latent_heads, static_cast<int>(s.heads) - first_head);
+  let_next_start();
+  if (!early) wait_for_previous();
+  const int length = positions[row] + 1, sequence = sequences[row];
+  const int begin = static_cast<int>(blockIdx.x) * latent_part(length);
+  if (begin >= length) return;
+  const int end = min(length, begin + latent_part(length));
+  const bf16* const all = cache + sequence * s.capacity * width;  // [capacity, width]
+  const int packs = width / wide<bf16>;
+  const auto fetch = [&](int at, int from, int until) {  // entries at + from .. at + until of this tile
+    for (int i = from * packs + thread; i < until * packs; i += latent_threads) {
+      const int j = i / packs, c = i % packs * wide<bf16>;
+      if (at + j < end) copy_16(entries + j * ld + c, all + (at + j) * static_cast<Index>(width) + c);
+    }
+  };
+  int known = 0;  // entries of the first tile that are under way
+  if (early) {
+    int fresh = length;  // the first entry that this pass writes
+    for (int r = lane; r < static_cast<int>(s.rows); r += 32) {
+      if (sequences[r] == sequence) fresh = min(fresh, positions[r]);
+    }
+    fresh = __reduce_min_sync(whole_warp, fresh);
+    known = max(0, min(latent_tile, fresh - begin));
+    fetch(begin, 0, known);
+    wait_for_previous();
+  }
+  const float4* const mine =
+      reinterpret_cast<const float4*>(q + (row * s.heads + first_head) * width);  // [heads, width / 4]
+#pragma unroll 4
+  for (int i = thread; i < latent_heads * (width / 4); i += latent_threads) {
+    const int h = i / (width / 4), c = i % (width / 4) * 4;
+    const float4 x = h < heads ? mine[i] : float4{};
+    Pack<bf16, 4> high, low;
+    put_halves(&high.value[0], &low.value[0], x.x);
+    put_halves(&high.value[1], &low.value[1], x.y);
+    put_halves(&high.value[2], &low.value[2], x.z);
+    put_halves(&high.value[3], &low.value[3], x.w);
+    *reinterpret_cast<Pack<bf16, 4>*>(queries + h * ld + c) = high;
+    *reinterpret_cast<Pack<bf16, 4>*>(queries + (h + 8) * ld + c) = low;
+  }
+  float sum[latent_column_tiles][4] = {};
+  float top = -INFINITY, total = 0;  // of head `warp`
+  for (int at = begin; at < end; at += latent_tile, known = 0) {
+    if (at > begin) __syncthreads();
+    fetch(at, known, latent_tile);
+    copies_done();
+    // Entries beyond the end: zeros, since 0 times what memory holds need not be 0.
+    for (int i = max(0, end - at) * packs + thread; i < latent_tile * packs; i += latent_threads)
+      *reinterpret_cast<uint4*>(entries + i / packs * ld + i % packs * wide<bf16>) = uint4{};
+    __syncthreads();
+    float score[4][4] = {};
+#pragma unroll 2
+    for (int k = 0; k < width; k += 64) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (k + 16 * i >= width) break;
+        std::uint32_t a[4], b[2];
+        load_matrices(a, queries + lane % 16 * ld + k + 16 * i + lane / 16 * 8);
+        load_matrices(b, entries + (8 * warp + lane % 8) * ld + k + 16 * i + lane / 8 % 2 * 8);
+        mma(score[i], a[0], a[1], a[2], a[3], b[0], b[1]);
+      }
+    }
+    const int column = 8 * warp + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float x = ((score[0][i] + score[1][i]) + (score[2][i] + score[3][i])) +
+                      ((score[0][i + 2] + score[1][i + 2]) + (score[2][i + 2] + score[3][i + 2]));
+      scores[lane / 4 * latent_tile + column + i] = at + column + i < end ? x * scale : -INFINITY;
+    }
+    __syncthreads();
+    const float first = scores[warp * latent_tile + lane], second = scores[warp * latent_tile + lane + 32];
+    const float highest = fmaxf(top, warp_max(fmaxf(first, second)));
+    const float less = expf(top - highest);  // 0 at first
+    const float p0 = expf(first - highest), p1 = expf(second - highest);
+    put_halves(chances + warp * probability_row + lane, chances + (warp + 8) * probability_row + lane, p0);
+    put_halves(chances + warp * probability_row + lane + 32,
+               chances + (warp + 8) * probability_row + lane + 32, p1);
+    total = total * less + warp_sum(p0 + p1);
+    top = highest;
+    if (lane == 0) shrink[warp] = less;
+    __syncthreads();
+    const float factor = shrink[lane / 4];
+    std::uint32_t a[latent_tile / 16][4];
+#pragma unroll
+    for (int k = 0; k < latent_tile / 16; ++k)
+      load_matrices(a[k], chances + lane % 16 * probability_row + 16 * k + lane / 16 * 8);
+#pragma unroll
+    for (int i = 0; i < latent_column_tiles; ++i) {
+      const int c = 8 * (warp + 8 * i);
+      if (c >= latent) break;
+#pragma unroll
+      for (int n = 0; n < 4; ++n) sum[i][n] *= factor;
+#pragma unroll
+      for (int k = 0; k < latent_tile / 16; ++k) {
+        std::uint32_t b[2];
+        load_transposed(b, entries + (16 * k + lane % 16) * ld + c);
+        mma(sum[i], a[k][0], a[k][1], a[k][2], a[k][3], b[0], b[1]);
+      }
+    }
+  }
+  const Index block = (row * to.parts + blockIdx.x) * s.heads + first_head;
+  if (lane / 4 < heads) {
+    float* const o = to.o + (block + lane / 4) * latent;  // [latent]
+#pragma unroll
+    for (int i = 0; i < latent_column_tiles; ++i) {
+      const int c = 8 * (warp + 8 * i);
+      if (c >= latent) break;
+      *reinterpret_cast<float2*>(o + c + lane % 4 * 2) =
+          make_float2(sum[i][0] + sum[i][2], sum[i][1] + sum[i][3]);
+    }
+  }
+  if (warp < heads && lane == 0)
+    *reinterpret_cast<float2*>(to.top_total + 2 * (block + warp)) = make_float2(top, total);
+}
+
+// --- Any types and widths
+// -----------------------------------------------------------------------------------
+
+/// Part blockIdx.x of row blockIdx.y, head blockIdx.z. Dynamic shared memory: q and o, [latent + rope] each.
+template <typename T>
+__global__ void __launch_bounds__(latent_threads)
+    latent_part_any(LatentShape s, const std::int32_t* sequences, const std::int32_t* positions,
+                    const acc_t<T>* q, const T* cache, acc_t<T> scale, LatentPartials<acc_t<T>> to) {
+  using A = acc_t<T>;
+  extern __shared__ float4 memory[];
+  __shared__ A p[latent_tile];
+  const int latent = static_cast<int>(s.latent), width = latent + static_cast<int>(s.rope);
+  A* const query = reinterpret_cast<A*>(memory);  // [width]
+  A* const o = query + width;                     // [latent]
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  const Index row = blockIdx.y, head = blockIdx.z;
+  const int length = positions[row] + 1;
+  const int begin = static_cast<int>(blockIdx.x) * latent_part(length);
+  if (begin >= length) return;
+  const int end = min(length, begin + latent_part(length));
+  const T* const all = cache + sequences[row] * s.capacity * width;  // [capacity, width]
+  for (int c = thread; c < width; c += latent_threads) query[c] = q[(row * s.heads + head) * width + c];
+  for (int c = thread; c < latent; c += latent_threads) o[c] = A(0);
+  A top = -INFINITY, total = 0;
+  for (int at = begin; at < end; at += latent_tile) {
+    __syncthreads();
+    for (int j = warp; j < latent_tile; j += latent_threads / 32) {
+      A score = -INFINITY;
+      if (at + j < end) {
+        const T* const entry = all + (at + j) * static_cast<Index>(width);  // [width]
+        A dot = 0;
+        for (int c = lane; c < width; c += 32) dot = fma(query[c], A(widen(entry[c])), dot);
+        score = warp_sum(dot) * scale;
+      }
+      if (lane == 0) p[j] = score;
+    }
+    __syncthreads();
+    A highest = top;
+#pragma unroll 8
+    for (int j = 0; j < latent_tile; ++j) highest = p[j] > highest || p[j] != p[j] ? p[j] : highest;
+    const A less = exponential(top - highest);
+    __syncthreads();
+    if (thread < latent_tile) p[thread] = exponential(p[thread] - highest);
+    __syncthreads();
+    A more = 0;
+#pragma unroll 8
+    for (int j = 0; j < latent_tile; ++j) more += p[j];
+    total = total * less + more;
+    top = highest;
+    for (int c = thread; c < latent; c += latent_threads) {
+      A sum = o[c] * less;
+      for (int j = 0; j < min(latent_tile, end - at); ++j)
+        sum = fma(p[j], A(widen(all[(at + j) * static_cast<Index>(width) + c])), sum);
+      o[c] = sum;
+    }
+  }
+  const Index block = (row * to.parts + blockIdx.x) * s.heads + head;
+  for (int c = thread; c < latent; c += latent_threads) to.o[block * latent + c] = o[c];
+  if (thread == 0) {
+    to.top_total[2 * block] = top;
+    to.top_total[2 * block + 1] = total;
+  }
+}
+
+/// out [rows, heads, latent]: the parts of row blockIdx.x, head blockIdx.y, in their order.
+template <typename A>
+__global__ void __launch_bounds__(latent_threads)
+    latent_join(LatentShape s, const std::int32_t* positions, LatentPartials<A> from, A* out) {
+  const Index row = blockIdx.x, head = blockIdx.y;
+  const int parts = latent_parts(positions[row] + 1);
+  const auto block = [&](int i) { return (row * from.parts + i) * s.heads + head; };
+  A highest = -INFINITY;
+  for (int i = 0; i < parts; ++i) {
+    const A top = from.top_total[2 * block(i)];
+    highest = top > highest || top != top ? top : highest;
+  }
+  for (Index c = threadIdx.x; c < s.latent; c += latent_threads) {
+    A sum = 0, total = 0;
+#pragma unroll 4
+    for (int i = 0; i < parts; ++i) {
+      const A share = exponential(from.top_total[2 * block(i)] - highest);
+      total = fma(share, from.top_total[2 * block(i) + 1], total);
+      sum = fma(share, from.o[block(i) * s.latent + c], sum);
+    }
+    out[(row * s.heads + head) * s.latent + c] = sum / total;
+  }
+}
+
+/// Queues the parts of all rows.   early: see latent_parts_bf16
+template <typename T>
+void queue_latent_parts(const Cuda& device, const LatentShape& s, const std::int32_t* sequences,
+                        const std::int32_t* positions, const acc_t<T>* q, const T* cache, acc_t<T> scale,
+                        const LatentPartials<acc_t<T>>& to, bool early) {
+  const auto parts = static_cast<unsigned>(to.parts), rows = static_cast<unsigned>(s.rows);
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (latent_fits(s.latent, s.rope) && can_be_wide<T>(s.latent + s.rope, 0, cache)) {
+      const dim3 grid(parts, rows, static_cast<unsigned>(ceil_div(s.heads, latent_heads)));
+      const std::size_t shared = latent_shared(s.latent + s.rope);
+      if (early) {
+        launch_early(device, "latent_attention", latent_parts_bf16, grid, dim3(latent_threads), shared, s,
+                     sequences, positions, q, cache, scale, to, true);
+      } else {
+        launch(device, "latent_attention", latent_parts_bf16, grid, dim3(latent_threads), shared, s,
+               sequences, positions, q, cache, scale, to, false);
+      }
+      return;
+    }
+  }
+  launch(device, "latent_attention", latent_part_any<T>, dim3(parts, rows, static_cast<unsigned>(s.heads)),
+         dim3(latent_threads), static_cast<std::size_t>(2 * s.latent + s.rope) * sizeof(acc_t<T>), s,
+         sequences, positions, q, cache, scale, to);
+}
+
+template <typename T>
+__global__ void append_entries(LatentShape s, const std::int32_t* sequences, const std::int32_t* positions,
+                               const T* latent, const T* k_rope, T* cache) {
+  const Index row = blockIdx.x;
+  T* const entry =
+      cache + (sequences[row] * s.capacity + positions[row]) * (s.latent + s.rope);  // [latent | rope]
+  for (Index c = threadIdx.x; c < s.latent + s.rope; c += blockDim.x)
+    entry[c] = c < s.latent ? latent[row * s.latent + c] : k_rope[row * s.rope + c - s.latent];
+}
+
+/// absorbed [rows, heads, latent + rope]: a thread a column, `dot_rows` rows at a time.
+template <typename T>
+__global__ void absorb_columns(AttentionShape s, Index latent, Index rows, const T* q, const T* w,
+                               acc_t<T>* absorbed) {
+  using A = acc_t<T>;
+  const Index head = blockIdx.y, c = blockIdx.x * static_cast<Index>(blockDim.x) + threadIdx.x;
+  const Index first = blockIdx.z * static_cast<Index>(dot_rows);
+  if (c >= latent + s.rope) return;
+  const int count = static_cast<int>(rows - first < dot_rows ? rows - first : dot_rows);
+  const Index q_width = s.nope + s.rope, stride = s.heads * q_width;
+  const T* const qh = q + first * stride + head * q_width;                    // [rows][nope + rope]
+  A* const to = absorbed + (first * s.heads + head) * (latent + s.rope) + c;  // [rows]
+  A sum[dot_rows] = {};
+  if (c < latent) {
+    const T* const column = w + head * (s.nope + s.v) * latent + c;  // [nope]
+#pragma unroll 4
+    for (Index n = 0; n < s.nope; ++n) {
+      const A wn = widen(column[n * latent]);
+#pragma unroll
+      for (int r = 0; r < dot_rows; ++r) {
+        if (r < count) sum[r] = fma(A(widen(qh[r * stride + n])), wn, sum[r]);
+      }
+    }
+  } else {
+#pragma unroll
+    for (int r = 0; r < dot_rows; ++r) {
+      if (r < count) sum[r] = widen(qh[r * stride + s.nope + c - latent]);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < dot_rows; ++r) {
+    if (r < count) to[r * s.heads * (latent + s.rope)] = sum[r];
+  }
+}
+
+/// o [rows, heads * v]: an output a warp, `dot_rows` rows at a time.
+template <int N, typename T>
+__global__ void __launch_bounds__(stream_threads)
+    expand_outputs(AttentionShape s, Index latent, Index rows, const acc_t<T>* attended, const T* w, T* o) {
+  const Index output = blockIdx.x * static_cast<Index>(stream_warps) + threadIdx.x / 32;  // of heads * v
+  if (output >= s.heads * s.v) return;
+  const Index head = output / s.v, first = blockIdx.y * static_cast<Index>(dot_rows);
+  const int count = static_cast<int>(rows - first < dot_rows ? rows - first : dot_rows);
+  acc_t<T> sum[dot_rows];
+  warp_dots<N>(latent, count, attended + (first * s.heads + head) * latent, s.heads * latent,
+               w + (head * (s.nope + s.v) + s.nope + output % s.v) * latent, sum);
+  if (threadIdx.x % 32 != 0) return;
+#pragma unroll
+  for (int r = 0; r < dot_rows; ++r) {
+    if (r < count) o[(first + r) * s.heads * s.v + output] = narrow<T>(sum[r]);
+  }
+}
+
+}  // namespace cuda
+
+/// q [rows, heads * (nope + rope)] -> absorbed [rows, heads * (latent + rope)] = [q_nope W_UK | q_rope] per
+/// head. w: kv_b_proj [heads * (nope + v), latent].
+template <typename T>
+void absorb_query(const Cuda& device, AttentionShape s, Index latent, Index rows, const T* q, const T* w,
+                  acc_t<T>* absorbed) {
+  constexpr Index threads = 128;
+  cuda::launch(
+      device, "absorb_query", cuda::absorb_columns<T>,
+      dim3(static_cast<unsigned>(cuda::ceil_div(latent + s.rope, threads)), static_cast<unsigned>(s.heads),
+           static_cast<unsigned>(cuda::ceil_div(rows, cuda::dot_rows))),
+      dim3(threads), 0, s, latent, rows, q, w, absorbed);
+}
+
+/// Writes row r's latent and rotated key into entry positions[r] of sequence sequences[r].
+///   latent: [rows, latent] dense   k_rope: [rows, rope] dense   cache: [sequences, capacity, latent + rope]
+template <typename T>
+void append_latent(const Cuda& device, LatentShape s, const std::int32_t* sequences,
+                   const std::int32_t* positions, const T* latent, const T* k_rope, T* cache) {
+  cuda::launch(device, "append_latent", cuda::append_entries<T>, dim3(static_cast<unsigned>(s.rows)),
+               dim3(128), 0, s, sequences, positions, latent, k_rope, cache);
+}
+
+/// One query row against entries 0 .. positions[row] of its sequence.
+///   q: [rows, heads * (latent + rope)]   cache: [sequences, capacity, latent + rope]
+///   out: [rows, heads * latent] = sum_j p_j c_j
+template <typename T>
+void latent_attention(const Cuda& device, LatentShape s, const std::int32_t* sequences,
+                      const std::int32_t* positions, const acc_t<T>* q, const T* cache, acc_t<T> scale,
+                      acc_t<T>* out) {
+  using A = acc_t<T>;
+  using Partials = cuda::LatentPartials<A>;
+  const int parts = cuda::latent_most(s.capacity);
+  // Rows at a time, so that what the parts leave behind stays small beside the cache.
+  constexpr Index most_numbers = Index{1} << 24;
+  const Index of_one = Partials::numbers(1, s.heads, s.latent, parts);
+  const Index at_once = std::clamp<Index>(most_numbers / of_one, 1, std::max<Index>(1, s.rows));
+  const cuda::Workspace<A> memory(device, at_once * of_one);
+  const Index rows = s.rows;
+  for (Index first = 0; first < rows; first += at_once) {
+    s.rows = std::min(at_once, rows - first);
+    const Partials partials(memory.data(), s.rows, s.heads, s.latent, parts);
+    cuda::queue_latent_parts<T>(device, s, sequences + first, positions + first,
+                                q + first * s.heads * (s.latent + s.rope), cache, scale, partials, false);
+    cuda::launch(device, "latent_attention", cuda::latent_join<A>,
+                 dim3(static_cast<unsigned>(s.rows), static_cast<unsigned>(s.heads)),
+                 dim3(cuda::latent_threads), 0, s, positions + first, partials,
+                 out + first * s.heads * s.latent);
+  }
+}
+
+/// o [rows, heads * v] = W_UV,h (attended latent of head h).   attended: [rows, heads * latent]
+template <typename T>
+void expand_value(const Cuda& device, AttentionShape s, Index latent, Index rows, const acc_t<T>* attended,
+                  const T* w, T* o) {
+  constexpr int most = std::min(cuda::wide<acc_t<T>>, cuda::wide<T>);
+  const auto run = [&](auto n) {
+    cuda::launch(device, "expand_value", cuda::expand_outputs<n(), T>,
+                 dim3(static_cast<unsigned>(cuda::ceil_div(s.heads * s.v, cuda::stream_warps)),
+                      static_cast<unsigned>(cuda::ceil_div(rows, cuda::dot_rows))),
+                 dim3(cuda::stream_threads), 0, s, latent, rows, attended, w, o);
+  };
+  if (latent % most == 0) {
+    run(std::integral_constant<int, most>{});
+  } else {
+    run(std::integral_constant<int, 1>{});
+  }
+}
+
+}  // namespace mtpx

@@ -1,0 +1,220 @@
+#pragma once
+// Twins of cpu/linear_cross_entropy.hpp: the loss of logits x W^T without ever holding [N, V] of them.
+
+#include <limits>
+
+#include "elementwise.cuh"
+#include "gemm.cuh"
+
+#ifdef MTPX_SM90A
+#include "sm90/gemm_cross_entropy.cuh"
+#endif
+
+namespace mtpx {
+
+namespace cuda {
+
+inline constexpr Index loss_rows = 4096;   // of a chunk of logits
+inline constexpr Index loss_vocab = 8192;  // and its columns
+inline constexpr int loss_threads = 256;
+
+/// The larger of two numbers and its place; of equals, the lower place.
+template <typename A>
+struct Best {
+  A value = -std::numeric_limits<A>::infinity();
+  std::int32_t at = std::numeric_limits<std::int32_t>::max();
+
+  __device__ __forceinline__ void take(A other, std::int32_t other_at) {
+    if (other > value || (other == value && other_at < at)) {
+      value = other;
+      at = other_at;
+    }
+  }
+};
+
+/// One chunk of logits [rows, width], columns v .. v + width - 1 of the vocabulary, merged into the rows'
+/// running maximum (top), sum (lse), label logit (-row_loss) and argmax; the last chunk turns them into
+/// results. A block per row. A label that no column has leaves NaN.
+template <typename A>
+__global__ void __launch_bounds__(loss_threads)
+    merge_logits(Index width, Index v, Index vocab, const A* logits, Index stride, const std::int32_t* labels,
+                 A* top, A* lse, A* row_loss, std::int32_t* argmax) {
+  constexpr int warps = loss_threads / 32;
+  __shared__ A sums[warps];
+  __shared__ Best<A> bests[warps];
+  const Index r = blockIdx.x;
+  const A* z = logits + r * stride;  // [width]
+  Best<A> best;
+  for (Index c = threadIdx.x; c < width; c += loss_threads) best.take(z[c], static_cast<std::int32_t>(v + c));
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2)
+    best.take(__shfl_xor_sync(whole_warp, best.value, offset), __shfl_xor_sync(whole_warp, best.at, offset));
+  if (threadIdx.x % 32 == 0) bests[threadIdx.x / 32] = best;
+  __syncthreads();
+  best = bests[0];
+#pragma unroll
+  for (int w = 1; w < warps; ++w) best.take(bests[w].value, bests[w].at);
+  const A before = v == 0 ? -std::numeric_limits<A>::infinity() : top[r];
+  const A highest = best.value > before ? best.value : before;
+  A sum(0);
+  for (Index c = threadIdx.x; c < width; c += loss_threads) sum += exponential(z[c] - highest);
+  sum = block_sum<loss_threads>(sum, sums);
+  if (threadIdx.x != 0) return;
+  if (v > 0 && lse[r] != A(0)) sum += lse[r] * exponential(before - highest);
+  if (v == 0 || best.value > before) argmax[r] = best.value > before ? best.at : 0;
+  A label = v == 0 ? std::numeric_limits<A>::quiet_NaN() : row_loss[r];
+  if (labels[r] >= v && labels[r] < v + width) label = -z[labels[r] - v];
+  const bool last = v + width == vocab;
+  const A result = highest + logarithm(sum);
+  top[r] = highest;
+  lse[r] = last ? result : sum;
+  row_loss[r] = !last ? label : labels[r] < 0 ? A(0) : label + result;
+}
+
+/// dlogits = (exp(logits - lse) - onehot(label)) * factor * dloss of one chunk, in place or rounded to
+/// another buffer with the same stride. A block per row.
+template <typename T>
+__global__ void __launch_bounds__(loss_threads)
+    differentiate_logits(Index width, Index v, const acc_t<T>* logits, Index stride,
+                         const std::int32_t* labels, const acc_t<T>* lse, const acc_t<T>* factor,
+                         const acc_t<T>* dloss, T* dlogits) {
+  using A = acc_t<T>;
+  const Index r = blockIdx.x;
+  const A* z = logits + r * stride;  // [width]
+  T* d = dlogits + r * stride;       // [width]
+  const A weight = labels[r] < 0 ? A(0) : *factor * *dloss;
+  const A shift = lse[r];
+  for (Index c = threadIdx.x; c < width; c += loss_threads) {
+    const A p = weight * exponential(z[c] - shift);
+    d[c] = narrow<T>(labels[r] == v + c ? p - weight : p);
+  }
+}
+
+/// One block; the order of the sum depends on `count` alone.
+template <typename A, int threads>
+__global__ void __launch_bounds__(threads)
+    mean_loss(Index count, const A* row_loss, const std::int32_t* labels, Index fixed_divisor, A* loss,
+              A* factor) {
+  __shared__ double sums[threads / 32];
+  double total = 0, valid = 0;
+#pragma unroll 4
+  for (Index r = threadIdx.x; r < count; r += threads) {
+    total += static_cast<double>(row_loss[r]);
+    valid += labels[r] >= 0 ? 1.0 : 0.0;
+  }
+  total = block_sum<threads>(total, sums);
+  valid = block_sum<threads>(valid, sums);
+  if (threadIdx.x != 0) return;
+  const double divisor = fixed_divisor > 0 ? static_cast<double>(fixed_divisor) : valid;
+  *factor = valid > 0 ? static_cast<A>(1.0 / divisor) : A(0);
+  *loss = valid > 0 ? static_cast<A>(total / divisor) : A(0);
+}
+
+}  // namespace cuda
+
+/// Cross-entropy of logits x W^T without ever holding [N, V] of them: chunks of rows and vocabulary, with a
+/// running maximum and sum per row; on Hopper in bf16 logits never leave the registers.
+///   x: [N, D] strided   w: [V, D]   labels: [N], below 0 = ignored
+///   lse, row_loss: [N]; row_loss = lse - logit[label], 0 where ignored   argmax: [N], lowest index on ties
+/// A label beyond the vocabulary makes its row_loss NaN.
+template <typename T>
+void linear_cross_entropy_forward(const Cuda& device, Rows rows, const T* x, Index vocab, const T* w,
+                                  const std::int32_t* labels, acc_t<T>* lse, acc_t<T>* row_loss,
+                                  std::int32_t* argmax) {
+  using A = acc_t<T>;
+  if (rows.count == 0) return;
+#ifdef MTPX_SM90A
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (cuda::can_be_wide<T>(rows.width, rows.stride, x, w))
+      return cuda::sm90::cross_entropy_forward(device, rows, x, vocab, w, labels, lse, row_loss, argmax);
+  }
+#endif
+  const Index chunk = std::min(cuda::loss_vocab, vocab);
+  const cuda::Workspace<A> logits(device, std::min(cuda::loss_rows, rows.count) * chunk);
+  const cuda::Workspace<A> top(device, rows.count);
+  for (Index first = 0; first < rows.count; first += cuda::loss_rows) {
+    const Index count = std::min(cuda::loss_rows, rows.count - first);
+    for (Index v = 0; v < vocab; v += chunk) {
+      const Index width = std::min(chunk, vocab - v);
+      cuda::multiply(device, count, width, rows.width, cuda::row_major(x + first * rows.stride, rows.stride),
+                     cuda::transposed(w + v * rows.width, rows.width), logits.data(), chunk, false);
+      cuda::launch(device, "linear_cross_entropy", cuda::merge_logits<A>, dim3(static_cast<unsigned>(count)),
+                   dim3(cuda::loss_threads), 0, width, v, vocab, logits.data(), chunk, labels + first,
+                   top.data() + first, lse + first, row_loss + first, argmax + first);
+    }
+  }
+}
+
+/// loss = sum of row losses / divisor, factor = 1 / divisor; divisor = the number of labels that count, or
+/// `fixed_divisor` when that is positive. No label that counts: loss 0 and factor 0.
+template <typename A>
+void cross_entropy_mean(const Cuda& device, Index count, const A* row_loss, const std::int32_t* labels,
+                        Index fixed_divisor, A* loss, A* factor) {
+  constexpr int threads = 1024;
+  cuda::launch(device, "cross_entropy_mean", cuda::mean_loss<A, threads>, dim3(1), dim3(threads), 0, count,
+               row_loss, labels, fixed_divisor, loss, factor);
+}
+
+/// dlogits = (softmax - onehot(label)) * factor * dloss, recomputed chunk by chunk;  dx = dlogits W,
+/// dW = dlogits^T x. For bf16, dlogits is rounded to it before the two products.
+template <typename T>
+void linear_cross_entropy_backward(const Cuda& device, Rows rows, const T* x, Index vocab, const T* w,
+                                   const std::int32_t* labels, const acc_t<T>* lse, const acc_t<T>* factor,
+                                   const acc_t<T>* dloss, Sink<T> dx, Sink<acc_t<T>> dw) {
+  using A = acc_t<T>;
+  constexpr bool same = std::is_same_v<T, A>;
+  if (rows.count == 0) {
+    if (dw && !dw.accumulate)
+      set_zero(device, dw.data, static_cast<std::size_t>(vocab * rows.width) * sizeof(A));
+    return;
+  }
+  if (!dx && !dw) return;
+#ifdef MTPX_SM90A
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (cuda::can_be_wide<T>(rows.width, rows.stride, x, w))
+      return cuda::sm90::cross_entropy_backward(device, rows, x, vocab, w, labels, lse, factor, dloss, dx,
+                                                dw);
+  }
+#endif
+  const Index width = rows.width;
+  const Index chunk = std::min(cuda::loss_vocab, vocab);
+  const Index row_chunk = std::min(cuda::loss_rows, rows.count);
+  const cuda::Workspace<A> logits(device, row_chunk * chunk);
+  const cuda::Workspace<T> rounded(device, same ? 0 : row_chunk * chunk);
+  const cuda::Workspace<A> dx_rows(device, dx && !same ? row_chunk * width : 0);
+  T* dlogits = rounded.data();
+  if constexpr (same) dlogits = logits.data();
+  for (Index first = 0; first < rows.count; first += row_chunk) {
+    const Index count = std::min(row_chunk, rows.count - first);
+    const auto x_rows = cuda::row_major(x + first * rows.stride, rows.stride);
+    T* const dx_out = dx ? dx.data + first * width : nullptr;  // [count, width]
+    for (Index v = 0; v < vocab; v += chunk) {
+      const Index columns = std::min(chunk, vocab - v);
+      cuda::multiply(device, count, columns, width, x_rows, cuda::transposed(w + v * width, width),
+                     logits.data(), chunk, false);
+      cuda::launch(device, "linear_cross_entropy", cuda::differentiate_logits<T>,
+                   dim3(static_cast<unsigned>(count)), dim3(cuda::loss_threads), 0, columns, v, logits.data(),
+                   chunk, labels + first, lse + first, factor, dloss, dlogits);
+      const T* const d = dlogits;
+      if (dx) {
+        const auto w_rows = cuda::row_major(w + v * width, width);
+        if constexpr (same) {
+          cuda::multiply(device, count, width, columns, cuda::row_major(d, chunk), w_rows, dx_out, width,
+                         dx.accumulate || v > 0);
+        } else {
+          cuda::multiply(device, count, width, columns, cuda::row_major(d, chunk), w_rows, dx_rows.data(),
+                         width, v > 0);
+        }
+      }
+      if (dw) {
+        cuda::multiply(device, columns, width, count, cuda::transposed(d, chunk), x_rows, dw.data + v * width,
+                       width, dw.accumulate || first > 0);
+      }
+    }
+    if (dx && !same) {
+      copy_rows(device, count, width, dx_rows.data(), width, dx_out, width, dx.accumulate);
+    }
+  }
+}
+
+}  // namespace mtpx

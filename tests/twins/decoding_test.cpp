@@ -1,0 +1,188 @@
+// Decoding on a GPU: fused passes against the ops one by one, bits of a row alone and beside others, text
+// against the host's and against plain decoding.
+
+#include <mtpx/decode/generate.hpp>
+
+#include "support/model.hpp"
+#include "twins/twins.hpp"
+
+using namespace mtpx;
+using namespace mtpx::test;
+
+TEST_SUITE_BEGIN("twins: decoding");
+
+namespace {
+
+using Tokens = std::vector<std::int32_t>;
+
+/// Widths that the fused kernels take.
+Config fused_config(bool mixture, bool low_rank) {
+  Config c = mixture_config(2);
+  c.vocab_size = 300;
+  c.hidden_size = 192;
+  c.intermediate_size = 320;
+  c.moe_intermediate_size = 48;
+  c.num_attention_heads = 9;
+  c.q_lora_rank = low_rank ? 72 : 0;
+  c.kv_lora_rank = 80;
+  c.qk_nope_head_dim = 40;
+  c.qk_rope_head_dim = 16;
+  c.v_head_dim = 24;
+  c.n_routed_experts = mixture ? 12 : 0;
+  c.n_group = 3;
+  c.topk_group = 2;
+  c.num_experts_per_tok = 4;
+  c.first_k_dense_replace = 0;
+  c.max_position_embeddings = 700;
+  return c;
+}
+
+Tokens random_tokens(Index count, Index vocab, std::uint64_t seed) {
+  return random_ids({count}, seed, 0, vocab).to_host();
+}
+
+/// One block over rows of two sequences, some rows a pass; what comes out, and the cache.
+template <typename Run>
+std::pair<Numbers, Numbers> block_passes(const Transformer<bf16, Cuda>& model, const Tensor<bf16, Cuda>& x,
+                                         const RowList& list, const std::vector<Index>& passes,
+                                         const Run& run) {
+  const LatentCache<bf16, Cuda> cache{Tensor<bf16, Cuda>::zeros(
+      model.device(), {2, 700, model.config.kv_lora_rank + model.config.qk_rope_head_dim})};
+  Tape tape(Mode::inference);
+  Numbers all;
+  Index begin = 0;
+  const Index width = x.shape().width();
+  for (const Index count : passes) {
+    const auto rows = decode_rows(model.device(), list, begin, begin + count);
+    const auto part = x.slice_front(begin, begin + count).reshape({1, count, width});
+    const Numbers y = host(run(model.layers[0], tape.constant(part), rows, cache).value());
+    all.insert(all.end(), y.begin(), y.end());
+    begin += count;
+  }
+  return {all, host(cache.entries)};
+}
+
+template <typename T, typename D>
+Tokens text(const Transformer<T, D>& model, const Tokens& prompt, Index draft, Index count,
+            double temperature = 0) {
+  GenerateOptions options;
+  options.draft = draft;
+  options.max_tokens = count;
+  options.sampling.temperature = temperature;
+  Tokens all;
+  generate(model, prompt, options, [&](std::int32_t token) {
+    all.push_back(token);
+    return true;
+  });
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("twins: a fused block is the block op by op, and a row's bits are its own") {
+  for (const bool mixture : {true, false}) {
+    for (const bool low_rank : {true, false}) {
+      INFO("mixture " << mixture << ", low rank " << low_rank);
+      const Config c = fused_config(mixture, low_rank);
+      const auto model = random_model<bf16, Cuda>(c, 7, 0.1);
+      RowList list;
+      for (Index p = 0; p < 16; ++p) list.add(0, 0, p);
+      for (Index p = 300; p < 310; ++p) list.add(0, 1, p);
+      Tensor<bf16, Cuda> x(device<Cuda>(), {26, c.hidden_size});
+      std::vector<bf16> values;
+      for (Index i = 0; i < x.size(); ++i)
+        values.push_back(bf16(static_cast<float>(Philox::normals(3, 3, static_cast<std::uint64_t>(i))[0])));
+      x.assign(values);
+      const auto fused = [&](const auto& block, const auto& in, const auto& rows, const auto& cache) {
+        REQUIRE(
+            decode_fits(block.self_attn.decode_shape(block.input_layernorm, model.rope_table, rows, cache)));
+        return block.decode(in, model.rope_table, rows, cache);
+      };
+      const auto composed = [&](const auto& block, const auto& in, const auto& rows, const auto& cache) {
+        return block(in,
+                     [&](const auto& mla, const auto& normed) {
+                       return mla.decode(normed, model.rope_table, rows, cache);
+                     })
+            .y;
+      };
+      const std::vector<Index> sixteen{16, 10}, single(26, 1), mixed{1, 3, 12, 2, 8};
+      const auto [want, entries] = block_passes(model, x, list, sixteen, composed);
+      const auto [got, cache] = block_passes(model, x, list, sixteen, fused);
+      check_close(got, want, bf16_bound);
+      check_close(cache, entries, bf16_bound, "cache");
+      for (const auto& passes : {single, mixed}) {
+        const auto again = block_passes(model, x, list, passes, fused);
+        check_bits(again.first, got);
+        check_bits(again.second, cache, "cache");
+        const auto one_by_one = block_passes(model, x, list, passes, composed);
+        check_bits(one_by_one.first, want, "op by op");
+        check_bits(one_by_one.second, entries, "cache, op by op");
+      }
+    }
+  }
+}
+
+TEST_CASE("twins: argmax, the lowest of equals, NaN never") {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
+  std::vector<double> values(5 * 1001, -1.0);
+  values[700] = values[300] = 2;
+  values[1001] = nan;
+  for (int i = 0; i < 1001; ++i) values[static_cast<std::size_t>(2 * 1001 + i)] = nan;
+  values[3 * 1001 + 1000] = inf;
+  for (int i = 0; i < 1001; ++i) values[static_cast<std::size_t>(4 * 1001 + i)] = i == 5 ? -inf : nan;
+  const auto ids = [&]<typename D>(const D& d) {
+    const auto x = Tensor<double, D>::from(d, {5, 1001}, values);
+    Tensor<std::int32_t, D> best(d, {5});
+    argmax_rows(d, x.rows(), x.data(), best.data());
+    return best.to_host();
+  };
+  CHECK(ids(device<Cuda>()) == Tokens{300, 1, 0, 1000, 5});
+  CHECK(ids(device<Cpu>()) == Tokens{300, 1, 0, 1000, 5});
+}
+
+TEST_CASE("twins: text of the GPU is the host's; drafted text is plain text, batches change nothing") {
+  Config small = mixture_config(2);
+  small.max_position_embeddings = 400;
+  const auto check = [&]<typename T>(T, const Config& c, bool as_host) {
+    const auto model = random_model<T, Cuda>(c, 5, 0.3);
+    const Tokens prompt = random_tokens(290, c.vocab_size, 9);
+    for (const double temperature : {0.0, 0.8}) {
+      const Tokens plain = text(model, prompt, 0, 80, temperature);
+      for (const Index k : {1, 2, 5}) CHECK(text(model, prompt, k, 80, temperature) == plain);
+      if (as_host) CHECK(text(random_model<T, Cpu>(c, 5, 0.3), prompt, 2, 80, temperature) == plain);
+    }
+    // More rows than a pass may have.
+    std::vector<Tokens> prompts, texts(20), alone;
+    for (std::uint64_t i = 0; i < 20; ++i) {
+      prompts.push_back(random_tokens(3 + static_cast<Index>(i), c.vocab_size, 20 + i));
+      alone.push_back(text(model, prompts.back(), 0, 30));
+    }
+    for (const Index k : {0, 4}) {
+      GenerateOptions options;
+      options.draft = k;
+      options.max_tokens = 30;
+      for (Tokens& t : texts) t.clear();
+      generate_batch(model, prompts, 20, options, [&](std::size_t i, std::int32_t token) {
+        texts[i].push_back(token);
+        return true;
+      });
+      CHECK(texts == alone);
+    }
+  };
+  check(double{}, small, true);
+  check(float{}, small, true);
+  check(bf16{}, small, false);
+  check(bf16{}, fused_config(true, true), false);
+}
+
+TEST_CASE("twins: a token outside the vocabulary is an error on a GPU, too") {
+  const auto model = random_model<float, Cuda>(mixture_config(1), 5);
+  Speculator<float, Cuda> decoder(model, GenerateOptions{});
+  CHECK_THROWS_WITH_AS(decoder.add(Tokens{1, 11}, 0),
+                       "[embedding] token id 11 at row 0, column 1 is outside the vocabulary of 11",
+                       NumericError);
+  CHECK_THROWS_AS(decoder.add(Tokens{-1}, 0), NumericError);
+  CHECK(decoder.add(Tokens{1, 2}, 0) == 0);
+}
+
+TEST_SUITE_END();
