@@ -27,8 +27,7 @@ __device__ __forceinline__ int tensor_of(int block, int tensors, const std::int3
   return low;
 }
 
-// --- Sums of squares
-// ----------------------------------------------------------------------------------------
+// --- Sums of squares -------------------------------------------------------------------------------------
 
 /// What one launch can be told: 4 KB.
 template <typename A>
@@ -103,8 +102,7 @@ __global__ void __launch_bounds__(threads) clip_by_norm(Index parts, const doubl
   *scale = stop ? nan("") : max_norm > 0 && total > max_norm ? max_norm / total : 1.0;
 }
 
-// --- The update
-// ---------------------------------------------------------------------------------------------
+// --- The update ------------------------------------------------------------------------------------------
 
 template <typename T>
 struct UpdateList {

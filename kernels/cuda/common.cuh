@@ -83,8 +83,7 @@ __device__ __forceinline__ void put(T* to, A value, bool accumulate) {
   *to = narrow<T>(accumulate ? static_cast<A>(widen(*to)) + value : value);
 }
 
-// --- Wide loads: 16 bytes a thread
-// --------------------------------------------------------------------------
+// --- Wide loads: 16 bytes a thread -----------------------------------------------------------------------
 
 /// `N` neighbours in memory, loaded and stored at once; the address must be a multiple of their size.
 template <typename T, int N>
@@ -103,8 +102,7 @@ bool can_be_wide(Index width, Index stride, const Pointers*... pointers) {
   return width % wide<T> == 0 && stride % wide<T> == 0 && (aligned(pointers) && ...);
 }
 
-// --- Reductions: fixed trees, so the same bits in every run
-// ---------------------------------------------------
+// --- Reductions: fixed trees, so the same bits in every run ----------------------------------------------
 
 inline constexpr unsigned whole_warp = 0xffffffffU;
 

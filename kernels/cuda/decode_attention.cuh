@@ -14,8 +14,7 @@
 
 namespace mtpx::cuda {
 
-// --- 2: queries and cache entries
-// ----------------------------------------------------------------------------
+// --- 2: queries and cache entries ------------------------------------------------------------------------
 
 /// Where a row's cache entry is made from and where it goes.
 struct NewEntries {
@@ -51,6 +50,7 @@ __global__ void __launch_bounds__(stream_threads, 3)
   wait_for_previous();
   if (warp == 0) warp_norm(to.latent, kv, to.gain, to.eps, entry);
   if (warp == 1) {
+#pragma unroll 1
     for (int j = lane; j < to.rope / 2; j += 32) {
       const float c = j < 32 ? early_cos : table(to.cos, j), s = j < 32 ? early_sin : table(to.sin, j);
       const float even = widen(kv[to.latent + 2 * j]), odd = widen(kv[to.latent + 2 * j + 1]);
@@ -60,8 +60,7 @@ __global__ void __launch_bounds__(stream_threads, 3)
   }
 }
 
-// --- 3: absorbed queries
-// --------------------------------------------------------------------------------------
+// --- 3: absorbed queries ---------------------------------------------------------------------------------
 
 inline constexpr int absorb_columns_of_block = 64;
 inline constexpr int absorb_rows = 4;  // of q that a block holds sums of
@@ -104,6 +103,7 @@ static __global__ void __launch_bounds__(stream_threads)
   const int at = static_cast<int>(blockIdx.z) * absorb_rows, some = min(absorb_rows, rows - at);
   const bf16* const qh = q + (at * s.heads + head) * q_width;  // [rows][nope | rope]
   float sum[absorb_rows][N] = {};
+#pragma unroll 1
   for (int n = first; n - first < nope; n += 32 * ahead) {
     if (n > first) load(n);
 #pragma unroll
@@ -130,6 +130,7 @@ static __global__ void __launch_bounds__(stream_threads)
     }
   }
   __syncthreads();
+#pragma unroll 1
   for (int i = thread; i < some * absorb_columns_of_block; i += stream_threads) {
     const int r = i / absorb_columns_of_block, c = i % absorb_columns_of_block;
     if (slab + c >= latent) continue;
@@ -139,6 +140,7 @@ static __global__ void __launch_bounds__(stream_threads)
     absorbed[((at + r) * s.heads + head) * (latent + rope) + slab + c] = total;
   }
   if (slab > 0) return;
+#pragma unroll 1
   for (int i = thread; i < some * (rope / 2); i += stream_threads) {
     const int r = i / (rope / 2), j = i % (rope / 2);
     const bf16* const turned = qh + r * heads * q_width + nope + 2 * j;  // [2]
@@ -150,8 +152,7 @@ static __global__ void __launch_bounds__(stream_threads)
   }
 }
 
-// --- 5: the parts together, and values
-// ------------------------------------------------------------------------
+// --- 5: the parts together, and values -------------------------------------------------------------------
 
 inline constexpr int expand_each = 2;  // outputs of a warp
 inline constexpr int expand_block = expand_each * stream_warps;
@@ -166,8 +167,8 @@ static __global__ void __launch_bounds__(stream_threads)
   __shared__ float4 group_sums[stream_threads];   // [groups][latent / 4]
   __shared__ float4 attended[expand_most_latent / 4];
   constexpr int N = wide<bf16>;
-  constexpr int kept = 2;   // packs of a row of W_UV that are loaded early
-  constexpr int ahead = 8;  // parts that a thread loads at once
+  constexpr int kept = 2;    // packs of a row of W_UV that are loaded early
+  constexpr int ahead = 16;  // parts that a thread loads at once
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int v = static_cast<int>(s.v), head = static_cast<int>(blockIdx.y);
   const Index row = blockIdx.z;
@@ -188,13 +189,14 @@ static __global__ void __launch_bounds__(stream_threads)
   let_next_start();
   wait_for_previous();
   const auto block = [&](int i) { return (row * from.parts + i) * s.heads + head; };
+  const float* const parts_of = from.o + block(0) * latent + 4 * (thread % columns);
+  const Index part_stride = s.heads * latent;
   float4 part[ahead];
   const auto fetch = [&](int i) {
 #pragma unroll
     for (int n = 0; n < ahead; ++n) {
       if (i + n * groups < parts) {
-        part[n] = *reinterpret_cast<const float4*>(from.o + block(i + n * groups) * latent +
-                                                   4 * (thread % columns));
+        part[n] = *reinterpret_cast<const float4*>(parts_of + (i + n * groups) * part_stride);
       }
     }
   };
@@ -218,6 +220,7 @@ static __global__ void __launch_bounds__(stream_threads)
   }
   __syncthreads();
   float4 sum{};
+#pragma unroll 1
   for (int i = group; i < parts; i += ahead * groups) {
     if (i > group) fetch(i);
 #pragma unroll
@@ -234,6 +237,7 @@ static __global__ void __launch_bounds__(stream_threads)
   __syncthreads();
   if (thread < columns) {
     const float f = share[latent_most_parts];
+#pragma unroll 1
     for (int g = 1; g < groups; ++g) {
       const float4 more = group_sums[g * columns + thread];
       sum.x += more.x;
@@ -244,24 +248,31 @@ static __global__ void __launch_bounds__(stream_threads)
     attended[thread] = make_float4(sum.x * f, sum.y * f, sum.z * f, sum.w * f);
   }
   __syncthreads();
+  float dot[expand_each] = {};
 #pragma unroll
   for (int i = 0; i < expand_each; ++i) {
-    float dot = 0;
     const auto add = [&](const uint4& x, int c) {
       if (c >= latent) return;
       const bf16* const wi = reinterpret_cast<const bf16*>(&x);
       const float4 low = attended[c / 4], high = attended[c / 4 + 1];
       const float a[N] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-      for (int j = 0; j < N; ++j) dot = fmaf(a[j], widen(wi[j]), dot);
+      for (int j = 0; j < N; ++j) dot[i] = fmaf(a[j], widen(wi[j]), dot[i]);
     };
 #pragma unroll
     for (int n = 0; n < kept; ++n) add(loads[i][n], (n * 32 + lane) * N);
+#pragma unroll 1
     for (int c = (kept * 32 + lane) * N; c < latent; c += 32 * N) add(load(i, c), c);
-    dot = warp_sum(dot);
-    if (lane == 0 && first + i < v) o[(row * s.heads + head) * s.v + first + i] = narrow<bf16>(dot);
+  }
+#pragma unroll
+  for (int i = 0; i < expand_each; ++i) dot[i] = warp_sum(dot[i]);
+#pragma unroll
+  for (int i = 0; i < expand_each; ++i) {
+    if (lane == 0 && first + i < v) o[(row * s.heads + head) * s.v + first + i] = narrow<bf16>(dot[i]);
   }
 }
+
+// --- All six ---------------------------------------------------------------------------------------------
 
 }  // namespace mtpx::cuda
 

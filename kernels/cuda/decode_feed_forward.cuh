@@ -102,6 +102,9 @@ __global__ void __launch_bounds__(stream_threads)
   }
   const NormedRows normed(memory, width);
   float* const scores = reinterpret_cast<float*>(normed.rows + rows * normed.ld);  // [rows, E]
+  float shift[each];
+#pragma unroll
+  for (int i = 0; i < each; ++i) shift[i] = lane + 32 * i < experts ? bias[lane + 32 * i] : 0.0F;
   normed.take_gain(width, gain);
   let_next_start();
   cluster_sync();  // every block's memory is there
@@ -110,40 +113,47 @@ __global__ void __launch_bounds__(stream_threads)
   if (rank == 0) {
     constexpr int packed = wide<bf16>;
     const int packs = width / packed;
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < rows * packs; i += stream_threads) {
       *reinterpret_cast<uint4*>(y + i * static_cast<Index>(packed)) =
           *reinterpret_cast<const uint4*>(normed.rows + i / packs * normed.ld + i % packs * packed);
     }
   }
-  for (int expert = first; expert < experts; expert += blocks * stream_warps) {
-    const float* const row = w + expert * static_cast<Index>(width);  // [width]
+  const auto judge = [&](int expert, const auto& weight) {  // weight(i, c): pack i of a lane, at column c
+#pragma unroll 1
     for (int n = 0; n < rows; ++n) {
       const bf16* const xr = normed.rows + n * normed.ld;  // [width]
-      float sum = 0;
+      float sum[4] = {};
       const auto add = [&](const float4& wc, int c) {
         const Pack<bf16, N> xc = *reinterpret_cast<const Pack<bf16, N>*>(xr + c);
-        sum = fmaf(widen(xc.value[0]), wc.x, sum);
-        sum = fmaf(widen(xc.value[1]), wc.y, sum);
-        sum = fmaf(widen(xc.value[2]), wc.z, sum);
-        sum = fmaf(widen(xc.value[3]), wc.w, sum);
+        sum[0] = fmaf(widen(xc.value[0]), wc.x, sum[0]);
+        sum[1] = fmaf(widen(xc.value[1]), wc.y, sum[1]);
+        sum[2] = fmaf(widen(xc.value[2]), wc.z, sum[2]);
+        sum[3] = fmaf(widen(xc.value[3]), wc.w, sum[3]);
       };
-      const auto at = [&](int c) { return *reinterpret_cast<const float4*>(row + c); };
 #pragma unroll
       for (int i = 0; i < router_kept; ++i) {
         const int c = (i * 32 + lane) * N;
-        if (c < width) add(expert == first ? kept[i] : at(c), c);
+        if (c < width) add(weight(i, c), c);
       }
-      for (int c = (router_kept * 32 + lane) * N; c < width; c += 32 * N) add(at(c), c);
-      sum = warp_sum(sum);
-      if (lane == 0) store_in_first(scores + n * experts + expert, sigmoid(sum));
+#pragma unroll 1
+      for (int c = (router_kept * 32 + lane) * N; c < width; c += 32 * N)
+        add(*reinterpret_cast<const float4*>(w + expert * static_cast<Index>(width) + c), c);
+      const float total = warp_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+      if (lane == 0) store_in_first(scores + n * experts + expert, sigmoid(total));
     }
+  };
+  if (first < experts) judge(first, [&](int i, int) { return kept[i]; });
+#pragma unroll 1
+  for (int expert = first + blocks * stream_warps; expert < experts; expert += blocks * stream_warps) {
+    judge(expert, [&](int, int c) {
+      return *reinterpret_cast<const float4*>(w + expert * static_cast<Index>(width) + c);
+    });
   }
-  float shift[each];
-#pragma unroll
-  for (int i = 0; i < each; ++i) shift[i] = lane + 32 * i < experts ? bias[lane + 32 * i] : 0.0F;
   cluster_sync();
   if (rank != 0 || experts == 0) return;
   const int group_size = experts / static_cast<int>(r.n_group);
+#pragma unroll 1
   for (int row = warp; row < rows; row += stream_warps) {
     const float* const s = scores + row * static_cast<Index>(experts);  // [E]
     float score[each];
@@ -158,6 +168,7 @@ __global__ void __launch_bounds__(stream_threads)
       const int group = lane;
       float first = -INFINITY, second = -INFINITY;
       if (group < static_cast<int>(r.n_group)) {
+#pragma unroll 1
         for (int e = group * group_size; e < (group + 1) * group_size; ++e) {
           const float value = s[e] + bias[e];
           if (value > first) {
@@ -171,6 +182,7 @@ __global__ void __launch_bounds__(stream_threads)
       unsigned worth[1] = {
           group < static_cast<int>(r.n_group) ? rank_of(group_size > 1 ? first + second : first) : 0};
       unsigned stays = 0;
+#pragma unroll 1
       for (int k = 0; k < static_cast<int>(r.topk_group); ++k) stays |= 1U << take_best<1>(worth);
 #pragma unroll
       for (int i = 0; i < each; ++i) {
@@ -179,7 +191,26 @@ __global__ void __launch_bounds__(stream_threads)
       }
     }
     float mine = 0, total = 0;  // lane k: the score of choice k
-    for (int k = 0; k < top_k; ++k) {
+    if constexpr (each == 1) {  // all ranks at once
+      int rank_here = 0;
+#pragma unroll
+      for (int j = 0; j < 32; ++j) {
+        const unsigned other = __shfl_sync(whole_warp, key[0], j);
+        rank_here += other > key[0] || (other == key[0] && j < lane);
+      }
+#pragma unroll 1
+      for (int k = 0; k < top_k; ++k) {
+        const int e = __ffs(static_cast<int>(__ballot_sync(whole_warp, rank_here == k))) - 1;
+        const float chosen = __shfl_sync(whole_warp, score[0], e);
+        total += chosen;
+        if (lane == k) {
+          mine = chosen;
+          ids[row * top_k + k] = e;
+        }
+      }
+    }
+#pragma unroll 1
+    for (int k = 0; each > 1 && k < top_k; ++k) {
       const int e = take_best<each>(key);
       float chosen = 0;
 #pragma unroll
@@ -197,6 +228,7 @@ __global__ void __launch_bounds__(stream_threads)
   }
   __syncthreads();
   const int slots = rows * top_k;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < slots; i += stream_threads) {
     const int e = ids[i];
     int at = 0;
@@ -205,6 +237,7 @@ __global__ void __launch_bounds__(stream_threads)
     place[i] = at;
     slot[at] = i;
   }
+#pragma unroll 1
   for (int e = static_cast<int>(threadIdx.x); e <= experts; e += stream_threads) {
     int before = 0;
 #pragma unroll 4

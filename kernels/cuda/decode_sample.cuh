@@ -86,6 +86,7 @@ __global__ void __launch_bounds__(stream_threads)
   stream_row(row, part, loads, StreamRows<tiles>(x, stride, rows), sums);
   sums.store(sums_of[warp]);
   __syncthreads();
+#pragma unroll 1
   for (int r = warp; r < rows; r += stream_warps) {
     float most = sums_of[0][r * stream_outputs];
     std::int32_t place = 0;

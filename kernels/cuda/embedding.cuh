@@ -51,8 +51,7 @@ __global__ void __launch_bounds__(embedding_threads)
   }
 }
 
-// --- The sort: least significant digit first, stable
-// --------------------------------------------------------
+// --- The sort: least significant digit first, stable -----------------------------------------------------
 
 /// An id above, its position below.
 using Place = std::uint64_t;
@@ -185,8 +184,7 @@ __global__ void __launch_bounds__(embedding_threads)
   if (i + 1 == count || places[i + 1] >> 32 != id) runs[id].end = static_cast<std::int32_t>(i + 1);
 }
 
-// --- The sums
-// -----------------------------------------------------------------------------------------------
+// --- The sums --------------------------------------------------------------------------------------------
 
 /// Every 32 sorted places a chunk begins in at most two runs: one that began before (slot 2 w), and one that
 /// begins here (slot 2 w + 1).

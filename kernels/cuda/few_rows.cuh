@@ -15,8 +15,7 @@ namespace mtpx::cuda {
 /// Most rows that have the same bits whatever stands beside them.
 inline constexpr Index few_rows = alike_rows;
 
-// --- Kernels that start early
-// -------------------------------------------------------------------------------
+// --- Kernels that start early ----------------------------------------------------------------------------
 
 /// Queues a kernel that may start while the one before it still runs: its blocks do what needs none of that
 /// one's results, such as loading weights, and call wait_for_previous() before they touch anything else.
@@ -70,8 +69,7 @@ __device__ __forceinline__ void let_next_start() {
 #endif
 }
 
-// --- The pieces of a bf16 product
-// ---------------------------------------------------------------------------
+// --- The pieces of a bf16 product ------------------------------------------------------------------------
 
 inline constexpr int stream_warps = 8;  // of a block
 inline constexpr int stream_threads = 32 * stream_warps;
@@ -236,6 +234,7 @@ __host__ __device__ constexpr int stream_at_once(int tiles) { return tiles <= 1 
 template <int tiles>
 __device__ __forceinline__ void stream_row(const bf16* row, const StreamPart& part, StreamLoads& loads,
                                            const StreamRows<tiles>& x, StreamSums<tiles>& sums) {
+#pragma unroll 1
   for (int step = part.first; step * stream_step < part.end; step += stream_batch) {
     const StreamLoads now = loads;
     loads.load(row, step + stream_batch, part.end);
@@ -270,6 +269,7 @@ __global__ void __launch_bounds__(stream_threads)
   stream_row(row, part, loads, StreamRows<tiles>(x, stride, rows), sums);
   sums.store(sums_of[warp]);
   __syncthreads();
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < rows * columns; i += stream_threads) {
     const int r = i / columns, c = i % columns;
     if (first + c >= out) continue;
@@ -281,8 +281,7 @@ __global__ void __launch_bounds__(stream_threads)
   }
 }
 
-// --- Any types
-// ----------------------------------------------------------------------------------------------
+// --- Any types -------------------------------------------------------------------------------------------
 
 inline constexpr int dot_rows = 8;  // rows of x that a warp holds sums of
 
@@ -327,8 +326,7 @@ __global__ void __launch_bounds__(stream_threads)
   }
 }
 
-// --- The product
-// --------------------------------------------------------------------------------------------
+// --- The product -----------------------------------------------------------------------------------------
 
 /// Calls run(std::integral_constant<int, n>) with the split of a product: that of its sizes alone.
 template <typename Run>

@@ -30,6 +30,7 @@ struct ExpertWeights {
 /// warp.
 __device__ __forceinline__ int2 expert_at(const ExpertPlanView& plan, int p) {
   const int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll 1
   for (int first = 0; first < plan.experts; first += 32) {
     const int e = first + lane;
     const int begin = e < plan.experts ? plan.offsets[e] : -1,
@@ -92,6 +93,7 @@ __global__ void __launch_bounds__(stream_threads, 3)
     if (expert.x < 0) return;
     begin(expert.x);
   }
+#pragma unroll 1
   for (int done = 0; done < expert.y; done += stream_rows(tiles)) {
     const int some = min(expert.y - done, stream_rows(tiles));
     if (done > 0) {
@@ -108,6 +110,7 @@ __global__ void __launch_bounds__(stream_threads, 3)
     __syncthreads();
     const StreamRows<tiles> from(staged, in + pad, some);
     StreamSums<tiles> gate_sums, up_sums;
+#pragma unroll 1
     for (int step = part.first; step * stream_step < part.end; step += stream_batch) {
 #pragma unroll
       for (int i = 0; i < stream_batch; ++i) {
@@ -122,6 +125,7 @@ __global__ void __launch_bounds__(stream_threads, 3)
     gate_sums.store(sums_of[0][warp]);
     up_sums.store(sums_of[1][warp]);
     __syncthreads();
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < some * columns; i += stream_threads) {
       const int r = i / columns, c = i % columns;
       if (first + c >= inner) continue;
@@ -177,16 +181,11 @@ __global__ void __launch_bounds__(stream_threads)
   const bool adds =
       residual != nullptr && thread < rows * stream_outputs && first + thread % stream_outputs < width;
   const float early_residual = adds ? widen(residual[at(thread)]) : 0.0F;
-  if (staged) {
-    const auto copy = [&](bf16* to, const bf16* from, int count) {
-      for (int i = thread * wide<bf16>; i < count; i += stream_threads * wide<bf16>)
-        *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
-    };
-    copy(rows_of, hidden, plan.slots * routed.inner);
-    copy(rows_of + plan.slots * routed.inner, shared_hidden, rows * shared.inner);
-    hidden = rows_of;
-    shared_hidden = rows_of + plan.slots * routed.inner;
-  }
+  // The first packs of the rows are on their way while the plan is read.
+  const int own = thread * wide<bf16>, routed_size = plan.slots * routed.inner,
+            shared_size = rows * shared.inner;
+  const uint4 early_hidden = load_pack(hidden + own, staged && own < routed_size);
+  const uint4 early_shared = load_pack(shared_hidden + own, staged && own < shared_size);
   constexpr int teams = stream_warps / split;
   constexpr int ahead = 2;  // experts that a warp loads at once
   const StreamPart part(routed.inner, split, warp % split);
@@ -204,6 +203,7 @@ __global__ void __launch_bounds__(stream_threads)
   if (plan.slots > 0) {
     if (warp == 0) {  // the chosen experts, in their order
       int total = 0;
+#pragma unroll 1
       for (int e = lane; e - lane < plan.experts; e += 32) {
         const int begin = e < plan.experts ? plan.offsets[e] : 0,
                   end = e < plan.experts ? plan.offsets[e + 1] : 0;
@@ -213,15 +213,29 @@ __global__ void __launch_bounds__(stream_threads)
       }
       if (lane == 0) how_many = total;
     } else {
+#pragma unroll 1
       for (int i = thread - 32; i < plan.slots; i += stream_threads - 32) {
         shares[i] = weights[i];
         places[i] = plan.place[i];
       }
     }
   }
+  if (staged) {
+    const auto keep = [&](bf16* to, const bf16* from, int count, const uint4& early) {
+      if (own < count) *reinterpret_cast<uint4*>(to + own) = early;
+#pragma unroll 1
+      for (int i = own + stream_threads * wide<bf16>; i < count; i += stream_threads * wide<bf16>)
+        *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
+    };
+    keep(rows_of, hidden, routed_size, early_hidden);
+    keep(rows_of + routed_size, shared_hidden, shared_size, early_shared);
+    hidden = rows_of;
+    shared_hidden = rows_of + routed_size;
+  }
   __syncthreads();
   if (plan.slots > 0) load(warp / split);
   if (shared.inner > 0) {
+#pragma unroll 1
     for (int done = 0; done < rows; done += stream_rows(tiles)) {
       if (done > 0) shared_loads.load(shared_row, shared_part.first, shared_part.end);
       const int some = min(rows - done, stream_rows(tiles));
@@ -240,6 +254,7 @@ __global__ void __launch_bounds__(stream_threads)
       const int which = n + i * teams;
       if (which >= how_many) break;
       const int begin = chosen[which].y, end = which + 1 < how_many ? chosen[which + 1].y : plan.slots;
+#pragma unroll 1
       for (int done = begin; done < end; done += stream_rows(tiles)) {
         if (done > begin) loads[i].load(row[i], part.first, part.end);
         const int some = min(end - done, stream_rows(tiles));
@@ -252,6 +267,7 @@ __global__ void __launch_bounds__(stream_threads)
     }
   }
   __syncthreads();
+#pragma unroll 1
   for (int i = thread; i < rows * stream_outputs; i += stream_threads) {
     const int n = i / stream_outputs, c = i % stream_outputs;
     if (first + c >= width) continue;
@@ -341,8 +357,7 @@ inline void run_experts(const Cuda& device, const ExpertsPass& p, bool early) {
   }
 }
 
-// --- Any types
-// ----------------------------------------------------------------------------------------------
+// --- Any types -------------------------------------------------------------------------------------------
 
 /// gate, up [slots, inner] of one sorted place and output a warp.
 template <int N, typename T>
@@ -374,6 +389,7 @@ __global__ void __launch_bounds__(stream_threads)
   const Index n = task / s.width, c = task % s.width;
   if (n >= s.tokens) return;
   acc_t<T> total(0);
+#pragma unroll 1
   for (Index k = 0; k < s.top_k; ++k) {
     const Index p = place[n * s.top_k + k];
     Index e = 0;

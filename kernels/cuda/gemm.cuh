@@ -36,8 +36,7 @@ Matrix<T> transposed(const T* data, Index stride) {
   return {data, 1, stride};
 }
 
-// --- Any types, any strides: one thread a sum
-// ----------------------------------------------------------------
+// --- Any types, any strides: one thread a sum ------------------------------------------------------------
 
 template <typename A, typename B, typename C>
 __global__ void multiply_kernel(Index m, Index n, Index k, Matrix<A> a, Matrix<B> b, C* c, Index stride,
@@ -72,8 +71,7 @@ void multiply_plainly(const Cuda& device, Index m, Index n, Index k, Matrix<A> a
          accumulate);
 }
 
-// --- cuBLASLt
-// -----------------------------------------------------------------------------------------------
+// --- cuBLASLt --------------------------------------------------------------------------------------------
 
 template <typename T>
 constexpr cudaDataType_t data_type() {

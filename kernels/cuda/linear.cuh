@@ -7,8 +7,7 @@ namespace mtpx {
 
 namespace cuda {
 
-// --- The router: weights and results in float, activations in bf16
-// -------------------------------------------
+// --- The router: weights and results in float, activations in bf16 ---------------------------------------
 //
 // A float is the exact sum of three bf16 numbers, 8 bits of its 24 each. So products with float operands are
 // made of products in bf16 with float sums, at the tensor cores' speed: every term of x W^T is exact; of

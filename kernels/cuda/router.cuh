@@ -148,8 +148,7 @@ __global__ void __launch_bounds__(route_threads)
   }
 }
 
-// --- Balance
-// ------------------------------------------------------------------------------------------------
+// --- Balance ---------------------------------------------------------------------------------------------
 
 /// Tokens of a warp, and warps of a block: one where the numbers of an expert do not fit into registers.
 inline constexpr int balance_tokens = 4;

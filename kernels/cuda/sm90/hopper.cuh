@@ -8,8 +8,7 @@
 
 namespace mtpx::cuda::sm90 {
 
-// --- Tensor maps: what the copy engine needs to know of a matrix in global memory
-// ---------------------------
+// --- Tensor maps: what the copy engine needs to know of a matrix in global memory ------------------------
 
 /// A [rows, columns] matrix of bf16, rows `stride` numbers apart, read in boxes of [box_rows, 64]: 128 bytes
 /// a row, swizzled. What lies outside the matrix arrives as zeros. The address must be a multiple of 16 bytes
@@ -43,8 +42,7 @@ inline CUtensorMap tensor_map(const bf16* data, Index rows, Index columns, Index
   return map;
 }
 
-// --- Barriers in shared memory
-// ------------------------------------------------------------------------------
+// --- Barriers in shared memory ---------------------------------------------------------------------------
 
 using Barrier = std::uint64_t;
 
@@ -96,8 +94,7 @@ struct Ring {
   }
 };
 
-// --- The copy engine
-// ----------------------------------------------------------------------------------------
+// --- The copy engine -------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void prefetch(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
@@ -121,8 +118,7 @@ __device__ __forceinline__ void fence_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// --- Warpgroups
-// ---------------------------------------------------------------------------------------------
+// --- Warpgroups ------------------------------------------------------------------------------------------
 
 /// Registers of every thread of the warpgroup from here on; a kernel needs __launch_bounds__(threads, 1).
 template <int registers>
