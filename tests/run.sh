@@ -12,6 +12,7 @@ install_missing "${build_packages[@]}" "${test_packages[@]}"
 build_start=$SECONDS
 configure "$preset" -DMTPX_BUILD_TESTS=ON -DMTPX_WERROR=ON
 cmake --build "build/$preset" --parallel "$(nproc)"
+build_end=$SECONDS
 
 # Where nvcc is, the GPU's kernels and their tests are compiled, too; where no GPU is, ctest skips what needs one.
 cuda=
@@ -30,6 +31,6 @@ status=0
 ctest --preset "$preset" --parallel "$(nproc)" </dev/null | tee "$log" || status=$?
 
 echo
-echo "$preset: built in $((run_start - build_start)) s, tests ran in $((SECONDS - run_start)) s$cuda"
+echo "$preset: built in $((build_end - build_start)) s, tests ran in $((SECONDS - run_start)) s$cuda"
 grep -E '^[0-9]+% tests passed' "$log" || echo "no test ran"
 exit "$status"
