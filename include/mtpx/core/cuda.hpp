@@ -201,7 +201,11 @@ class Recorded<Cuda> {
         pool_ = device_->add_pool(Pool::Cutting::kept);
       }
       const Recording recording(*device_, *pool_);
-      if (!std::exchange(warm_, true)) return work();
+      if (!warm_) {
+        work();
+        warm_ = true;  // not where it throws: what is captured must have run before
+        return;
+      }
       capture(device.stream(), work);
     }
     detail::cuda_check(cudaGraphLaunch(graph_, device.stream()), "graph");
