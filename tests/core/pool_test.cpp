@@ -401,6 +401,29 @@ TEST_CASE("pool that cuts: no buffer ever overlaps another, and all is one again
   CHECK(Little::used == 0);
 }
 
+TEST_CASE("pool that keeps: nothing goes back while it lives, not even when the device is full") {
+  const int before = alive;
+  {
+    Pool pool(&allocate, &release, Pool::Cutting::kept);
+    void* data = nullptr;
+    {
+      const Buffer a(pool, 100), b(pool, 1 << 20);
+      data = a.data();
+      CHECK(pool.reserved_bytes() == std::size_t{1} << 21);  // both in one small allocation
+    }
+    pool.trim();
+    CHECK(alive == before + 1);
+    full = true;
+    CHECK_THROWS_AS(Buffer(pool, std::size_t{1} << 26), std::bad_alloc);
+    full = false;
+    CHECK(alive == before + 1);
+    const Buffer again(pool, 100);
+    CHECK(again.data() == data);
+    CHECK(pool.allocations() == 1);
+  }
+  CHECK(alive == before);
+}
+
 TEST_CASE("buffer: the last of all copies returns the memory") {
   Pool pool(&allocate, &release);
   Buffer empty;
