@@ -101,7 +101,7 @@ class Products {
   bool run(const Cuda& device, Index m, Index n, Index k, Matrix<T> a, Matrix<T> b, C* c, Index stride,
            bool accumulate) {
     // The library counts in columns: C^T [n, m] = B^T [n, k] A^T [k, m], column by column.
-    const Side left = side(b, k), right = side(a, m);
+    const Side left = side(b), right = side(a);
     const Key key{m,
                   n,
                   k,
@@ -136,7 +136,7 @@ class Products {
   };
   /// A row-major operand is a column-major transpose.
   template <typename T>
-  static Side side(Matrix<T> x, Index) {
+  static Side side(Matrix<T> x) {
     return x.column == 1 ? Side{x.row, false} : Side{x.column, true};
   }
 
