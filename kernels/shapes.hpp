@@ -49,6 +49,26 @@ struct LatentShape {
   Index capacity = 0;
 };
 
+/// The loss goes through the vocabulary in chunks of so many columns, and its mean is a sum as a GPU's block
+/// of so many threads adds it.
+inline constexpr Index loss_vocab = 4096;
+inline constexpr int loss_threads = 1024;
+
+/// The gradient of a norm's gain is summed over blocks of so many rows, whose sums are then added in order.
+inline constexpr Index gain_rows = 64;
+
+/// The balance loss sums the shares of so many tokens one by one, then these sums over so many neighbours,
+/// then every eighth of those.
+inline constexpr int balance_tokens = 4;
+constexpr int balance_warps(Index experts) { return experts <= 256 ? 8 : 1; }
+inline constexpr int balance_parts = 8, balance_threads = 256;
+
+/// Sums of squares go through a tensor in chunks, each summed as a GPU's block of so many threads does that
+/// takes 16 bytes a thread, eight times.
+inline constexpr int squares_threads = 256;
+template <typename A>
+inline constexpr Index squares_chunk = squares_threads* Index{16 / sizeof(A)} * 8;
+
 /// The constants of an AdamW update (Loshchilov & Hutter 2019, arXiv 1711.05101). What changes from step to
 /// step stands in device memory, as three doubles, so that a recorded step can be run again: rates = {lr, 1 -
 /// beta1^t, 1 - beta2^t}.

@@ -32,7 +32,7 @@ double fma_peak(const mtpx::Cpu& cpu) {
       }
       V all{};
       for (const V& one : acc) all += one;
-      sums[static_cast<std::size_t>(t) * 16] = mtpx::cpu::sum<float>(all);
+      sums[static_cast<std::size_t>(t) * 16] = all[0];
     });
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     const double work = 2.0 * static_cast<double>(rounds) * chains *
@@ -59,7 +59,7 @@ double read_rate(const mtpx::Cpu& cpu, double bytes) {
         for (mtpx::Index v = 0; v < 4; ++v)
           total[v] += mtpx::cpu::load(from + i + v * mtpx::cpu::lanes<float>);
       }
-      sums[static_cast<std::size_t>(task)] = mtpx::cpu::sum<float>(total[0] + total[1] + total[2] + total[3]);
+      sums[static_cast<std::size_t>(task)] = (total[0] + total[1] + total[2] + total[3])[0];
     });
     best =
         std::max(best, static_cast<double>(tasks * count) * sizeof(float) /

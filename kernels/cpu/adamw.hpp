@@ -9,26 +9,54 @@
 
 namespace mtpx {
 
-/// out[i] = sum of the squares of gradient i, in fixed blocks added in order.
+namespace cpu {
+
+/// The sum of squares of one chunk as a block of squares_threads adds it, each thread its own numbers: packs
+/// of 16 bytes in a whole chunk, single ones in the last.
+template <typename A>
+double squares_of_chunk(Index count, const A* x) {
+  constexpr Index threads = squares_threads;
+  double sums[threads] = {};
+  const auto add = [&]<Index pack>() {
+    for (Index begin = 0; begin < count; begin += threads * pack) {
+      for (Index i = begin; i < std::min(count, begin + threads * pack); ++i) {
+        const auto value = static_cast<double>(x[i]);
+        double& mine = sums[(i - begin) / pack];
+        mine = exact::fma(value, value, mine);
+      }
+    }
+  };
+  if (count == squares_chunk<A>) {
+    add.template operator()<16 / static_cast<Index>(sizeof(A))>();
+  } else {
+    add.template operator()<1>();
+  }
+  return sum_of_block<threads>(sums);
+}
+
+/// x[0] + x[1] + ... as one block of squares_threads adds them.
+inline double sum_in_block(Index count, const double* x) {
+  double sums[squares_threads] = {};
+  for (Index i = 0; i < count; ++i) sums[i % squares_threads] += x[i];
+  return sum_of_block<squares_threads>(sums);
+}
+
+}  // namespace cpu
+
+/// out[i] = sum of the squares of gradient i, in fixed chunks added in order.
 template <typename A>
 void sums_of_squares(const Cpu& cpu, std::span<const std::span<const A>> gradients, double* out) {
-  constexpr Index block = 16384;
+  constexpr Index chunk = squares_chunk<A>;
   for (std::size_t i = 0; i < gradients.size(); ++i) {
     const A* const x = gradients[i].data();
     const auto count = static_cast<Index>(gradients[i].size());
-    const Index blocks = (count + block - 1) / block;
-    const Buffer buffer(cpu.pool(), static_cast<std::size_t>(blocks) * sizeof(double));
-    double* const parts = static_cast<double*>(buffer.data());  // [blocks]
-    cpu::parallel_for(cpu, blocks, [&](Index b) {
-      double lane[8] = {};
-      const Index end = std::min(count, (b + 1) * block);
-      for (Index j = b * block; j < end; ++j) {
-        lane[j % 8] += static_cast<double>(x[j]) * static_cast<double>(x[j]);
-      }
-      parts[b] = ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+    const Index chunks = (count + chunk - 1) / chunk;
+    const Buffer buffer(cpu.pool(), static_cast<std::size_t>(chunks) * sizeof(double));
+    double* const parts = static_cast<double*>(buffer.data());  // [chunks]
+    cpu::parallel_for(cpu, chunks, [&](Index c) {
+      parts[c] = cpu::squares_of_chunk(std::min(chunk, count - c * chunk), x + c * chunk);
     });
-    out[i] = 0;
-    for (Index b = 0; b < blocks; ++b) out[i] += parts[b];
+    out[i] = cpu::sum_in_block(chunks, parts);
   }
 }
 
@@ -37,9 +65,7 @@ void sums_of_squares(const Cpu& cpu, std::span<const std::span<const A>> gradien
 /// 0, scale stays NaN, so that steps queued behind a bad one change nothing either.
 inline void clip_scale(const Cpu&, Index parts, const double* squares, double max_norm, double* norm,
                        double* scale, double* halted) {
-  double total = 0;
-  for (Index i = 0; i < parts; ++i) total += squares[i];
-  *norm = std::sqrt(total);
+  *norm = std::sqrt(cpu::sum_in_block(parts, squares));
   const bool bad = !std::isfinite(*norm);
   if (bad && halted != nullptr) *halted = 1;
   const bool stop = bad || (halted != nullptr && *halted != 0);
@@ -56,23 +82,23 @@ void adamw_step(const Cpu& cpu, std::span<const AdamWTensor<T>> parameters, Adam
                 const double* scale) {
   using A = acc_t<T>;
   if (std::isnan(*scale)) return;
-  const auto b1 = static_cast<A>(s.beta1);
-  const auto b2 = static_cast<A>(s.beta2);
-  const auto rate = static_cast<A>(rates[0] / rates[1]);
-  const auto root = static_cast<A>(1.0 / std::sqrt(rates[2]));
-  const auto eps = static_cast<A>(s.eps);
-  const auto clip = static_cast<A>(*scale);
   constexpr Index step = cpu::lanes<A>;
   for (const AdamWTensor<T>& t : parameters) {
-    const auto keep = static_cast<A>(1.0 - rates[0] * (t.decays ? s.weight_decay : 0.0));
+    const exact::AdamW<A> of_tensor{
+        static_cast<A>(s.beta1),
+        static_cast<A>(s.beta2),
+        static_cast<A>(rates[0] / rates[1]),
+        static_cast<A>(1.0 / std::sqrt(rates[2])),
+        static_cast<A>(s.eps),
+        static_cast<A>(exact::fma(-rates[0], t.decays ? s.weight_decay : 0.0, 1.0)),
+        static_cast<A>(*scale)};
     cpu::parallel_chunks(cpu, (t.count + step - 1) / step, 16 * step, [&](Index begin, Index end) {
       for (Index i = begin * step; i < std::min(t.count, end * step); i += step) {
         const Index left = t.count - i;
-        const cpu::Vec<A> g = clip * cpu::load_up_to(t.grad + i, left);
-        const cpu::Vec<A> mi = b1 * cpu::load_up_to(t.m + i, left) + (A(1) - b1) * g;
-        const cpu::Vec<A> vi = b2 * cpu::load_up_to(t.v + i, left) + (A(1) - b2) * g * g;
-        const cpu::Vec<A> pi =
-            keep * cpu::load_up_to(t.master + i, left) - rate * mi / (cpu::sqrt<A>(vi) * root + eps);
+        cpu::Vec<A> mi = cpu::load_up_to(t.m + i, left), vi = cpu::load_up_to(t.v + i, left);
+        cpu::Vec<A> pi = cpu::load_up_to(t.master + i, left);
+        of_tensor.step(cpu::load_up_to(t.grad + i, left), mi, vi, pi,
+                       [](cpu::Vec<A> x) { return cpu::sqrt<A>(x); });
         cpu::store_up_to(t.m + i, mi, left);
         cpu::store_up_to(t.v + i, vi, left);
         cpu::store_up_to(t.master + i, pi, left);

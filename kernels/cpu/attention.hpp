@@ -61,21 +61,21 @@ struct Visible {
   bool any() const { return low < high; }
 };
 
-/// p[c] = exp(s[c] * scale - shift) where visible, else 0; returns their sum. `count` is padded to key_tile.
+/// p[c] = exp(s[c] * scale - shift) where visible, else 0; returns their sum. A row is padded to key_tile.
 template <typename A>
 A exponentials(A* row, const Visible& seen, A scale, A shift) {
-  Vec<A> total{};
+  RowSum<A> total;
   for (Index c = 0; c < key_tile; c += lanes<A>) {
-    Vec<A> p = exp<A>(load(row + c) * scale - shift);
+    Vec<A> p = exp<A>(fma(load(row + c), broadcast<A>(scale), broadcast<A>(-shift)));
     if (c < seen.low || c + lanes < A >> seen.high) {
       for (Index l = 0; l < lanes<A>; ++l) {
         if (c + l < seen.low || c + l >= seen.high) p[static_cast<int>(l)] = A(0);
       }
     }
     store(row + c, p);
-    total += p;
+    total.add(c, p);
   }
-  return sum<A>(total);
+  return total.total();
 }
 
 }  // namespace cpu
@@ -120,8 +120,8 @@ void attention_forward(const Cpu& cpu, AttentionShape s, const T* q, const T* kv
         }
         A highest = top[i];
         for (Index c = seen.low; c < seen.high; ++c) highest = std::max(highest, row[c] * scale);
-        const A shrink = total[i] == A(0) ? A(0) : std::exp(top[i] - highest);
-        total[i] = total[i] * shrink + exponentials(row, seen, scale, highest);
+        const A shrink = total[i] == A(0) ? A(0) : exact::exp(top[i] - highest);
+        total[i] = exact::fma(total[i], shrink, exponentials(row, seen, scale, highest));
         top[i] = highest;
         for (Index c = 0; c < s.v; ++c) out[i * s.v + c] *= shrink;
       }
@@ -134,7 +134,7 @@ void attention_forward(const Cpu& cpu, AttentionShape s, const T* q, const T* kv
     for (Index i = 0; i < count; ++i) {
       T* to = o + ((b * s.time + first + i) * s.heads + h) * s.v;  // [v]
       for (Index c = 0; c < s.v; ++c) to[c] = static_cast<T>(out[i * s.v + c] / total[i]);
-      lse[(b * s.heads + h) * s.time + first + i] = top[i] + std::log(total[i]);
+      lse[(b * s.heads + h) * s.time + first + i] = top[i] + exact::log(total[i]);
     }
   });
 }
@@ -173,9 +173,10 @@ void attention_backward(const Cpu& cpu, AttentionShape s, const T* q, const T* k
     A* const ds = take(query_tile * key_tile);  // [query_tile, key_tile]
     std::fill(dq_head, dq_head + s.time * width, A(0));
     for (Index i = 0; i < s.time; ++i) {
-      A dot(0);
+      A dot(0);  // in the order of do_i . v_j: where a query sees one key alone, ds is 0 to the last bit
       for (Index c = 0; c < s.v; ++c)
-        dot += static_cast<A>(o_head[i * o_stride + c]) * static_cast<A>(do_head[i * o_stride + c]);
+        dot = exact::fma(static_cast<A>(do_head[i * o_stride + c]), static_cast<A>(o_head[i * o_stride + c]),
+                         dot);
       delta[i] = dot;
     }
     for (Index begin = 0; begin < s.time; begin += key_tile) {

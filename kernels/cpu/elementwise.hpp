@@ -45,7 +45,8 @@ void scale_into(const Cpu& cpu, Index count, A alpha, const A* x, Sink<A> y) {
   constexpr Index step = cpu::lanes<A>;
   cpu::parallel_chunks(cpu, (count + step - 1) / step, step, [&](Index begin, Index end) {
     for (Index i = begin * step; i < std::min(count, end * step); i += step) {
-      cpu::put(y.data + i, alpha * cpu::load_up_to(x + i, count - i), count - i, y.accumulate);
+      cpu::put(y.data + i, cpu::product(cpu::broadcast<A>(alpha), cpu::load_up_to(x + i, count - i)),
+               count - i, y.accumulate);
     }
   });
 }

@@ -125,7 +125,8 @@ void experts_forward(const Cpu& cpu, ExpertsShape s, const std::int32_t* offsets
         cpu::Vec<A> total{};
         for (Index k = 0; k < s.top_k; ++k) {
           const Index i = n * s.top_k + k;
-          total += weights[i] * cpu::load_up_to(sorted.data() + place[i] * s.width + c, left);
+          const cpu::Vec<A> of_expert = cpu::load_up_to(sorted.data() + place[i] * s.width + c, left);
+          total = cpu::fma(cpu::broadcast<A>(weights[i]), of_expert, total);
         }
         cpu::store_up_to(y + n * s.width + c, total, left);
       }
@@ -152,21 +153,21 @@ void experts_backward(const Cpu& cpu, ExpertsShape s, const std::int32_t* offset
     for (Index p = begin; p < end; ++p) {
       const Index row = p * s.inner;
       const A weight = weights[slot[p]];
-      cpu::Vec<A> dot{};
+      cpu::RowSum<A> dot;
       for (Index c = 0; c < s.inner; c += cpu::lanes<A>) {
         const Index left = s.inner - c;
-        const cpu::Silu<A> silu(cpu::load_up_to(gate + row + c, left));
+        const exact::Silu<cpu::Vec<A>> silu(cpu::load_up_to(gate + row + c, left));
         const cpu::Vec<A> u = cpu::load_up_to(up + row + c, left);
         const cpu::Vec<A> dh = cpu::load_up_to(weighted.data() + row + c, left);
         const cpu::Vec<A> h = silu.value * u;
-        dot = cpu::fma(dh, h, dot);
+        dot.add_product(c, dh, h);
         cpu::store_up_to(dgate.data() + row + c, weight * dh * u * silu.slope, left);
         cpu::store_up_to(dup.data() + row + c, weight * dh * silu.value, left);
         cpu::store_up_to(weighted.data() + row + c, weight * h, left);
       }
       if (dweights) {
         A* to = dweights.data + slot[p];
-        *to = (dweights.accumulate ? *to : A(0)) + cpu::sum<A>(dot);
+        *to = (dweights.accumulate ? *to : A(0)) + dot.total();
       }
     }
   });

@@ -80,16 +80,16 @@ void attend_part(LatentShape s, Index count_all, const acc_t<T>* q, const T* ent
       }
       A highest = most[0];
       for (int l = 1; l < static_cast<int>(lanes<A>); ++l) highest = std::max<A>(highest, most[l]);
-      const A shrink = begin == 0 ? A(0) : std::exp(top[h] - highest);
-      Vec<A> sums{};
+      const A shrink = begin == 0 ? A(0) : exact::exp(top[h] - highest);
+      RowSum<A> sums;
       for (Index j = 0; j < count; j += lanes<A>) {
         const Index left = count - j;
         Vec<A> e = exp<A>(load_up_to(p + j, left) - highest);
         for (Index l = left; l < lanes<A>; ++l) e[static_cast<int>(l)] = A(0);
         store_up_to(p + j, e, left);
-        sums += e;
+        sums.add(j, e);
       }
-      total[h] = total[h] * shrink + sum<A>(sums);
+      total[h] = fma(total[h], shrink, sums.total());
       top[h] = highest;
       if (begin > 0 && shrink != A(1)) {
         for (Index c = 0; c < s.latent; ++c) o[h * s.latent + c] *= shrink;
@@ -158,7 +158,7 @@ void latent_attention(const Cpu& cpu, LatentShape s, const std::int32_t* sequenc
       A total = 0;
       for (Index i = 0; i < parts; ++i) {
         const A* const from = first + i * partial;
-        const A share = std::exp(from[s.heads * s.latent + h] - highest);
+        const A share = exact::exp(from[s.heads * s.latent + h] - highest);
         total += share * from[s.heads * (s.latent + 1) + h];
         for (Index c = 0; c < s.latent; ++c) o[c] += share * from[h * s.latent + c];
       }

@@ -8,7 +8,6 @@ namespace mtpx {
 
 namespace cpu {
 inline constexpr Index row_chunk = 512;
-inline constexpr Index vocab_chunk = 4096;
 }  // namespace cpu
 
 /// Cross-entropy of logits x W^T without ever holding [N, V] of them: chunks of rows and vocabulary, with a
@@ -22,7 +21,7 @@ void linear_cross_entropy_forward(const Cpu& cpu, Rows rows, const T* x, Index v
   using A = acc_t<T>;
   cpu::check_ids("linear_cross_entropy", {1, rows.count, rows.count}, labels,
                  std::numeric_limits<std::int32_t>::min(), vocab);
-  const Index chunk = std::min(cpu::vocab_chunk, vocab);
+  const Index chunk = std::min(loss_vocab, vocab);
   const cpu::Workspace<A> logits(cpu, std::min(cpu::row_chunk, rows.count) * chunk);
   const cpu::Workspace<A> top(cpu, rows.count);
   for (Index first = 0; first < rows.count; first += cpu::row_chunk) {
@@ -49,18 +48,18 @@ void linear_cross_entropy_forward(const Cpu& cpu, Rows rows, const T* x, Index v
               argmax[r] = static_cast<std::int32_t>(v + c);
             }
           }
-          cpu::Vec<A> total{};
+          cpu::RowSum<A> total;
           for (Index c = 0; c < width; c += cpu::lanes<A>) {
             cpu::Vec<A> e = cpu::exp<A>(cpu::load_up_to(z + c, width - c) - highest);
             for (Index l = width - c; l < cpu::lanes<A>; ++l) e[static_cast<int>(l)] = A(0);
-            total += e;
+            total.add(c, e);
           }
-          const A before = lse[r] == A(0) ? A(0) : lse[r] * std::exp(top.data()[r] - highest);
-          lse[r] = before + cpu::sum<A>(total);
+          const A shrink = lse[r] == A(0) ? A(0) : exact::exp(top.data()[r] - highest);
+          lse[r] = cpu::fma(lse[r], shrink, total.total());
           top.data()[r] = highest;
           if (labels[r] >= v && labels[r] < v + width) row_loss[r] = -z[labels[r] - v];
           if (v + width == vocab) {
-            lse[r] = highest + std::log(lse[r]);
+            lse[r] = highest + exact::log(lse[r]);
             row_loss[r] = labels[r] < 0 ? A(0) : row_loss[r] + lse[r];
           }
         }
@@ -74,12 +73,14 @@ void linear_cross_entropy_forward(const Cpu& cpu, Rows rows, const T* x, Index v
 template <typename A>
 void cross_entropy_mean(const Cpu&, Index count, const A* row_loss, const std::int32_t* labels,
                         Index fixed_divisor, A* loss, A* factor) {
-  double total = 0;
+  constexpr int threads = loss_threads;
+  double sums[threads] = {};
   Index valid = 0;
   for (Index r = 0; r < count; ++r) {
-    total += static_cast<double>(row_loss[r]);
+    sums[r % threads] += static_cast<double>(row_loss[r]);
     valid += labels[r] >= 0 ? 1 : 0;
   }
+  const double total = cpu::sum_of_block<threads>(sums);
   const double divisor = static_cast<double>(fixed_divisor > 0 ? fixed_divisor : valid);
   *factor = valid == 0 ? A(0) : static_cast<A>(1.0 / divisor);
   *loss = valid == 0 ? A(0) : static_cast<A>(total / divisor);
@@ -94,7 +95,7 @@ void linear_cross_entropy_backward(const Cpu& cpu, Rows rows, const T* x, Index 
   using A = acc_t<T>;
   const A scale = *factor * *dloss;
   const Index width = rows.width;
-  const Index chunk = std::min(cpu::vocab_chunk, vocab);
+  const Index chunk = std::min(loss_vocab, vocab);
   const Index row_chunk = std::min(cpu::row_chunk, rows.count);
   const cpu::Workspace<A> logits(cpu, row_chunk * chunk);
   const cpu::Workspace<A> dx_rows(cpu, dx ? row_chunk * width : 0);

@@ -3,6 +3,8 @@
 #include "parallel.hpp"
 #include "simd.hpp"
 
+#include "../shapes.hpp"
+
 namespace mtpx {
 
 namespace cpu {
@@ -11,12 +13,12 @@ namespace cpu {
 template <typename T>
 acc_t<T> rms_norm_row(Index width, const T* x, const acc_t<T>* gain, acc_t<T> eps, T* y) {
   using A = acc_t<T>;
-  Vec<A> squares{};
+  RowSum<A> squares;
   for (Index c = 0; c < width; c += lanes<A>) {
     const Vec<A> xc = load_up_to(x + c, width - c);
-    squares = fma(xc, xc, squares);
+    squares.add_product(c, xc, xc);
   }
-  const A rstd = A(1) / std::sqrt(sum<A>(squares) / static_cast<A>(width) + eps);
+  const A rstd = A(1) / std::sqrt(squares.total() / static_cast<A>(width) + eps);
   for (Index c = 0; c < width; c += lanes<A>) {
     store_up_to(y + c, load_up_to(x + c, width - c) * rstd * load_up_to(gain + c, width - c), width - c);
   }
@@ -29,19 +31,20 @@ template <typename T, typename Put>
 void rms_norm_row_backward(Index width, const T* x, const acc_t<T>* gain, acc_t<T> rstd, const T* dy,
                            acc_t<T>* dgain, const Put& put_dx) {
   using A = acc_t<T>;
-  Vec<A> dot{};
+  RowSum<A> dot;
   for (Index c = 0; c < width; c += lanes<A>) {
     const Index left = width - c;
     const Vec<A> x_hat = load_up_to(x + c, left) * rstd;
     const Vec<A> dyc = load_up_to(dy + c, left);
-    dot = fma(dyc * load_up_to(gain + c, left), x_hat, dot);
-    if (dgain != nullptr) put(dgain + c, dyc * x_hat, left, true);
+    dot.add_product(c, dyc * load_up_to(gain + c, left), x_hat);
+    if (dgain != nullptr) store_up_to(dgain + c, fma(dyc, x_hat, load_up_to(dgain + c, left)), left);
   }
-  const A mean = sum<A>(dot) / static_cast<A>(width);
+  const Vec<A> mean = broadcast<A>(dot.total() / static_cast<A>(width));
   for (Index c = 0; c < width; c += lanes<A>) {
     const Index left = width - c;
     const Vec<A> x_hat = load_up_to(x + c, left) * rstd;
-    put_dx(c, rstd * (load_up_to(dy + c, left) * load_up_to(gain + c, left) - x_hat * mean));
+    const Vec<A> inner = fma(load_up_to(dy + c, left), load_up_to(gain + c, left), -product(x_hat, mean));
+    put_dx(c, product(broadcast<A>(rstd), inner));
   }
 }
 
@@ -49,7 +52,7 @@ void rms_norm_row_backward(Index width, const T* x, const acc_t<T>* gain, acc_t<
 /// and adds those sums in the order of the blocks.
 template <typename A, typename Body>
 void with_gain_gradient(const Cpu& cpu, Index count, Index width, Sink<A> dgain, const Body& body) {
-  constexpr Index block = 64;
+  constexpr Index block = gain_rows;
   const Index blocks = (count + block - 1) / block;
   const Buffer buffer(cpu.pool(), static_cast<std::size_t>(dgain ? blocks * width : 0) * sizeof(A));
   A* const partial = dgain ? static_cast<A*>(buffer.data()) : nullptr;  // [blocks, width]

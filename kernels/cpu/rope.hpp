@@ -36,8 +36,9 @@ void rope_apply(const Cpu& cpu, Rows rows, Index heads, Index rope, const T* x, 
           const A even = static_cast<A>(xh[still + 2 * j]);
           const A odd = static_cast<A>(xh[still + 2 * j + 1]);
           const A turned = static_cast<A>(direction) * s[j];
-          write(still + 2 * j, even * c[j] - odd * turned);
-          write(still + 2 * j + 1, even * turned + odd * c[j]);
+          const exact::Turned<A> pair(even, odd, c[j], turned);
+          write(still + 2 * j, pair.even);
+          write(still + 2 * j + 1, pair.odd);
         }
       }
     }

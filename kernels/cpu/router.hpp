@@ -26,7 +26,8 @@ void sigmoid_backward(const Cpu& cpu, Index count, const A* y, const A* dy, Sink
   cpu::parallel_chunks(cpu, (count + step - 1) / step, 2 * step, [&](Index begin, Index end) {
     for (Index i = begin * step; i < std::min(count, end * step); i += step) {
       const cpu::Vec<A> yi = cpu::load_up_to(y + i, count - i);
-      cpu::put(dx.data + i, cpu::load_up_to(dy + i, count - i) * yi * (A(1) - yi), count - i, dx.accumulate);
+      const cpu::Vec<A> d = cpu::product(cpu::load_up_to(dy + i, count - i) * yi, A(1) - yi);
+      cpu::put(dx.data + i, d, count - i, dx.accumulate);
     }
   });
 }
@@ -111,10 +112,10 @@ void route_backward(const Cpu& cpu, Index tokens, Routing r, const A* scores, co
       A dot(0);
       for (Index k = 0; k < r.top_k; ++k) {
         total += scores[t * r.n_experts + ids[t * r.top_k + k]];
-        dot += dweights[t * r.top_k + k] * weights[t * r.top_k + k];
+        dot = exact::fma(dweights[t * r.top_k + k], weights[t * r.top_k + k], dot);
       }
       for (Index k = 0; k < r.top_k; ++k) {
-        const A dw = scale * dweights[t * r.top_k + k];
+        const A dw = exact::product(scale, dweights[t * r.top_k + k]);
         ds[ids[t * r.top_k + k]] += r.norm_topk_prob ? (dw - dot) / (total + A(1e-20)) : dw;
       }
     }
@@ -132,33 +133,48 @@ void balance_forward(const Cpu& cpu, Index batch, Index time, Index experts, Ind
     *loss = A(0);
     return;
   }
-  const Buffer buffer(cpu.pool(), static_cast<std::size_t>(batch) * sizeof(A));
-  A* const parts = static_cast<A*>(buffer.data());  // [batch]
+  const Buffer buffer(cpu.pool(), static_cast<std::size_t>(batch * experts) * sizeof(A));
+  A* const fp = static_cast<A*>(buffer.data());  // [batch, E]
+  const Index group = balance_tokens, chunk = group * balance_warps(experts);
   cpu::parallel_for(cpu, batch, [&](Index b) {
-    std::vector<A> p(static_cast<std::size_t>(experts), A(0));
-    std::vector<std::int32_t> chosen(static_cast<std::size_t>(top_k));
-    std::vector<unsigned char> taken(static_cast<std::size_t>(experts));
-    A* fb = f + b * experts;  // [E]
+    A* const sums = cpu::scratch<A>((2 + balance_parts) * experts, 2);
+    A* const of_group = sums + experts;                           // [E]
+    A* const parts = of_group + experts;                          // [balance_parts, E]
+    auto* const chosen = cpu::scratch<std::int32_t>(top_k, 2);    // [K]
+    auto* const taken = cpu::scratch<unsigned char>(experts, 2);  // [E]
+    A* fb = f + b * experts;                                      // [E]
     std::fill_n(fb, experts, A(0));
+    std::fill_n(parts, balance_parts * experts, A(0));
     for (Index t = 0; t < time; ++t) {
       const A* s = scores + (b * time + t) * experts;  // [E]
-      A total(0);
-      for (Index e = 0; e < experts; ++e) total += s[e];
-      for (Index e = 0; e < experts; ++e) p[static_cast<std::size_t>(e)] += s[e] / total;
-      std::fill(taken.begin(), taken.end(), 0);
-      cpu::top_indices(experts, s, top_k, taken.data(), chosen.data());
-      for (const std::int32_t e : chosen) fb[e] += A(1);
+      cpu::RowSum<A> row;
+      for (Index e = 0; e < experts; e += cpu::lanes<A>) row.add(e, cpu::load_up_to(s + e, experts - e));
+      const A total = row.total();
+      if (t % chunk == 0) std::fill_n(sums, experts, A(0));
+      if (t % group == 0) std::fill_n(of_group, experts, A(0));
+      for (Index e = 0; e < experts; ++e) of_group[e] += s[e] / total;
+      const bool last = t + 1 == time;
+      if ((t + 1) % group == 0 || last) {
+        for (Index e = 0; e < experts; ++e) sums[e] += of_group[e];
+      }
+      if ((t + 1) % chunk == 0 || last) {
+        A* const part = parts + t / chunk % balance_parts * experts;  // [E]
+        for (Index e = 0; e < experts; ++e) part[e] += sums[e];
+      }
+      std::fill_n(taken, experts, 0);
+      cpu::top_indices(experts, s, top_k, taken, chosen);
+      for (Index k = 0; k < top_k; ++k) fb[chosen[k]] += A(1);
     }
-    A dot(0);
     for (Index e = 0; e < experts; ++e) {
+      A share = parts[e];
+      for (Index i = 1; i < balance_parts; ++i) share += parts[i * experts + e];
       fb[e] *= static_cast<A>(experts) / (static_cast<A>(top_k) * static_cast<A>(time));
-      dot += fb[e] * p[static_cast<std::size_t>(e)] / static_cast<A>(time);
+      fp[b * experts + e] = fb[e] * (share * (A(1) / static_cast<A>(time)));
     }
-    parts[b] = dot;
   });
-  A total(0);
-  for (Index b = 0; b < batch; ++b) total += parts[b];
-  *loss = alpha * total / static_cast<A>(batch);
+  A all[balance_threads] = {};
+  for (Index i = 0; i < batch * experts; ++i) all[i % balance_threads] += fp[i];
+  *loss = alpha / static_cast<A>(batch) * cpu::sum_of_block<balance_threads>(all);
 }
 
 /// ds_it = alpha / (B T) dloss (f_i - sum_j f_j s_jt / S_t) / S_t,  S_t = sum_j s_jt.  f is a constant.
@@ -172,12 +188,13 @@ void balance_backward(const Cpu& cpu, Index batch, Index time, Index experts, A 
       const A* s = scores + row * experts;     // [E]
       const A* fb = f + row / time * experts;  // [E]
       A* ds = dscores.data + row * experts;    // [E]
-      A total(0);
-      A dot(0);
-      for (Index e = 0; e < experts; ++e) {
-        total += s[e];
-        dot += fb[e] * s[e];
+      cpu::RowSum<A> sums, dots;
+      for (Index e = 0; e < experts; e += cpu::lanes<A>) {
+        const cpu::Vec<A> se = cpu::load_up_to(s + e, experts - e);
+        sums.add(e, se);
+        dots.add_product(e, cpu::load_up_to(fb + e, experts - e), se);
       }
+      const A total = sums.total(), dot = dots.total();
       for (Index e = 0; e < experts; ++e) {
         const A d = factor * (fb[e] - dot / total) / total;
         ds[e] = dscores.accumulate ? ds[e] + d : d;

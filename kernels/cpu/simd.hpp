@@ -1,12 +1,14 @@
 #pragma once
 // One SIMD register of floats or doubles, as wide as the translation unit's flags allow.
 //
-// Registers are the compilers' own vector types; their exponential is Eigen's. Every element of a row takes
-// the same path, the last partial register included (it is padded): so an element's bits depend neither on
-// its row's address nor on what stands beside it. Plain loops over Eigen maps do not promise that.
+// Registers are the compilers' own vector types. Every element of a row takes the same path, the last partial
+// register included (it is padded): so an element's bits depend neither on its row's address nor on what
+// stands beside it. Plain loops over Eigen maps do not promise that.
 
 #include <mtpx/core/bf16.hpp>
 #include <mtpx/core/shape.hpp>
+
+#include "../formulas.hpp"
 
 #include <Eigen/Core>
 
@@ -16,10 +18,6 @@
 #include <limits>
 #include <type_traits>
 #include <utility>
-
-#if defined(__FMA__)
-#include <immintrin.h>
-#endif
 
 namespace mtpx::cpu {
 
@@ -53,7 +51,7 @@ inline constexpr Index lanes = register_bytes / static_cast<Index>(sizeof(T));
 
 template <typename T>
 inline Vec<T> broadcast(T value) {
-  return value - Vec<T>{};  // a vector minus zero: the form both compilers turn into one broadcast
+  return exact::all<Vec<T>>(value);
 }
 
 template <typename T>
@@ -110,71 +108,75 @@ inline void put(T* to, Vec<acc_t<T>> v, Index left, bool accumulate) {
   store_up_to(to, accumulate ? load_up_to(to, left) + v : v, left);
 }
 
-template <typename T>
-inline T sum(Vec<T> v) {
-  T total = v[0];
-  for (int i = 1; i < static_cast<int>(lanes<T>); ++i) total += v[i];
-  return total;
-}
-
 template <typename V>
 inline V max(V a, V b) {
   return a > b ? a : b;
 }
 
-namespace detail {
+using exact::fma;
+using exact::product;
 
-/// f on Eigen arrays of at most 32 bytes: Eigen's exponential for wider ones is less exact (4.5 instead
-/// of 1.3 units in the last place, for floats).
-template <typename T, typename F>
-inline Vec<T> by_parts(Vec<T> v, const F& f) {
-  constexpr int width = std::min(register_bytes, 32) / static_cast<int>(sizeof(T));
-  T numbers[lanes<T>];
-  store(numbers, v);
-  for (Index i = 0; i < lanes<T>; i += width) {
-    Eigen::Array<T, width, 1> part;
-    std::memcpy(part.data(), numbers + i, sizeof(T) * width);
-    part = f(part);
-    std::memcpy(numbers + i, part.data(), sizeof(T) * width);
-  }
-  return load(numbers);
-}
-
-}  // namespace detail
-
-/// e^x, element by element; Eigen's packet exponential, within two units in the last place. Arguments are
-/// clamped: e^-inf is a tiny positive number, so what must be zero is set to zero by the caller.
+/// e^x, element by element.
 template <typename T>
 inline Vec<T> exp(Vec<T> v) {
-  return detail::by_parts<T>(v, [](const auto& part) { return part.exp().eval(); });
-}
-
-/// The square root, element by element; Eigen's, within a few units in the last place, 0 for denormals.
-template <typename T>
-inline Vec<T> sqrt(Vec<T> v) {
-  return detail::by_parts<T>(v, [](const auto& part) { return part.sqrt().eval(); });
+  return exact::exp(v);
 }
 
 /// 1 / (1 + e^-x)
 template <typename T>
 inline Vec<T> sigmoid(Vec<T> v) {
-  return T(1) / (T(1) + exp<T>(-v));
+  return exact::sigmoid(v);
 }
 
-/// a * b + c, rounded once where the processor can. Never left to the compiler: whether it contracts the
-/// expression depends on the code around it and on the processor it tunes for, and so would the bits.
-template <typename V>
-inline V fma(V a, V b, V c) {
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<V, Vec<float>>) return V(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
-  if constexpr (std::is_same_v<V, Vec<double>>) return V(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
-#elif defined(__FMA__)
-  if constexpr (std::is_same_v<V, Vec<float>>) return V(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
-  if constexpr (std::is_same_v<V, Vec<double>>) return V(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
-#else
-  return a * b + c;
-#endif
+/// The square root, element by element, correctly rounded. In double for floats too, which rounds to the same
+/// number: Eigen's own for floats is an approximation.
+template <typename T>
+inline Vec<T> sqrt(Vec<T> v) {
+  constexpr int n = static_cast<int>(lanes<T>);
+  Eigen::Array<T, n, 1> x;
+  std::memcpy(x.data(), &v, sizeof v);
+  x = x.template cast<double>().sqrt().template cast<T>().eval();
+  std::memcpy(&v, x.data(), sizeof v);
+  return v;
 }
+
+/// x[0] + .. + x[31], as a GPU's warp adds: first those 16 apart, then 8, 4, 2, 1. Destroys x.
+template <typename A>
+inline A sum_of_warp(A* x) {
+  for (int apart = 16; apart > 0; apart /= 2) {
+    for (int i = 0; i < apart; ++i) x[i] += x[i + apart];
+  }
+  return x[0];
+}
+/// x[0] + .. + x[threads - 1], as a block of a GPU adds: the sums of its warps, in order. Destroys x.
+template <int threads, typename A>
+inline A sum_of_block(A* x) {
+  A total = sum_of_warp(x);
+  for (int i = 32; i < threads; i += 32) total += sum_of_warp(x + i);
+  return total;
+}
+
+/// A sum over a row: one running sum for every 32nd column, from 0, joined as a GPU's warp does that has 32
+/// columns at a time. So it does not depend on how wide registers are.
+template <typename A>
+class RowSum {
+ public:
+  /// Adds x, columns c, c + 1, ...; c is a multiple of the lanes.
+  void add(Index c, Vec<A> x) { at(c) += x; }
+  /// Adds x * y.
+  void add_product(Index c, Vec<A> x, Vec<A> y) { at(c) = fma(x, y, at(c)); }
+  A total() const {
+    A numbers[32];
+    std::memcpy(numbers, sums_, sizeof numbers);
+    return sum_of_warp(numbers);
+  }
+
+ private:
+  static constexpr Index registers = 32 / lanes<A>;
+  Vec<A>& at(Index c) { return sums_[c / lanes<A> % registers]; }
+
+  Vec<A> sums_[registers] = {};
+};
 
 namespace detail {
 template <int step, int count, typename V, int... j>

@@ -5,22 +5,6 @@
 
 namespace mtpx {
 
-namespace cpu {
-
-/// silu(g) = g * sigmoid(g) and its derivative sigmoid(g) * (1 + g * (1 - sigmoid(g))).
-template <typename A>
-struct Silu {
-  Vec<A> value, slope;
-
-  explicit Silu(Vec<A> g) {
-    const Vec<A> s = sigmoid<A>(g);
-    value = g * s;
-    slope = s * (A(1) + g * (A(1) - s));
-  }
-};
-
-}  // namespace cpu
-
 /// y = silu(gate) * up, element by element.
 template <typename T>
 void swiglu_forward(const Cpu& cpu, Index count, const T* gate, const T* up, T* y) {
@@ -29,7 +13,7 @@ void swiglu_forward(const Cpu& cpu, Index count, const T* gate, const T* up, T* 
   cpu::parallel_chunks(cpu, (count + step - 1) / step, 8 * step, [&](Index begin, Index end) {
     for (Index i = begin * step; i < std::min(count, end * step); i += step) {
       const Index left = count - i;
-      const cpu::Vec<A> silu = cpu::Silu<A>(cpu::load_up_to(gate + i, left)).value;
+      const cpu::Vec<A> silu = exact::Silu<cpu::Vec<A>>(cpu::load_up_to(gate + i, left)).value;
       cpu::store_up_to(y + i, silu * cpu::load_up_to(up + i, left), left);
     }
   });
@@ -44,11 +28,11 @@ void swiglu_backward(const Cpu& cpu, Index count, const T* gate, const T* up, co
   cpu::parallel_chunks(cpu, (count + step - 1) / step, 12 * step, [&](Index begin, Index end) {
     for (Index i = begin * step; i < std::min(count, end * step); i += step) {
       const Index left = count - i;
-      const cpu::Silu<A> silu(cpu::load_up_to(gate + i, left));
+      const exact::Silu<cpu::Vec<A>> silu(cpu::load_up_to(gate + i, left));
       const cpu::Vec<A> d = cpu::load_up_to(dy + i, left);
-      if (dgate)
-        cpu::put(dgate.data + i, d * cpu::load_up_to(up + i, left) * silu.slope, left, dgate.accumulate);
-      if (dup) cpu::put(dup.data + i, d * silu.value, left, dup.accumulate);
+      const cpu::Vec<A> dh = d * cpu::load_up_to(up + i, left);
+      if (dgate) cpu::put(dgate.data + i, cpu::product(dh, silu.slope), left, dgate.accumulate);
+      if (dup) cpu::put(dup.data + i, cpu::product(d, silu.value), left, dup.accumulate);
     }
   });
 }

@@ -11,7 +11,7 @@ namespace mtpx {
 
 namespace cuda {
 
-inline constexpr int update_threads = 256;
+inline constexpr int update_threads = squares_threads;
 
 /// The first of `tensors` whose blocks include `block`.   first: [tensors + 1], the number of its first block
 __device__ __forceinline__ int tensor_of(int block, int tensors, const std::int32_t* first) {
@@ -38,9 +38,6 @@ struct SquaresList {
   const A* data[max];
   Index count[max];
 };
-
-template <typename A>
-inline constexpr Index squares_chunk = update_threads* wide<A> * 8;  // numbers of a block
 
 /// partial[block] = sum of the squares of its part of its tensor.
 template <typename A>
@@ -116,20 +113,6 @@ inline constexpr int update_unroll = 2;
 template <typename T>
 inline constexpr Index update_chunk = update_threads* wide<acc_t<T>>* update_unroll;  // numbers of a block
 
-/// What all numbers of a tensor share.
-template <typename A>
-struct UpdateFactors {
-  A b1, b2, rate, root, eps, clip, keep;
-
-  /// m, v and p of one number after its step.
-  __device__ __forceinline__ void step(A grad, A& m, A& v, A& p) const {
-    const A g = clip * grad;
-    m = b1 * m + (A(1) - b1) * g;
-    v = b2 * v + (A(1) - b2) * g * g;
-    p = keep * p - rate * m / (sqrt(v) * root + eps);
-  }
-};
-
 template <typename T>
 __global__ void __launch_bounds__(update_threads)
     update_tensors(const __grid_constant__ UpdateList<T> list, const AdamWStep s, const double* rates,
@@ -137,7 +120,7 @@ __global__ void __launch_bounds__(update_threads)
   using A = acc_t<T>;
   constexpr int N = wide<A>;
   constexpr bool copied = !std::is_same_v<T, A>;
-  __shared__ UpdateFactors<A> shared;
+  __shared__ exact::AdamW<A> shared;
   const int block = static_cast<int>(blockIdx.x), index = tensor_of(block, list.tensors, list.first);
   const AdamWTensor<T>& t = list.tensor[index];
   const Index begin = Index{block - list.first[index]} * update_chunk<T>;
@@ -161,11 +144,12 @@ __global__ void __launch_bounds__(update_threads)
               static_cast<A>(rates[0] / rates[1]),
               static_cast<A>(1.0 / sqrt(rates[2])),
               static_cast<A>(s.eps),
-              static_cast<A>(*scale),
-              static_cast<A>(1.0 - rates[0] * (t.decays ? s.weight_decay : 0.0))};
+              static_cast<A>(exact::fma(-rates[0], t.decays ? s.weight_decay : 0.0, 1.0)),
+              static_cast<A>(*scale)};
   }
   __syncthreads();
-  const UpdateFactors<A> factors = shared;
+  const exact::AdamW<A> factors = shared;
+  const auto root = [](A x) { return sqrt(x); };
   if (isnan(factors.clip)) return;
   if (whole) {
 #pragma unroll
@@ -174,7 +158,7 @@ __global__ void __launch_bounds__(update_threads)
       Numbers<T, N> rounded;
 #pragma unroll
       for (int j = 0; j < N; ++j) {
-        factors.step(grad[u].value[j], m[u].value[j], v[u].value[j], p[u].value[j]);
+        factors.step(grad[u].value[j], m[u].value[j], v[u].value[j], p[u].value[j], root);
         rounded.value[j] = narrow<T>(p[u].value[j]);
       }
       store_numbers<N>(t.m + i, m[u]);
@@ -187,7 +171,7 @@ __global__ void __launch_bounds__(update_threads)
   const Index end = min(t.count, begin + update_chunk<T>);
   for (Index i = begin + threadIdx.x; i < end; i += update_threads) {
     A mi = t.m[i], vi = t.v[i], pi = t.master[i];
-    factors.step(t.grad[i], mi, vi, pi);
+    factors.step(t.grad[i], mi, vi, pi, root);
     t.m[i] = mi;
     t.v[i] = vi;
     t.master[i] = pi;
@@ -203,7 +187,7 @@ void sums_of_squares(const Cuda& device, std::span<const std::span<const A>> gra
   using List = cuda::SquaresList<A>;
   Index blocks = 0;
   for (const auto gradient : gradients)
-    blocks += cuda::ceil_div(static_cast<Index>(gradient.size()), cuda::squares_chunk<A>);
+    blocks += cuda::ceil_div(static_cast<Index>(gradient.size()), squares_chunk<A>);
   const cuda::Workspace<double> workspace(device, blocks);
   double* partial = workspace.data();  // [blocks]
   for (std::size_t begin = 0; begin < gradients.size(); begin += List::max) {
@@ -214,7 +198,7 @@ void sums_of_squares(const Cuda& device, std::span<const std::span<const A>> gra
       list.data[i] = gradient.data();
       list.count[i] = static_cast<Index>(gradient.size());
       list.first[i + 1] =
-          list.first[i] + static_cast<std::int32_t>(cuda::ceil_div(list.count[i], cuda::squares_chunk<A>));
+          list.first[i] + static_cast<std::int32_t>(cuda::ceil_div(list.count[i], squares_chunk<A>));
     }
     const auto own = static_cast<unsigned>(list.first[list.tensors]);
     cuda::launch(device, "sums_of_squares", cuda::squares_of_chunks<A>, own, cuda::update_threads, 0, list,

@@ -105,7 +105,7 @@ __device__ void add_scores(AttentionShared<A>& shared, A (&sums)[4][4], RowsOf<T
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) sums[i][j] += x[i] * y[j];
+        for (int j = 0; j < 4; ++j) sums[i][j] = exact::fma(x[i], y[j], sums[i][j]);
       }
     }
   }
@@ -136,7 +136,7 @@ __device__ void add_product(AttentionShared<A>& shared, A (&sums)[4][8], RowsOf<
       for (int j = 0; j < 8; ++j) {
         const A y = shared.values[k * attention_columns + tx + 16 * j];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sums[i][j] += x[i] * y;
+        for (int i = 0; i < 4; ++i) sums[i][j] = exact::fma(x[i], y, sums[i][j]);
       }
     }
   }
@@ -199,22 +199,21 @@ __global__ void __launch_bounds__(256, attention_blocks<T>)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const Index query = first + ty + 16 * i;
+      const auto seen = [&](int j) { return head.sees(query, begin + tx + 16 * j); };
       A highest = top[i];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        p[i][j] = head.sees(query, begin + tx + 16 * j) ? p[i][j] * scale : -A(INFINITY);
-        highest = max(highest, p[i][j]);
+        if (seen(j)) highest = max(highest, p[i][j] * scale);
       }
       highest = across_row(highest, [](A x, A y) { return max(x, y); });
-      const A shrink = total[i] == A(0) ? A(0) : exponential(top[i] - highest);
-      A sum(0);
+      const A shrink = total[i] == A(0) ? A(0) : exact::exp(top[i] - highest);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        p[i][j] = p[i][j] == -A(INFINITY) ? A(0) : exponential(p[i][j] - highest);
-        sum += p[i][j];
+        p[i][j] = seen(j) ? exact::exp(exact::fma(p[i][j], scale, -highest)) : A(0);
         shared.weights[(ty + 16 * i) * shared.pitch + tx + 16 * j] = p[i][j];
       }
-      total[i] = total[i] * shrink + across_row(sum, [](A x, A y) { return x + y; });
+      const A sum = (p[i][0] + p[i][2]) + (p[i][1] + p[i][3]);  // first those 32 apart, then 16, ...
+      total[i] = exact::fma(total[i], shrink, across_row(sum, [](A x, A y) { return x + y; }));
       top[i] = highest;
 #pragma unroll
       for (int j = 0; j < 8; ++j) out[i][j] *= shrink;
@@ -233,24 +232,23 @@ __global__ void __launch_bounds__(256, attention_blocks<T>)
     for (int j = 0; j < 8; ++j) {
       if (const Index c = column + tx + 16 * j; c < s.v) to[c] = narrow<T>(out[i][j] / total[i]);
     }
-    if (tx == 0 && column == 0) lse[task * s.time + query] = top[i] + logarithm(total[i]);
+    if (tx == 0 && column == 0) lse[task * s.time + query] = top[i] + exact::log(total[i]);
   }
 }
 
 // --- Backward ----------------------------------------------------------------------------------------------
 
-/// delta [batch, heads, time]: delta_i = sum_c do_ic o_ic. A warp for each.
+/// delta [batch, heads, time]: delta_i = sum_c do_ic o_ic, in the order of do_i . v_j. A thread for each.
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(64)
     attention_delta_kernel(AttentionShape s, const T* o, const T* d_o, acc_t<T>* delta) {
-  const Index row = Index{blockIdx.x} * 8 + threadIdx.x / 32;  // of [batch, time, heads]
+  const Index row = Index{blockIdx.x} * 64 + threadIdx.x;  // of [batch, time, heads]
   if (row >= s.batch * s.time * s.heads) return;
   acc_t<T> sum(0);
-  for (Index c = threadIdx.x % 32; c < s.v; c += 32)
-    sum += widen(o[row * s.v + c]) * widen(d_o[row * s.v + c]);
-  sum = warp_sum(sum);
+#pragma unroll 8
+  for (Index c = 0; c < s.v; ++c) sum = exact::fma(widen(d_o[row * s.v + c]), widen(o[row * s.v + c]), sum);
   const Index h = row % s.heads, t = row / s.heads % s.time, b = row / s.heads / s.time;
-  if (threadIdx.x % 32 == 0) delta[(b * s.heads + h) * s.time + t] = sum;
+  delta[(b * s.heads + h) * s.time + t] = sum;
 }
 
 template <typename T>
@@ -282,8 +280,8 @@ __device__ void weights_of(AttentionShared<A>& shared, const AttentionGradient<T
     const A lse = g.lse[row], delta = g.delta[row];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      A w = exponential(p[i][j] * g.scale - lse);
-      if (ds) w *= (dp[i][j] - delta) * g.scale;
+      A w = exact::exp(exact::fma(p[i][j], g.scale, -lse));
+      if (ds) w = w * (dp[i][j] - delta) * g.scale;
       shared.weights[(ty + 16 * i) * shared.pitch + tx + 16 * j] =
           head.sees(query, begin + tx + 16 * j) ? w : A(0);
     }
@@ -378,9 +376,9 @@ __global__ void __launch_bounds__(256)
   if (at >= s.batch * s.time * s.rope) return;
   const Index per_head = s.time * s.rope;
   const acc_t<T>* const of = parts + at / per_head * s.heads * per_head + at % per_head;
-  acc_t<T> total(0);
+  acc_t<T> total = dk_rope.accumulate ? widen(dk_rope.data[at]) : acc_t<T>(0);
   for (Index h = 0; h < s.heads; ++h) total += of[h * per_head];
-  put(dk_rope.data + at, total, dk_rope.accumulate);
+  dk_rope.data[at] = narrow<T>(total);
 }
 
 /// The tiled kernels, for any shape.
@@ -403,7 +401,7 @@ void tiled_attention_backward(const Cuda& device, AttentionShape s, const T* q, 
     return static_cast<unsigned>(ceil_div(a, attention_columns) + ceil_div(b, attention_columns));
   };
   const Workspace<acc_t<T>> delta(device, rows);
-  launch(device, "attention_delta", attention_delta_kernel<T>, static_cast<unsigned>(ceil_div(rows, 8)), 256,
+  launch(device, "attention_delta", attention_delta_kernel<T>, static_cast<unsigned>(ceil_div(rows, 64)), 64,
          0, s, o, d_o, delta.data());
   const AttentionGradient<T> g{s, q, kv, k_rope, positions, scale, d_o, lse, delta.data()};
   if (dkv || rope_parts != nullptr) {

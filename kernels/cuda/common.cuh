@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../formulas.hpp"
 #include "../shapes.hpp"
 
 namespace mtpx::cuda {
@@ -83,6 +84,11 @@ __device__ __forceinline__ void put(T* to, A value, bool accumulate) {
   *to = narrow<T>(accumulate ? static_cast<A>(widen(*to)) + value : value);
 }
 
+/// Float and double: sums have the host's order, so that results have the host's bits. bf16: the order that
+/// is fastest, fixed all the same.
+template <typename T>
+inline constexpr bool in_order = !std::is_same_v<T, bf16>;
+
 // --- Wide loads: 16 bytes a thread -----------------------------------------------------------------------
 
 /// `N` neighbours in memory, loaded and stored at once; the address must be a multiple of their size.
@@ -137,18 +143,6 @@ __device__ __forceinline__ A block_sum(A x, A* shared) {
 #pragma unroll
   for (int w = 1; w < threads / 32; ++w) total += shared[w];
   return total;
-}
-
-// --- Functions --------------------------------------------------------------------------------------------
-
-__device__ __forceinline__ float exponential(float x) { return expf(x); }
-__device__ __forceinline__ double exponential(double x) { return exp(x); }
-__device__ __forceinline__ float logarithm(float x) { return logf(x); }
-__device__ __forceinline__ double logarithm(double x) { return log(x); }
-
-template <typename A>
-__device__ __forceinline__ A sigmoid(A x) {
-  return A(1) / (A(1) + exponential(-x));
 }
 
 }  // namespace mtpx::cuda

@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(stream_threads)
       for (int c = (router_kept * 32 + lane) * N; c < width; c += 32 * N)
         add(*reinterpret_cast<const float4*>(w + expert * static_cast<Index>(width) + c), c);
       const float total = warp_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
-      if (lane == 0) store_in_first(scores + n * experts + expert, sigmoid(total));
+      if (lane == 0) store_in_first(scores + n * experts + expert, exact::sigmoid(total));
     }
   };
   if (first < experts) judge(first, [&](int i, int) { return kept[i]; });

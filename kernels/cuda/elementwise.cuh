@@ -168,7 +168,7 @@ struct Scale {
   __device__ __forceinline__ void store(Index i, In<N> in) const {
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      const A scaled = alpha * in.x.value[j];
+      const A scaled = exact::product(alpha, in.x.value[j]);
       in.y.value[j] = y.accumulate ? in.y.value[j] + scaled : scaled;
     }
     store_numbers<N>(y.data + i, in.y);

@@ -1,7 +1,7 @@
 #pragma once
 // Twins of cpu/embedding.hpp. The table's gradient without atomics: token positions are sorted by id, stably,
-// and then every id sums its rows in their order. Long runs of one id are cut into chunks that are summed
-// side by side.
+// and then every id sums its rows in their order. In bf16 long runs of one id are cut into chunks that are
+// summed side by side.
 
 #include "elementwise.cuh"
 
@@ -248,23 +248,30 @@ __device__ __forceinline__ void put_numbers(A* to, Numbers<A, N> sum, bool accum
   store_numbers<N>(to, sum);
 }
 
-/// The gradient of every id whose run is short, no run at all included. A warp per id and 32 N P columns.
+/// The gradient of every id whose run is not longer than `longest`, no run at all included: its rows are
+/// added one by one to what stands there. A warp per id and 32 N P columns.
 template <typename T, int N, int P>
 __global__ void __launch_bounds__(embedding_threads, 4)
-    sum_short_runs(Index vocab, Index width, const Run* runs, const Place* places, const T* dy,
+    sum_short_runs(Index vocab, Index width, Index longest, const Run* runs, const Place* places, const T* dy,
                    Sink<acc_t<T>> dtable) {
   const Index id = Index{blockIdx.x} * embedding_warps + threadIdx.x / 32;
   if (id >= vocab) return;
   const Run run = runs[id];
   const int length = run.end - run.begin;
-  if (length > run_chunk || (length == 0 && dtable.accumulate)) return;
+  if (length > longest || (length == 0 && dtable.accumulate)) return;
   const Index column = (Index{blockIdx.y} * (32 * P) + threadIdx.x % 32) * N;
+  acc_t<T>* const to = dtable.data + id * width;  // [width]
   Numbers<acc_t<T>, N> sum[P] = {};
+#pragma unroll
+  for (int p = 0; p < P; ++p) {
+    const Index c = column + p * (32 * N);
+    if (dtable.accumulate && c < width) sum[p] = load_numbers<N>(to + c);
+  }
   add_run<N, P>(run.begin, run.end, places, dy, width, column, sum);
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     const Index c = column + p * (32 * N);
-    if (c < width) put_numbers(dtable.data + id * width + c, sum[p], dtable.accumulate);
+    if (c < width) store_numbers<N>(to + c, sum[p]);
   }
 }
 
@@ -386,6 +393,7 @@ void embedding_backward(const Cuda& device, Rows ids, const std::int32_t* id, In
   cuda::launch(device, name, cuda::find_runs<cuda::Place>,
                static_cast<unsigned>(ceil_div(count, cuda::embedding_threads)), cuda::embedding_threads, 0,
                count, vocab, places, runs, long_ids.data(), long_count);
+  const Index longest = cuda::in_order<T> ? count : cuda::run_chunk;
   const auto sum = [&]<int N>() {
     const auto blocks = [](Index tasks) {
       return static_cast<unsigned>(ceil_div(tasks, cuda::embedding_warps));
@@ -394,8 +402,8 @@ void embedding_backward(const Cuda& device, Rows ids, const std::int32_t* id, In
       return static_cast<unsigned>(ceil_div(width, 32 * N * at_once));
     };
     cuda::launch(device, name, cuda::sum_short_runs<T, N, 2>, dim3(blocks(vocab), columns(2)),
-                 cuda::embedding_threads, 0, vocab, width, runs, places, dy, dtable);
-    if (count <= cuda::run_chunk) return;
+                 cuda::embedding_threads, 0, vocab, width, longest, runs, places, dy, dtable);
+    if (count <= longest) return;
     const cuda::Workspace<A> partial(device, 2 * windows * width);  // [slots, width]
     cuda::launch(device, name, cuda::sum_chunks<T, N>, dim3(blocks(2 * windows), columns(1)),
                  cuda::embedding_threads, 0, 2 * windows, count, width, runs, places, dy, partial.data());

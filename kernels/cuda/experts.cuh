@@ -68,7 +68,7 @@ __global__ void combine_rows(Index tokens, Index width, int top_k, const std::in
         const A weight = weights == nullptr ? A(1) : weights[n * top_k + k];
         const P x = *reinterpret_cast<const P*>(from + at[k] * width + c);
 #pragma unroll
-        for (int i = 0; i < N; ++i) sum[i] += weight * widen(x.value[i]);
+        for (int i = 0; i < N; ++i) sum[i] = exact::fma(weight, widen(x.value[i]), sum[i]);
       }
       P* const y = reinterpret_cast<P*>(to + n * width + c);
       P out{};
@@ -111,10 +111,11 @@ __global__ void activate_backward(Index slots, Index inner, const std::int32_t* 
 #pragma unroll
         for (int i = 0; i < N; ++i) {
           const A x = widen(gs[b].value[i]), v = widen(us[b].value[i]), d = widen(ws[b].value[i]);
-          const A s = sigmoid_for<T>(x), silu = x * s, h = silu * v;
-          dot += d * h;
-          dg.value[i] = narrow<T>(weight * d * v * (s * (A(1) + x * (A(1) - s))));
-          du.value[i] = narrow<T>(weight * d * silu);
+          const exact::Silu<A> silu(x, sigmoid_for<T>(x));
+          const A h = silu.value * v;
+          dot = exact::fma(d, h, dot);
+          dg.value[i] = narrow<T>(weight * d * v * silu.slope);
+          du.value[i] = narrow<T>(weight * d * silu.value);
           w.value[i] = narrow<T>(weight * h);
         }
         *reinterpret_cast<P*>(dgate + c) = dg;
@@ -236,14 +237,15 @@ template <typename T>
 void activate_experts_backward(const Cuda& device, ExpertsShape s, const std::int32_t* slot,
                                const acc_t<T>* weights, const T* gate, const T* up, T* dgate, T* dup,
                                T* weighted, Sink<acc_t<T>> dweights) {
-  with_width<T>(
-      s.inner, s.inner,
-      [&](auto n) {
-        launch(device, "experts", activate_backward<T, n()>,
-               dim3(grid_for(device, s.slots(), rows_per_block)), dim3(row_threads), 0, s.slots(), s.inner,
-               slot, weights, gate, up, dgate, dup, weighted, dweights);
-      },
-      gate, up, dgate, dup, weighted);
+  const auto run = [&](auto n) {
+    launch(device, "experts", activate_backward<T, n()>, dim3(grid_for(device, s.slots(), rows_per_block)),
+           dim3(row_threads), 0, s.slots(), s.inner, slot, weights, gate, up, dgate, dup, weighted, dweights);
+  };
+  if constexpr (in_order<T>) {
+    run(std::integral_constant<int, 1>{});
+  } else {
+    with_width<T>(s.inner, s.inner, run, gate, up, dgate, dup, weighted);
+  }
 }
 
 }  // namespace cuda

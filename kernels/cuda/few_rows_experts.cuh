@@ -47,7 +47,7 @@ __device__ __forceinline__ int2 expert_at(const ExpertPlanView& plan, int p) {
 template <typename T>
 __device__ __forceinline__ T swiglu_of(T gate, T up) {
   const acc_t<T> g = widen(gate);
-  return narrow<T>(g * sigmoid(g) * widen(up));
+  return narrow<T>(exact::product(g, exact::sigmoid(g)) * widen(up));
 }
 
 /// Both first products and the activation. Blocks: the shared network's outputs, then those of the expert

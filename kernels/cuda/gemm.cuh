@@ -1,83 +1,21 @@
 #pragma once
-// Dense matrix products, by cuBLASLt. Sums are in the accumulation type: float for bf16, never TF32 for
-// float.
+// Dense matrix products: in bf16 by cuBLASLt, with sums in float; in float and double in the host's order.
 //
-// The same product on the same addresses takes the same algorithm, hence the same bits, in every run. A row's
-// bits may depend on how many rows stand beside it; where they must not, see few_rows.cuh.
+// The same product on the same addresses takes the same algorithm, hence the same bits, in every run. In bf16
+// a row's bits may depend on how many rows stand beside it; where they must not, see few_rows.cuh.
 
 #include <cublasLt.h>
 
 #include <map>
 #include <tuple>
 
-#include "common.cuh"
+#include "ordered.cuh"
 
 namespace mtpx::cuda {
 
 inline void cublas_check(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   throw DeviceError(cat("[product] ", what, ": ", cublasLtGetStatusString(status)));
-}
-
-/// A matrix in memory: element (i, j) at data[i * row + j * column]; one of the two is 1.
-template <typename T>
-struct Matrix {
-  const T* data = nullptr;
-  Index row = 0;
-  Index column = 0;
-};
-template <typename T>
-Matrix<T> row_major(const T* data, Index stride) {
-  return {data, stride, 1};
-}
-/// The transpose of a row-major matrix.
-template <typename T>
-Matrix<T> transposed(const T* data, Index stride) {
-  return {data, 1, stride};
-}
-
-// --- Any types, any strides: one thread a sum ------------------------------------------------------------
-
-template <typename A, typename B, typename C>
-__global__ void multiply_kernel(Index m, Index n, Index k, Matrix<A> a, Matrix<B> b, C* c, Index stride,
-                                bool accumulate) {
-  using S = acc_t<C>;
-  constexpr int tile = 16;
-  __shared__ S a_tile[tile][tile + 1], b_tile[tile][tile + 1];
-  const int x = static_cast<int>(threadIdx.x) % tile, y = static_cast<int>(threadIdx.x) / tile;
-  for (Index first = Index{blockIdx.y} * tile; first < m; first += Index{gridDim.y} * tile) {
-    const Index i = first + y, j = Index{blockIdx.x} * tile + x;
-    S sum(0);
-    for (Index begin = 0; begin < k; begin += tile) {
-      a_tile[y][x] =
-          i < m && begin + x < k ? static_cast<S>(widen(a.data[i * a.row + (begin + x) * a.column])) : S(0);
-      b_tile[y][x] =
-          begin + y < k && j < n ? static_cast<S>(widen(b.data[(begin + y) * b.row + j * b.column])) : S(0);
-      __syncthreads();
-#pragma unroll
-      for (int l = 0; l < tile; ++l) sum += a_tile[y][l] * b_tile[l][x];
-      __syncthreads();
-    }
-    if (i < m && j < n) put(c + i * stride + j, sum, accumulate);
-  }
-}
-
-template <typename A, typename B, typename C>
-void multiply_plainly(const Cuda& device, Index m, Index n, Index k, Matrix<A> a, Matrix<B> b, C* c,
-                      Index stride, bool accumulate) {
-  const dim3 grid(static_cast<unsigned>(ceil_div(n, 16)),
-                  static_cast<unsigned>(std::min<Index>(ceil_div(m, 16), 65535)));
-  launch(device, "product", multiply_kernel<A, B, C>, grid, dim3(256), 0, m, n, k, a, b, c, stride,
-         accumulate);
-}
-
-// --- cuBLASLt --------------------------------------------------------------------------------------------
-
-template <typename T>
-constexpr cudaDataType_t data_type() {
-  if constexpr (std::is_same_v<T, double>) return CUDA_R_64F;
-  if constexpr (std::is_same_v<T, float>) return CUDA_R_32F;
-  if constexpr (std::is_same_v<T, bf16>) return CUDA_R_16BF;
 }
 
 /// The library's handle, and which algorithm it chose for each kind of product: asking takes longer than most
@@ -97,8 +35,8 @@ class Products {
   }
 
   /// False where the library has no algorithm.
-  template <typename T, typename C>
-  bool run(const Cuda& device, Index m, Index n, Index k, Matrix<T> a, Matrix<T> b, C* c, Index stride,
+  template <typename C>
+  bool run(const Cuda& device, Index m, Index n, Index k, Matrix<bf16> a, Matrix<bf16> b, C* c, Index stride,
            bool accumulate) {
     // The library counts in columns: C^T [n, m] = B^T [n, k] A^T [k, m], column by column.
     const Side left = side(b), right = side(a);
@@ -110,17 +48,16 @@ class Products {
                   stride,
                   left.transposed,
                   right.transposed,
-                  data_type<T>(),
-                  data_type<C>(),
+                  std::is_same_v<C, float>,
                   accumulate,
                   alignment(b.data, left.stride),
                   alignment(a.data, right.stride),
                   alignment(c, stride)};
     auto found = plans_.find(key);
-    if (found == plans_.end()) found = plans_.emplace(key, make<T, C>(key)).first;
+    if (found == plans_.end()) found = plans_.emplace(key, make(key)).first;
     Plan& plan = *found->second;
     if (!plan.usable) return false;
-    const acc_t<T> one(1), beta(accumulate ? 1 : 0);
+    const float one = 1, beta = accumulate ? 1.0F : 0.0F;
     const Workspace<char> workspace(device, static_cast<Index>(plan.workspace));
     cublas_check(cublasLtMatmul(handle_, plan.operation, &one, b.data, plan.left, a.data, plan.right, &beta,
                                 c, plan.out, c, plan.out, &plan.algorithm, workspace.data(), plan.workspace,
@@ -135,10 +72,7 @@ class Products {
     bool transposed;
   };
   /// A row-major operand is a column-major transpose.
-  template <typename T>
-  static Side side(Matrix<T> x) {
-    return x.column == 1 ? Side{x.row, false} : Side{x.column, true};
-  }
+  static Side side(Matrix<bf16> x) { return x.column == 1 ? Side{x.row, false} : Side{x.column, true}; }
 
   /// The largest power of two, at most 256, that every row's address is a multiple of.
   template <typename T>
@@ -148,8 +82,8 @@ class Products {
     return static_cast<std::uint32_t>(bits & (~bits + 1));
   }
 
-  using Key = std::tuple<Index, Index, Index, Index, Index, Index, bool, bool, cudaDataType_t, cudaDataType_t,
-                         bool, std::uint32_t, std::uint32_t, std::uint32_t>;
+  using Key = std::tuple<Index, Index, Index, Index, Index, Index, bool, bool, bool, bool, std::uint32_t,
+                         std::uint32_t, std::uint32_t>;
 
   struct Plan {
     cublasLtMatmulDesc_t operation = nullptr;
@@ -168,14 +102,11 @@ class Products {
     }
   };
 
-  template <typename T, typename C>
   std::unique_ptr<Plan> make(const Key& key) const {
-    const auto& [m, n, k, left_stride, right_stride, stride, left_transposed, right_transposed, type,
-                 out_type, accumulate, left_alignment, right_alignment, out_alignment] = key;
+    const auto& [m, n, k, left_stride, right_stride, stride, left_transposed, right_transposed, to_float,
+                 accumulate, left_alignment, right_alignment, out_alignment] = key;
     auto plan = std::make_unique<Plan>();
-    constexpr bool wide = std::is_same_v<T, double>;
-    cublas_check(cublasLtMatmulDescCreate(&plan->operation, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
-                                          wide ? CUDA_R_64F : CUDA_R_32F),
+    cublas_check(cublasLtMatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
                  "cublasLtMatmulDescCreate");
     const auto set = [&](cublasLtMatmulDescAttributes_t attribute, bool transpose) {
       const cublasOperation_t operation = transpose ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -190,9 +121,9 @@ class Products {
                                               static_cast<std::uint64_t>(columns), ld),
                    "cublasLtMatrixLayoutCreate");
     };
-    layout(&plan->left, type, left_transposed ? k : n, left_transposed ? n : k, left_stride);
-    layout(&plan->right, type, right_transposed ? m : k, right_transposed ? k : m, right_stride);
-    layout(&plan->out, out_type, n, m, stride);
+    layout(&plan->left, CUDA_R_16BF, left_transposed ? k : n, left_transposed ? n : k, left_stride);
+    layout(&plan->right, CUDA_R_16BF, right_transposed ? m : k, right_transposed ? k : m, right_stride);
+    layout(&plan->out, to_float ? CUDA_R_32F : CUDA_R_16BF, n, m, stride);
 
     cublasLtMatmulPreference_t preference = nullptr;
     cublas_check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
@@ -227,8 +158,10 @@ template <typename T, typename C>
 void multiply(const Cuda& device, Index m, Index n, Index k, Matrix<T> a, Matrix<T> b, C* c, Index stride,
               bool accumulate) {
   if (m == 0 || n == 0) return;
-  if (k > 0 && Products::of(device).run(device, m, n, k, a, b, c, stride, accumulate)) return;
-  multiply_plainly(device, m, n, k, a, b, c, stride, accumulate);
+  if constexpr (!in_order<T>) {
+    if (k > 0 && Products::of(device).run(device, m, n, k, a, b, c, stride, accumulate)) return;
+  }
+  multiply_in_order(device, m, n, k, a, b, c, stride, accumulate);
 }
 
 }  // namespace mtpx::cuda

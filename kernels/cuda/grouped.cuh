@@ -2,13 +2,13 @@
 // Grouped matrix products for any type and size: one product per expert over its own rows. Only the device
 // knows how many rows an expert has: grids are sized by bounds, every block finds its share in the offsets.
 
+#include "ordered.cuh"
 #include "plan_experts.cuh"
 
 namespace mtpx::cuda {
 
-inline constexpr int group_tile = 64;  // rows and columns of C per block
-inline constexpr int group_step = 16;  // k per pass through shared memory
-inline constexpr int group_threads = 256;
+inline constexpr int group_tile = ordered_tile<1>;  // rows and columns of C per block
+inline constexpr int group_threads = ordered_threads;
 
 /// One of the matrices of expert e: the element (i, j) of its share stands at
 /// data + e * expert + offsets[e] * place + i * row + j * column.
@@ -44,15 +44,11 @@ __device__ __forceinline__ RowTile find_tile(Index tile, int experts, const std:
 }
 
 /// C_e (+)= A_e B_e, all sums over k in order. `ragged_k`: k is the number of the expert's rows and
-/// blockIdx.z the expert; else m is that and blockIdx.x counts the row tiles of all experts. The loop it
-/// replaces:  for i < m, j < n:  c[i][j] = (accumulate ? c[i][j] : 0) + sum_k a[i][k] * b[k][j]
+/// blockIdx.z the expert; else m is that and blockIdx.x counts the row tiles of all experts.
 template <typename T, typename C, bool ragged_k>
 __global__ void __launch_bounds__(group_threads)
     grouped_product(int experts, const std::int32_t* offsets, Index m, Index n, Index k, Grouped<const T> a,
                     Grouped<const T> b, Grouped<C> c, bool accumulate) {
-  using A = acc_t<T>;
-  __shared__ A as[group_step][group_tile + 4];
-  __shared__ A bs[group_step][group_tile + 4];
   int e = static_cast<int>(blockIdx.z);
   Index first_row = static_cast<Index>(blockIdx.x) * group_tile;
   if constexpr (!ragged_k) {
@@ -67,47 +63,9 @@ __global__ void __launch_bounds__(group_threads)
   } else {
     m = rows;
   }
-  const Index first_column = static_cast<Index>(blockIdx.y) * group_tile;
-  const T* ae = a.of(e, offsets[e]);
-  const T* be = b.of(e, offsets[e]);
-  C* ce = c.of(e, offsets[e]);
-  const int t = static_cast<int>(threadIdx.x);
-  const bool a_along_k = a.column == 1, b_along_k = b.row == 1;  // what neighbouring threads read
-  A sum[4][4] = {};
-  for (Index kk = 0; kk < k; kk += group_step) {
-#pragma unroll
-    for (int part = 0; part < group_tile * group_step / group_threads; ++part) {
-      const int at = part * group_threads + t;
-      const int ai = a_along_k ? at / group_step : at % group_tile,
-                ak = a_along_k ? at % group_step : at / group_tile;
-      const int bj = b_along_k ? at / group_step : at % group_tile,
-                bk = b_along_k ? at % group_step : at / group_tile;
-      as[ak][ai] = first_row + ai < m && kk + ak < k
-                       ? widen(ae[(first_row + ai) * a.row + (kk + ak) * a.column])
-                       : A(0);
-      bs[bk][bj] = first_column + bj < n && kk + bk < k
-                       ? widen(be[(kk + bk) * b.row + (first_column + bj) * b.column])
-                       : A(0);
-    }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < group_step; ++i) {
-#pragma unroll
-      for (int y = 0; y < 4; ++y) {
-#pragma unroll
-        for (int x = 0; x < 4; ++x) sum[y][x] += as[i][t / 16 * 4 + y] * bs[i][t % 16 * 4 + x];
-      }
-    }
-    __syncthreads();
-  }
-#pragma unroll
-  for (int y = 0; y < 4; ++y) {
-#pragma unroll
-    for (int x = 0; x < 4; ++x) {
-      const Index i = first_row + t / 16 * 4 + y, j = first_column + t % 16 * 4 + x;
-      if (i < m && j < n) put(ce + i * c.row + j * c.column, sum[y][x], accumulate);
-    }
-  }
+  const Matrix<T> ae{a.of(e, offsets[e]), a.row, a.column}, be{b.of(e, offsets[e]), b.row, b.column};
+  multiply_tile<1>(m, n, k, ae, be, c.of(e, offsets[e]), c.row, first_row, Index{blockIdx.y} * group_tile,
+                   accumulate);
 }
 
 /// At most so many row tiles do the experts have together.

@@ -49,9 +49,9 @@ __global__ void __launch_bounds__(latent_threads)
     A highest = top;
 #pragma unroll 8
     for (int j = 0; j < latent_tile; ++j) highest = p[j] > highest || p[j] != p[j] ? p[j] : highest;
-    const A less = exponential(top - highest);
+    const A less = exact::exp(top - highest);
     __syncthreads();
-    if (thread < latent_tile) p[thread] = exponential(p[thread] - highest);
+    if (thread < latent_tile) p[thread] = exact::exp(p[thread] - highest);
     __syncthreads();
     A more = 0;
 #pragma unroll 8
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(latent_threads)
     A sum = 0, total = 0;
 #pragma unroll 4
     for (int i = 0; i < parts; ++i) {
-      const A share = exponential(from.top_total[2 * block(i)] - highest);
+      const A share = exact::exp(from.top_total[2 * block(i)] - highest);
       total = fma(share, from.top_total[2 * block(i) + 1], total);
       sum = fma(share, from.o[block(i) * s.latent + c], sum);
     }

@@ -14,9 +14,9 @@ namespace mtpx {
 
 namespace cuda {
 
-inline constexpr Index loss_rows = 4096;   // of a chunk of logits
-inline constexpr Index loss_vocab = 8192;  // and its columns
-inline constexpr int loss_threads = 256;
+inline constexpr Index loss_rows = 4096;  // of a chunk of logits
+inline constexpr int logit_threads = 256;
+inline constexpr int logit_warps = logit_threads / 32;
 
 /// The larger of two numbers and its place; of equals, the lower place.
 template <typename A>
@@ -34,38 +34,34 @@ struct Best {
 
 /// One chunk of logits [rows, width], columns v .. v + width - 1 of the vocabulary, merged into the rows'
 /// running maximum (top), sum (lse), label logit (-row_loss) and argmax; the last chunk turns them into
-/// results. A block per row. A label that no column has leaves NaN.
+/// results. A warp per row. A label that no column has leaves NaN.
 template <typename A>
-__global__ void __launch_bounds__(loss_threads)
-    merge_logits(Index width, Index v, Index vocab, const A* logits, Index stride, const std::int32_t* labels,
-                 A* top, A* lse, A* row_loss, std::int32_t* argmax) {
-  constexpr int warps = loss_threads / 32;
-  __shared__ A sums[warps];
-  __shared__ Best<A> bests[warps];
-  const Index r = blockIdx.x;
+__global__ void __launch_bounds__(logit_threads)
+    merge_logits(Index rows, Index width, Index v, Index vocab, const A* logits, Index stride,
+                 const std::int32_t* labels, A* top, A* lse, A* row_loss, std::int32_t* argmax) {
+  const Index r = Index{blockIdx.x} * logit_warps + threadIdx.x / 32;
+  if (r >= rows) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   const A* z = logits + r * stride;  // [width]
   Best<A> best;
-  for (Index c = threadIdx.x; c < width; c += loss_threads) best.take(z[c], static_cast<std::int32_t>(v + c));
+#pragma unroll 4
+  for (Index c = lane; c < width; c += 32) best.take(z[c], static_cast<std::int32_t>(v + c));
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2)
     best.take(__shfl_xor_sync(whole_warp, best.value, offset), __shfl_xor_sync(whole_warp, best.at, offset));
-  if (threadIdx.x % 32 == 0) bests[threadIdx.x / 32] = best;
-  __syncthreads();
-  best = bests[0];
-#pragma unroll
-  for (int w = 1; w < warps; ++w) best.take(bests[w].value, bests[w].at);
   const A before = v == 0 ? -std::numeric_limits<A>::infinity() : top[r];
   const A highest = best.value > before ? best.value : before;
   A sum(0);
-  for (Index c = threadIdx.x; c < width; c += loss_threads) sum += exponential(z[c] - highest);
-  sum = block_sum<loss_threads>(sum, sums);
-  if (threadIdx.x != 0) return;
-  if (v > 0 && lse[r] != A(0)) sum += lse[r] * exponential(before - highest);
+#pragma unroll 4
+  for (Index c = lane; c < width; c += 32) sum += exact::exp(z[c] - highest);
+  sum = warp_sum(sum);
+  if (lane != 0) return;
+  if (v > 0 && lse[r] != A(0)) sum = exact::fma(lse[r], exact::exp(before - highest), sum);
   if (v == 0 || best.value > before) argmax[r] = best.value > before ? best.at : 0;
   A label = v == 0 ? std::numeric_limits<A>::quiet_NaN() : row_loss[r];
   if (labels[r] >= v && labels[r] < v + width) label = -z[labels[r] - v];
   const bool last = v + width == vocab;
-  const A result = highest + logarithm(sum);
+  const A result = highest + exact::log(sum);
   top[r] = highest;
   lse[r] = last ? result : sum;
   row_loss[r] = !last ? label : labels[r] < 0 ? A(0) : label + result;
@@ -74,7 +70,7 @@ __global__ void __launch_bounds__(loss_threads)
 /// dlogits = (exp(logits - lse) - onehot(label)) * factor * dloss of one chunk, in place or rounded to
 /// another buffer with the same stride. A block per row.
 template <typename T>
-__global__ void __launch_bounds__(loss_threads)
+__global__ void __launch_bounds__(logit_threads)
     differentiate_logits(Index width, Index v, const acc_t<T>* logits, Index stride,
                          const std::int32_t* labels, const acc_t<T>* lse, const acc_t<T>* factor,
                          const acc_t<T>* dloss, T* dlogits) {
@@ -84,8 +80,8 @@ __global__ void __launch_bounds__(loss_threads)
   T* d = dlogits + r * stride;       // [width]
   const A weight = labels[r] < 0 ? A(0) : *factor * *dloss;
   const A shift = lse[r];
-  for (Index c = threadIdx.x; c < width; c += loss_threads) {
-    const A p = weight * exponential(z[c] - shift);
+  for (Index c = threadIdx.x; c < width; c += logit_threads) {
+    const A p = exact::product(weight, exact::exp(z[c] - shift));
     d[c] = narrow<T>(labels[r] == v + c ? p - weight : p);
   }
 }
@@ -129,7 +125,7 @@ void linear_cross_entropy_forward(const Cuda& device, Rows rows, const T* x, Ind
       return cuda::sm90::cross_entropy_forward(device, rows, x, vocab, w, labels, lse, row_loss, argmax);
   }
 #endif
-  const Index chunk = std::min(cuda::loss_vocab, vocab);
+  const Index chunk = std::min(loss_vocab, vocab);
   const cuda::Workspace<A> logits(device, std::min(cuda::loss_rows, rows.count) * chunk);
   const cuda::Workspace<A> top(device, rows.count);
   for (Index first = 0; first < rows.count; first += cuda::loss_rows) {
@@ -138,9 +134,10 @@ void linear_cross_entropy_forward(const Cuda& device, Rows rows, const T* x, Ind
       const Index width = std::min(chunk, vocab - v);
       cuda::multiply(device, count, width, rows.width, cuda::row_major(x + first * rows.stride, rows.stride),
                      cuda::transposed(w + v * rows.width, rows.width), logits.data(), chunk, false);
-      cuda::launch(device, "linear_cross_entropy", cuda::merge_logits<A>, dim3(static_cast<unsigned>(count)),
-                   dim3(cuda::loss_threads), 0, width, v, vocab, logits.data(), chunk, labels + first,
-                   top.data() + first, lse + first, row_loss + first, argmax + first);
+      cuda::launch(device, "linear_cross_entropy", cuda::merge_logits<A>,
+                   static_cast<unsigned>(cuda::ceil_div(count, cuda::logit_warps)), cuda::logit_threads, 0,
+                   count, width, v, vocab, logits.data(), chunk, labels + first, top.data() + first,
+                   lse + first, row_loss + first, argmax + first);
     }
   }
 }
@@ -150,7 +147,7 @@ void linear_cross_entropy_forward(const Cuda& device, Rows rows, const T* x, Ind
 template <typename A>
 void cross_entropy_mean(const Cuda& device, Index count, const A* row_loss, const std::int32_t* labels,
                         Index fixed_divisor, A* loss, A* factor) {
-  constexpr int threads = 1024;
+  constexpr int threads = loss_threads;
   cuda::launch(device, "cross_entropy_mean", cuda::mean_loss<A, threads>, dim3(1), dim3(threads), 0, count,
                row_loss, labels, fixed_divisor, loss, factor);
 }
@@ -177,11 +174,12 @@ void linear_cross_entropy_backward(const Cuda& device, Rows rows, const T* x, In
   }
 #endif
   const Index width = rows.width;
-  const Index chunk = std::min(cuda::loss_vocab, vocab);
+  const Index chunk = std::min(loss_vocab, vocab);
   const Index row_chunk = std::min(cuda::loss_rows, rows.count);
   const cuda::Workspace<A> logits(device, row_chunk * chunk);
   const cuda::Workspace<T> rounded(device, same ? 0 : row_chunk * chunk);
-  const cuda::Workspace<A> dx_rows(device, dx && !same ? row_chunk * width : 0);
+  const bool dx_apart = dx && (!same || dx.accumulate);  // what is added is the whole sum, rounded once
+  const cuda::Workspace<A> dx_rows(device, dx_apart ? row_chunk * width : 0);
   T* dlogits = rounded.data();
   if constexpr (same) dlogits = logits.data();
   for (Index first = 0; first < rows.count; first += row_chunk) {
@@ -193,17 +191,17 @@ void linear_cross_entropy_backward(const Cuda& device, Rows rows, const T* x, In
       cuda::multiply(device, count, columns, width, x_rows, cuda::transposed(w + v * width, width),
                      logits.data(), chunk, false);
       cuda::launch(device, "linear_cross_entropy", cuda::differentiate_logits<T>,
-                   dim3(static_cast<unsigned>(count)), dim3(cuda::loss_threads), 0, columns, v, logits.data(),
-                   chunk, labels + first, lse + first, factor, dloss, dlogits);
+                   dim3(static_cast<unsigned>(count)), dim3(cuda::logit_threads), 0, columns, v,
+                   logits.data(), chunk, labels + first, lse + first, factor, dloss, dlogits);
       const T* const d = dlogits;
       if (dx) {
         const auto w_rows = cuda::row_major(w + v * width, width);
-        if constexpr (same) {
-          cuda::multiply(device, count, width, columns, cuda::row_major(d, chunk), w_rows, dx_out, width,
-                         dx.accumulate || v > 0);
-        } else {
+        if (dx_apart) {
           cuda::multiply(device, count, width, columns, cuda::row_major(d, chunk), w_rows, dx_rows.data(),
                          width, v > 0);
+        } else {
+          cuda::multiply(device, count, width, columns, cuda::row_major(d, chunk), w_rows, dx_out, width,
+                         v > 0);
         }
       }
       if (dw) {
@@ -211,7 +209,7 @@ void linear_cross_entropy_backward(const Cuda& device, Rows rows, const T* x, In
                        width, dw.accumulate || first > 0);
       }
     }
-    if (dx && !same) {
+    if (dx_apart) {
       copy_rows(device, count, width, dx_rows.data(), width, dx_out, width, dx.accumulate);
     }
   }

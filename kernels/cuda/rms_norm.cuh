@@ -1,7 +1,7 @@
 #pragma once
-// Twins of cpu/rms_norm.hpp. A row belongs to a warp or, when wide, to a block, and stays in registers
-// between its two passes: every number is read once and written once. Rows of odd widths or spacings are read
-// twice.
+// Twins of cpu/rms_norm.hpp. In bf16 a row belongs to a warp or, when wide, to a block, and stays in
+// registers between its two passes: every number is read once and written once. Rows of odd widths or
+// spacings, and those of float and double, are read twice, in the host's order.
 //
 // The gain's gradient: a block sums over a fixed number of rows, set by the sizes alone; a second kernel adds
 // the blocks' sums.
@@ -20,25 +20,16 @@ inline constexpr int norm_block = G < norm_threads ? norm_threads : G;
 template <int G>
 inline constexpr int rows_at_once = norm_block<G> / G;
 
-/// The sum over the G threads that share a row, in each of them. shared: a number for every warp of the
-/// block.
+/// The sum over the G threads that share a row, in each of them; the whole block calls. shared: a number for
+/// every warp of the block, which nobody else touches until the block's next sum after this one.
 template <int G, typename A>
 __device__ __forceinline__ A row_sum(A x, A* shared) {
-  if constexpr (G == norm_block<G>) return block_sum<G>(x, shared);
   x = warp_sum(x);
   if constexpr (G == 32) return x;
-  const int group = static_cast<int>(threadIdx.x) / G;
-  const auto meet = [&] {  // each group at a barrier of its own; numbers in the code, for checkers of races
-    if (group == 0) asm volatile("bar.sync 1, %0;" ::"n"(G) : "memory");
-    if (group == 1) asm volatile("bar.sync 2, %0;" ::"n"(G) : "memory");
-    if (group == 2) asm volatile("bar.sync 3, %0;" ::"n"(G) : "memory");
-    if (group == 3) asm volatile("bar.sync 4, %0;" ::"n"(G) : "memory");
-  };
-  static_assert(G == 32 || norm_block<G> / G <= 4);
-  A* const mine = shared + group * (G / 32);  // [G / 32]
-  meet();                                     // a sum before this one may still be read
-  if (threadIdx.x % 32 == 0) mine[threadIdx.x % G / 32] = x;
-  meet();
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if (threadIdx.x % 32 == 0) shared[warp] = x;
+  __syncthreads();
+  const A* const mine = shared + warp / (G / 32) * (G / 32);  // [G / 32]
   A total = mine[0];
 #pragma unroll
   for (int w = 1; w < G / 32; ++w) total += mine[w];
@@ -97,28 +88,27 @@ __global__ void __launch_bounds__(norm_block<G>)
   }
 }
 
-/// The same for any row.
-template <typename T, int G, bool add>
-__global__ void __launch_bounds__(norm_block<G>)
-    norm_rows_any(Index count, Index width, Index stride, const T* x, const T* f, const acc_t<T>* gain,
-                  acc_t<T> eps, T* total, T* y, acc_t<T>* rstd) {
+/// The same for any row, in the host's order. A warp per row.
+template <typename T, bool add>
+__global__ void __launch_bounds__(norm_threads)
+    norm_rows_in_order(Index count, Index width, Index stride, const T* x, const T* f, const acc_t<T>* gain,
+                       acc_t<T> eps, T* total, T* y, acc_t<T>* rstd) {
   using A = acc_t<T>;
-  __shared__ A shared[norm_block<G> / 32];
-  const Index row = Index{blockIdx.x} * rows_at_once<G> + threadIdx.x / G;
+  const Index row = Index{blockIdx.x} * rows_at_once<32> + threadIdx.x / 32;
   if (row >= count) return;
-  const Index first = threadIdx.x % G;
+  const Index first = threadIdx.x % 32;
   const T* in = x + row * stride;  // [width]
   T* sum = total + row * width;    // [width]
   A squares(0);
-  for (Index c = first; c < width; c += G) {
+  for (Index c = first; c < width; c += 32) {
     T value = in[c];
     if constexpr (add) sum[c] = value = narrow<T>(widen(value) + widen(f[row * width + c]));
-    squares += widen(value) * widen(value);
+    squares = exact::fma(widen(value), widen(value), squares);
   }
-  const A scale = A(1) / sqrt(row_sum<G>(squares, shared) / static_cast<A>(width) + eps);
+  const A scale = A(1) / sqrt(warp_sum(squares) / static_cast<A>(width) + eps);
   if (first == 0) rstd[row] = scale;
   if constexpr (add) in = sum;  // every thread reads back what it wrote
-  for (Index c = first; c < width; c += G) y[row * width + c] = narrow<T>(widen(in[c]) * scale * gain[c]);
+  for (Index c = first; c < width; c += 32) y[row * width + c] = narrow<T>(widen(in[c]) * scale * gain[c]);
 }
 
 /// What a row's gradient is made from, and where it goes.
@@ -154,28 +144,31 @@ __global__ void __launch_bounds__(norm_block<G>, gains&& P <= 2 ? 1024 / norm_bl
                        acc_t<T>* partial) {
   using A = acc_t<T>;
   constexpr int N = wide<T>, groups = rows_at_once<G>;
-  __shared__ A shared[norm_block<G> / 32];
+  __shared__ A shared[2][norm_block<G> / 32];  // of this row and of the last
   const int group = static_cast<int>(threadIdx.x) / G;
   const Index first = threadIdx.x % G * N;
   const Index begin = blockIdx.x * rows_per_block, end = min(count, begin + rows_per_block);
   const bool rows_wanted = n.dx.data != nullptr || n.df.data != nullptr;
   Numbers<A, N> sums[gains ? P : 1] = {};
-  for (Index row = begin + group; row < end; row += groups) {
+  int turn = 0;
+  for (Index at = begin; at < end; at += groups, turn ^= 1) {  // the whole block, for its barriers
+    const Index row = at + group;
+    const Index columns = row < end ? width : 0;
     Numbers<T, N> x[P] = {}, dy[P] = {}, dtotal[add ? P : 1] = {};
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       const Index c = first + p * (G * N);
-      if (c >= width) continue;
+      if (c >= columns) continue;
       x[p] = load_numbers<N>(n.x + row * n.stride + c);
       dy[p] = load_numbers<N>(n.dy + row * width + c);
       if constexpr (add) dtotal[p] = load_numbers<N>(n.dtotal + row * width + c);
     }
-    const A scale = n.rstd[row];
+    const A scale = row < end ? n.rstd[row] : A(0);
     A dot(0);
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       const Index c = first + p * (G * N);
-      if (c >= width) continue;
+      if (c >= columns) continue;
       const Numbers<A, N> g = load_numbers<N>(n.gain + c);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
@@ -185,11 +178,11 @@ __global__ void __launch_bounds__(norm_block<G>, gains&& P <= 2 ? 1024 / norm_bl
       }
     }
     if (!rows_wanted) continue;
-    const A mean = row_sum<G>(dot, shared) / static_cast<A>(width);
+    const A mean = row_sum<G>(dot, shared[turn]) / static_cast<A>(width);
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       const Index c = first + p * (G * N);
-      if (c >= width) continue;
+      if (c >= columns) continue;
       const Numbers<A, N> g = load_numbers<N>(n.gain + c);
       Numbers<A, N> d;
 #pragma unroll
@@ -224,41 +217,53 @@ __global__ void __launch_bounds__(norm_block<G>, gains&& P <= 2 ? 1024 / norm_bl
   }
 }
 
-/// The rows' gradients for any row.
-template <typename T, int G>
-__global__ void __launch_bounds__(norm_block<G>)
-    norm_rows_backward_any(Index count, Index width, const NormGradients<T> n) {
+/// The rows' gradients for any row, in the host's order. A warp per row.
+template <typename T>
+__global__ void __launch_bounds__(norm_threads)
+    norm_rows_backward_in_order(Index count, Index width, const NormGradients<T> n) {
   using A = acc_t<T>;
-  __shared__ A shared[norm_block<G> / 32];
-  const Index row = Index{blockIdx.x} * rows_at_once<G> + threadIdx.x / G;
+  const Index row = Index{blockIdx.x} * rows_at_once<32> + threadIdx.x / 32;
   if (row >= count) return;
   const T* x = n.x + row * n.stride;  // [width]
   const T* dy = n.dy + row * width;   // [width]
   const A scale = n.rstd[row];
   A dot(0);
-  for (Index c = threadIdx.x % G; c < width; c += G) dot += widen(dy[c]) * n.gain[c] * (widen(x[c]) * scale);
-  const A mean = row_sum<G>(dot, shared) / static_cast<A>(width);
-  for (Index c = threadIdx.x % G; c < width; c += G) {
+  for (Index c = threadIdx.x % 32; c < width; c += 32)
+    dot = exact::fma(widen(dy[c]) * n.gain[c], widen(x[c]) * scale, dot);
+  const A mean = warp_sum(dot) / static_cast<A>(width);
+  for (Index c = threadIdx.x % 32; c < width; c += 32) {
     const Index at = row * width + c;
-    A d = scale * (widen(dy[c]) * n.gain[c] - widen(x[c]) * scale * mean);
+    const A x_hat = widen(x[c]) * scale;
+    A d = exact::product(scale, exact::fma(widen(dy[c]), n.gain[c], -exact::product(x_hat, mean)));
     if (n.dtotal != nullptr) d += widen(n.dtotal[at]);
     if (n.dx.data != nullptr) put(n.dx.data + at, d, n.dx.accumulate);
     if (n.df.data != nullptr) put(n.df.data + at, d, n.df.accumulate);
   }
 }
 
-/// The gain's sums over blocks of rows for any row. A thread per column.
+/// partial[block] = the gain's sum over gain_rows rows. A thread per column.   partial: [blocks, width]
 template <typename T>
 __global__ void __launch_bounds__(norm_threads)
-    gain_partials_any(Index count, Index width, Index rows_per_block, const NormGradients<T> n,
-                      acc_t<T>* partial) {
+    gain_partials_in_order(Index count, Index width, const NormGradients<T> n, acc_t<T>* partial) {
   const Index c = Index{blockIdx.y} * norm_threads + threadIdx.x;
   if (c >= width) return;
-  const Index begin = blockIdx.x * rows_per_block, end = min(count, begin + rows_per_block);
+  const Index begin = blockIdx.x * gain_rows, end = min(count, begin + gain_rows);
   acc_t<T> sum(0);
   for (Index row = begin; row < end; ++row)
-    sum += widen(n.dy[row * width + c]) * (widen(n.x[row * n.stride + c]) * n.rstd[row]);
+    sum = exact::fma(widen(n.dy[row * width + c]), widen(n.x[row * n.stride + c]) * n.rstd[row], sum);
   partial[blockIdx.x * width + c] = sum;
+}
+
+/// to (+)= the sum of partial's rows, in order. A thread per column.
+template <typename A>
+__global__ void __launch_bounds__(32)
+    add_partials_in_order(Index parts, Index width, const A* partial, Sink<A> to) {
+  const Index c = Index{blockIdx.x} * 32 + threadIdx.x;
+  if (c >= width) return;
+  A sum(0);
+#pragma unroll 8
+  for (Index p = 0; p < parts; ++p) sum += partial[p * width + c];
+  put(to.data + c, sum, to.accumulate);
 }
 
 /// to (+)= the sum of partial's rows. A block per 8 columns, 128 threads each.
@@ -326,16 +331,39 @@ void norm_forward(const Cuda& device, const char* name, Rows rows, const T* x, c
     launch_rows<G>(device, name, kernel, rows.count, rows_at_once<G>, rows.width, rows.stride, x, f, gain,
                    eps, total, y, rstd);
   };
-  const bool done = can_be_wide<T>(rows.width, rows.stride, x, f, gain, total, y) &&
-                    for_row_layout<T, Spread::packed>(rows.width, [&]<int G, int P>() {
-                      run.template operator()<G>(norm_rows<T, G, P, add>);
-                    });
-  if (done) return;
-  if (rows.width <= 1024) {
-    run.template operator()<32>(norm_rows_any<T, 32, add>);
-  } else {
-    run.template operator()<256>(norm_rows_any<T, 256, add>);
+  if constexpr (!in_order<T>) {
+    const bool done = can_be_wide<T>(rows.width, rows.stride, x, f, gain, total, y) &&
+                      for_row_layout<T, Spread::packed>(rows.width, [&]<int G, int P>() {
+                        run.template operator()<G>(norm_rows<T, G, P, add>);
+                      });
+    if (done) return;
   }
+  run.template operator()<32>(norm_rows_in_order<T, add>);
+}
+
+/// The gradients where rows are packs of 16 bytes; false if they are not, or too wide.
+template <typename T, bool add>
+bool norm_backward_of_packs(const Cuda& device, const char* name, Index count, Index width,
+                            const NormGradients<T>& n, Sink<acc_t<T>> dgain) {
+  using A = acc_t<T>;
+  if (!can_be_wide<T>(width, n.stride, n.x, n.gain, n.dtotal, n.dy, n.dx.data, n.df.data)) return false;
+  if (!dgain) {
+    return for_row_layout<T, Spread::packed>(width, [&]<int G, int P>() {
+      launch_rows<G>(device, name, norm_rows_backward<T, G, P, add, false>, count, rows_at_once<G>, width,
+                     Index{rows_at_once<G>}, n, nullptr);
+    });
+  }
+  constexpr Spread spread = add ? Spread::one_pack : Spread::few_packs;
+  return for_row_layout<T, spread>(width, [&]<int G, int P>() {
+    constexpr Index at_once = rows_at_once<G>;
+    const Index share = std::max(ceil_div(count * norm_block<G>, gain_threads), 2 * at_once);
+    const Index rows_per_block = ceil_div(share, at_once) * at_once, blocks = ceil_div(count, rows_per_block);
+    const Workspace<A> partial(device, blocks * width);  // [blocks, width]
+    launch_rows<G>(device, name, norm_rows_backward<T, G, P, add, true>, count, rows_per_block, width,
+                   rows_per_block, n, partial.data());
+    launch(device, name, add_partials<A>, static_cast<unsigned>(ceil_div(width, 8)), 1024, 0, blocks, width,
+           partial.data(), dgain);
+  });
 }
 
 template <typename T, bool add>
@@ -344,46 +372,18 @@ void norm_backward(const Cuda& device, const char* name, Index count, Index widt
   using A = acc_t<T>;
   const bool rows_wanted = n.dx || n.df;
   if (!rows_wanted && !dgain) return;
-  // queue(rows of a block, partial) for blocks of `threads` that take a multiple of `at_once` rows
-  const auto with_gain = [&](Index threads, Index at_once, const auto& queue) {
-    const Index share = std::max(ceil_div(count * threads, gain_threads), 2 * at_once);
-    const Index rows_per_block = ceil_div(share, at_once) * at_once, blocks = ceil_div(count, rows_per_block);
-    const Workspace<A> partial(device, blocks * width);  // [blocks, width]
-    queue(rows_per_block, partial.data());
-    launch(device, name, add_partials<A>, static_cast<unsigned>(ceil_div(width, 8)), 1024, 0, blocks, width,
-           partial.data(), dgain);
-  };
-  bool done = can_be_wide<T>(width, n.stride, n.x, n.gain, n.dtotal, n.dy, n.dx.data, n.df.data);
-  if (done && dgain) {
-    constexpr Spread spread = add ? Spread::one_pack : Spread::few_packs;
-    done = for_row_layout<T, spread>(width, [&]<int G, int P>() {
-      with_gain(norm_block<G>, rows_at_once<G>, [&](Index rows_per_block, A* partial) {
-        launch_rows<G>(device, name, norm_rows_backward<T, G, P, add, true>, count, rows_per_block, width,
-                       rows_per_block, n, partial);
-      });
-    });
-  } else if (done) {
-    done = for_row_layout<T, Spread::packed>(width, [&]<int G, int P>() {
-      launch_rows<G>(device, name, norm_rows_backward<T, G, P, add, false>, count, rows_at_once<G>, width,
-                     Index{rows_at_once<G>}, n, nullptr);
-    });
+  if constexpr (!in_order<T>) {
+    if (norm_backward_of_packs<T, add>(device, name, count, width, n, dgain)) return;
   }
-  if (done) return;
-  if (rows_wanted) {
-    if (width <= 1024) {
-      launch_rows<32>(device, name, norm_rows_backward_any<T, 32>, count, rows_at_once<32>, width, n);
-    } else {
-      launch_rows<256>(device, name, norm_rows_backward_any<T, 256>, count, rows_at_once<256>, width, n);
-    }
-  }
-  if (dgain) {
-    with_gain(norm_threads, 8, [&](Index rows_per_block, A* partial) {
-      const dim3 grid(static_cast<unsigned>(ceil_div(count, rows_per_block)),
-                      static_cast<unsigned>(ceil_div(width, norm_threads)));
-      launch(device, name, gain_partials_any<T>, grid, norm_threads, 0, count, width, rows_per_block, n,
-             partial);
-    });
-  }
+  if (rows_wanted)
+    launch_rows<32>(device, name, norm_rows_backward_in_order<T>, count, rows_at_once<32>, width, n);
+  if (!dgain) return;
+  const Index blocks = ceil_div(count, gain_rows);
+  const Workspace<A> partial(device, blocks * width);  // [blocks, width]
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(ceil_div(width, norm_threads)));
+  launch(device, name, gain_partials_in_order<T>, grid, norm_threads, 0, count, width, n, partial.data());
+  launch(device, name, add_partials_in_order<A>, static_cast<unsigned>(ceil_div(width, 32)), 32, 0, blocks,
+         width, partial.data(), dgain);
 }
 
 }  // namespace cuda

@@ -54,9 +54,9 @@ struct Rope {
       A even = widen(in.x.value[j]), odd = widen(in.x.value[j + 1]);
       if (in.turned) {
         const A c = in.cos.value[j / 2], s = direction * in.sin.value[j / 2];
-        const A turned = even * c - odd * s;
-        odd = even * s + odd * c;
-        even = turned;
+        const exact::Turned<A> pair(even, odd, c, s);
+        even = pair.even;
+        odd = pair.odd;
       }
       put(&out.value[j], even, y.accumulate);
       put(&out.value[j + 1], odd, y.accumulate);
@@ -83,8 +83,9 @@ __global__ void __launch_bounds__(map_threads)
   const Index entry = positions[row] * ((width - still) / 2) + j;
   const A even = widen(xh[at]), odd = widen(xh[at + 1]);
   const A c = cos[entry], s = direction * sin[entry];
-  put(yh + at, even * c - odd * s, y.accumulate);
-  put(yh + at + 1, even * s + odd * c, y.accumulate);
+  const exact::Turned<A> pair(even, odd, c, s);
+  put(yh + at, pair.even, y.accumulate);
+  put(yh + at + 1, pair.odd, y.accumulate);
 }
 
 }  // namespace cuda

@@ -9,7 +9,7 @@ namespace mtpx {
 
 namespace cuda {
 
-inline constexpr int route_threads = 256;
+inline constexpr int route_threads = balance_threads;
 inline constexpr int route_warps = route_threads / 32;
 
 /// The two largest numbers met; NaN is not looked at.
@@ -132,36 +132,35 @@ __global__ void __launch_bounds__(route_threads)
   A* ds = dscores.data + t * r.n_experts;    // [E]
   const std::int32_t* id = ids + t * top_k;  // [K]
   A total(0), dot(0);
-  for (int k = lane; k < top_k; k += 32) {
-    total += s[id[k]];
-    dot += dweights[t * top_k + k] * weights[t * top_k + k];
+  for (int begin = 0; begin < top_k; begin += 32) {
+    const int count = min(32, top_k - begin);
+    const Index at = t * top_k + begin + lane;
+    const A score = lane < count ? s[ids[at]] : A(0);
+    const A dw = lane < count ? dweights[at] : A(0), w = lane < count ? weights[at] : A(0);
+    for (int k = 0; k < count; ++k) {
+      total += __shfl_sync(whole_warp, score, k);
+      dot = exact::fma(__shfl_sync(whole_warp, dw, k), __shfl_sync(whole_warp, w, k), dot);
+    }
   }
-  total = warp_sum(total);
-  dot = warp_sum(dot);
   if (!dscores.accumulate) {
     for (Index e = lane; e < r.n_experts; e += 32) ds[e] = A(0);
     __syncwarp();
   }
   for (int k = lane; k < top_k; k += 32) {
-    const A dw = static_cast<A>(r.scaling_factor) * dweights[t * top_k + k];
+    const A dw = exact::product(static_cast<A>(r.scaling_factor), dweights[t * top_k + k]);
     ds[id[k]] += r.norm_topk_prob ? (dw - dot) / (total + A(1e-20)) : dw;
   }
 }
 
 // --- Balance ---------------------------------------------------------------------------------------------
 
-/// Tokens of a warp, and warps of a block: one where the numbers of an expert do not fit into registers.
-inline constexpr int balance_tokens = 4;
-template <int J>
-inline constexpr int balance_warps = J > 0 ? 8 : 1;
-
 /// p[chunk] = sum over a chunk of a sequence's tokens of s / sum(s), n[chunk] = how often each expert was
 /// among the K largest. A block per chunk.   p, n: [B, chunks, E]   keys: the same, for J = 0
 template <typename A, int J>
-__global__ void __launch_bounds__(balance_warps<J> * 32)
+__global__ void __launch_bounds__((J > 0 ? 8 : 1) * 32)
     balance_chunks(Index chunks, Index time, int experts, int top_k, const A* scores, OrderKey<A>* keys, A* p,
                    std::int32_t* n) {
-  constexpr int warps = balance_warps<J>;
+  constexpr int warps = J > 0 ? 8 : 1;  // one where the numbers of an expert do not fit into registers
   const Index chunk = blockIdx.x, b = chunk / chunks;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const Index begin = (chunk % chunks * warps + warp) * balance_tokens;
@@ -223,19 +222,19 @@ __global__ void __launch_bounds__(balance_warps<J> * 32)
   }
 }
 
-/// f = E / (K T) n, fp = f P for every sequence and expert; 8 threads each.   f, fp: [B, E]
+/// f = E / (K T) n, fp = f P for every sequence and expert; balance_parts threads each.   f, fp: [B, E]
 template <typename A>
 __global__ void __launch_bounds__(route_threads)
     balance_sequences(Index chunks, Index experts, A n_factor, A p_factor, const A* p, const std::int32_t* n,
                       A* f, A* fp) {
-  __shared__ A p_shared[8][32];
-  __shared__ int n_shared[8][32];
+  __shared__ A p_shared[balance_parts][32];
+  __shared__ int n_shared[balance_parts][32];
   const Index b = blockIdx.x, e = Index{blockIdx.y} * 32 + threadIdx.x;
   A share(0);
   int often = 0;
   if (e < experts) {
 #pragma unroll 4
-    for (Index c = threadIdx.y; c < chunks; c += 8) {
+    for (Index c = threadIdx.y; c < chunks; c += balance_parts) {
       share += p[(b * chunks + c) * experts + e];
       often += n[(b * chunks + c) * experts + e];
     }
@@ -245,7 +244,7 @@ __global__ void __launch_bounds__(route_threads)
   __syncthreads();
   if (threadIdx.y != 0 || e >= experts) return;
 #pragma unroll
-  for (int i = 1; i < 8; ++i) {
+  for (int i = 1; i < balance_parts; ++i) {
     share += p_shared[i][threadIdx.x];
     often += n_shared[i][threadIdx.x];
   }
@@ -277,7 +276,7 @@ __global__ void __launch_bounds__(route_threads)
   A total(0), dot(0);
   for (Index e = threadIdx.x % 32; e < experts; e += 32) {
     total += s[e];
-    dot += fb[e] * s[e];
+    dot = exact::fma(fb[e], s[e], dot);
   }
   total = warp_sum(total);
   dot = warp_sum(dot);
@@ -332,7 +331,7 @@ struct Sigmoid {
   template <int N>
   __device__ __forceinline__ void store(Index i, Numbers<A, N> in) const {
 #pragma unroll
-    for (int j = 0; j < N; ++j) in.value[j] = sigmoid(in.value[j]);
+    for (int j = 0; j < N; ++j) in.value[j] = exact::sigmoid(in.value[j]);
     store_numbers<N>(y + i, in);
   }
 };
@@ -360,7 +359,8 @@ struct SigmoidBackward {
   __device__ __forceinline__ void store(Index i, In<N> in) const {
 #pragma unroll
     for (int j = 0; j < N; ++j)
-      put(&in.dx.value[j], in.dy.value[j] * in.y.value[j] * (A(1) - in.y.value[j]), dx.accumulate);
+      put(&in.dx.value[j], exact::product(in.dy.value[j] * in.y.value[j], A(1) - in.y.value[j]),
+          dx.accumulate);
     store_numbers<N>(dx.data + i, in.dx);
   }
 };
@@ -424,8 +424,8 @@ void balance_forward(const Cuda& device, Index batch, Index time, Index experts,
   const cuda::Workspace<A> fp(device, batch * experts);  // [B, E]
   const auto times = static_cast<A>(time);
   cuda::for_experts(experts, [&]<int J>() {
-    constexpr int warps = cuda::balance_warps<J>;
-    const Index chunks = ceil_div(time, cuda::balance_tokens * warps), all = batch * chunks;
+    const int warps = balance_warps(experts);
+    const Index chunks = ceil_div(time, balance_tokens * warps), all = batch * chunks;
     const cuda::Workspace<A> p(device, all * experts);             // [B, chunks, E]
     const cuda::Workspace<std::int32_t> n(device, all * experts);  // [B, chunks, E]
     const cuda::Workspace<cuda::OrderKey<A>> keys(device, J > 0 ? 0 : all * experts);
@@ -434,8 +434,9 @@ void balance_forward(const Cuda& device, Index batch, Index time, Index experts,
                  p.data(), n.data());
     cuda::launch(device, "balance", cuda::balance_sequences<A>,
                  dim3(static_cast<unsigned>(batch), static_cast<unsigned>(ceil_div(experts, 32))),
-                 dim3(32, 8), 0, chunks, experts, static_cast<A>(experts) / (static_cast<A>(top_k) * times),
-                 A(1) / times, p.data(), n.data(), f, fp.data());
+                 dim3(32, balance_parts), 0, chunks, experts,
+                 static_cast<A>(experts) / (static_cast<A>(top_k) * times), A(1) / times, p.data(), n.data(),
+                 f, fp.data());
   });
   cuda::launch(device, "balance", cuda::scaled_sum<A>, 1, cuda::route_threads, 0, batch * experts,
                alpha / static_cast<A>(batch), fp.data(), loss);

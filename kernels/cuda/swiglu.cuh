@@ -14,7 +14,7 @@ __device__ __forceinline__ acc_t<T> sigmoid_for(acc_t<T> x) {
   if constexpr (std::is_same_v<T, bf16>) {
     return __fdividef(1.0F, 1.0F + __expf(-x));
   } else {
-    return sigmoid(x);
+    return exact::sigmoid(x);
   }
 }
 
@@ -67,9 +67,9 @@ struct SwiGluBackward {
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       const A g = widen(in.gate.value[j]), d = widen(in.dy.value[j]);
-      const A s = sigmoid_for<T>(g);
-      put(&dg.value[j], d * widen(in.up.value[j]) * (s * (A(1) + g * (A(1) - s))), dgate.accumulate);
-      put(&du.value[j], d * (g * s), dup.accumulate);
+      const exact::Silu<A> silu(g, sigmoid_for<T>(g));
+      put(&dg.value[j], exact::product(d * widen(in.up.value[j]), silu.slope), dgate.accumulate);
+      put(&du.value[j], exact::product(d, silu.value), dup.accumulate);
     }
     if (dgate.data != nullptr) store_numbers<N>(dgate.data + i, dg);
     if (dup.data != nullptr) store_numbers<N>(dup.data + i, du);

@@ -37,6 +37,13 @@ std::vector<double> expected(Index count, double first = 1) {
   return values;
 }
 
+/// Whether vectors round a * b + c once in this build.
+template <typename T>
+bool rounds_once() {
+  volatile T x = 1 + std::numeric_limits<T>::epsilon(), y = 1 - std::numeric_limits<T>::epsilon(), z = -1;
+  return cpu::fma(cpu::broadcast<T>(x), cpu::broadcast<T>(y), cpu::broadcast<T>(z))[0] != 0;
+}
+
 /// |got - exact| in units of the last place of a T near `exact`.
 template <typename T>
 double ulps(T got, long double exact) {
@@ -139,23 +146,86 @@ TEST_CASE("simd: bf16 is rounded to nearest even when stored") {
   CHECK(std::isnan(static_cast<float>(to.back())));
 }
 
-TEST_CASE_TEMPLATE("simd: sum, max and fma", T, float, double) {
-  const std::vector<T> values = counting<T>(cpu::lanes<T>, -3);
-  const cpu::Vec<T> v = cpu::load(values.data());
-  double total = 0;
-  for (T value : values) total += static_cast<double>(value);
-  CHECK(static_cast<double>(cpu::sum<T>(v)) == total);
+TEST_CASE_TEMPLATE("simd: a row's sum has the order of a warp, whatever the registers' width", T, float,
+                   double) {
   constexpr Index n = cpu::lanes<T>;
-  if constexpr (n > 2) {
-    // From the first to the last: 1 is lost beside 2 / epsilon, but not after that has gone again.
-    cpu::Vec<T> order{};
-    order[0] = 2 / std::numeric_limits<T>::epsilon();
-    order[1] = 1;
-    order[2] = -order[0];
-    order[3] = 1;
-    CHECK(cpu::sum<T>(order) == 1);
+  for (const Index width : {1, 31, 32, 33, 300}) {
+    std::vector<T> x, y;
+    for (Index c = 0; c < width; ++c) {
+      x.push_back(std::exp(static_cast<T>(c % 37) - T(10)));
+      y.push_back(T(1) / static_cast<T>(3 + c));
+    }
+    std::vector<T> plain(32), products(32);
+    for (std::size_t c = 0; c < x.size(); ++c) {
+      plain[c % 32] += x[c];
+      products[c % 32] = std::fma(x[c], y[c], products[c % 32]);
+    }
+    const auto join = [](std::vector<T> lane) {
+      for (const std::size_t apart : {16U, 8U, 4U, 2U, 1U}) {
+        const std::vector<T> before = lane;
+        for (std::size_t i = 0; i < 32; ++i) lane[i] = before[i] + before[i ^ apart];
+      }
+      return lane[0];
+    };
+    cpu::RowSum<T> sum, dot;
+    for (Index c = 0; c < width; c += n) {
+      sum.add(c, cpu::load_up_to(x.data() + c, width - c));
+      dot.add_product(c, cpu::load_up_to(x.data() + c, width - c), cpu::load_up_to(y.data() + c, width - c));
+    }
+    CHECK(sum.total() == join(plain));
+    if (rounds_once<T>()) CHECK(dot.total() == join(products));
   }
+}
 
+TEST_CASE_TEMPLATE("simd: a product is rounded before it is added to", T, float, double) {
+  const T x = 1 + std::numeric_limits<T>::epsilon(), rounded = 1 + 2 * std::numeric_limits<T>::epsilon();
+  volatile T factor = x, minus = -rounded;
+  const cpu::Vec<T> a = cpu::broadcast<T>(factor), b = cpu::broadcast<T>(minus);
+  CHECK((cpu::product(a, a) + b)[0] == 0);
+  const T one = factor, other = minus;
+  CHECK(exact::product(one, one) + other == 0);
+  if (rounds_once<T>()) CHECK(cpu::fma(a, a, b)[0] > 0);
+  CHECK(exact::fma(one, one, other) > 0);
+}
+
+TEST_CASE_TEMPLATE("simd: the square root is rounded correctly", T, float, double) {
+  for (T x = T(1e-30); x < T(1e30); x *= T(1.37)) {
+    CHECK(cpu::sqrt<T>(cpu::broadcast(x))[0] == std::sqrt(x));
+  }
+  CHECK(cpu::sqrt<T>(cpu::broadcast(std::numeric_limits<T>::denorm_min()))[0] ==
+        std::sqrt(std::numeric_limits<T>::denorm_min()));
+}
+
+TEST_CASE("simd: the logarithm against the long double function") {
+  double worst = 0;
+  for (double x = 1e-300; x < 1e300; x *= 1.00037) {
+    const long double want = std::log(static_cast<long double>(x));
+    const double unit =
+        std::nextafter(std::abs(static_cast<double>(want)), 1e300) - std::abs(static_cast<double>(want));
+    worst = std::max(worst, static_cast<double>(std::abs(exact::log(x) - want)) / unit);
+    if (x < 1e38 && x > 1e-37)
+      CHECK(exact::log(static_cast<float>(x)) ==
+            static_cast<float>(std::log(static_cast<double>(static_cast<float>(x)))));
+  }
+  CHECK(worst < 2.0);  // measured: 1.83
+  CHECK(exact::log(1.0) == 0);
+  CHECK(exact::log(0.0) == -std::numeric_limits<double>::infinity());
+  CHECK(exact::log(std::numeric_limits<double>::infinity()) == std::numeric_limits<double>::infinity());
+  CHECK(std::isnan(exact::log(-1.0)));
+  CHECK(std::isnan(exact::log(std::numeric_limits<double>::quiet_NaN())));
+}
+
+TEST_CASE_TEMPLATE("simd: a scalar has the bits of a register's element", T, float, double) {
+  for (T x = T(-100); x < T(100); x += T(0.37)) {
+    CHECK(exact::exp(x) == cpu::exp<T>(cpu::broadcast(x))[0]);
+    CHECK(exact::sigmoid(x) == cpu::sigmoid<T>(cpu::broadcast(x))[0]);
+  }
+}
+
+TEST_CASE_TEMPLATE("simd: max and fma", T, float, double) {
+  constexpr Index n = cpu::lanes<T>;
+  const std::vector<T> values = counting<T>(n, -3);
+  const cpu::Vec<T> v = cpu::load(values.data());
   const std::vector<double> larger = elements<T>(cpu::max(v, cpu::broadcast(T(-2))));
   CHECK(larger[0] == -2);
   CHECK(larger[1] == -2);

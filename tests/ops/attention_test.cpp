@@ -48,6 +48,15 @@ void check_naive(const CardType& card, AttentionShape s, const Ids& positions) {
 
 }  // namespace
 
+// p = 1 and dp = delta: their difference would be noise if the two sums had different orders.
+TEST_CASE_TEMPLATE("attention: a query that sees one key alone has no gradient, to the last bit", T, float,
+                   double) {
+  const AttentionShape s{2, 1, 2, 33, 16, 47};
+  const Result got = attention_card<T>(s).run();
+  CHECK(got.grads[0] == Numbers(static_cast<std::size_t>(s.batch * s.heads * (s.nope + s.rope)), 0.0));
+  CHECK(got.grads[2] == Numbers(static_cast<std::size_t>(s.batch * s.rope), 0.0));
+}
+
 TEST_CASE("attention: the card") {
   // One of everything; one head; several heads; a part of a tile after a whole one.
   for (const AttentionShape& s : {AttentionShape{1, 1, 1, 1, 2, 1}, AttentionShape{2, 5, 1, 3, 2, 4},

@@ -41,7 +41,10 @@ struct Case {
 std::vector<Case> cases() {
   Config parallel = mixture_config(2);
   parallel.mtpx_heads = MtpHeads::parallel;
-  return {{mixture_config(2), 2, 30, 0.3}, {parallel, 2, 30, 0.3}, {wide_config(), 2, 100, 0.05}};
+  return {{mixture_config(2), 2, 30, 0.3},
+          {mixture_config(2), 3, 40, 0.3},
+          {parallel, 3, 40, 0.3},
+          {wide_config(), 2, 100, 0.05}};
 }
 
 struct Pass {
@@ -109,12 +112,15 @@ TEST_CASE("twins: losses and all gradients of the whole model") {
   for (const Case& c : cases()) {
     CAPTURE(c.config.hidden_size);
     const Pass reference = train<double, Cpu>(c), in_double = train<double, Cuda>(c);
-    check_close(in_double.losses, reference.losses, double_bound, "losses in double");
-    check_close(in_double.gradients, reference.gradients, 10 * double_bound);
     const Pass host_float = train<float, Cpu>(c), got = train<float, Cuda>(c);
-    // Some twenty ops in a row, each within float_bound of the truth: ten times that for each parameter.
-    check_close(got.losses, host_float.losses, float_bound, "losses");
-    check_close(got.gradients, host_float.gradients, 10 * float_bound);
+    const bool few = c.batch * c.time <= 64;  // then products have another order
+    check_close(in_double.losses, reference.losses, few ? double_bound : no_difference<double>(),
+                "losses in double");
+    check_close(got.losses, host_float.losses, few ? float_bound : no_difference<float>(), "losses");
+    // Some twenty ops in a row: ten times what one may be off.
+    check_close(in_double.gradients, reference.gradients,
+                10 * (few ? double_bound : no_difference<double>()));
+    check_close(got.gradients, host_float.gradients, 10 * (few ? float_bound : no_difference<float>()));
 
     // In bf16 both devices round, though not the same sums: neither is right. The GPU is not further from the
     // truth than the host is. (A token whose router wavers takes other experts there, on either side.)
@@ -136,16 +142,16 @@ TEST_CASE("twins: the losses of a training run, step by step, and the weights af
   for (int step = 0; step < 10; ++step) {
     CAPTURE(step);
     const StepReport got = gpu.step(), same = second.step(), want = cpu.step();
-    CHECK(got.total == doctest::Approx(want.total).epsilon(1e-4));
-    CHECK(got.gradient_norm == doctest::Approx(want.gradient_norm).epsilon(1e-3));
-    for (std::size_t k = 0; k < want.loss.size(); ++k) {
-      CHECK(got.loss[k] == doctest::Approx(want.loss[k]).epsilon(1e-4));
-      CHECK(got.loss[k] == same.loss[k]);  // a second run of the GPU: to the last bit
-    }
-    CHECK(got.total == same.total);
-    CHECK(got.gradient_norm == same.gradient_norm);
+    const auto check_equal = [&](const StepReport& other) {
+      CHECK(got.loss == other.loss);
+      CHECK(got.total == other.total);
+      CHECK(got.gradient_norm == other.gradient_norm);
+    };
+    check_equal(same);
+    if (host_fuses()) check_equal(want);
   }
   check_bits(weights(again), weights(on_gpu_model));
+  if (host_fuses()) check_bits(weights(on_host), weights(on_gpu_model));
 }
 
 TEST_CASE_TEMPLATE("twins: a recorded step is the step, bit for bit, and allocates nothing", T, float, bf16) {
@@ -211,26 +217,20 @@ TEST_CASE("curve: 50 steps of the quickstart's training on this repository's tex
     }
     return all;
   };
-  const Numbers want = losses(1.0, Cpu()), got = losses(1.0, Cuda());
-  const Numbers host_float = losses(1.0F, Cpu()), got_float = losses(1.0F, Cuda());
-  // The largest of |a - b| / |b| among the losses of the first `steps` steps.
-  const auto apart = [](const Numbers& a, const Numbers& b, std::size_t steps) {
+  const auto compare = [&]<typename T>(T zero, const char* type) {
+    const Numbers want = losses(zero, Cpu()), got = losses(zero, Cuda());
     double worst = 0;
-    for (std::size_t i = 0; i < steps * b.size() / 50; ++i)
-      worst = std::max(worst, std::abs(a[i] - b[i]) / std::abs(b[i]));
-    return worst;
+    std::size_t equal = 0;
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      worst = std::max(worst, std::abs(got[i] - want[i]) / std::abs(want[i]));
+      equal += got[i] == want[i] ? 1 : 0;
+    }
+    std::printf("curve in %s: %zu of %zu losses equal, the others at most %.1e apart\n", type, equal,
+                want.size(), worst);
+    CHECK(worst <= (host_fuses() ? 0 : 1e-4));
   };
-  for (const std::size_t steps : {1U, 5U, 10U, 15U, 20U, 30U, 50U}) {
-    std::printf("curve, %2zu steps: double %.1e; float %.1e; from double: GPU %.1e, host %.1e\n", steps,
-                apart(got, want, steps), apart(got_float, host_float, steps), apart(got_float, want, steps),
-                apart(host_float, want, steps));
-  }
-  CHECK(apart(got, want, 50) <= 1e-9);
-  // In float a rounding sends a token to another expert, sooner or later, and AdamW makes steps of equal size
-  // from gradients that are hardly more than roundings: the host's own float run leaves its double's. The
-  // GPU's is equal to the host's while that has not begun, and then no further from the truth.
-  CHECK(apart(got_float, host_float, 10) <= 1e-4);
-  CHECK(apart(got_float, want, 50) <= std::max(1e-4, 5 * apart(host_float, want, 50)));
+  compare(0.0F, "float");
+  compare(0.0, "double");
 }
 
 TEST_SUITE_END();

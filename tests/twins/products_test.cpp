@@ -14,6 +14,8 @@ TEST_SUITE_BEGIN("twins: products");
 
 namespace {
 
+constexpr Index few_rows = 64;  // of products that a GPU sums in another order
+
 /// K different experts a token; `ragged`: the first gets most, the last none.
 template <typename D>
 Tensor<std::int32_t, D> choose(ExpertsShape s, bool ragged) {
@@ -44,10 +46,11 @@ TEST_CASE("twins: linear") {
             activation(random_tensor<T, D>({rows, sizes.in}, 1)),
             weight(random_tensor<T, D>({sizes.out, sizes.in}, 2)));
       };
-      errors.check(make);
+      errors.check(make, rows <= few_rows);
       if (sizes.out == 51) {
         errors.check(
-            [&]<typename T, typename D>() { return make.template operator()<T, D>().template strided<0>(); });
+            [&]<typename T, typename D>() { return make.template operator()<T, D>().template strided<0>(); },
+            rows <= few_rows);
       }
     }
   }
@@ -103,19 +106,21 @@ TEST_CASE("twins: experts") {
       CAPTURE(s.tokens);
       CAPTURE(s.width);
       CAPTURE(ragged);
-      errors.check([&]<typename T, typename D>() {
-        return Card(
-            {"x", "weights", "gate", "up", "down"},
-            [plan = plan_experts(choose<D>(s, ragged), s.experts, Tensor<acc_t<T>, D>())](
-                const auto& x, const auto& weights, const auto& gate, const auto& up, const auto& down) {
-              return experts(x, weights, plan, gate, up, down);
-            },
-            activation(random_tensor<T, D>({s.tokens, s.width}, 1)),
-            activation(random_tensor<acc_t<T>, D>({s.tokens, s.top_k}, 2, 0.5, 1)),
-            weight(random_tensor<T, D>({s.experts, s.inner, s.width}, 3)),
-            weight(random_tensor<T, D>({s.experts, s.inner, s.width}, 4)),
-            weight(random_tensor<T, D>({s.experts, s.width, s.inner}, 5)));
-      });
+      errors.check(
+          [&]<typename T, typename D>() {
+            return Card(
+                {"x", "weights", "gate", "up", "down"},
+                [plan = plan_experts(choose<D>(s, ragged), s.experts, Tensor<acc_t<T>, D>())](
+                    const auto& x, const auto& weights, const auto& gate, const auto& up, const auto& down) {
+                  return experts(x, weights, plan, gate, up, down);
+                },
+                activation(random_tensor<T, D>({s.tokens, s.width}, 1)),
+                activation(random_tensor<acc_t<T>, D>({s.tokens, s.top_k}, 2, 0.5, 1)),
+                weight(random_tensor<T, D>({s.experts, s.inner, s.width}, 3)),
+                weight(random_tensor<T, D>({s.experts, s.inner, s.width}, 4)),
+                weight(random_tensor<T, D>({s.experts, s.width, s.inner}, 5)));
+          },
+          s.tokens <= few_rows);
     }
   }
 }
@@ -151,7 +156,7 @@ TEST_CASE("twins: linear_cross_entropy") {
       };
       const auto [got, got_best] = rows(device<Cuda>());
       const auto [want, want_best] = rows(device<Cpu>());
-      check_close(got, want, float_bound, "row_loss");
+      check_close(got, want, no_difference<float>(), "row_loss");
       CHECK(got_best == want_best);
     }
   }

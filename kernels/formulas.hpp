@@ -1,0 +1,233 @@
+#pragma once
+// What a number becomes, written once for every device: V is float or double, in a GPU's register or a
+// host's, or a whole SIMD register of them (cpu/simd.hpp). Each operation is rounded as it stands here, so
+// that a float has the same bits wherever it was computed.
+//
+// Two things would break that. Libraries' exponentials and logarithms differ in the last place: here are our
+// own. And compilers contract a * b + c into one rounding where they please, a product that comes from an
+// inlined function included: so fma() says where that is wanted, and product() where it is not. Division and
+// square root are rounded correctly everywhere.
+
+#include <bit>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#if defined(__FMA__) && !defined(__CUDACC__)
+#include <immintrin.h>
+#endif
+
+#ifdef __CUDACC__
+#define MTPX_ANYWHERE __host__ __device__ __forceinline__
+#else
+#define MTPX_ANYWHERE inline
+#endif
+
+namespace mtpx::exact {
+
+namespace detail {
+template <typename V>
+struct ElementOf {
+  using type = std::remove_cvref_t<decltype(std::declval<V>()[0])>;
+};
+template <>
+struct ElementOf<float> {
+  using type = float;
+};
+template <>
+struct ElementOf<double> {
+  using type = double;
+};
+}  // namespace detail
+
+/// What V is made of.
+template <typename V>
+using Element = typename detail::ElementOf<V>::type;
+
+/// `value` in every place of V.
+template <typename V>
+MTPX_ANYWHERE V all(Element<V> value) {
+  if constexpr (std::is_arithmetic_v<V>) {
+    return value;
+  } else {
+    return value - V{};  // a vector minus zero: the form both compilers turn into one broadcast
+  }
+}
+
+/// a * b + c, rounded once. A host without such an instruction rounds twice in vectors.
+template <typename V>
+MTPX_ANYWHERE V fma(V a, V b, V c) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<V, float>) return __fmaf_rn(a, b, c);
+  if constexpr (std::is_same_v<V, double>) return __fma_rn(a, b, c);
+#else
+  using A = Element<V>;
+  if constexpr (std::is_same_v<V, float>) return __builtin_fmaf(a, b, c);
+  if constexpr (std::is_same_v<V, double>) return __builtin_fma(a, b, c);
+#if defined(__AVX512F__) && !defined(__CUDACC__)
+  if constexpr (sizeof(V) == 64 && std::is_same_v<A, float>)
+    return V(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
+  if constexpr (sizeof(V) == 64 && std::is_same_v<A, double>)
+    return V(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
+#elif defined(__FMA__) && !defined(__CUDACC__)
+  if constexpr (sizeof(V) == 32 && std::is_same_v<A, float>)
+    return V(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
+  if constexpr (sizeof(V) == 32 && std::is_same_v<A, double>)
+    return V(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
+#endif
+  if constexpr (!std::is_arithmetic_v<V>) return a * b + c;
+#endif
+}
+
+/// a * b, rounded: what is added to it later is not drawn into this rounding.
+template <typename V>
+MTPX_ANYWHERE V product(V a, V b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<V, float>) return __fmul_rn(a, b);
+  if constexpr (std::is_same_v<V, double>) return __dmul_rn(a, b);
+#elif defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+  return __builtin_assoc_barrier(a * b);
+#endif
+  const V rounded = a * b;  // clang contracts within one expression only
+  return rounded;
+}
+
+namespace detail {
+
+template <typename A>
+struct Exponential;
+template <>
+struct Exponential<float> {
+  using Bits = std::int32_t;
+  static constexpr int mantissa = 23, order = 7;  // of the polynomial: its error is below 2^-27
+  static constexpr float lowest = -0x1.5d589ep+6F, highest = 0x1.62e42ep+6F;  // e^x normal and finite
+  static constexpr float log2_e = 0x1.715476p+0F, ln_2 = 0x1.62e430p-1F, ln_2_rest = -0x1.05c610p-29F;
+};
+template <>
+struct Exponential<double> {
+  using Bits = std::int64_t;
+  static constexpr int mantissa = 52, order = 13;  // 2^-57
+  static constexpr double lowest = -0x1.6232bdd7abcd2p+9, highest = 0x1.62e42fefa39efp+9;
+  static constexpr double log2_e = 0x1.71547652b82fep+0, ln_2 = 0x1.62e42fefa39efp-1,
+                          ln_2_rest = 0x1.abc9e3b39803fp-56;
+};
+
+/// p * 2^n for t = n + 1.5 * 2^mantissa, whose lowest bits are those of n.
+template <typename V>
+MTPX_ANYWHERE V scale_by_power(V p, V t) {
+  using E = Exponential<Element<V>>;
+  if constexpr (std::is_arithmetic_v<V>) {
+    using Word = std::make_unsigned_t<typename E::Bits>;
+    return std::bit_cast<V>(
+        static_cast<Word>(std::bit_cast<Word>(p) + (std::bit_cast<Word>(t) << E::mantissa)));
+  } else {
+    using Words = decltype(p < p);
+    return (V)((Words)p + ((Words)t << E::mantissa));
+  }
+}
+
+}  // namespace detail
+
+/// e^x within 1.3 units in the last place; 0 where it would not be a normal number.
+/// x = n ln 2 + r, |r| <= ln 2 / 2:  e^x = 2^n (1 + r + r^2 / 2! + ...)
+template <typename V>
+MTPX_ANYWHERE V exp(V x) {
+  using A = Element<V>;
+  using E = detail::Exponential<A>;
+  const V shift = all<V>(static_cast<A>(std::int64_t{3} << (E::mantissa - 1)));
+  const V t = fma(x, all<V>(E::log2_e), shift), n = t - shift;
+  const V r = fma(n, all<V>(-E::ln_2_rest), fma(n, all<V>(-E::ln_2), x));
+  constexpr auto inverse_factorial = [](int k) {
+    double f = 1;
+    for (int i = 2; i <= k; ++i) f *= i;
+    return static_cast<A>(1 / f);
+  };
+  V p = all<V>(inverse_factorial(E::order));
+#ifdef __CUDACC__
+#pragma unroll
+#else
+#pragma GCC unroll 16
+#endif
+  for (int k = E::order - 1; k >= 0; --k) p = fma(p, r, all<V>(inverse_factorial(k)));
+  p = detail::scale_by_power(p, t);
+  p = x < all<V>(E::lowest) ? all<V>(A(0)) : p;
+  p = x > all<V>(E::highest) ? all<V>(std::numeric_limits<A>::infinity()) : p;
+  return x == x ? p : x;
+}
+
+/// ln x of one positive number, in double: within two units in the last place. 0: -inf; below 0: NaN.
+/// x = 2^n m, sqrt(1/2) <= m < sqrt(2), s = (m - 1) / (m + 1):  ln x = n ln 2 + 2 (s + s^3 / 3 + s^5 / 5 +
+/// ...)
+MTPX_ANYWHERE double log(double x) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  if (!(x > 0 && x < infinity)) {
+    return x == 0 ? -infinity : x > 0 ? x : std::numeric_limits<double>::quiet_NaN();
+  }
+  const auto bits = std::bit_cast<std::uint64_t>(x);
+  auto n = static_cast<int>(bits >> 52) - 1023;
+  double m = std::bit_cast<double>((bits & 0xfffffffffffffULL) | 0x3ff0000000000000ULL);
+  if (m > 1.4142135623730951) {
+    m *= 0.5;
+    ++n;
+  }
+  const double s = (m - 1) / (m + 1), z = s * s;
+  double p = 1.0 / 23;
+#ifdef __CUDACC__
+#pragma unroll
+#endif
+  for (int k = 21; k >= 3; k -= 2) p = fma(p, z, 1.0 / k);
+  using E = detail::Exponential<double>;
+  const double of_m = fma(product(2 * s, z), p, 2 * s), power = static_cast<double>(n);
+  return fma(power, E::ln_2, fma(power, E::ln_2_rest, of_m));
+}
+MTPX_ANYWHERE float log(float x) { return static_cast<float>(log(static_cast<double>(x))); }
+
+/// 1 / (1 + e^-x)
+template <typename V>
+MTPX_ANYWHERE V sigmoid(V x) {
+  const V one = all<V>(1);
+  return one / (one + exp(-x));
+}
+
+/// silu(g) = g s with s = sigmoid(g), and its derivative s (1 + g (1 - s)).
+template <typename V>
+struct Silu {
+  V value, slope;
+
+  MTPX_ANYWHERE explicit Silu(V g) : Silu(g, sigmoid(g)) {}
+  MTPX_ANYWHERE Silu(V g, V s) {
+    const V one = all<V>(1);
+    value = product(g, s);
+    slope = product(s, fma(g, one - s, one));
+  }
+};
+
+/// (even, odd) turned by an angle:  (even cos - odd sin, even sin + odd cos)
+template <typename V>
+struct Turned {
+  V even, odd;
+
+  MTPX_ANYWHERE Turned(V x_even, V x_odd, V cos, V sin)
+      : even(fma(x_even, cos, -product(x_odd, sin))), odd(fma(x_even, sin, product(x_odd, cos))) {}
+};
+
+/// What all numbers of a parameter share in an AdamW step: rate = lr / bias1, root = 1 / sqrt(bias2),
+/// keep = 1 - lr weight_decay, clip scales the gradient.
+template <typename A>
+struct AdamW {
+  A b1, b2, rate, root, eps, keep, clip;
+
+  /// g = clip grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
+  /// p = keep p - rate m / (root sqrt(v) + eps).   sqrt: correctly rounded
+  template <typename V, typename Sqrt>
+  MTPX_ANYWHERE void step(V grad, V& m, V& v, V& p, const Sqrt& sqrt) const {
+    const V g = product(all<V>(clip), grad);
+    m = fma(all<V>(b1), m, product(all<V>(A(1) - b1), g));
+    v = fma(all<V>(b2), v, product(product(all<V>(A(1) - b2), g), g));
+    const V below = fma(sqrt(v), all<V>(root), all<V>(eps));
+    p = fma(all<V>(keep), p, -(product(all<V>(rate), m) / below));
+  }
+};
+
+}  // namespace mtpx::exact
