@@ -55,28 +55,29 @@ MTPX_ANYWHERE V all(Element<V> value) {
   }
 }
 
-/// a * b + c, rounded once. A host without such an instruction rounds twice in vectors.
+/// a * b + c, rounded once; twice on a host without such an instruction.
 template <typename V>
 MTPX_ANYWHERE V fma(V a, V b, V c) {
 #if defined(__CUDA_ARCH__)
   if constexpr (std::is_same_v<V, float>) return __fmaf_rn(a, b, c);
   if constexpr (std::is_same_v<V, double>) return __fma_rn(a, b, c);
 #else
-  using A = Element<V>;
+#if defined(__FMA__) || defined(__FP_FAST_FMA)
   if constexpr (std::is_same_v<V, float>) return __builtin_fmaf(a, b, c);
   if constexpr (std::is_same_v<V, double>) return __builtin_fma(a, b, c);
+#endif
 #if defined(__AVX512F__) && !defined(__CUDACC__)
-  if constexpr (sizeof(V) == 64 && std::is_same_v<A, float>)
+  if constexpr (sizeof(V) == 64 && std::is_same_v<Element<V>, float>)
     return V(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
-  if constexpr (sizeof(V) == 64 && std::is_same_v<A, double>)
+  if constexpr (sizeof(V) == 64 && std::is_same_v<Element<V>, double>)
     return V(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
 #elif defined(__FMA__) && !defined(__CUDACC__)
-  if constexpr (sizeof(V) == 32 && std::is_same_v<A, float>)
+  if constexpr (sizeof(V) == 32 && std::is_same_v<Element<V>, float>)
     return V(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
-  if constexpr (sizeof(V) == 32 && std::is_same_v<A, double>)
+  if constexpr (sizeof(V) == 32 && std::is_same_v<Element<V>, double>)
     return V(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
 #endif
-  if constexpr (!std::is_arithmetic_v<V>) return a * b + c;
+  return a * b + c;
 #endif
 }
 
@@ -95,6 +96,7 @@ MTPX_ANYWHERE V product(V a, V b) {
 
 namespace detail {
 
+/// ln_2 has so few bits that its products with whole numbers are not rounded; ln_2_rest is what it lacks.
 template <typename A>
 struct Exponential;
 template <>
@@ -102,15 +104,15 @@ struct Exponential<float> {
   using Bits = std::int32_t;
   static constexpr int mantissa = 23, order = 7;  // of the polynomial: its error is below 2^-27
   static constexpr float lowest = -0x1.5d589ep+6F, highest = 0x1.62e42ep+6F;  // e^x normal and finite
-  static constexpr float log2_e = 0x1.715476p+0F, ln_2 = 0x1.62e430p-1F, ln_2_rest = -0x1.05c610p-29F;
+  static constexpr float log2_e = 0x1.715476p+0F, ln_2 = 0x1.62e4p-1F, ln_2_rest = 0x1.7f7d1cp-20F;
 };
 template <>
 struct Exponential<double> {
   using Bits = std::int64_t;
   static constexpr int mantissa = 52, order = 13;  // 2^-57
   static constexpr double lowest = -0x1.6232bdd7abcd2p+9, highest = 0x1.62e42fefa39efp+9;
-  static constexpr double log2_e = 0x1.71547652b82fep+0, ln_2 = 0x1.62e42fefa39efp-1,
-                          ln_2_rest = 0x1.abc9e3b39803fp-56;
+  static constexpr double log2_e = 0x1.71547652b82fep+0, ln_2 = 0x1.62e42fefa2p-1,
+                          ln_2_rest = 0x1.9ef35793c7673p-41;
 };
 
 /// p * 2^n for t = n + 1.5 * 2^mantissa, whose lowest bits are those of n.
