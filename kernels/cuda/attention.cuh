@@ -206,10 +206,10 @@ __global__ void __launch_bounds__(256, attention_blocks<T>)
         if (seen(j)) highest = max(highest, p[i][j] * scale);
       }
       highest = across_row(highest, [](A x, A y) { return max(x, y); });
-      const A shrink = total[i] == A(0) ? A(0) : exact::exp(top[i] - highest);
+      const A shrink = total[i] == A(0) ? A(0) : exponential<T>(top[i] - highest);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        p[i][j] = seen(j) ? exact::exp(exact::fma(p[i][j], scale, -highest)) : A(0);
+        p[i][j] = seen(j) ? exponential<T>(exact::fma(p[i][j], scale, -highest)) : A(0);
         shared.weights[(ty + 16 * i) * shared.pitch + tx + 16 * j] = p[i][j];
       }
       const A sum = (p[i][0] + p[i][2]) + (p[i][1] + p[i][3]);  // first those 32 apart, then 16, ...
@@ -280,7 +280,7 @@ __device__ void weights_of(AttentionShared<A>& shared, const AttentionGradient<T
     const A lse = g.lse[row], delta = g.delta[row];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      A w = exact::exp(exact::fma(p[i][j], g.scale, -lse));
+      A w = exponential<T>(exact::fma(p[i][j], g.scale, -lse));
       if (ds) w = w * (dp[i][j] - delta) * g.scale;
       shared.weights[(ty + 16 * i) * shared.pitch + tx + 16 * j] =
           head.sees(query, begin + tx + 16 * j) ? w : A(0);

@@ -89,6 +89,16 @@ __device__ __forceinline__ void put(T* to, A value, bool accumulate) {
 template <typename T>
 inline constexpr bool in_order = !std::is_same_v<T, bf16>;
 
+/// e^x as exact as results of type T need it: for bf16 the chip's own, about 1e-6 off.
+template <typename T>
+__device__ __forceinline__ acc_t<T> exponential(acc_t<T> x) {
+  if constexpr (in_order<T>) {
+    return exact::exp(x);
+  } else {
+    return __expf(x);
+  }
+}
+
 // --- Wide loads: 16 bytes a thread -----------------------------------------------------------------------
 
 /// `N` neighbours in memory, loaded and stored at once; the address must be a multiple of their size.

@@ -7,7 +7,7 @@
 
 namespace mtpx::cuda {
 
-inline constexpr int group_tile = ordered_tile<1>;  // rows and columns of C per block
+inline constexpr int group_tile = 64;  // rows and columns of C per block
 inline constexpr int group_threads = ordered_threads;
 
 /// One of the matrices of expert e: the element (i, j) of its share stands at
@@ -64,8 +64,8 @@ __global__ void __launch_bounds__(group_threads)
     m = rows;
   }
   const Matrix<T> ae{a.of(e, offsets[e]), a.row, a.column}, be{b.of(e, offsets[e]), b.row, b.column};
-  multiply_tile<1>(m, n, k, ae, be, c.of(e, offsets[e]), c.row, first_row, Index{blockIdx.y} * group_tile,
-                   accumulate);
+  multiply_tile<group_tile>(m, n, k, ae, be, c.of(e, offsets[e]), c.row, first_row,
+                            Index{blockIdx.y} * group_tile, accumulate);
 }
 
 /// At most so many row tiles do the experts have together.

@@ -12,7 +12,7 @@ namespace cuda {
 template <typename T>
 __device__ __forceinline__ acc_t<T> sigmoid_for(acc_t<T> x) {
   if constexpr (std::is_same_v<T, bf16>) {
-    return __fdividef(1.0F, 1.0F + __expf(-x));
+    return __fdividef(1.0F, 1.0F + exponential<T>(-x));
   } else {
     return exact::sigmoid(x);
   }

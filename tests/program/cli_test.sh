@@ -10,6 +10,10 @@ small=(--config "$work/config.json" --data "$work/text.txt" --seq 32 --batch 4 -
 "$mtpx" train "${small[@]}" --steps 30 --threads 1 --out "$work/one" >"$work/log"
 "$mtpx" train "${small[@]}" --steps 30 --threads 2 --out "$work/two" >/dev/null
 cmp "$work/one/model.safetensors" "$work/two/model.safetensors" || fail "weights depend on the number of threads"
+if [[ $device == cuda ]]; then
+  "$1" train "${small[@]}" --steps 30 --dtype float32 --device cpu --out "$work/host" >/dev/null
+  cmp "$work/one/model.safetensors" "$work/host/model.safetensors" || fail "a GPU's weights are not the host's"
+fi
 for file in config.json model.safetensors metrics.jsonl; do [[ -s $work/one/$file ]] || fail "$file is missing"; done
 [[ $(grep -c '"validation_loss"' "$work/one/metrics.jsonl") == 5 ]] || fail "metrics.jsonl: $(grep -c validation "$work/one/metrics.jsonl") validations"
 grep -q 'step 30/30 (100%)  loss [0-9.]* [0-9.]* [0-9.]*  lr .* norm .* tok/s  ETA 0m0s' "$work/log" || fail "progress line: $(tail -n 5 "$work/log")"
