@@ -153,6 +153,8 @@ void expand_value(const Cuda&, AttentionShape s, Index latent, Index rows, const
                   const T* w, T* o);
 template <typename A>
 void argmax_rows(const Cuda&, Rows rows, const A* logits, std::int32_t* ids);
+template <typename A>
+void draw_rows(const Cuda&, Rows rows, const A* logits, Sampling s, const double* u, std::int32_t* ids);
 template <typename T>
 void decode_attention(const Cuda&, const DecodeAttention<T>& p, const T* x, T* h);
 template <typename T>

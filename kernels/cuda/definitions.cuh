@@ -15,4 +15,5 @@
 #include "rms_norm.cuh"
 #include "rope.cuh"
 #include "router.cuh"
+#include "sample.cuh"
 #include "swiglu.cuh"

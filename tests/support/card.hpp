@@ -32,12 +32,27 @@ inline double uniform(std::uint64_t stream, Index i) {
   return Philox::block(seed, stream, static_cast<std::uint64_t>(i))[0] / 2147483648.0 - 1.0;
 }
 
+/// While one of these lives, random_tensor() has all the digits of its type: the products of bf16 numbers are
+/// exact, so they do not tell how often a multiply-add rounds.
+class AllDigits {
+ public:
+  AllDigits() { ++alive_; }
+  AllDigits(const AllDigits&) = delete;
+  AllDigits& operator=(const AllDigits&) = delete;
+  ~AllDigits() { --alive_; }
+  static bool wanted() { return alive_ > 0; }
+
+ private:
+  static inline int alive_ = 0;
+};
+
 /// shift + scale * uniform, rounded to bf16: cards in double, float and bf16 have the same operands.
 template <typename T, typename D = Device>
 Tensor<T, D> random_tensor(Shape shape, std::uint64_t stream, double scale = 1, double shift = 0) {
   std::vector<T> values;
   for (Index i = 0; i < shape.size(); ++i) {
-    values.push_back(T(static_cast<float>(bf16(shift + scale * uniform(stream, i)))));
+    const double x = shift + scale * uniform(stream, i);
+    values.push_back(AllDigits::wanted() ? static_cast<T>(x) : T(static_cast<float>(bf16(x))));
   }
   return Tensor<T, D>::from(device<D>(), shape, values);
 }

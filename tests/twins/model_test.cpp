@@ -61,6 +61,7 @@ struct Pass {
 
 template <typename T, typename D>
 Pass train(const Case& c) {
+  const AllDigits digits;
   auto model = random_model<T, D>(c.config, 1, c.deviation);
   const auto batch = random_batch<D>(c.batch, c.time, c.config.vocab_size);
   poison_free_memory(device<D>());

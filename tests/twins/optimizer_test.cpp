@@ -72,6 +72,7 @@ Outcome run(double last) {
 
 template <typename T>
 void check(double last, double bound) {
+  const AllDigits digits;
   const Outcome got = run<T, Cuda>(last), want = run<T, Cpu>(last);
   if (std::isfinite(last)) {
     check_close(got.norms, want.norms, no_difference<double>(), "norm");

@@ -85,6 +85,7 @@ class TwinErrors {
  private:
   template <typename T, typename Make>
   double error_in(const Make& make, double bound) const {
+    const AllDigits digits;
     return check_twins(make.template operator()<T, Cuda>(), make.template operator()<T, Cpu>(), bound);
   }
 

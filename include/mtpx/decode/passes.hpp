@@ -2,6 +2,7 @@
 
 #include <mtpx/core/recorded.hpp>
 #include <mtpx/decode/cache.hpp>
+#include <mtpx/decode/sampling.hpp>
 
 #include <compare>
 #include <map>
@@ -12,6 +13,7 @@ namespace mtpx {
 enum class Answer {
   nothing,
   tokens,  ///< the most likely ones: nothing else leaves the device
+  drawn,   ///< tokens drawn with given random numbers, on a device that DrawsTokens
   logits   ///< all, in the accumulation type
 };
 
@@ -24,15 +26,17 @@ class Passes {
   using A = acc_t<T>;
 
   /// slots, positions: of the cache   modules: those that draft   most_rows: of one pass   most_answers: rows
-  /// that a pass is asked about
+  /// that a pass is asked about   sampling: how tokens are drawn
   Passes(const Transformer<T, D>& model, Index slots, Index positions, Index modules, Index most_rows,
-         Index most_answers)
+         Index most_answers, const SamplingOptions& sampling)
       : model_(model),
+        sampling_{sampling.temperature, sampling.top_k, sampling.top_p},
         cache_(model, slots, positions, modules),
         modules_(modules),
         most_at_once_(std::min(most_answers, most_alike_rows<T, D>())),
         inputs_(model.device(), {4 * most_rows}),
         tokens_(model.device(), {most_at_once_}),
+        randoms_(model.device(), {most_at_once_}),
         newest_(modules > 0 && model.config.sequential()
                     ? Tensor<T, D>(model.device(), {most_answers, model.config.hidden_size})
                     : Tensor<T, D>()) {}
@@ -40,12 +44,18 @@ class Passes {
   const KvCache<T, D>& cache() const { return cache_; }
 
   /// Rows [begin, end) of a list through the trunk; answers about the last `count` of them.
-  void trunk(const RowList& list, Index begin, Index end, Answer answer, Index count) {
+  /// randoms: [count], numbers in [0, 1), for tokens that are drawn
+  void trunk(const RowList& list, Index begin, Index end, Answer answer, Index count,
+             std::span<const double> randoms = {}) {
     // A row must find the same path in every pass that is compared with another.
     const Index piece = count > 0 && end - begin == count ? most_alike_rows<T, D>() : end - begin;
     for (Index done = 0; begin < end; begin += piece) {
       const Index n = std::min(piece, end - begin), asked = std::min(n, count);
       upload(list, begin, begin + n, nullptr);
+      if (answer == Answer::drawn) {
+        copy_to_device(model_.device(), randoms_.data(), randoms.data() + done,
+                       static_cast<std::size_t>(asked) * sizeof(double));
+      }
       run({0, false, n, asked, answer}, [&] {
         const DecodeRows<D> rows = rows_of(n);
         const Hidden<T, D> h = model_.decode(tape_, input(0, n).reshape({1, n}), rows, cache_.trunk);
@@ -164,8 +174,12 @@ class Passes {
     }
     const Tensor<A, D> out = answer == Answer::logits ? logits_ : Tensor<A, D>(x.device(), {count, vocab});
     linear_forward(x.device(), read.rows(), read.data(), vocab, model_.lm_head.weight.data(), out.data());
-    if (answer == Answer::tokens)
-      argmax_rows(x.device(), Rows{count, vocab, vocab}, out.data(), tokens_.data());
+    const Rows rows{count, vocab, vocab};
+    if (answer == Answer::tokens) argmax_rows(x.device(), rows, out.data(), tokens_.data());
+    if constexpr (DrawsTokens<D>) {
+      if (answer == Answer::drawn)
+        draw_rows(x.device(), rows, out.data(), sampling_, randoms_.data(), tokens_.data());
+    }
   }
 
   /// The answer about `count` rows becomes that about rows [done, done + count).
@@ -177,20 +191,22 @@ class Passes {
       copy_to_host(model_.device(), host.data() + done * width, from.data(),
                    static_cast<std::size_t>(count * width) * sizeof(host[0]));
     };
-    if (answer == Answer::tokens) {
-      read(answered_tokens_, tokens_, 1);
-    } else {
+    if (answer == Answer::logits) {
       read(answered_logits_, logits_, model_.config.vocab_size);
+    } else {
+      read(answered_tokens_, tokens_, 1);
     }
   }
 
   const Transformer<T, D>& model_;
+  const Sampling sampling_;
   KvCache<T, D> cache_;
   const Index modules_;
   const Index most_at_once_;  // rows that are asked about without a cut
   // What recorded passes read and write: the same memory for all of them.
   Tensor<std::int32_t, D> inputs_;  // [4 * most_rows]: four arrays of a pass's rows, one after the other
   Tensor<std::int32_t, D> tokens_;  // [most_at_once]
+  Tensor<double, D> randoms_;       // [most_at_once]
   Tensor<A, D> logits_;             // [most_at_once, vocab], once somebody asks for them
   Tensor<T, D> newest_;             // [most_answers, hidden]
   std::map<Kind, Recorded<D>> records_;

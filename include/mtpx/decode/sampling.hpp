@@ -1,7 +1,7 @@
 #pragma once
 // From logits to a token: temperature, top-k, top-p.
 
-#include <mtpx/core/error.hpp>
+#include <mtpx/kernels.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -29,6 +29,12 @@ struct SamplingOptions {
     check(top_k >= 0, "top_k", top_k, "must be 0 (all tokens) or positive");
     check(top_p > 0 && top_p <= 1, "top_p", top_p, "must be above 0 and at most 1");
   }
+};
+
+/// Whether a device draws tokens itself; elsewhere the host looks at the logits.
+template <typename D>
+concept DrawsTokens = requires(const D& device, const float* logits, const double* u, std::int32_t* ids) {
+  draw_rows(device, Rows{}, logits, Sampling{}, u, ids);
 };
 
 /// The most likely token, the lowest id on ties. NaN never wins.

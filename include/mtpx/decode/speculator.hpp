@@ -42,7 +42,8 @@ class Speculator {
         most_drafts_(options.draft != GenerateOptions::automatic ? options.draft : longest_useful(model)),
         modules_((options.validate(model.config), std::min(most_drafts_, modules_of(model)))),
         passes_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_,
-                std::max(chunk + slots, slots * (most_drafts_ + 1)), slots * (most_drafts_ + 1)),
+                std::max(chunk + slots, slots * (most_drafts_ + 1)), slots * (most_drafts_ + 1),
+                options.sampling),
         slots_(static_cast<std::size_t>(slots)) {
     if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_);
     for (Slot& slot : slots_) slot.ready.resize(static_cast<std::size_t>(modules_));
@@ -78,7 +79,8 @@ class Speculator {
     Index begin = 0;
     for (; begin + chunk < rows_.size(); begin += chunk)
       passes_.trunk(rows_, begin, begin + chunk, Answer::nothing, 0);
-    passes_.trunk(rows_, begin, rows_.size(), main_answer(), 1);
+    randoms_.assign(1, of_place(s, 0));
+    passes_.trunk(rows_, begin, rows_.size(), main_answer(), 1, randoms_);
     s.emitted_from = s.tokens.size();
     s.tokens.push_back(pick(s, 0, 0));
     s.active = true;
@@ -182,7 +184,9 @@ class Speculator {
 
   /// What is read of the main model, and of the drafts: tokens alone where nobody looks at distributions.
   Answer main_answer() const {
-    return options_.same_text() && options_.sampling.greedy() ? Answer::tokens : Answer::logits;
+    if (!options_.same_text()) return Answer::logits;
+    if (options_.sampling.greedy()) return Answer::tokens;
+    return DrawsTokens<D> ? Answer::drawn : Answer::logits;
   }
   Answer draft_answer() const {
     const bool drawn = options_.draft_tokens == DraftTokens::drawn && !options_.same_text() &&
@@ -199,7 +203,7 @@ class Speculator {
 
   /// The token `ahead` places after the known ones, from row `row` of what the trunk was asked.
   std::int32_t pick(const Slot& s, std::size_t ahead, Index row) {
-    if (main_answer() == Answer::tokens) return passes_.token(row);
+    if (main_answer() != Answer::logits) return passes_.token(row);
     const std::span<double> p = place(p_, 0, vocabulary());
     distribution(passes_.logits(row), options_.sampling, p, order_);
     return sample(p, of_place(s, ahead));
@@ -208,14 +212,16 @@ class Speculator {
   /// The known tokens' last and the drafts of all running sequences, in one pass.
   void verify() {
     rows_.clear();
+    randoms_.clear();
     for (const Index slot : running_) {
       Slot& s = slots_[static_cast<std::size_t>(slot)];
       s.first_row = rows_.size();
       const Index e = known(s) - 1;
       rows_.add(s.tokens.back(), slot, e);
       for (Index i = 0; i < s.want; ++i) rows_.add(s.drafts[static_cast<std::size_t>(i)], slot, e + 1 + i);
+      for (Index i = 0; i <= s.want; ++i) randoms_.push_back(of_place(s, static_cast<std::size_t>(i)));
     }
-    passes_.trunk(rows_, 0, rows_.size(), main_answer(), rows_.size());
+    passes_.trunk(rows_, 0, rows_.size(), main_answer(), rows_.size(), randoms_);
   }
 
   /// Which drafts of a sequence stand.
@@ -362,7 +368,7 @@ class Speculator {
   RowList rows_;
   std::vector<std::int32_t> order_;
   std::vector<Index> running_, drafting_;
-  std::vector<double> p_, q_, rest_;
+  std::vector<double> p_, q_, rest_, randoms_;
 };
 
 }  // namespace mtpx

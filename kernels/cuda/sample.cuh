@@ -1,0 +1,225 @@
+#pragma once
+// Tokens drawn on the device, from the distribution of decode/sampling.hpp: softmax(logits / temperature),
+// cut to the top_k, then to the top_p of what is left. So a sampled token leaves as greedy ones do, and
+// nobody waits for a row of logits. All sums are in double and in a fixed order: a row's token depends on its
+// logits and its random number alone.
+//
+// Neither cut sorts. The order is that of whole-number keys of the logits, and what is sought is the largest
+// key t such that the keys from t on are top_k many, or have top_p of the weight: four bits of it at a time.
+
+#include "../decode_shapes.hpp"
+#include "top_indices.cuh"
+
+namespace mtpx {
+
+namespace cuda {
+
+inline constexpr int draw_threads = 1024;
+inline constexpr int draw_warps = draw_threads / 32;
+
+/// What a block that draws from one row shares.
+struct DrawShared {
+  double sums[draw_warps][16];
+  double totals[16];
+  unsigned long long best;  // of keys
+  int place;
+};
+
+/// shared.totals[d] = the sum over the block of sums[d], for d < n, to be read until the next such sum.
+template <int n>
+__device__ void add_over_block(DrawShared& shared, double (&sums)[n]) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int d = 0; d < n; ++d) {
+    sums[d] = warp_sum(sums[d]);
+    if (lane == 0) shared.sums[warp][d] = sums[d];
+  }
+  __syncthreads();
+  if (threadIdx.x < n) {
+    double total = 0;
+    for (int w = 0; w < draw_warps; ++w) total += shared.sums[w][threadIdx.x];
+    shared.totals[threadIdx.x] = total;
+  }
+  __syncthreads();
+}
+
+/// One row: logits [V], and weights [V], 0 for what was cut. A block works on it.
+template <typename A>
+struct DrawRow {
+  using Key = OrderKey<A>;
+  Index width;
+  const A* logits;
+  double* weights;
+
+  /// f(i, key, weight) for every i of this thread.
+  template <typename F>
+  __device__ void each(const F& f) const {
+#pragma unroll 4
+    for (Index i = threadIdx.x; i < width; i += draw_threads) f(i, order_key(logits[i]), weights[i]);
+  }
+
+  /// Keeps, of what has weight, as many of the likeliest as measure `target` together, or one more where that
+  /// is not met exactly; equally likely ones from the lowest id. measure(w) of one: 1, or its weight.
+  template <typename Measure>
+  __device__ void cut(DrawShared& shared, double target, const Measure& measure) const {
+    Key found = 0;
+    double above = 0;   // the measure of all keys beyond those that begin as `found` does
+    double of_key = 0;  // that of the keys that are `found`, in the end
+    for (int shift = 8 * static_cast<int>(sizeof(Key)) - 4; shift >= 0; shift -= 4) {
+      double sums[16] = {};
+      each([&](Index, Key key, double weight) {
+        // Shifted twice: a shift by all bits is not defined.
+        if (weight <= 0 || key >> shift >> 4 != found >> shift >> 4) return;
+        const int digit = static_cast<int>(key >> shift) & 15;
+#pragma unroll
+        for (int d = 0; d < 16; ++d) sums[d] += digit == d ? measure(weight) : 0.0;
+      });
+      add_over_block(shared, sums);
+      int digit = 0;
+      double beyond = above;
+      for (int d = 15; d >= 0; --d) {
+        if (shared.totals[d] <= 0) continue;
+        digit = d;  // the last that is there, should roundings keep the sums below the target
+        above = beyond;
+        beyond += shared.totals[d];
+        if (beyond >= target) break;
+      }
+      of_key = shared.totals[digit];
+      found |= static_cast<Key>(digit) << shift;
+    }
+    // How many of the equal ones, and up to which id.
+    double equals[1] = {};
+    each([&](Index, Key key, double weight) { equals[0] += key == found && weight > 0 ? 1.0 : 0.0; });
+    add_over_block(shared, equals);
+    const double count = shared.totals[0];
+    const double keep = max(1.0, min(count, ceil((target - above) / (of_key / count))));
+    Index last = width;  // the first id that is not kept any more
+    if (keep < count) {
+      Index low = 0;
+      while (low + 1 < last) {  // fewer than `keep` stand before low, at least as many before last
+        const Index middle = low + (last - low) / 2;
+        double before[1] = {};
+        each([&](Index i, Key key, double weight) {
+          before[0] += key == found && weight > 0 && i < middle ? 1.0 : 0.0;
+        });
+        add_over_block(shared, before);
+        if (shared.totals[0] >= keep) {
+          last = middle;
+        } else {
+          low = middle;
+        }
+      }
+    }
+    each([&](Index i, Key key, double) {
+      if (key < found || (key == found && i >= last)) weights[i] = 0;
+    });
+    __syncthreads();
+  }
+
+  /// The sum of all weights.
+  __device__ double total(DrawShared& shared) const {
+    double sums[1] = {};
+    each([&](Index, Key, double weight) { sums[0] += weight; });
+    add_over_block(shared, sums);
+    return shared.totals[0];
+  }
+
+  /// The id at which the weights' sum, in the order of ids, passes u times all of it; -1 where no weight is.
+  /// Each warp adds a part of the ids; the warp whose part it is walks through it.
+  __device__ int draw(DrawShared& shared, double u) const {
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    const Index share = ceil_div(ceil_div(width, 32), draw_warps) * 32;
+    const Index begin = min(width, warp * share), end = min(width, begin + share);
+    double part = 0;
+    for (Index i = begin + lane; i < end; i += 32) part += weights[i];
+    part = warp_sum(part);
+    if (lane == 0) shared.sums[warp][0] = part;
+    if (threadIdx.x == 0) shared.place = -1;
+    __syncthreads();
+    double all = 0, before = 0;
+    int chosen = -1;  // the first warp that passes the mark, or the last with any weight
+    for (int w = 0; w < draw_warps; ++w) all += shared.sums[w][0];
+    double sum = 0;
+    for (int w = 0; w < draw_warps; ++w) {
+      if (shared.sums[w][0] <= 0) continue;
+      chosen = w;
+      before = sum;
+      sum += shared.sums[w][0];
+      if (u * all < sum) break;
+    }
+    if (warp == chosen) {
+      int last = -1;
+      for (Index first = begin; first < end; first += 32) {
+        const Index i = first + lane;
+        const double weight = i < end ? weights[i] : 0.0;
+        double up_to = weight;  // of this group, this lane's included
+#pragma unroll
+        for (int offset = 1; offset < 32; offset *= 2) {
+          const double below = __shfl_up_sync(whole_warp, up_to, offset);
+          if (lane >= offset) up_to += below;
+        }
+        const unsigned there = __ballot_sync(whole_warp, weight > 0);
+        const unsigned past = __ballot_sync(whole_warp, weight > 0 && u * all < before + up_to);
+        if (there != 0) last = static_cast<int>(first) + 31 - __clz(static_cast<int>(there));
+        if (past != 0) {
+          last = static_cast<int>(first) + __ffs(static_cast<int>(past)) - 1;
+          break;
+        }
+        before += __shfl_sync(whole_warp, up_to, 31);
+      }
+      if (lane == 0) shared.place = last;
+    }
+    __syncthreads();
+    return shared.place;
+  }
+};
+
+/// A block a row.   weights: [rows, width], scratch
+template <typename A>
+__global__ void __launch_bounds__(draw_threads)
+    draw_block(Index width, Index stride, const A* logits, const Sampling s, const double* u, double* weights,
+               std::int32_t* ids) {
+  __shared__ DrawShared shared;
+  const DrawRow<A> row{width, logits + blockIdx.x * stride, weights + blockIdx.x * width};
+  if (threadIdx.x == 0) shared.best = 0;
+  __syncthreads();
+  OrderKey<A> best = 0;
+  for (Index i = threadIdx.x; i < width; i += draw_threads) best = max(best, order_key(row.logits[i]));
+  best = largest_key(best);
+  if (threadIdx.x % 32 == 0) atomicMax(&shared.best, static_cast<unsigned long long>(best));
+  __syncthreads();
+  // The number whose key is the largest: undoes order_key().
+  const auto top_key = static_cast<OrderKey<A>>(shared.best);
+  double top = 0;
+  if constexpr (sizeof(A) == 4) {
+    top = __uint_as_float(top_key >> 31 != 0 ? top_key & 0x7fffffffU : ~top_key);
+  } else {
+    const bool negative = top_key >> 63 == 0;
+    top = __longlong_as_double(static_cast<long long>(negative ? ~top_key : top_key & ~(1ULL << 63)));
+  }
+  for (Index i = threadIdx.x; i < width; i += draw_threads) {
+    const double z = widen(row.logits[i]);
+    row.weights[i] = z == top ? 1.0 : z == z ? exact::exp((z - top) / s.temperature) : 0.0;
+  }
+  __syncthreads();
+  if (s.top_k > 0 && s.top_k < width)
+    row.cut(shared, static_cast<double>(s.top_k), [](double) { return 1.0; });
+  if (s.top_p < 1) row.cut(shared, s.top_p * row.total(shared), [](double weight) { return weight; });
+  const int id = row.draw(shared, u[blockIdx.x]);
+  if (threadIdx.x == 0) ids[blockIdx.x] = max(id, 0);
+}
+
+}  // namespace cuda
+
+/// ids[r] = a token drawn from softmax(logits / temperature) of row r, cut to the top_k, then to the top_p of
+/// what is left: that at which the cumulated probabilities pass u[r] in [0, 1). temperature > 0.
+///   logits: [rows, width]   u, ids: [rows]
+template <typename A>
+void draw_rows(const Cuda& device, Rows rows, const A* logits, Sampling s, const double* u,
+               std::int32_t* ids) {
+  const cuda::Workspace<double> weights(device, rows.count * rows.width);
+  cuda::launch(device, "draw", cuda::draw_block<A>, static_cast<unsigned>(rows.count), cuda::draw_threads, 0,
+               rows.width, rows.stride, logits, s, u, weights.data(), ids);
+}
+
+}  // namespace mtpx
