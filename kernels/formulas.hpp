@@ -131,8 +131,8 @@ MTPX_ANYWHERE V scale_by_power(V p, V t) {
 
 }  // namespace detail
 
-/// e^x within 1.3 units in the last place; 0 where it would not be a normal number.
-/// x = n ln 2 + r, |r| <= ln 2 / 2:  e^x = 2^n (1 + r + r^2 / 2! + ...)
+/// e^x within 1.2 units in the last place, 0.92 with fused multiply-add; 0 where it would not be a normal
+/// number. x = n ln 2 + r, |r| <= ln 2 / 2:  e^x = 2^n (1 + r + r^2 / 2! + ...)
 template <typename V>
 MTPX_ANYWHERE V exp(V x) {
   using A = Element<V>;

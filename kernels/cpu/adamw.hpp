@@ -15,21 +15,20 @@ namespace cpu {
 /// of 16 bytes in a whole chunk, single ones in the last.
 template <typename A>
 double squares_of_chunk(Index count, const A* x) {
-  constexpr Index threads = squares_threads;
+  constexpr Index threads = squares_threads, pack = 16 / static_cast<Index>(sizeof(A));
   double sums[threads] = {};
-  const auto add = [&]<Index pack>() {
-    for (Index begin = 0; begin < count; begin += threads * pack) {
-      for (Index i = begin; i < std::min(count, begin + threads * pack); ++i) {
-        const auto value = static_cast<double>(x[i]);
-        double& mine = sums[(i - begin) / pack];
-        mine = exact::fma(value, value, mine);
-      }
-    }
+  const auto add = [&](Index thread, A number) {
+    const auto wide = static_cast<double>(number);
+    sums[thread] = exact::fma(wide, wide, sums[thread]);
   };
   if (count == squares_chunk<A>) {
-    add.template operator()<16 / static_cast<Index>(sizeof(A))>();
+    for (Index begin = 0; begin < count; begin += threads * pack) {
+      for (Index j = 0; j < pack; ++j) {
+        for (Index t = 0; t < threads; ++t) add(t, x[begin + t * pack + j]);
+      }
+    }
   } else {
-    add.template operator()<1>();
+    for (Index i = 0; i < count; ++i) add(i % threads, x[i]);
   }
   return sum_of_block<threads>(sums);
 }

@@ -19,6 +19,10 @@
 #include <type_traits>
 #include <utility>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 namespace mtpx::cpu {
 
 #if defined(__AVX512F__)
@@ -128,12 +132,20 @@ inline Vec<T> sigmoid(Vec<T> v) {
   return exact::sigmoid(v);
 }
 
-/// The square root, element by element, correctly rounded. In double for floats too, which rounds to the same
-/// number: Eigen's own for floats is an approximation.
+/// The square root, element by element, correctly rounded: Eigen's for doubles; its own for floats is an
+/// approximation, so theirs is the processor's, or else the root in double, which rounds to the same number.
 template <typename T>
 inline Vec<T> sqrt(Vec<T> v) {
-  constexpr int n = static_cast<int>(lanes<T>);
-  Eigen::Array<T, n, 1> x;
+  if constexpr (std::is_same_v<T, float>) {
+#if defined(__AVX512F__)
+    return Vec<T>(_mm512_sqrt_ps(__m512(v)));
+#elif defined(__AVX__)
+    return Vec<T>(_mm256_sqrt_ps(__m256(v)));
+#elif defined(__SSE2__)
+    return Vec<T>(_mm_sqrt_ps(__m128(v)));
+#endif
+  }
+  Eigen::Array<T, static_cast<int>(lanes<T>), 1> x;
   std::memcpy(x.data(), &v, sizeof v);
   x = x.template cast<double>().sqrt().template cast<T>().eval();
   std::memcpy(&v, x.data(), sizeof v);
