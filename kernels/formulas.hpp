@@ -101,14 +101,14 @@ template <typename A>
 struct Exponential;
 template <>
 struct Exponential<float> {
-  using Bits = std::int32_t;
+  using Bits = std::uint32_t;
   static constexpr int mantissa = 23, order = 7;  // of the polynomial: its error is below 2^-27
   static constexpr float lowest = -0x1.5d589ep+6F, highest = 0x1.62e42ep+6F;  // e^x normal and finite
   static constexpr float log2_e = 0x1.715476p+0F, ln_2 = 0x1.62e4p-1F, ln_2_rest = 0x1.7f7d1cp-20F;
 };
 template <>
 struct Exponential<double> {
-  using Bits = std::int64_t;
+  using Bits = std::uint64_t;
   static constexpr int mantissa = 52, order = 13;  // 2^-57
   static constexpr double lowest = -0x1.6232bdd7abcd2p+9, highest = 0x1.62e42fefa39efp+9;
   static constexpr double log2_e = 0x1.71547652b82fep+0, ln_2 = 0x1.62e42fefa2p-1,
@@ -119,14 +119,15 @@ struct Exponential<double> {
 template <typename V>
 MTPX_ANYWHERE V scale_by_power(V p, V t) {
   using E = Exponential<Element<V>>;
-  if constexpr (std::is_arithmetic_v<V>) {
-    using Word = std::make_unsigned_t<typename E::Bits>;
+  using Word = typename E::Bits;
+#ifndef __CUDACC__  // which has no vectors
+  if constexpr (!std::is_arithmetic_v<V>) {
+    typedef Word Words __attribute__((vector_size(sizeof(V))));
+    return (V)((Words)p + ((Words)t << E::mantissa));
+  } else
+#endif
     return std::bit_cast<V>(
         static_cast<Word>(std::bit_cast<Word>(p) + (std::bit_cast<Word>(t) << E::mantissa)));
-  } else {
-    using Words = decltype(p < p);
-    return (V)((Words)p + ((Words)t << E::mantissa));
-  }
 }
 
 }  // namespace detail
