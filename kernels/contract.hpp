@@ -4,6 +4,7 @@
 //
 // All pointers are device pointers. A kernel reads nothing back to the host and returns nothing.
 
+#include "sampling.hpp"
 #include "shapes.hpp"
 
 #include <mtpx/core/bf16.hpp>
@@ -17,7 +18,7 @@ template <typename T, typename D>
 concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a, std::int32_t* i, double* f64,
                               Sink<T> st, Sink<acc_t<T>> sa, acc_t<T> x, AttentionShape attention,
                               Routing routing, ExpertsShape experts, LatentShape latent, AdamWStep step,
-                              std::span<const AdamWTensor<T>> parameters,
+                              const SamplingOptions& sampling, std::span<const AdamWTensor<T>> parameters,
                               std::span<const std::span<const acc_t<T>>> gradients) {
   // embedding
   embedding_forward(d, rows, i, rows, t, t);
@@ -78,6 +79,7 @@ concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a,
   latent_attention(d, latent, i, i, a, t, x, a);
   expand_value(d, attention, n, n, a, t, t);
   argmax_rows(d, rows, a, i);
+  draw_rows(d, rows, a, sampling, f64, i);
 };
 
 }  // namespace mtpx

@@ -6,13 +6,6 @@
 
 namespace mtpx {
 
-/// How tokens are drawn (decode/sampling.hpp). top_k = 0, top_p = 1: all of them.
-struct Sampling {
-  double temperature = 1;
-  Index top_k = 0;
-  double top_p = 1;
-};
-
 /// h = x + Mla(norm(x)) for a few rows against their caches (nn/mla.hpp). Matrices are [out, in].
 template <typename T>
 struct DecodeAttention {

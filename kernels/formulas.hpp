@@ -193,7 +193,8 @@ MTPX_ANYWHERE V sigmoid(V x) {
   return one / (one + exp(-x));
 }
 
-/// silu(g) = g s with s = sigmoid(g), and its derivative s (1 + g (1 - s)).
+/// SwiGLU's activation (Shazeer 2020, arXiv 2002.05202): silu(g) = g s with s = sigmoid(g), and its
+/// derivative s (1 + g (1 - s)).
 template <typename V>
 struct Silu {
   V value, slope;
@@ -206,17 +207,19 @@ struct Silu {
   }
 };
 
-/// (even, odd) turned by an angle:  (even cos - odd sin, even sin + odd cos)
+/// (even, odd) rotated by an angle (RoPE: Su et al. 2021, arXiv 2104.09864, Eq. 13):  (even cos - odd sin,
+/// even sin + odd cos)
 template <typename V>
-struct Turned {
+struct Rotated {
   V even, odd;
 
-  MTPX_ANYWHERE Turned(V x_even, V x_odd, V cos, V sin)
+  MTPX_ANYWHERE Rotated(V x_even, V x_odd, V cos, V sin)
       : even(fma(x_even, cos, -product(x_odd, sin))), odd(fma(x_even, sin, product(x_odd, cos))) {}
 };
 
-/// What all numbers of a parameter share in an AdamW step: rate = lr / bias1, root = 1 / sqrt(bias2),
-/// keep = 1 - lr weight_decay, clip scales the gradient.
+/// What all numbers of a parameter share in an AdamW step (Loshchilov & Hutter 2019, arXiv 1711.05101,
+/// algorithm 2): rate = lr / bias1, root = 1 / sqrt(bias2), keep = 1 - lr weight_decay; clip scales the
+/// gradient.
 template <typename A>
 struct AdamW {
   A b1, b2, rate, root, eps, keep, clip;

@@ -66,7 +66,7 @@ template <typename A>
 A exponentials(A* row, const Visible& seen, A scale, A shift) {
   RowSum<A> total;
   for (Index c = 0; c < key_tile; c += lanes<A>) {
-    Vec<A> p = exp<A>(fma(load(row + c), broadcast<A>(scale), broadcast<A>(-shift)));
+    Vec<A> p = exact::exp(fma(load(row + c), broadcast<A>(scale), broadcast<A>(-shift)));
     if (c < seen.low || c + lanes < A >> seen.high) {
       for (Index l = 0; l < lanes<A>; ++l) {
         if (c + l < seen.low || c + l >= seen.high) p[static_cast<int>(l)] = A(0);

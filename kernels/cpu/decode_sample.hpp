@@ -1,21 +1,31 @@
 #pragma once
 
-#include <mtpx/core/cpu.hpp>
-#include <mtpx/core/shape.hpp>
+#include "parallel.hpp"
+
+#include "../sampling.hpp"
+#include "../shapes.hpp"
 
 namespace mtpx {
 
 /// ids[r] = the place of the largest of logits [rows, width], the lowest among equals. NaN never wins.
 template <typename A>
 void argmax_rows(const Cpu&, Rows rows, const A* logits, std::int32_t* ids) {
-  for (Index r = 0; r < rows.count; ++r) {
-    const A* row = logits + r * rows.stride;  // [width]
-    Index best = 0;
-    for (Index i = 1; i < rows.width; ++i) {
-      if (row[i] > row[best] || (row[best] != row[best] && row[i] == row[i])) best = i;
-    }
-    ids[r] = static_cast<std::int32_t>(best);
-  }
+  for (Index r = 0; r < rows.count; ++r)
+    ids[r] = argmax(std::span<const A>(logits + r * rows.stride, static_cast<std::size_t>(rows.width)));
+}
+
+/// ids[r] = a token drawn from distribution() of row r: that at which the cumulated probabilities pass u[r]
+/// in [0, 1).   logits: [rows, width]   u, ids: [rows]
+template <typename A>
+void draw_rows(const Cpu& cpu, Rows rows, const A* logits, const SamplingOptions& options, const double* u,
+               std::int32_t* ids) {
+  const auto width = static_cast<std::size_t>(rows.width);
+  cpu::parallel_for(cpu, rows.count, [&](Index r) {
+    thread_local std::vector<std::int32_t> order;  // kept, so that decoding allocates nothing
+    const std::span<double> p(cpu::scratch<double>(rows.width, 2), width);
+    distribution(std::span<const A>(logits + r * rows.stride, width), options, p, order);
+    ids[r] = sample(p, u[r]);
+  });
 }
 
 }  // namespace mtpx

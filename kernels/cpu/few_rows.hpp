@@ -5,26 +5,13 @@
 
 #include "simd.hpp"
 
+#include "../matrix.hpp"
+
 namespace mtpx::cpu {
 
-/// A matrix operand: element (i, j) stands at data[i * row + j * column].
-template <typename T>
-struct Matrix {
-  const T* data = nullptr;
-  Index row = 0;
-  Index column = 1;
-
-  const T* at(Index i, Index j) const { return data + i * row + j * column; }
-};
-
-template <typename T>
-Matrix<T> row_major(const T* data, Index stride) {
-  return {data, stride, 1};
-}
-template <typename T>
-Matrix<T> transposed(const T* data, Index stride) {
-  return {data, 1, stride};
-}
+using kernels::Matrix;
+using kernels::row_major;
+using kernels::transposed;
 
 namespace detail {
 

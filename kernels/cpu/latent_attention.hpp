@@ -84,7 +84,7 @@ void attend_part(LatentShape s, Index count_all, const acc_t<T>* q, const T* ent
       RowSum<A> sums;
       for (Index j = 0; j < count; j += lanes<A>) {
         const Index left = count - j;
-        Vec<A> e = exp<A>(load_up_to(p + j, left) - highest);
+        Vec<A> e = exact::exp(load_up_to(p + j, left) - highest);
         for (Index l = left; l < lanes<A>; ++l) e[static_cast<int>(l)] = A(0);
         store_up_to(p + j, e, left);
         sums.add(j, e);

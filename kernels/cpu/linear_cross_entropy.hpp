@@ -50,7 +50,7 @@ void linear_cross_entropy_forward(const Cpu& cpu, Rows rows, const T* x, Index v
           }
           cpu::RowSum<A> total;
           for (Index c = 0; c < width; c += cpu::lanes<A>) {
-            cpu::Vec<A> e = cpu::exp<A>(cpu::load_up_to(z + c, width - c) - highest);
+            cpu::Vec<A> e = cpu::exp(cpu::load_up_to(z + c, width - c) - highest);
             for (Index l = width - c; l < cpu::lanes<A>; ++l) e[static_cast<int>(l)] = A(0);
             total.add(c, e);
           }
@@ -114,7 +114,7 @@ void linear_cross_entropy_backward(const Cpu& cpu, Rows rows, const T* x, Index 
           const A weight = labels[r] < 0 ? A(0) : scale;
           for (Index c = 0; c < columns; c += cpu::lanes<A>) {
             const Index left = columns - c;
-            cpu::store_up_to(z + c, weight * cpu::exp<A>(cpu::load_up_to(z + c, left) - lse[r]), left);
+            cpu::store_up_to(z + c, weight * cpu::exp(cpu::load_up_to(z + c, left) - lse[r]), left);
           }
           if (labels[r] >= v && labels[r] < v + columns) z[labels[r] - v] -= weight;
         }

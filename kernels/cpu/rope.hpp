@@ -36,7 +36,7 @@ void rope_apply(const Cpu& cpu, Rows rows, Index heads, Index rope, const T* x, 
           const A even = static_cast<A>(xh[still + 2 * j]);
           const A odd = static_cast<A>(xh[still + 2 * j + 1]);
           const A turned = static_cast<A>(direction) * s[j];
-          const exact::Turned<A> pair(even, odd, c[j], turned);
+          const exact::Rotated<A> pair(even, odd, c[j], turned);
           write(still + 2 * j, pair.even);
           write(still + 2 * j + 1, pair.odd);
         }

@@ -13,7 +13,7 @@ void sigmoid_forward(const Cpu& cpu, Index count, const A* x, A* y) {
   constexpr Index step = cpu::lanes<A>;
   cpu::parallel_chunks(cpu, (count + step - 1) / step, 8 * step, [&](Index begin, Index end) {
     for (Index i = begin * step; i < std::min(count, end * step); i += step) {
-      cpu::store_up_to(y + i, cpu::sigmoid<A>(cpu::load_up_to(x + i, count - i)), count - i);
+      cpu::store_up_to(y + i, cpu::sigmoid(cpu::load_up_to(x + i, count - i)), count - i);
     }
   });
 }

@@ -117,20 +117,10 @@ inline V max(V a, V b) {
   return a > b ? a : b;
 }
 
+using exact::exp;
 using exact::fma;
 using exact::product;
-
-/// e^x, element by element.
-template <typename T>
-inline Vec<T> exp(Vec<T> v) {
-  return exact::exp(v);
-}
-
-/// 1 / (1 + e^-x)
-template <typename T>
-inline Vec<T> sigmoid(Vec<T> v) {
-  return exact::sigmoid(v);
-}
+using exact::sigmoid;
 
 /// The square root, element by element, correctly rounded: Eigen's for doubles; its own for floats is an
 /// approximation, so theirs is the processor's, or else the root in double, which rounds to the same number.

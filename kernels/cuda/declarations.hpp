@@ -10,6 +10,7 @@
 #include <span>
 
 #include "../decode_shapes.hpp"
+#include "../sampling.hpp"
 #include "../shapes.hpp"
 
 namespace mtpx {
@@ -154,7 +155,8 @@ void expand_value(const Cuda&, AttentionShape s, Index latent, Index rows, const
 template <typename A>
 void argmax_rows(const Cuda&, Rows rows, const A* logits, std::int32_t* ids);
 template <typename A>
-void draw_rows(const Cuda&, Rows rows, const A* logits, Sampling s, const double* u, std::int32_t* ids);
+void draw_rows(const Cuda&, Rows rows, const A* logits, const SamplingOptions& s, const double* u,
+               std::int32_t* ids);
 template <typename T>
 void decode_attention(const Cuda&, const DecodeAttention<T>& p, const T* x, T* h);
 template <typename T>

@@ -71,7 +71,7 @@ namespace mtpx {
   template void scale_into(const Cuda&, Index, A, const A*, Sink<A>);                                      \
   template void sums_of_squares(const Cuda&, std::span<const std::span<const A>>, double*);                \
   template void argmax_rows(const Cuda&, Rows, const A*, std::int32_t*);                                   \
-  template void draw_rows(const Cuda&, Rows, const A*, Sampling, const double*, std::int32_t*);
+  template void draw_rows(const Cuda&, Rows, const A*, const SamplingOptions&, const double*, std::int32_t*);
 
 // Float beside bf16: the router's products, the logits of decoding, masters.
 #define MTPX_CUDA_MIXED                                                                                  \

@@ -3,26 +3,14 @@
 // sum over k = 0, 1, 2, ... by fused multiply-add, that begins with what C holds when it is added to. So in
 // float and double a product has the host's bits, whatever the tiles.
 
+#include "../matrix.hpp"
 #include "common.cuh"
 
 namespace mtpx::cuda {
 
-/// A matrix in memory: element (i, j) at data[i * row + j * column]; one of the two is 1.
-template <typename T>
-struct Matrix {
-  const T* data = nullptr;
-  Index row = 0;
-  Index column = 0;
-};
-template <typename T>
-MTPX_ANYWHERE Matrix<T> row_major(const T* data, Index stride) {
-  return {data, stride, 1};
-}
-/// The transpose of a row-major matrix.
-template <typename T>
-MTPX_ANYWHERE Matrix<T> transposed(const T* data, Index stride) {
-  return {data, 1, stride};
-}
+using kernels::Matrix;
+using kernels::row_major;
+using kernels::transposed;
 
 inline constexpr int ordered_threads = 256;
 

@@ -54,7 +54,7 @@ struct Rope {
       A even = widen(in.x.value[j]), odd = widen(in.x.value[j + 1]);
       if (in.turned) {
         const A c = in.cos.value[j / 2], s = direction * in.sin.value[j / 2];
-        const exact::Turned<A> pair(even, odd, c, s);
+        const exact::Rotated<A> pair(even, odd, c, s);
         even = pair.even;
         odd = pair.odd;
       }
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(map_threads)
   const Index entry = positions[row] * ((width - still) / 2) + j;
   const A even = widen(xh[at]), odd = widen(xh[at + 1]);
   const A c = cos[entry], s = direction * sin[entry];
-  const exact::Turned<A> pair(even, odd, c, s);
+  const exact::Rotated<A> pair(even, odd, c, s);
   put(yh + at, pair.even, y.accumulate);
   put(yh + at + 1, pair.odd, y.accumulate);
 }

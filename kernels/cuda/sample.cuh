@@ -1,5 +1,5 @@
 #pragma once
-// Tokens drawn on the device, from the distribution of decode/sampling.hpp: softmax(logits / temperature),
+// Tokens drawn on the device, from the distribution of kernels/sampling.hpp: softmax(logits / temperature),
 // cut to the top_k, then to the top_p of what is left. So a sampled token leaves as greedy ones do, and
 // nobody waits for a row of logits. All sums are in double and in a fixed order: a row's token depends on its
 // logits and its random number alone.
@@ -7,7 +7,7 @@
 // Neither cut sorts. The order is that of whole-number keys of the logits, and what is sought is the largest
 // key t such that the keys from t on are top_k many, or have top_p of the weight: four bits of it at a time.
 
-#include "../decode_shapes.hpp"
+#include "../sampling.hpp"
 #include "top_indices.cuh"
 
 namespace mtpx {
@@ -177,8 +177,8 @@ struct DrawRow {
 /// A block a row.   weights: [rows, width], scratch
 template <typename A>
 __global__ void __launch_bounds__(draw_threads)
-    draw_block(Index width, Index stride, const A* logits, const Sampling s, const double* u, double* weights,
-               std::int32_t* ids) {
+    draw_block(Index width, Index stride, const A* logits, const SamplingOptions s, const double* u,
+               double* weights, std::int32_t* ids) {
   __shared__ DrawShared shared;
   const DrawRow<A> row{width, logits + blockIdx.x * stride, weights + blockIdx.x * width};
   if (threadIdx.x == 0) shared.best = 0;
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(draw_threads)
 /// what is left: that at which the cumulated probabilities pass u[r] in [0, 1). temperature > 0.
 ///   logits: [rows, width]   u, ids: [rows]
 template <typename A>
-void draw_rows(const Cuda& device, Rows rows, const A* logits, Sampling s, const double* u,
+void draw_rows(const Cuda& device, Rows rows, const A* logits, const SamplingOptions& s, const double* u,
                std::int32_t* ids) {
   const cuda::Workspace<double> weights(device, rows.count * rows.width);
   cuda::launch(device, "draw", cuda::draw_block<A>, static_cast<unsigned>(rows.count), cuda::draw_threads, 0,

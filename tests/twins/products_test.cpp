@@ -1,6 +1,5 @@
 // Products, experts, the loss over the vocabulary, decoding.
 
-#include <mtpx/decode/sampling.hpp>
 #include <mtpx/ops/experts.hpp>
 #include <mtpx/ops/latent_attention.hpp>
 #include <mtpx/ops/linear.hpp>

@@ -1,7 +1,7 @@
 #pragma once
 // What a caller asks of decoding, and what it is told afterwards.
 
-#include <mtpx/decode/sampling.hpp>
+#include <mtpx/kernels.hpp>
 #include <mtpx/model/config.hpp>
 
 #include <cstdint>

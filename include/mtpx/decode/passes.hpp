@@ -2,7 +2,6 @@
 
 #include <mtpx/core/recorded.hpp>
 #include <mtpx/decode/cache.hpp>
-#include <mtpx/decode/sampling.hpp>
 
 #include <compare>
 #include <map>
@@ -13,7 +12,7 @@ namespace mtpx {
 enum class Answer {
   nothing,
   tokens,  ///< the most likely ones: nothing else leaves the device
-  drawn,   ///< tokens drawn with given random numbers, on a device that DrawsTokens
+  drawn,   ///< tokens drawn with given random numbers, as sampling options say
   logits   ///< all, in the accumulation type
 };
 
@@ -30,7 +29,7 @@ class Passes {
   Passes(const Transformer<T, D>& model, Index slots, Index positions, Index modules, Index most_rows,
          Index most_answers, const SamplingOptions& sampling)
       : model_(model),
-        sampling_{sampling.temperature, sampling.top_k, sampling.top_p},
+        sampling_(sampling),
         cache_(model, slots, positions, modules),
         modules_(modules),
         most_at_once_(std::min(most_answers, most_alike_rows<T, D>())),
@@ -176,10 +175,8 @@ class Passes {
     linear_forward(x.device(), read.rows(), read.data(), vocab, model_.lm_head.weight.data(), out.data());
     const Rows rows{count, vocab, vocab};
     if (answer == Answer::tokens) argmax_rows(x.device(), rows, out.data(), tokens_.data());
-    if constexpr (DrawsTokens<D>) {
-      if (answer == Answer::drawn)
-        draw_rows(x.device(), rows, out.data(), sampling_, randoms_.data(), tokens_.data());
-    }
+    if (answer == Answer::drawn)
+      draw_rows(x.device(), rows, out.data(), sampling_, randoms_.data(), tokens_.data());
   }
 
   /// The answer about `count` rows becomes that about rows [done, done + count).
@@ -199,7 +196,7 @@ class Passes {
   }
 
   const Transformer<T, D>& model_;
-  const Sampling sampling_;
+  const SamplingOptions sampling_;
   KvCache<T, D> cache_;
   const Index modules_;
   const Index most_at_once_;  // rows that are asked about without a cut

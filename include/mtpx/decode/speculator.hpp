@@ -185,8 +185,7 @@ class Speculator {
   /// What is read of the main model, and of the drafts: tokens alone where nobody looks at distributions.
   Answer main_answer() const {
     if (!options_.same_text()) return Answer::logits;
-    if (options_.sampling.greedy()) return Answer::tokens;
-    return DrawsTokens<D> ? Answer::drawn : Answer::logits;
+    return options_.sampling.greedy() ? Answer::tokens : Answer::drawn;
   }
   Answer draft_answer() const {
     const bool drawn = options_.draft_tokens == DraftTokens::drawn && !options_.same_text() &&

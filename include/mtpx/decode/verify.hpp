@@ -6,7 +6,7 @@
 // In all of them: x_0 .. x_{K-1} were drafted; p(i) is the main model's distribution of the token at place i,
 // given x_0 .. x_{i-1}, for i = 0 .. K; q(i) is the one that x_i was drawn from.
 
-#include <mtpx/decode/sampling.hpp>
+#include <mtpx/kernels.hpp>
 
 namespace mtpx {
 

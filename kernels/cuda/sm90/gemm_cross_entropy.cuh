@@ -287,12 +287,13 @@ inline void cross_entropy_backward(const Cuda& device, Rows rows, const bf16* x,
                          stride};
     run(device, "linear_cross_entropy", job, static_cast<Index>(job.tiles_m) * job.tiles_n, 0);
     if (dx) {
-      multiply(device, count, width, vocab, row_major(dlogits, stride), row_major(w, width),
-               dx.data + first * width, width, dx.accumulate);
+      cuda::multiply(device, count, width, vocab, row_major(dlogits, stride), row_major(w, width),
+                     dx.data + first * width, width, dx.accumulate);
     }
     if (dw) {
-      multiply(device, vocab, width, count, transposed(dlogits, stride),
-               row_major(x + first * rows.stride, rows.stride), dw.data, width, dw.accumulate || first > 0);
+      cuda::multiply(device, vocab, width, count, transposed(dlogits, stride),
+                     row_major(x + first * rows.stride, rows.stride), dw.data, width,
+                     dw.accumulate || first > 0);
     }
   }
 }

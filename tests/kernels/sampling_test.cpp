@@ -1,4 +1,4 @@
-#include <mtpx/decode/sampling.hpp>
+#include <mtpx/kernels.hpp>
 
 #include <doctest/doctest.h>
 
@@ -6,7 +6,7 @@
 
 using namespace mtpx;
 
-TEST_SUITE_BEGIN("mtpx/decode/sampling.hpp");
+TEST_SUITE_BEGIN("kernels/sampling.hpp");
 
 namespace {
 

@@ -1,7 +1,11 @@
 #pragma once
-// From logits to a token: temperature, top-k, top-p.
+// From logits to a token: temperature, top-k, top-p. What kernels draw from, and what drafts are verified
+// against on the host. No device's code: every compiler sees this file.
 
-#include <mtpx/kernels.hpp>
+#include <mtpx/core/error.hpp>
+#include <mtpx/core/shape.hpp>
+
+#include "formulas.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -31,12 +35,6 @@ struct SamplingOptions {
   }
 };
 
-/// Whether a device draws tokens itself; elsewhere the host looks at the logits.
-template <typename D>
-concept DrawsTokens = requires(const D& device, const float* logits, const double* u, std::int32_t* ids) {
-  draw_rows(device, Rows{}, logits, Sampling{}, u, ids);
-};
-
 /// The most likely token, the lowest id on ties. NaN never wins.
 template <typename A>
 std::int32_t argmax(std::span<const A> logits) {
@@ -63,7 +61,7 @@ void distribution(std::span<const A> logits, const SamplingOptions& options, std
   }
   const double top = static_cast<double>(logits[best]);
   for (std::size_t i = 0; i < p.size(); ++i)
-    p[i] = std::exp((static_cast<double>(logits[i]) - top) / options.temperature);
+    p[i] = exact::exp((static_cast<double>(logits[i]) - top) / options.temperature);
 
   const std::size_t all = p.size();
   const bool cut = options.top_k > 0 && options.top_k < static_cast<Index>(all);

@@ -1,0 +1,28 @@
+#pragma once
+// The operands of products, on every device.
+
+#include <mtpx/core/shape.hpp>
+
+namespace mtpx::kernels {
+
+/// A matrix in memory: element (i, j) at data[i * row + j * column]; one of the two is 1.
+template <typename T>
+struct Matrix {
+  const T* data = nullptr;
+  Index row = 0;
+  Index column = 1;
+
+  constexpr const T* at(Index i, Index j) const { return data + i * row + j * column; }
+};
+
+template <typename T>
+constexpr Matrix<T> row_major(const T* data, Index stride) {
+  return {data, stride, 1};
+}
+/// The transpose of a row-major matrix.
+template <typename T>
+constexpr Matrix<T> transposed(const T* data, Index stride) {
+  return {data, 1, stride};
+}
+
+}  // namespace mtpx::kernels
