@@ -88,6 +88,29 @@ TEST_CASE("distribution: large logits and masked tokens do not overflow") {
   CHECK(distribution({0, -infinity}, {1.0}) == Numbers{1, 0});
 }
 
+TEST_CASE("draw_rows: each row from its own distribution, by its own number") {
+  constexpr Index rows = 5, width = 8, stride = 11;
+  const Numbers u{0.0, 0.31, 0.62, 0.9, 0x1.fffffffffffffp-1};
+  Numbers logits;
+  for (Index i = 0; i < rows * stride; ++i) logits.push_back(std::sin(static_cast<double>(i * i)) * 2);
+  for (const SamplingOptions& o :
+       {SamplingOptions{0.7, 0, 1.0}, SamplingOptions{2.0, 3, 1.0}, SamplingOptions{1.0, 5, 0.6}}) {
+    std::vector<std::int32_t> ids(rows, -1);
+    draw_rows(Cpu(2), Rows{rows, width, stride}, logits.data(), o, u.data(), ids.data());
+    for (std::size_t r = 0; r < rows; ++r) {
+      const auto first = logits.begin() + static_cast<std::ptrdiff_t>(r) * stride;
+      const Numbers p = naive_distribution(Numbers(first, first + width), o);
+      const auto id = static_cast<std::size_t>(ids[r]);
+      REQUIRE(id < width);
+      double before = 0;
+      for (std::size_t i = 0; i < id; ++i) before += p[i];
+      CHECK(p[id] > 0);
+      CHECK(before <= u[r] + 1e-14);
+      CHECK(u[r] <= before + p[id] + 1e-14);
+    }
+  }
+}
+
 TEST_CASE("sample: where the cumulated probability passes u, never a token of probability 0") {
   const Numbers p{0, 0.25, 0, 0.5, 0.25, 0};
   CHECK(sample(p, 0) == 1);

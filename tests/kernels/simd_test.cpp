@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -258,6 +259,10 @@ TEST_CASE_TEMPLATE("simd: exp and sigmoid at the ends", T, float, double) {
   CHECK(exp(-infinity) <
         std::numeric_limits<T>::min());  // the argument is clamped: not 0, but below any normal
   CHECK(std::isnan(exp(std::numeric_limits<T>::quiet_NaN())));
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  const T all_bits = std::bit_cast<T>(std::numeric_limits<Bits>::max() >> 1);  // a GPU's NaN
+  CHECK(std::isnan(exp(all_bits)));
+  CHECK(std::isnan(exact::exp(all_bits)));
   CHECK(sigmoid(0) == T(0.5));
   CHECK(sigmoid(100) == 1);
   CHECK(sigmoid(infinity) == 1);
