@@ -6,6 +6,7 @@
 
 #include "sampling.hpp"
 #include "shapes.hpp"
+#include "verify.hpp"
 
 #include <mtpx/core/bf16.hpp>
 
@@ -18,7 +19,8 @@ template <typename T, typename D>
 concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a, std::int32_t* i, double* f64,
                               Sink<T> st, Sink<acc_t<T>> sa, acc_t<T> x, AttentionShape attention,
                               Routing routing, ExpertsShape experts, LatentShape latent, AdamWStep step,
-                              const SamplingOptions& sampling, std::span<const AdamWTensor<T>> parameters,
+                              const SamplingOptions& sampling, Kept kept, VerifyRule rule, DraftRounds rounds,
+                              std::span<const AdamWTensor<T>> parameters,
                               std::span<const std::span<const acc_t<T>>> gradients) {
   // embedding
   embedding_forward(d, rows, i, rows, t, t);
@@ -79,7 +81,8 @@ concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a,
   latent_attention(d, latent, i, i, a, t, x, a);
   expand_value(d, attention, n, n, a, t, t);
   argmax_rows(d, rows, a, i);
-  draw_rows(d, rows, a, sampling, f64, i);
+  draw_rows(d, rows, a, sampling, f64, i, kept);
+  verify_rounds(d, rule, rounds, i);
 };
 
 }  // namespace mtpx

@@ -21,7 +21,7 @@ struct SamplingOptions {
   Index top_k = 0;         ///< keep the k most likely tokens; 0: all
   double top_p = 1;        ///< keep the smallest set of most likely tokens whose probability reaches this
 
-  bool greedy() const { return temperature == 0; }
+  constexpr bool greedy() const { return temperature == 0; }
 
   /// Throws ConfigError naming the option and its value.
   void validate() const {
@@ -33,6 +33,13 @@ struct SamplingOptions {
     check(top_k >= 0, "top_k", top_k, "must be 0 (all tokens) or positive");
     check(top_p > 0 && top_p <= 1, "top_p", top_p, "must be above 0 and at most 1");
   }
+};
+
+/// Where a kernel that draws tokens leaves the distributions: that of row r in row rows[r] of a table. Null:
+/// nowhere.
+struct Kept {
+  double* table = nullptr;             ///< [.., V]
+  const std::int32_t* rows = nullptr;  ///< one for each row drawn from
 };
 
 /// The most likely token, the lowest id on ties. NaN never wins.
@@ -47,7 +54,7 @@ std::int32_t argmax(std::span<const A> logits) {
 
 /// The distribution that tokens are drawn from: softmax(logits / temperature), cut to the top_k, then to the
 /// top_p of what is left, then normalised. Equally likely tokens are kept from the lowest id. Greedy:
-/// one-hot.
+/// one-hot. NaN has no chance beside a number; of NaN alone token 0 is drawn.
 ///
 /// logits: [V]   p: [V], written   order: memory that is kept between calls
 template <typename A>
@@ -60,8 +67,11 @@ void distribution(std::span<const A> logits, const SamplingOptions& options, std
     return;
   }
   const double top = static_cast<double>(logits[best]);
-  for (std::size_t i = 0; i < p.size(); ++i)
-    p[i] = exact::exp((static_cast<double>(logits[i]) - top) / options.temperature);
+  for (std::size_t i = 0; i < p.size(); ++i) {
+    const double z = static_cast<double>(logits[i]);
+    p[i] = z == top ? 1.0 : z == z ? exact::exp((z - top) / options.temperature) : 0.0;
+  }
+  p[best] = 1;
 
   const std::size_t all = p.size();
   const bool cut = options.top_k > 0 && options.top_k < static_cast<Index>(all);
@@ -109,18 +119,26 @@ std::vector<double> distribution(std::span<const A> logits, const SamplingOption
   return p;
 }
 
-/// The token at which the cumulated weights, divided by their sum, pass u in [0, 1); never one of weight 0.
-/// `sum` is 1 for a distribution.
-inline std::int32_t sample(std::span<const double> weights, double u, double sum = 1) {
+/// The token at which the cumulated weights weight(0), weight(1), .. pass u * sum, for u in [0, 1); never one
+/// of weight 0. `sum` is that of all weights.
+template <typename Weight>
+std::int32_t sample(std::size_t count, const Weight& weight, double u, double sum) {
   double cumulated = 0;
   std::size_t last = 0;
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    if (weights[i] <= 0) continue;
+  for (std::size_t i = 0; i < count; ++i) {
+    const double w = weight(i);
+    if (w <= 0) continue;
     last = i;
-    cumulated += weights[i];
+    cumulated += w;
     if (u * sum < cumulated) break;
   }
   return static_cast<std::int32_t>(last);
+}
+
+/// The same of a distribution.
+inline std::int32_t sample(std::span<const double> p, double u) {
+  return sample(
+      p.size(), [&](std::size_t i) { return p[i]; }, u, 1);
 }
 
 }  // namespace mtpx

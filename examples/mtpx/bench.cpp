@@ -207,10 +207,11 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 20))
       ->needs(decode)
       ->capture_default_str();
-  command->add_option("--temperature", d.temperature, "0 = greedy")
+  command->add_option("--temperature", d.rules.sampling.temperature, "0 = greedy")
       ->check(CLI::NonNegativeNumber)
       ->needs(decode)
       ->capture_default_str();
+  for (CLI::Option* option : add_verification(*command, d.rules)) option->needs(decode);
   o.device.add(*command);
   command->callback([options] {
     options->decoding.config = options->config;

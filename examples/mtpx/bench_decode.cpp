@@ -195,16 +195,15 @@ void run(const DecodeBench& o, const D& device) {
     // Parallel heads draft a token each; modules can run again.
     const Index most = c.sequential() ? most_drafts : std::min(most_drafts, c.num_nextn_predict_layers);
     for (Index k = 1; k <= most; ++k) ks.push_back(k);
-    ks.push_back(mtpx::GenerateOptions::automatic);
+    if (o.rules.same_text()) ks.push_back(mtpx::GenerateOptions::automatic);
   }
   // Everything in turn, prompt by prompt: whatever else slows the machine down hits all of them.
   Costs costs;
   std::vector<Measured> all(ks.size());
   std::vector<std::optional<mtpx::Speculator<T, D>>> decoders(ks.size());
   for (std::size_t i = 0; i < ks.size(); ++i) {
-    mtpx::GenerateOptions options;
+    mtpx::GenerateOptions options = o.rules;
     options.draft = ks[i];
-    options.sampling.temperature = o.temperature;
     decoders[i].emplace(model, options, 1, o.context + o.tokens + most_drafts + 2);
   }
   for (std::size_t p = 0; p < prompts.size(); ++p) {
@@ -230,7 +229,7 @@ void run(const DecodeBench& o, const D& device) {
   const double plain = all[0].rate();
   mtpx::Json first{{"mode", "decode"},
                    {"draft", 0},
-                   {"temperature", o.temperature},
+                   {"temperature", o.rules.sampling.temperature},
                    {"context", o.context},
                    {"device", device_name(device)},
                    {"dtype", dtype_name<T>()},
@@ -250,7 +249,7 @@ void run(const DecodeBench& o, const D& device) {
     for (std::size_t j = 0; j < s.accepted.size(); ++j) acceptance.push_back(rounded(s.acceptance(j), 3));
     mtpx::Json line{{"mode", "decode"},
                     {"draft", ks[i] < 0 ? mtpx::Json("auto") : mtpx::Json(ks[i])},
-                    {"temperature", o.temperature},
+                    {"temperature", o.rules.sampling.temperature},
                     {"tokens_per_s", rounded(all[i].rate(), 1)},
                     {"speedup", rounded(all[i].rate() / plain, 3)},
                     {"acceptance", acceptance},

@@ -215,25 +215,7 @@ void add_generate(CLI::App& app) {
                    "Tokens to draft per pass; 0 = plain decoding, auto = as many as were measured to pay")
       ->check(check_draft)
       ->capture_default_str();
-  command
-      ->add_option("--draft-tokens", o.generate.draft_tokens,
-                   "chosen = the likeliest (sampled text then equals plain text), drawn = sampled as well")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, mtpx::DraftTokens>{
-          {"chosen", mtpx::DraftTokens::chosen}, {"drawn", mtpx::DraftTokens::drawn}}))
-      ->default_str("chosen");
-  command
-      ->add_option("--verify", o.generate.verification,
-                   "exact, block = all drafts of a pass together, as exact; lossy-typical changes the text")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, mtpx::Verification>{{"exact", mtpx::Verification::exact},
-                                                    {"block", mtpx::Verification::block},
-                                                    {"lossy-typical", mtpx::Verification::lossy_typical}}))
-      ->default_str("exact");
-  command
-      ->add_option("--typical-epsilon", o.generate.typical_epsilon, "Of lossy-typical: always likely enough")
-      ->capture_default_str();
-  command->add_option("--typical-delta", o.generate.typical_delta, "Of lossy-typical: times e^-entropy")
-      ->capture_default_str();
+  add_verification(*command, o.generate);
   command->add_option("--temperature", o.generate.sampling.temperature, "0 = greedy")->capture_default_str();
   command->add_option("--top-k", o.generate.sampling.top_k, "Sample among the k most likely; 0 = all")
       ->capture_default_str();

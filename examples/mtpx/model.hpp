@@ -8,6 +8,7 @@
 
 #include <filesystem>
 #include <iostream>
+#include <map>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -161,6 +162,31 @@ inline void require_bytes(const mtpx::Config& config) {
   if (config.vocab_size == mtpx::Corpus::vocabulary) return;
   throw mtpx::ConfigError(mtpx::cat("[config] vocab_size = ", config.vocab_size,
                                     ": text is read as bytes, which takes a vocabulary of 256"));
+}
+
+/// How drafts are picked and checked.
+inline std::vector<CLI::Option*> add_verification(CLI::App& command, mtpx::GenerateOptions& options) {
+  return {
+      command
+          .add_option("--draft-tokens", options.draft_tokens,
+                      "chosen = the likeliest (sampled text then equals plain text), drawn = sampled as well")
+          ->transform(CLI::CheckedTransformer(std::map<std::string, mtpx::DraftTokens>{
+              {"chosen", mtpx::DraftTokens::chosen}, {"drawn", mtpx::DraftTokens::drawn}}))
+          ->default_str("chosen"),
+      command
+          .add_option(
+              "--verify", options.verification,
+              "exact, block = all drafts of a pass together, as exact; lossy-typical changes the text")
+          ->transform(CLI::CheckedTransformer(std::map<std::string, mtpx::Verification>{
+              {"exact", mtpx::Verification::exact},
+              {"block", mtpx::Verification::block},
+              {"lossy-typical", mtpx::Verification::lossy_typical}}))
+          ->default_str("exact"),
+      command
+          .add_option("--typical-epsilon", options.typical_epsilon, "Of lossy-typical: always likely enough")
+          ->capture_default_str(),
+      command.add_option("--typical-delta", options.typical_delta, "Of lossy-typical: times e^-entropy")
+          ->capture_default_str()};
 }
 
 }  // namespace program

@@ -17,3 +17,4 @@
 #include "router.cuh"
 #include "sample.cuh"
 #include "swiglu.cuh"
+#include "verify.cuh"

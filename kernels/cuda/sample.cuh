@@ -17,7 +17,7 @@ namespace cuda {
 inline constexpr int draw_threads = 1024;
 inline constexpr int draw_warps = draw_threads / 32;
 
-/// What a block that draws from one row shares.
+/// What a block that works on one row shares.
 struct DrawShared {
   double sums[draw_warps][16];
   double totals[16];
@@ -41,6 +41,57 @@ __device__ void add_over_block(DrawShared& shared, double (&sums)[n]) {
     shared.totals[threadIdx.x] = total;
   }
   __syncthreads();
+}
+
+/// The id at which the sum of weight(0), weight(1), .., weight(width - 1), in this order, passes u times all
+/// of it; -1 where no weight is. Each warp of a block adds a part of them; the warp whose part it is walks
+/// through it.
+template <typename Weight>
+__device__ int draw_of_block(DrawShared& shared, Index width, const Weight& weight, double u) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const Index share = ceil_div(ceil_div(width, 32), draw_warps) * 32;
+  const Index begin = min(width, warp * share), end = min(width, begin + share);
+  double part = 0;
+  for (Index i = begin + lane; i < end; i += 32) part += weight(i);
+  part = warp_sum(part);
+  if (lane == 0) shared.sums[warp][0] = part;
+  if (threadIdx.x == 0) shared.place = -1;
+  __syncthreads();
+  double all = 0, before = 0;
+  int chosen = -1;  // the first warp that passes the mark, or the last with any weight
+  for (int w = 0; w < draw_warps; ++w) all += shared.sums[w][0];
+  double sum = 0;
+  for (int w = 0; w < draw_warps; ++w) {
+    if (shared.sums[w][0] <= 0) continue;
+    chosen = w;
+    before = sum;
+    sum += shared.sums[w][0];
+    if (u * all < sum) break;
+  }
+  if (warp == chosen) {
+    int last = -1;
+    for (Index first = begin; first < end; first += 32) {
+      const Index i = first + lane;
+      const double mine = i < end ? weight(i) : 0.0;
+      double up_to = mine;  // of this group, this lane's included
+#pragma unroll
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const double below = __shfl_up_sync(whole_warp, up_to, offset);
+        if (lane >= offset) up_to += below;
+      }
+      const unsigned there = __ballot_sync(whole_warp, mine > 0);
+      const unsigned past = __ballot_sync(whole_warp, mine > 0 && u * all < before + up_to);
+      if (there != 0) last = static_cast<int>(first) + 31 - __clz(static_cast<int>(there));
+      if (past != 0) {
+        last = static_cast<int>(first) + __ffs(static_cast<int>(past)) - 1;
+        break;
+      }
+      before += __shfl_sync(whole_warp, up_to, 31);
+    }
+    if (lane == 0) shared.place = last;
+  }
+  __syncthreads();
+  return shared.place;
 }
 
 /// One row: logits [V], and weights [V], 0 for what was cut. A block works on it.
@@ -123,64 +174,17 @@ struct DrawRow {
     add_over_block(shared, sums);
     return shared.totals[0];
   }
-
-  /// The id at which the weights' sum, in the order of ids, passes u times all of it; -1 where no weight is.
-  /// Each warp adds a part of the ids; the warp whose part it is walks through it.
-  __device__ int draw(DrawShared& shared, double u) const {
-    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const Index share = ceil_div(ceil_div(width, 32), draw_warps) * 32;
-    const Index begin = min(width, warp * share), end = min(width, begin + share);
-    double part = 0;
-    for (Index i = begin + lane; i < end; i += 32) part += weights[i];
-    part = warp_sum(part);
-    if (lane == 0) shared.sums[warp][0] = part;
-    if (threadIdx.x == 0) shared.place = -1;
-    __syncthreads();
-    double all = 0, before = 0;
-    int chosen = -1;  // the first warp that passes the mark, or the last with any weight
-    for (int w = 0; w < draw_warps; ++w) all += shared.sums[w][0];
-    double sum = 0;
-    for (int w = 0; w < draw_warps; ++w) {
-      if (shared.sums[w][0] <= 0) continue;
-      chosen = w;
-      before = sum;
-      sum += shared.sums[w][0];
-      if (u * all < sum) break;
-    }
-    if (warp == chosen) {
-      int last = -1;
-      for (Index first = begin; first < end; first += 32) {
-        const Index i = first + lane;
-        const double weight = i < end ? weights[i] : 0.0;
-        double up_to = weight;  // of this group, this lane's included
-#pragma unroll
-        for (int offset = 1; offset < 32; offset *= 2) {
-          const double below = __shfl_up_sync(whole_warp, up_to, offset);
-          if (lane >= offset) up_to += below;
-        }
-        const unsigned there = __ballot_sync(whole_warp, weight > 0);
-        const unsigned past = __ballot_sync(whole_warp, weight > 0 && u * all < before + up_to);
-        if (there != 0) last = static_cast<int>(first) + 31 - __clz(static_cast<int>(there));
-        if (past != 0) {
-          last = static_cast<int>(first) + __ffs(static_cast<int>(past)) - 1;
-          break;
-        }
-        before += __shfl_sync(whole_warp, up_to, 31);
-      }
-      if (lane == 0) shared.place = last;
-    }
-    __syncthreads();
-    return shared.place;
-  }
 };
 
-/// A block a row.   weights: [rows, width], scratch
+/// A block a row.   weights: [rows, width], scratch where no distribution is kept
 template <typename A>
 __global__ void __launch_bounds__(draw_threads)
     draw_block(Index width, Index stride, const A* logits, const SamplingOptions s, const double* u,
-               double* weights, std::int32_t* ids) {
+               double* weights, const Kept kept, std::int32_t* ids) {
   __shared__ DrawShared shared;
-  const DrawRow<A> row{width, logits + blockIdx.x * stride, weights + blockIdx.x * width};
+  const bool keep = kept.table != nullptr;
+  const DrawRow<A> row{width, logits + blockIdx.x * stride,
+                       keep ? kept.table + kept.rows[blockIdx.x] * width : weights + blockIdx.x * width};
   if (threadIdx.x == 0) shared.best = 0;
   __syncthreads();
   OrderKey<A> best = 0;
@@ -202,24 +206,29 @@ __global__ void __launch_bounds__(draw_threads)
     row.weights[i] = z == top ? 1.0 : z == z ? exact::exp((z - top) / s.temperature) : 0.0;
   }
   __syncthreads();
-  if (s.top_k > 0 && s.top_k < width)
-    row.cut(shared, static_cast<double>(s.top_k), [](double) { return 1.0; });
+  const Index top_k = s.greedy() ? 1 : s.top_k;
+  if (top_k > 0 && top_k < width) row.cut(shared, static_cast<double>(top_k), [](double) { return 1.0; });
   if (s.top_p < 1) row.cut(shared, s.top_p * row.total(shared), [](double weight) { return weight; });
-  const int id = row.draw(shared, u[blockIdx.x]);
-  if (threadIdx.x == 0) ids[blockIdx.x] = max(id, 0);
+  const auto weight = [&](Index i) { return row.weights[i]; };
+  const int id = max(0, draw_of_block(shared, width, weight, u[blockIdx.x]));
+  if (threadIdx.x == 0) ids[blockIdx.x] = id;
+  if (!keep) return;
+  const double total = row.total(shared);
+  for (Index i = threadIdx.x; i < width; i += draw_threads)
+    row.weights[i] = total > 0 ? row.weights[i] / total : i == id ? 1.0 : 0.0;
 }
 
 }  // namespace cuda
 
 /// ids[r] = a token drawn from softmax(logits / temperature) of row r, cut to the top_k, then to the top_p of
-/// what is left: that at which the cumulated probabilities pass u[r] in [0, 1). temperature > 0.
-///   logits: [rows, width]   u, ids: [rows]
+/// what is left: that at which the cumulated probabilities pass u[r] in [0, 1). Temperature 0: the likeliest.
+/// The distributions can be kept.   logits: [rows, width]   u, ids: [rows]
 template <typename A>
 void draw_rows(const Cuda& device, Rows rows, const A* logits, const SamplingOptions& s, const double* u,
-               std::int32_t* ids) {
-  const cuda::Workspace<double> weights(device, rows.count * rows.width);
+               std::int32_t* ids, const Kept& kept) {
+  const cuda::Workspace<double> weights(device, kept.table != nullptr ? 0 : rows.count * rows.width);
   cuda::launch(device, "draw", cuda::draw_block<A>, static_cast<unsigned>(rows.count), cuda::draw_threads, 0,
-               rows.width, rows.stride, logits, s, u, weights.data(), ids);
+               rows.width, rows.stride, logits, s, u, weights.data(), kept, ids);
 }
 
 }  // namespace mtpx

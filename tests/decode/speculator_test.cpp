@@ -283,13 +283,20 @@ TEST_CASE("SPEC 11.14: two tokens of a drafted round, enumerated: distributed as
     };
     /// What comes out where `drafted` was drafted for certain: accepted or replaced.
     const auto settled = [](const Numbers& p, std::size_t drafted) {
-      Numbers q(p.size(), 0.0), out = q, rest = q;
-      q[drafted] = 1;
+      Numbers out(p.size(), 0.0);
+      const auto token = static_cast<std::int32_t>(drafted);
+      DraftRound round;  // of a chosen draft
+      round.vocab = static_cast<Index>(p.size());
+      round.drafts = &token;
+      round.p_rows = p.data();
+      const cpu::HostRound settles{round};
       double kept = 0;  // the share of u that accepts, on a grid finer than any chance here
       for (double bit = 0.5; bit > 1e-17; bit /= 2) kept += accepts(p[drafted], 1.0, kept + bit) ? bit : 0;
-      const double total = residual(p, q, 1, rest);
-      for (std::size_t x = 0; x < p.size(); ++x)
-        out[x] = (x == drafted ? kept : 0.0) + (1 - kept) * rest[x] / total;
+      const double left = settles.left(0, 1);
+      for (std::size_t x = 0; x < p.size(); ++x) {
+        out[x] = x == drafted ? kept : 0.0;
+        if (left > 0) out[x] += (1 - kept) * settles.residual(0, 1, static_cast<Index>(x)) / left;
+      }
       return out;
     };
     const Numbers p = chances(model, text, sampling);

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <limits>
 
 using namespace mtpx;
@@ -88,6 +89,14 @@ TEST_CASE("distribution: large logits and masked tokens do not overflow") {
   CHECK(distribution({0, -infinity}, {1.0}) == Numbers{1, 0});
 }
 
+TEST_CASE("distribution: NaN has no chance beside a number, and of NaN alone token 0 is drawn") {
+  constexpr double none = not_a_number;
+  CHECK(distribution({none, 1, none, 1}, {1.0}) == Numbers{0, 0.5, 0, 0.5});
+  CHECK(distribution({none, 1, none, infinity}, {0.5, 3, 0.9}) == Numbers{0, 0, 0, 1});
+  for (const SamplingOptions& o : {SamplingOptions{}, SamplingOptions{1.0}, SamplingOptions{1.0, 2, 0.5}})
+    CHECK(distribution({none, none, none}, o) == Numbers{1, 0, 0});
+}
+
 TEST_CASE("draw_rows: each row from its own distribution, by its own number") {
   constexpr Index rows = 5, width = 8, stride = 11;
   const Numbers u{0.0, 0.31, 0.62, 0.9, 0x1.fffffffffffffp-1};
@@ -97,11 +106,20 @@ TEST_CASE("draw_rows: each row from its own distribution, by its own number") {
        {SamplingOptions{0.7, 0, 1.0}, SamplingOptions{2.0, 3, 1.0}, SamplingOptions{1.0, 5, 0.6}}) {
     std::vector<std::int32_t> ids(rows, -1);
     draw_rows(Cpu(2), Rows{rows, width, stride}, logits.data(), o, u.data(), ids.data());
+    const std::vector<std::int32_t> places{4, 0, 6, 2, 5};  // of a table of seven rows
+    std::vector<std::int32_t> again(rows, -1);
+    Numbers table(7 * width, -1.0);
+    draw_rows(Cpu(2), Rows{rows, width, stride}, logits.data(), o, u.data(), again.data(),
+              {table.data(), places.data()});
+    CHECK(again == ids);
+    CHECK(std::count(table.begin(), table.end(), -1.0) == 2 * width);
     for (std::size_t r = 0; r < rows; ++r) {
       const auto first = logits.begin() + static_cast<std::ptrdiff_t>(r) * stride;
       const Numbers p = naive_distribution(Numbers(first, first + width), o);
       const auto id = static_cast<std::size_t>(ids[r]);
       REQUIRE(id < width);
+      for (std::size_t i = 0; i < width; ++i)
+        CHECK(std::abs(table[static_cast<std::size_t>(places[r]) * width + i] - p[i]) <= 1e-15);
       double before = 0;
       for (std::size_t i = 0; i < id; ++i) before += p[i];
       CHECK(p[id] > 0);

@@ -231,10 +231,14 @@ for keys in 'tokens_per_s 6' 'us_per_token 1' 'read_share 1' 'speedup 5' 'mean_l
   read -r key lines <<<"$keys"
   [[ $(grep -Ec "\"$key\":[0-9]" "$work/bench") == "$lines" ]] || fail "bench --decode: $key is not in $lines lines: $(cat "$work/bench")"
 done
+"$mtpx" "${bench[@]}" --model "$model" --temperature 0.8 --draft-tokens drawn --verify block >"$work/bench"
+[[ $(sed -E 's/.*"draft":("auto"|[0-9]+),.*/\1/' "$work/bench" | tr '\n' ' ') == '0 1 2 3 4 ' ]] ||
+  fail "bench --decode by blocks: $(cat "$work/bench")"
 "$mtpx" "${bench[@]}" --model "$work/main" --data "$work/text.txt" >"$work/bench"
 [[ $(wc -l <"$work/bench") == 1 ]] || fail "bench --decode without modules: $(cat "$work/bench")"
 expect 2 "mtpx: [bench] --context 120 and --tokens 8: max_position_embeddings = 128" bench --decode --model "$model" --context 120 --tokens 8
 refused "mtpx: --context requires --decode" bench --context 16
+refused "mtpx: --verify requires --decode" bench --verify block
 
 [[ $failures == 0 ]] && echo "program: all checks of generate passed"
 exit $((failures > 0))

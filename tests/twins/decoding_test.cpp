@@ -63,18 +63,23 @@ std::pair<Numbers, Numbers> block_passes(const Transformer<bf16, Cuda>& model, c
 }
 
 template <typename T, typename D>
-Tokens text(const Transformer<T, D>& model, const Tokens& prompt, Index draft, Index count,
-            double temperature = 0) {
-  GenerateOptions options;
-  options.draft = draft;
-  options.max_tokens = count;
-  options.sampling.temperature = temperature;
+Tokens text(const Transformer<T, D>& model, const Tokens& prompt, const GenerateOptions& options) {
   Tokens all;
   generate(model, prompt, options, [&](std::int32_t token) {
     all.push_back(token);
     return true;
   });
   return all;
+}
+
+template <typename T, typename D>
+Tokens text(const Transformer<T, D>& model, const Tokens& prompt, Index draft, Index count,
+            double temperature = 0) {
+  GenerateOptions options;
+  options.draft = draft;
+  options.max_tokens = count;
+  options.sampling.temperature = temperature;
+  return text(model, prompt, options);
 }
 
 }  // namespace
@@ -174,6 +179,46 @@ TEST_CASE("twins: text of the GPU is the host's; drafted text is plain text, bat
   check(float{}, small, true);
   check(bf16{}, small, false);
   check(bf16{}, fused_config(true, true), false);
+}
+
+TEST_CASE("twins: texts of drawn drafts and of every rule are the host's, alone and side by side") {
+  Config c = mixture_config(2);
+  c.vocab_size = 40;
+  const auto on_gpu = random_model<double, Cuda>(c, 5, 0.3);
+  const auto on_host = random_model<double, Cpu>(c, 5, 0.3);
+  GenerateOptions options;
+  options.max_tokens = 60;
+  options.seed = 3;
+  Index stood = 0;
+  for (const double temperature : {0.0, 0.9}) {
+    for (const Verification by : {Verification::exact, Verification::block, Verification::lossy_typical}) {
+      for (const DraftTokens drafts : {DraftTokens::chosen, DraftTokens::drawn}) {
+        options.sampling = {temperature, 30, 0.95};
+        options.verification = by;
+        options.draft_tokens = drafts;
+        INFO("temperature " << temperature << ", rule " << static_cast<int>(by) << ", drafts "
+                            << static_cast<int>(drafts));
+        for (const Index k : {1, 3}) {
+          options.draft = k;
+          CHECK(text(on_gpu, {1, 2, 3}, options) == text(on_host, {1, 2, 3}, options));
+        }
+        const std::vector<Tokens> prompts{{1, 2, 3}, {4}, {5, 6}, {7, 8, 9, 10}, {11}};
+        const auto side_by_side = [&](const auto& model, Index batch) {
+          std::vector<Tokens> texts(prompts.size());
+          const DecodeStatistics run =
+              generate_batch(model, prompts, batch, options, [&](std::size_t i, std::int32_t token) {
+                texts[i].push_back(token);
+                return true;
+              });
+          for (const Index n : run.accepted) stood += n;
+          return texts;
+        };
+        const auto alone = side_by_side(on_host, 1);
+        for (const Index batch : {1, 2, 5}) CHECK(side_by_side(on_gpu, batch) == alone);
+      }
+    }
+  }
+  CHECK(stood > 100);
 }
 
 TEST_CASE("twins: a token outside the vocabulary is an error on a GPU, too") {

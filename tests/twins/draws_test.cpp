@@ -1,4 +1,4 @@
-// Tokens drawn on a GPU against those that the host's distribution gives.
+// Tokens drawn on a GPU against those that the host's distribution gives; drafts settled there and here.
 
 #include "twins/twins.hpp"
 
@@ -23,16 +23,85 @@ void check_draws(Index rows, Index width, const std::vector<A>& logits, const Sa
   const auto numbers = Tensor<double, Cuda>::from(on, {rows}, u);
   const Tensor<std::int32_t, Cuda> ids(on, {rows});
   poison(ids);
-  draw_rows(on, x.rows(), x.data(), {o.temperature, o.top_k, o.top_p}, numbers.data(), ids.data());
+  draw_rows(on, x.rows(), x.data(), o, numbers.data(), ids.data());
   const std::vector<std::int32_t> got = ids.to_host();
+  // What they were drawn from, kept: the rows upside down.
+  std::vector<std::int32_t> places;
+  for (Index r = 0; r < rows; ++r) places.push_back(static_cast<std::int32_t>(rows - 1 - r));
+  const Tensor<double, Cuda> table(on, {rows, width});
+  poison(table);
+  const auto kept_rows = Tensor<std::int32_t, Cuda>::from(on, {rows}, places);
+  draw_rows(on, x.rows(), x.data(), o, numbers.data(), ids.data(), {table.data(), kept_rows.data()});
+  CHECK(ids.to_host() == got);
+  const Numbers kept = host(table);
   for (Index r = 0; r < rows; ++r) {
     const std::span<const A> row(logits.data() + r * width, static_cast<std::size_t>(width));
     const std::vector<double> p = distribution(row, o);
     const auto at = static_cast<std::size_t>(r);
+    const auto mine = kept.begin() + (rows - 1 - r) * width;
+    // The host adds V numbers one by one: at most V 2^-53 off.
+    check_close(Numbers(mine, mine + width), p, static_cast<double>(width + 8) * 0x1p-53, "kept");
     if (r == 1) {  // at the very end roundings of the sums decide, but never for a token that was cut
       CHECK(p[static_cast<std::size_t>(got[at])] > 0);
     } else {
       CHECK(got[at] == sample(p, u[at]));
+    }
+  }
+}
+
+/// Rounds of 0 to 4 drafts over a vocabulary, by every rule, drawn and chosen, on both devices.
+void check_rounds(Index vocab, Index sequences) {
+  CAPTURE(vocab);
+  constexpr Index most = 4;
+  std::uint64_t next = 0;
+  const auto uniform = [&] { return Philox::uniform(11, 12, next++); };
+  for (const double apart : {0.05, 1.0}) {  // drafts that mostly stand, and that mostly fall
+    Numbers table, numbers;
+    std::vector<std::int32_t> integers;
+    const auto rows = [&] { return static_cast<std::int32_t>(static_cast<Index>(table.size()) / vocab); };
+    const auto add = [&](const Numbers& logits) {
+      const Numbers p = distribution(std::span<const double>(logits), {1.0, vocab > 20 ? vocab / 2 : 0, 1.0});
+      table.insert(table.end(), p.begin(), p.end());
+      return p;
+    };
+    for (Index s = 0; s < sequences; ++s) {
+      const Index count = s % (most + 1);
+      std::vector<std::int32_t> drafts(most);
+      std::vector<Numbers> main;
+      for (Index i = 0; i <= count; ++i) {
+        Numbers z;
+        for (Index x = 0; x < vocab; ++x) z.push_back(6 * uniform());
+        main.push_back(z);
+      }
+      const std::int32_t p_row = rows();
+      for (const Numbers& z : main) add(z);
+      const std::int32_t q_row = rows();
+      for (Index i = 0; i < count; ++i) {
+        Numbers z = main[static_cast<std::size_t>(i)];
+        for (double& x : z) x += apart * uniform();
+        drafts[static_cast<std::size_t>(i)] = sample(add(z), uniform());
+      }
+      integers.insert(integers.end(), {static_cast<std::int32_t>(count), p_row, q_row});
+      integers.insert(integers.end(), drafts.begin(), drafts.end());
+      for (Index i = 0; i < 2 * most + 1; ++i) numbers.push_back(uniform());
+    }
+    for (const bool chosen : {false, true}) {
+      for (Index s = 0; s < sequences && chosen; ++s)
+        integers[static_cast<std::size_t>(s * (3 + most) + 2)] = -1;
+      for (const Verification by : {Verification::exact, Verification::block, Verification::lossy_typical}) {
+        const auto verdicts = [&]<typename D>(const D& on) {
+          const auto i = Tensor<std::int32_t, D>::from(on, {sequences, 3 + most}, integers);
+          const auto n = Tensor<double, D>::from(on, {sequences, 2 * most + 1}, numbers);
+          const auto t = Tensor<double, D>::from(on, {rows(), vocab}, table);
+          const Tensor<std::int32_t, D> to(on, {sequences, 2});
+          poison(to);
+          verify_rounds(on, VerifyRule{by}, {sequences, vocab, most, i.data(), n.data(), t.data()},
+                        to.data());
+          return to.to_host();
+        };
+        INFO("rule " << static_cast<int>(by) << ", chosen " << chosen << ", apart " << apart);
+        CHECK(verdicts(device<Cuda>()) == verdicts(device<Cpu>()));
+      }
     }
   }
 }
@@ -65,13 +134,21 @@ TEST_CASE("twins: tokens drawn, each way once" * doctest::test_suite("twins: dec
   }
 }
 
+TEST_CASE("twins: rounds of drafts, each rule once" * doctest::test_suite("twins: decoding")) {
+  check_rounds(1300, 5);
+}
+
 TEST_SUITE_BEGIN("twins: text");
+
+TEST_CASE("twins: rounds of drafts, settled on the device as on the host") {
+  for (const Index vocab : {2, 40, 1000, 4103}) check_rounds(vocab, 200);
+}
 
 TEST_CASE("twins: tokens drawn on the device are those that the host draws, with ties, NaN and both cuts") {
   constexpr Index rows = 16;
   for (const Index width : {1, 7, 1000, 4103, 40000}) {
     const std::vector<float> different = smooth(rows, width), ties = coarse(rows, width);
-    for (const double temperature : {0.1, 0.8, 3.0}) {
+    for (const double temperature : {0.0, 0.1, 0.8, 3.0}) {
       for (const Index top_k : {0, 1, 5, 300}) {
         for (const double top_p : {1.0, 0.93, 0.31}) {
           if (width == 40000 && (temperature != 0.8 || top_k == 1)) continue;
@@ -86,12 +163,14 @@ TEST_CASE("twins: tokens drawn on the device are those that the host draws, with
   }
   // What is not a number is never drawn.
   std::vector<float> broken(rows * 50, std::numeric_limits<float>::quiet_NaN());
-  for (std::size_t r = 0; r < rows; ++r) broken[50 * r + 17] = broken[50 * r + 33] = 1;
+  for (std::size_t r = 1; r < rows; ++r) broken[50 * r + 17] = broken[50 * r + 33] = 1;
   const auto x = Tensor<float, Cuda>::from(device<Cuda>(), {rows, 50}, broken);
   const auto u = Tensor<double, Cuda>::from(device<Cuda>(), {rows}, std::vector<double>(rows, 0.75));
   const Tensor<std::int32_t, Cuda> ids(device<Cuda>(), {rows});
   draw_rows(device<Cuda>(), x.rows(), x.data(), {0.5, 3, 0.9}, u.data(), ids.data());
-  CHECK(ids.to_host() == std::vector<std::int32_t>(rows, 33));
+  std::vector<std::int32_t> second(rows, 33);
+  second[0] = 0;  // of NaN alone
+  CHECK(ids.to_host() == second);
 }
 
 TEST_SUITE_END();

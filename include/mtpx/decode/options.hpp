@@ -15,13 +15,6 @@ enum class DraftTokens {
   drawn    ///< drawn, with the options' temperature and cuts: stands more often at high temperatures
 };
 
-/// How drafts are checked. The first two change nothing about what is generated, only how fast.
-enum class Verification {
-  exact,         ///< token by token
-  block,         ///< all drafts of a pass together: accepts more of them, on average
-  lossy_typical  ///< LOSSY: also accepts drafts that the main model finds likely enough
-};
-
 struct GenerateOptions {
   static constexpr Index automatic = -1;
 

@@ -13,27 +13,32 @@ enum class Answer {
   nothing,
   tokens,  ///< the most likely ones: nothing else leaves the device
   drawn,   ///< tokens drawn with given random numbers, as sampling options say
-  logits   ///< all, in the accumulation type
+  kept     ///< the same, and what they were drawn from stays on the device, in given rows of a table
 };
 
-/// The passes of a model that decodes: rows go in, tokens or logits of the last ones come out. A pass of few
-/// rows is recorded where the device can (see Recorded): its inputs stand at the same addresses every time,
-/// so from the third pass of a kind on the host does no more than to write them and to read the answer.
+/// How tokens are drawn from a pass's last rows.
+struct Draws {
+  std::span<const double> numbers{};     ///< in [0, 1), one a row
+  std::span<const std::int32_t> kept{};  ///< rows of the table, one a row, where distributions are kept
+};
+
+/// The passes of a model that decodes: rows go in, tokens after the last ones come out. A pass of few rows is
+/// recorded where the device can (see Recorded): its inputs stand at the same addresses every time, so from
+/// the third pass of a kind on the host does no more than to write them and to read the answer.
 template <typename T, typename D>
 class Passes {
  public:
-  using A = acc_t<T>;
-
   /// slots, positions: of the cache   modules: those that draft   most_rows: of one pass   most_answers: rows
-  /// that a pass is asked about   sampling: how tokens are drawn
+  /// that a pass is asked about   most_kept: rows of the table   sampling: how tokens are drawn
   Passes(const Transformer<T, D>& model, Index slots, Index positions, Index modules, Index most_rows,
-         Index most_answers, const SamplingOptions& sampling)
+         Index most_answers, Index most_kept, const SamplingOptions& sampling)
       : model_(model),
         sampling_(sampling),
         cache_(model, slots, positions, modules),
         modules_(modules),
         most_at_once_(std::min(most_answers, most_alike_rows<T, D>())),
-        inputs_(model.device(), {4 * most_rows}),
+        most_kept_(most_kept),
+        inputs_(model.device(), {5 * most_rows}),
         tokens_(model.device(), {most_at_once_}),
         randoms_(model.device(), {most_at_once_}),
         newest_(modules > 0 && model.config.sequential()
@@ -43,25 +48,20 @@ class Passes {
   const KvCache<T, D>& cache() const { return cache_; }
 
   /// Rows [begin, end) of a list through the trunk; answers about the last `count` of them.
-  /// randoms: [count], numbers in [0, 1), for tokens that are drawn
   void trunk(const RowList& list, Index begin, Index end, Answer answer, Index count,
-             std::span<const double> randoms = {}) {
+             const Draws& draws = {}) {
     // A row must find the same path in every pass that is compared with another.
     const Index piece = count > 0 && end - begin == count ? most_alike_rows<T, D>() : end - begin;
     for (Index done = 0; begin < end; begin += piece) {
       const Index n = std::min(piece, end - begin), asked = std::min(n, count);
-      upload(list, begin, begin + n, nullptr);
-      if (answer == Answer::drawn) {
-        copy_to_device(model_.device(), randoms_.data(), randoms.data() + done,
-                       static_cast<std::size_t>(asked) * sizeof(double));
-      }
+      upload(list, begin, begin + n, nullptr, part_of(draws, done, asked));
       run({0, false, n, asked, answer}, [&] {
         const DecodeRows<D> rows = rows_of(n);
         const Hidden<T, D> h = model_.decode(tape_, input(0, n).reshape({1, n}), rows, cache_.trunk);
         if (modules_ > 0) store_rows(h.carried.value(), rows, cache_.states[0]);
-        ask(h.normed.value(), answer, n - asked, asked);
+        ask(h.normed.value(), answer, n, asked);
       });
-      fetch(answer, done, asked);
+      if (answer != Answer::kept) fetch(answer, done, asked);  // a round that is settled draws by itself
       done += asked;
     }
   }
@@ -69,12 +69,12 @@ class Passes {
   /// Rows [begin, end) of a list through a module (from 1), from the states of the depth before it or,
   /// `again`, from what the module's last run that was asked something carried at the rows of its answer.
   void module(Index module, bool again, const RowList& list, Index begin, Index end, Answer answer,
-              Index count) {
+              Index count, const Draws& draws = {}) {
     const auto depth = static_cast<std::size_t>(module - 1);
     const bool chain = model_.config.sequential();
     const Index n = end - begin, width = model_.config.hidden_size;
     const LatentCache<T, D>& states = cache_.states[chain ? depth : 0];
-    upload(list, begin, end, &states);
+    upload(list, begin, end, &states, draws);
     run({module, again, n, count, answer}, [&] {
       const DecodeRows<D> rows = rows_of(n);
       Tensor<T, D> from;
@@ -89,7 +89,7 @@ class Passes {
       const Hidden<T, D> out = model_.decode_mtp(tape_, module, tape_.constant(from),
                                                  input(0, n).reshape({1, n}), rows, cache_.modules[depth]);
       if (chain && module < modules_) store_rows(out.carried.value(), rows, cache_.states[depth + 1]);
-      ask(out.normed.value(), answer, n - count, count);
+      ask(out.normed.value(), answer, n, count);
       if (chain && count > 0) {
         copy_rows(model_.device(), count, width, out.carried.data() + (n - count) * width, width,
                   newest_.data(), width, false);
@@ -105,12 +105,28 @@ class Passes {
               width, false);
   }
 
+  /// Settles rounds, one a sequence, by the distributions that were kept.
+  /// most: drafts of a round, at most   integers, numbers: as DraftRounds says
+  void settle(const VerifyRule& rule, Index count, Index most, std::span<const std::int32_t> integers,
+              std::span<const double> numbers) {
+    const D& device = model_.device();
+    keep_size(round_integers_, count * DraftRounds::integers_of(most));
+    keep_size(round_numbers_, count * DraftRounds::numbers_of(most));
+    keep_size(verdicts_, 2 * count);
+    copy_to_device(device, round_integers_.data(), integers.data(), integers.size_bytes());
+    copy_to_device(device, round_numbers_.data(), numbers.data(), numbers.size_bytes());
+    const DraftRounds rounds{
+        count, model_.config.vocab_size, most, round_integers_.data(), round_numbers_.data(), table_.data()};
+    verify_rounds(device, rule, rounds, verdicts_.data());
+    answered_verdicts_.resize(static_cast<std::size_t>(2 * count));
+    copy_to_host(device, answered_verdicts_.data(), verdicts_.data(),
+                 answered_verdicts_.size() * sizeof(std::int32_t));
+  }
+
   /// The answer about row i of those asked about.
   std::int32_t token(Index i) const { return answered_tokens_[static_cast<std::size_t>(i)]; }
-  std::span<const A> logits(Index i) const {
-    const auto vocab = static_cast<std::size_t>(model_.config.vocab_size);
-    return std::span<const A>(answered_logits_).subspan(static_cast<std::size_t>(i) * vocab, vocab);
-  }
+  /// How round i of those settled ended.
+  Verdict verdict(std::size_t i) const { return {answered_verdicts_[2 * i], answered_verdicts_[2 * i + 1]}; }
 
  private:
   struct Kind {
@@ -123,12 +139,21 @@ class Passes {
     friend auto operator<=>(const Kind&, const Kind&) = default;
   };
 
-  /// Input i of a pass of n rows: tokens, sequences, positions, and places of states.
+  static Draws part_of(const Draws& all, Index begin, Index count) {
+    const auto part = [&](auto span) {
+      return span.empty() ? span
+                          : span.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+    };
+    return {part(all.numbers), part(all.kept)};
+  }
+
+  /// Input i of a pass of n rows: tokens, sequences, positions, places of states, and rows of the table.
   Tensor<std::int32_t, D> input(Index i, Index n) const { return inputs_.slice_front(i * n, (i + 1) * n); }
   DecodeRows<D> rows_of(Index n) const { return {input(1, n), input(2, n)}; }
 
   /// states: whose places the pass looks up, or null
-  void upload(const RowList& list, Index begin, Index end, const LatentCache<T, D>* states) {
+  void upload(const RowList& list, Index begin, Index end, const LatentCache<T, D>* states,
+              const Draws& draws) {
     staged_.clear();
     for (const auto* all : {&list.tokens, &list.sequences, &list.positions})
       staged_.insert(staged_.end(), all->begin() + begin, all->begin() + end);
@@ -137,8 +162,11 @@ class Passes {
         staged_.push_back(
             static_cast<std::int32_t>(list.sequences[i] * states->capacity() + list.positions[i]));
     }
+    staged_.resize(static_cast<std::size_t>(draws.kept.empty() ? staged_.size() : 4 * (end - begin)));
+    staged_.insert(staged_.end(), draws.kept.begin(), draws.kept.end());
     if constexpr (!requires { requires D::host_memory; }) check_ids(end - begin);
     copy_to_device(model_.device(), inputs_.data(), staged_.data(), staged_.size() * sizeof(std::int32_t));
+    copy_to_device(model_.device(), randoms_.data(), draws.numbers.data(), draws.numbers.size_bytes());
   }
 
   /// What the host's kernel checks by itself, in its words.
@@ -154,45 +182,43 @@ class Passes {
 
   template <typename Work>
   void run(const Kind& kind, const Work& work) {
-    if (kind.answer == Answer::logits && !logits_.defined())
-      logits_ = Tensor<A, D>(model_.device(), {most_at_once_, model_.config.vocab_size});
+    if (kind.answer == Answer::kept && !table_.defined())
+      table_ = Tensor<double, D>(model_.device(), {most_kept_, model_.config.vocab_size});
     if (kind.asked == 0 || kind.rows > most_alike_rows<T, D>()) return work();  // part of a prompt
     records_[kind](model_.device(), work);
   }
 
-  /// Rows [first, first + count) of x through the head.
-  void ask(const Tensor<T, D>& x, Answer answer, Index first, Index count) {
+  /// The last `count` of n rows of x through the head.
+  void ask(const Tensor<T, D>& x, Answer answer, Index n, Index count) {
     if (answer == Answer::nothing || count == 0) return;
     const Index width = model_.config.hidden_size, vocab = model_.config.vocab_size;
-    const Tensor<T, D> read = x.reshape({x.shape().rows(), width}).slice_front(first, first + count);
+    const Tensor<T, D> read = x.reshape({x.shape().rows(), width}).slice_front(n - count, n);
     if constexpr (fuses_decoding<T, D>) {
       if (answer == Answer::tokens && width % 8 == 0 && count <= fused_rows) {
         return decode_tokens(x.device(), read.rows(), read.data(), vocab, model_.lm_head.weight.data(),
                              tokens_.data());
       }
     }
-    const Tensor<A, D> out = answer == Answer::logits ? logits_ : Tensor<A, D>(x.device(), {count, vocab});
-    linear_forward(x.device(), read.rows(), read.data(), vocab, model_.lm_head.weight.data(), out.data());
-    const Rows rows{count, vocab, vocab};
-    if (answer == Answer::tokens) argmax_rows(x.device(), rows, out.data(), tokens_.data());
-    if (answer == Answer::drawn)
-      draw_rows(x.device(), rows, out.data(), sampling_, randoms_.data(), tokens_.data());
+    const Tensor<acc_t<T>, D> logits(x.device(), {count, vocab});
+    linear_forward(x.device(), read.rows(), read.data(), vocab, model_.lm_head.weight.data(), logits.data());
+    if (answer == Answer::tokens)
+      return argmax_rows(x.device(), logits.rows(), logits.data(), tokens_.data());
+    draw_rows(x.device(), logits.rows(), logits.data(), sampling_, randoms_.data(), tokens_.data(),
+              answer == Answer::kept ? Kept{table_.data(), input(4, n).data()} : Kept{});
   }
 
   /// The answer about `count` rows becomes that about rows [done, done + count).
   void fetch(Answer answer, Index done, Index count) {
     if (answer == Answer::nothing || count == 0) return;
-    const auto read = [&](auto& host, const auto& from, Index width) {
-      const auto size = static_cast<std::size_t>((done + count) * width);
-      if (host.size() < size) host.resize(size);
-      copy_to_host(model_.device(), host.data() + done * width, from.data(),
-                   static_cast<std::size_t>(count * width) * sizeof(host[0]));
-    };
-    if (answer == Answer::logits) {
-      read(answered_logits_, logits_, model_.config.vocab_size);
-    } else {
-      read(answered_tokens_, tokens_, 1);
-    }
+    answered_tokens_.resize(std::max(answered_tokens_.size(), static_cast<std::size_t>(done + count)));
+    copy_to_host(model_.device(), answered_tokens_.data() + done, tokens_.data(),
+                 static_cast<std::size_t>(count) * sizeof(std::int32_t));
+  }
+
+  /// Memory of at least `count` numbers.
+  template <typename I>
+  void keep_size(Tensor<I, D>& memory, Index count) {
+    if (!memory.defined() || memory.size() < count) memory = Tensor<I, D>(model_.device(), {count});
   }
 
   const Transformer<T, D>& model_;
@@ -200,17 +226,19 @@ class Passes {
   KvCache<T, D> cache_;
   const Index modules_;
   const Index most_at_once_;  // rows that are asked about without a cut
+  const Index most_kept_;
   // What recorded passes read and write: the same memory for all of them.
-  Tensor<std::int32_t, D> inputs_;  // [4 * most_rows]: four arrays of a pass's rows, one after the other
+  Tensor<std::int32_t, D> inputs_;  // [5 * most_rows]: arrays of a pass's rows, one after the other
   Tensor<std::int32_t, D> tokens_;  // [most_at_once]
   Tensor<double, D> randoms_;       // [most_at_once]
-  Tensor<A, D> logits_;             // [most_at_once, vocab], once somebody asks for them
+  Tensor<double, D> table_;         // [most_kept, vocab], once distributions are kept
   Tensor<T, D> newest_;             // [most_answers, hidden]
   std::map<Kind, Recorded<D>> records_;
   Tape tape_{Mode::inference};
   // Memory kept between passes.
-  std::vector<std::int32_t> staged_, answered_tokens_;
-  std::vector<A> answered_logits_;
+  Tensor<std::int32_t, D> round_integers_, verdicts_;
+  Tensor<double, D> round_numbers_;
+  std::vector<std::int32_t> staged_, answered_tokens_, answered_verdicts_;
 };
 
 }  // namespace mtpx

@@ -4,7 +4,6 @@
 #include <mtpx/decode/draft_policy.hpp>
 #include <mtpx/decode/options.hpp>
 #include <mtpx/decode/passes.hpp>
-#include <mtpx/decode/verify.hpp>
 
 #include <chrono>
 #include <limits>
@@ -14,7 +13,8 @@ namespace mtpx {
 
 /// Decodes sequences side by side, drafting with the MTP modules or heads and verifying with the main model,
 /// without changing what is generated: greedy text is byte-equal to plain decoding (every product gives a row
-/// the same bits whatever rows stand beside it), sampled text has the same distribution (see verify.hpp).
+/// the same bits whatever rows stand beside it), sampled text has the same distribution (see
+/// kernels/verify.hpp). What leaves the device is tokens alone.
 ///
 ///   Speculator<float, Cpu> decoder(model, options);
 ///   const Index slot = decoder.add(prompt, seed);   // decodes the prompt, emits a token
@@ -31,8 +31,6 @@ namespace mtpx {
 template <typename T, typename D>
 class Speculator {
  public:
-  using A = acc_t<T>;
-
   /// slots: sequences at a time   positions: of each, at most and by default max_position_embeddings
   /// Throws ConfigError for options that the model cannot serve.
   Speculator(const Transformer<T, D>& model, const GenerateOptions& options, Index slots = 1,
@@ -43,7 +41,7 @@ class Speculator {
         modules_((options.validate(model.config), std::min(most_drafts_, modules_of(model)))),
         passes_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_,
                 std::max(chunk + slots, slots * (most_drafts_ + 1)), slots * (most_drafts_ + 1),
-                options.sampling),
+                slots * (2 * most_drafts_ + 1), options.sampling),
         slots_(static_cast<std::size_t>(slots)) {
     if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_);
     for (Slot& slot : slots_) slot.ready.resize(static_cast<std::size_t>(modules_));
@@ -80,9 +78,9 @@ class Speculator {
     for (; begin + chunk < rows_.size(); begin += chunk)
       passes_.trunk(rows_, begin, begin + chunk, Answer::nothing, 0);
     randoms_.assign(1, of_place(s, 0));
-    passes_.trunk(rows_, begin, rows_.size(), main_answer(), 1, randoms_);
+    passes_.trunk(rows_, begin, rows_.size(), plain_answer(), 1, {randoms_});
     s.emitted_from = s.tokens.size();
-    s.tokens.push_back(pick(s, 0, 0));
+    s.tokens.push_back(passes_.token(0));
     s.active = true;
     if (!policy_ || policy_->begin_sequence()) read_prompt(slot);
     statistics_.prompt_tokens += static_cast<Index>(prompt.size());
@@ -109,10 +107,11 @@ class Speculator {
       longest_draft = std::max(longest_draft, s.want);
     }
     const bool catching_up = draft(longest_draft);
-    verify();
-    for (const Index slot : running_) {
-      Slot& s = slots_[static_cast<std::size_t>(slot)];
-      const Verdict verdict = settle(s);
+    const bool by_tokens = options_.same_text() || longest_draft == 0;
+    verify(by_tokens);
+    for (std::size_t n = 0; n < running_.size(); ++n) {
+      Slot& s = slots_[static_cast<std::size_t>(running_[n])];
+      const Verdict verdict = by_tokens ? by_plain_tokens(s) : passes_.verdict(n);
       for (std::size_t i = 0; i < static_cast<std::size_t>(verdict.accepted); ++i)
         s.tokens.push_back(s.drafts[i]);
       s.tokens.push_back(verdict.next);
@@ -167,7 +166,6 @@ class Speculator {
     return modules > 0 && model.config.sequential() ? std::max<Index>(4, modules) : modules;
   }
   Index longest() const { return model_.config.max_position_embeddings; }
-  Index vocabulary() const { return model_.config.vocab_size; }
   static Index known(const Slot& s) { return static_cast<Index>(s.tokens.size()); }
   Index room(const Slot& s) const { return cache().capacity - known(s); }
 
@@ -182,36 +180,27 @@ class Speculator {
     return Philox::uniform(s.seed, use + (static_cast<std::uint64_t>(i) << 32), s.round);
   }
 
-  /// What is read of the main model, and of the drafts: tokens alone where nobody looks at distributions.
-  Answer main_answer() const {
-    if (!options_.same_text()) return Answer::logits;
-    return options_.sampling.greedy() ? Answer::tokens : Answer::drawn;
-  }
-  Answer draft_answer() const {
-    const bool drawn = options_.draft_tokens == DraftTokens::drawn && !options_.same_text() &&
-                       options_.verification != Verification::lossy_typical;
-    return drawn ? Answer::logits : Answer::tokens;
+  /// How plain decoding picks a token.
+  Answer plain_answer() const { return options_.sampling.greedy() ? Answer::tokens : Answer::drawn; }
+  /// Whether drafts are drawn, and verified as such.
+  bool draws_drafts() const {
+    return options_.draft_tokens == DraftTokens::drawn && !options_.same_text() &&
+           options_.verification != Verification::lossy_typical;
   }
 
-  /// Memory for distribution i of the main model or of the drafts.
-  static std::span<double> place(std::vector<double>& all, std::size_t i, Index vocabulary) {
-    const auto vocab = static_cast<std::size_t>(vocabulary);
-    if (all.size() < (i + 1) * vocab) all.resize((i + 1) * vocab);
-    return std::span(all).subspan(i * vocab, vocab);
+  // Rows of the table of distributions: first the main model's, row by row of a verifying pass, then those
+  // that drafts are drawn from.
+  std::int32_t draft_row(Index slot, Index i) const {
+    const auto all = static_cast<Index>(slots_.size());
+    return static_cast<std::int32_t>(all * (most_drafts_ + 1) + slot * most_drafts_ + i);
   }
 
-  /// The token `ahead` places after the known ones, from row `row` of what the trunk was asked.
-  std::int32_t pick(const Slot& s, std::size_t ahead, Index row) {
-    if (main_answer() != Answer::logits) return passes_.token(row);
-    const std::span<double> p = place(p_, 0, vocabulary());
-    distribution(passes_.logits(row), options_.sampling, p, order_);
-    return sample(p, of_place(s, ahead));
-  }
-
-  /// The known tokens' last and the drafts of all running sequences, in one pass.
-  void verify() {
+  /// The known tokens' last and the drafts of all running sequences, in one pass; by_tokens: tokens that
+  /// plain decoding picks are all that is asked.
+  void verify(bool by_tokens) {
     rows_.clear();
     randoms_.clear();
+    kept_.clear();
     for (const Index slot : running_) {
       Slot& s = slots_[static_cast<std::size_t>(slot)];
       s.first_row = rows_.size();
@@ -220,55 +209,40 @@ class Speculator {
       for (Index i = 0; i < s.want; ++i) rows_.add(s.drafts[static_cast<std::size_t>(i)], slot, e + 1 + i);
       for (Index i = 0; i <= s.want; ++i) randoms_.push_back(of_place(s, static_cast<std::size_t>(i)));
     }
-    passes_.trunk(rows_, 0, rows_.size(), main_answer(), rows_.size(), randoms_);
+    if (by_tokens) {
+      passes_.trunk(rows_, 0, rows_.size(), plain_answer(), rows_.size(), {randoms_});
+      return;
+    }
+    for (Index r = 0; r < rows_.size(); ++r) kept_.push_back(static_cast<std::int32_t>(r));
+    passes_.trunk(rows_, 0, rows_.size(), Answer::kept, rows_.size(), {randoms_, kept_});
+    settle();
   }
 
-  /// Which drafts of a sequence stand.
-  Verdict settle(const Slot& s) {
-    const std::span<const std::int32_t> drafts(s.drafts.data(), static_cast<std::size_t>(s.want));
-    const auto row = [&s](std::size_t i) { return s.first_row + static_cast<Index>(i); };
-    if (options_.same_text()) {
-      return verify_chosen(drafts, [&](std::size_t i) { return pick(s, i, row(i)); });
-    }
-    // Distributions are worked out when they are asked for, and once.
-    std::size_t worked_out = 0;
-    place(p_, drafts.size(), vocabulary());
-    const auto p = [&](std::size_t i) -> std::span<const double> {
-      for (; worked_out <= i; ++worked_out) {
-        distribution(passes_.logits(row(worked_out)), options_.sampling, place(p_, worked_out, vocabulary()),
-                     order_);
+  /// Which drafts of the running sequences stand, by the distributions that passes kept.
+  void settle() {
+    integers_.clear();
+    randoms_.clear();
+    for (const Index slot : running_) {
+      const Slot& s = slots_[static_cast<std::size_t>(slot)];
+      integers_.push_back(static_cast<std::int32_t>(s.want));
+      integers_.push_back(static_cast<std::int32_t>(s.first_row));
+      integers_.push_back(draws_drafts() ? draft_row(slot, 0) : -1);
+      for (std::size_t i = 0; i < static_cast<std::size_t>(most_drafts_); ++i) {
+        integers_.push_back(i < s.drafts.size() ? s.drafts[i] : 0);
+        randoms_.push_back(of_round(s, to_keep, i));
       }
-      return place(p_, i, vocabulary());
-    };
-    const auto q = [&](std::size_t i) -> std::span<const double> {
-      return place(q_, q_place(s, i), vocabulary());
-    };
-    const auto keep = [&](std::size_t i) { return of_round(s, to_keep, i); };
-    const auto draw = [&](std::size_t i) { return of_place(s, i); };
-    if (options_.verification == Verification::lossy_typical)
-      return verify_typical(drafts, p, options_.typical_epsilon, options_.typical_delta, draw);
-    const std::span<double> rest = place(rest_, 0, vocabulary());
-    return options_.verification == Verification::block ? verify_block(drafts, p, q, keep, draw, rest)
-                                                        : verify_tokens(drafts, p, q, keep, draw, rest);
-  }
-
-  std::size_t q_place(const Slot& s, std::size_t i) const {
-    return static_cast<std::size_t>(&s - slots_.data()) * static_cast<std::size_t>(most_drafts_) + i;
-  }
-
-  /// Draft i of a sequence, from row `row` of what its module was asked.
-  std::int32_t pick_draft(const Slot& s, std::size_t i, Index row) {
-    if (options_.same_text() || options_.verification == Verification::lossy_typical)
-      return passes_.token(row);
-    const std::span<double> q = place(q_, q_place(s, i), vocabulary());
-    if (options_.draft_tokens == DraftTokens::chosen) {
-      const std::int32_t token = passes_.token(row);
-      std::fill(q.begin(), q.end(), 0.0);
-      q[static_cast<std::size_t>(token)] = 1;
-      return token;
+      for (std::size_t i = 0; i <= static_cast<std::size_t>(most_drafts_); ++i)
+        randoms_.push_back(of_place(s, i));
     }
-    distribution(passes_.logits(row), options_.sampling, q, order_);
-    return sample(q, of_round(s, to_draft, i));
+    passes_.settle({options_.verification, options_.typical_epsilon, options_.typical_delta},
+                   static_cast<Index>(running_.size()), most_drafts_, integers_, randoms_);
+  }
+
+  /// Which drafts are the tokens that plain decoding picks.
+  Verdict by_plain_tokens(const Slot& s) const {
+    const std::span<const std::int32_t> drafts(s.drafts.data(), static_cast<std::size_t>(s.want));
+    return verify_chosen(drafts,
+                         [&](std::size_t i) { return passes_.token(s.first_row + static_cast<Index>(i)); });
   }
 
   /// How many entries of a module are final: p + k <= e. Parallel heads read no token, so theirs are final
@@ -317,11 +291,19 @@ class Speculator {
       Index begin = 0;
       for (; begin + chunk + sequences < rows_.size(); begin += chunk)
         passes_.module(module, false, rows_, begin, begin + chunk, Answer::nothing, 0);
-      passes_.module(module, again, rows_, begin, rows_.size(), draft_answer(), sequences);
-      for (Index i = 0; i < sequences; ++i) {
-        Slot& s = slots_[static_cast<std::size_t>(drafting_[static_cast<std::size_t>(i)])];
-        s.drafts.push_back(pick_draft(s, static_cast<std::size_t>(k - 1), i));
+      randoms_.clear();
+      kept_.clear();
+      for (const Index slot : drafting_) {
+        if (!draws_drafts()) break;
+        randoms_.push_back(
+            of_round(slots_[static_cast<std::size_t>(slot)], to_draft, static_cast<std::size_t>(k - 1)));
+        kept_.push_back(draft_row(slot, k - 1));
       }
+      passes_.module(module, again, rows_, begin, rows_.size(),
+                     draws_drafts() ? Answer::kept : Answer::tokens, sequences, {randoms_, kept_});
+      for (Index i = 0; i < sequences; ++i)
+        slots_[static_cast<std::size_t>(drafting_[static_cast<std::size_t>(i)])].drafts.push_back(
+            passes_.token(i));
     }
     return catching_up;
   }
@@ -365,9 +347,9 @@ class Speculator {
   DecodeStatistics statistics_;
   // Memory kept between passes.
   RowList rows_;
-  std::vector<std::int32_t> order_;
   std::vector<Index> running_, drafting_;
-  std::vector<double> p_, q_, rest_, randoms_;
+  std::vector<std::int32_t> kept_, integers_;
+  std::vector<double> randoms_;
 };
 
 }  // namespace mtpx

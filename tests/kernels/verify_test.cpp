@@ -1,15 +1,15 @@
-#include <mtpx/decode/verify.hpp>
-
 #include <mtpx/core/rng.hpp>
+#include <mtpx/kernels.hpp>
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <functional>
 #include <map>
 
 using namespace mtpx;
 
-TEST_SUITE_BEGIN("mtpx/decode/verify.hpp");
+TEST_SUITE_BEGIN("kernels/verify.hpp");
 
 namespace {
 
@@ -29,10 +29,38 @@ double share(const std::function<bool(double)>& holds) {
   return high;
 }
 
-Numbers residual_of(const Numbers& p, const Numbers& q, double scale = 1) {
-  Numbers rest(p.size());
-  const double total = residual(p, q, scale, rest);
-  for (double& x : rest) x /= total;
+/// A round that owns its numbers.   p: [K + 1, V]   q: [K, V]
+class OwnRound : public cpu::HostRound {
+ public:
+  OwnRound(Tokens drafts_, Numbers p_, Numbers q_, Numbers keeps_, Numbers draws_)
+      : tokens_(std::move(drafts_)),
+        numbers_{std::move(p_), std::move(q_), std::move(keeps_), std::move(draws_)} {
+    count = static_cast<Index>(tokens_.size());
+    vocab = static_cast<Index>(numbers_[0].size()) / (count + 1);
+    drafts = tokens_.data();
+    p_rows = numbers_[0].data();
+    q_rows = numbers_[1].data();
+    keeps = numbers_[2].data();
+    draws = numbers_[3].data();
+  }
+  OwnRound(const OwnRound&) = delete;
+
+ private:
+  Tokens tokens_;
+  std::array<Numbers, 4> numbers_;
+};
+
+/// n times the same row, one below the other.
+Numbers times(std::size_t n, const Numbers& row) {
+  Numbers all;
+  for (std::size_t i = 0; i < n; ++i) all.insert(all.end(), row.begin(), row.end());
+  return all;
+}
+
+Numbers residual_of(const Numbers& p, const Numbers& q, double r = 1) {
+  const OwnRound round({0}, times(2, p), q, {0}, {0, 0});
+  Numbers rest;
+  for (Index x = 0; x < round.vocab; ++x) rest.push_back(round.residual(0, r, x) / round.left(0, r));
   return rest;
 }
 
@@ -60,12 +88,14 @@ struct Round {
   std::uint64_t seed;
   std::size_t vocab;
   Tokens prefix, drafts;
-  std::vector<Numbers> p, q;  // [K + 1], [K]
+  Numbers p, q;  // [K + 1, vocab], [K, vocab]
 
   Round(Rule rule_, bool drawn_, std::uint64_t seed_, std::size_t vocab_, Tokens prefix_)
       : rule(rule_), drawn(drawn_), seed(seed_), vocab(vocab_), prefix(std::move(prefix_)) {
-    p.push_back(conditional(seed, prefix, vocab));
+    append(p, conditional(seed, prefix, vocab));
   }
+
+  static void append(Numbers& rows, const Numbers& row) { rows.insert(rows.end(), row.begin(), row.end()); }
 
   Numbers next_q() const {
     Tokens longer = prefix;
@@ -78,23 +108,18 @@ struct Round {
     return one_hot;
   }
   void draft(std::int32_t token) {
-    q.push_back(next_q());
+    append(q, next_q());
     drafts.push_back(token);
     Tokens longer = prefix;
     longer.insert(longer.end(), drafts.begin(), drafts.end());
-    p.push_back(conditional(seed, longer, vocab));
+    append(p, conditional(seed, longer, vocab));
   }
 
   Verdict run(const Numbers& keeps, const Numbers& draws) const {
-    Numbers rest(vocab);
-    const auto pi = [&](std::size_t i) { return std::span<const double>(p[i]); };
-    const auto qi = [&](std::size_t i) { return std::span<const double>(q[i]); };
-    const auto keep = [&](std::size_t i) { return keeps[i]; };
-    const auto draw = [&](std::size_t i) { return draws[i]; };
+    const OwnRound round(drafts, p, q, keeps, draws);
     if (rule == Rule::chosen)
-      return verify_chosen(drafts, [&](std::size_t i) { return sample(p[i], draws[i]); });
-    if (rule == Rule::tokens) return verify_tokens(drafts, pi, qi, keep, draw, rest);
-    return verify_block(drafts, pi, qi, keep, draw, rest);
+      return verify_chosen(drafts, [&](std::size_t i) { return round.next(static_cast<Index>(i)); });
+    return rule == Rule::tokens ? verify_tokens(round) : verify_block(round);
   }
 
   struct Branch {
@@ -158,7 +183,8 @@ struct Round {
     double below = 0;
     for (std::size_t t = 0; t < vocab; ++t) {
       const double up_to = share([&](double u) {
-        if (rule == Rule::chosen) return sample(p[a], u) <= static_cast<std::int32_t>(t);
+        if (rule == Rule::chosen)
+          return sample(std::span(p).subspan(a * vocab, vocab), u) <= static_cast<std::int32_t>(t);
         Numbers draws(drafts.size() + 1, 0.5);
         draws[a] = u;
         return run(keeps, draws).next <= static_cast<std::int32_t>(t);
@@ -248,44 +274,98 @@ TEST_CASE("SPEC 11.14: accepts: u < p / q strictly, and its corners") {
   CHECK(accepts(1e-300, 1.0, 0.0));
 }
 
-TEST_CASE("SPEC 11.14: residual: max(0, scale p - q), normalised; p where nothing is left") {
+TEST_CASE("SPEC 11.14: residual: max(0, r p - q), normalised; p where nothing is left") {
   const Numbers p{0.5, 0.25, 0.25}, q{0.25, 0.5, 0.25};
   CHECK(residual_of(p, q) == Numbers{1, 0, 0});
   CHECK(residual_of(p, Numbers{0, 1, 0}) == Numbers{2 / 3.0, 0, 1 / 3.0});
-  CHECK(residual_of(p, p) == p);  // p == q
-  CHECK(residual_of(Numbers{0, 1, 0}, Numbers{0, 1, 0}) == Numbers{0, 1, 0});
+  // p == q: the token that p itself gives.
+  for (const double u : {0.0, 0.49, 0.5, 0.74, 0.75, almost_one})
+    CHECK(replace_draft(OwnRound({1}, times(2, p), p, {0.5}, {u, 0}), 0, 1) == sample(p, u));
   CHECK(residual_of(p, Numbers{0, 0, 1}, 0.5) == Numbers{2 / 3.0, 1 / 3.0, 0});
 }
 
 TEST_CASE("verify: drafts that the main model rules out never stand, and nothing ruled out is emitted") {
-  const Numbers sure{0, 1, 0}, other{0.5, 0, 0.5};
-  Numbers rest(3);
-  const Tokens drafts{0, 1};
-  const auto p = [&](std::size_t) { return std::span<const double>(sure); };
-  const auto q = [&](std::size_t) { return std::span<const double>(other); };
+  const Numbers sure = times(3, {0, 1, 0}), other = times(2, {0.5, 0, 0.5});
+  const Tokens drafts{0, 1}, same{1, 1};
   for (const double u : {0.0, 0.5, almost_one}) {
-    const auto number = [u](std::size_t) { return u; };
-    CHECK(verify_tokens(drafts, p, q, number, number, rest) == Verdict{0, 1});
-    CHECK(verify_block(drafts, p, q, number, number, rest) == Verdict{0, 1});
-    CHECK(verify_typical(drafts, p, 0.0, 0.3, number) == Verdict{0, 1});
+    const Numbers keeps(2, u), draws(3, u);
+    const OwnRound ruled_out(drafts, sure, other, keeps, draws);
+    CHECK(verify_tokens(ruled_out) == Verdict{0, 1});
+    CHECK(verify_block(ruled_out) == Verdict{0, 1});
+    CHECK(verify_typical(ruled_out, 0.0, 0.3) == Verdict{0, 1});
     // p == q: everything stands, whatever the numbers.
-    const Tokens same{1, 1};
-    CHECK(verify_tokens(same, p, p, number, number, rest) == Verdict{2, 1});
-    CHECK(verify_block(same, p, p, number, number, rest) == Verdict{2, 1});
+    const OwnRound equal(same, sure, sure, keeps, draws);
+    CHECK(verify_tokens(equal) == Verdict{2, 1});
+    CHECK(verify_block(equal) == Verdict{2, 1});
   }
 }
 
 TEST_CASE("verify: no draft at all is plain sampling") {
   const Numbers p{0.25, 0.5, 0.25};
-  Numbers rest(3);
-  const auto at = [&](std::size_t) { return std::span<const double>(p); };
   for (const double u : {0.0, 0.3, 0.9}) {
-    const auto number = [u](std::size_t) { return u; };
+    const Numbers draws{u};
+    const OwnRound round({}, p, {}, {}, draws);
     const Verdict plain{0, sample(p, u)};
     CHECK(verify_chosen({}, [&](std::size_t) { return sample(p, u); }) == plain);
-    CHECK(verify_tokens({}, at, at, number, number, rest) == plain);
-    CHECK(verify_block({}, at, at, number, number, rest) == plain);
-    CHECK(verify_typical({}, at, 0.09, 0.3, number) == plain);
+    CHECK(verify_tokens(round) == plain);
+    CHECK(verify_block(round) == plain);
+    CHECK(verify_typical(round, 0.09, 0.3) == plain);
+  }
+}
+
+TEST_CASE("verify_rounds: rounds side by side are each settled alone, chosen drafts as if q were one-hot") {
+  // A language of five tokens; up to three drafts a round.
+  constexpr std::size_t vocab = 5, most = 3, count = 60;
+  Numbers table, numbers;
+  std::vector<std::int32_t> integers;
+  std::vector<Verdict> alone, alone_chosen;
+  std::uint64_t next = 0;
+  const auto uniform = [&] { return Philox::uniform(5, 6, next++); };
+  const auto rows_of = [&](std::size_t n) {
+    Numbers rows;
+    for (std::size_t i = 0; i < n; ++i) {
+      const Numbers row = conditional(8, {static_cast<std::int32_t>(uniform() * 4)}, vocab);
+      rows.insert(rows.end(), row.begin(), row.end());
+    }
+    return rows;
+  };
+  for (const VerifyRule& rule :
+       {VerifyRule{}, VerifyRule{Verification::block}, VerifyRule{Verification::lossy_typical}}) {
+    table.assign(vocab, -1);  // row 0 is nobody's
+    integers.clear(), numbers.clear(), alone.clear(), alone_chosen.clear();
+    for (std::size_t s = 0; s < count; ++s) {
+      const std::size_t k = s % (most + 1);
+      const Numbers p = rows_of(k + 1), q = rows_of(k);
+      Tokens drafts;
+      for (std::size_t i = 0; i < k; ++i) drafts.push_back(static_cast<std::int32_t>(uniform() * 5));
+      Numbers keeps, draws, one_hot(k * vocab, 0.0);
+      for (std::size_t i = 0; i < k; ++i) one_hot[i * vocab + static_cast<std::size_t>(drafts[i])] = 1;
+      for (std::size_t i = 0; i < most; ++i) keeps.push_back(uniform());
+      for (std::size_t i = 0; i <= most; ++i) draws.push_back(uniform());
+      alone.push_back(verify(rule, OwnRound(drafts, p, q, keeps, draws)));
+      alone_chosen.push_back(verify(rule, OwnRound(drafts, p, one_hot, keeps, draws)));
+      const auto rows = [&] { return static_cast<std::int32_t>(table.size() / vocab); };
+      const std::int32_t q_row = rows();
+      table.insert(table.end(), q.begin(), q.end());
+      for (const std::int32_t x : {static_cast<std::int32_t>(k), rows(), q_row}) integers.push_back(x);
+      table.insert(table.end(), p.begin(), p.end());
+      drafts.resize(most);
+      integers.insert(integers.end(), drafts.begin(), drafts.end());
+      numbers.insert(numbers.end(), keeps.begin(), keeps.end());
+      numbers.insert(numbers.end(), draws.begin(), draws.end());
+    }
+    for (const bool chosen : {false, true}) {
+      if (chosen)
+        for (std::size_t s = 0; s < count; ++s) integers[s * (3 + most) + 2] = -1;
+      std::vector<std::int32_t> verdicts(2 * count, -1);
+      const DraftRounds rounds{count, vocab, most, integers.data(), numbers.data(), table.data()};
+      verify_rounds(Cpu(2), rule, rounds, verdicts.data());
+      for (std::size_t s = 0; s < count; ++s) {
+        const Verdict& want = chosen ? alone_chosen[s] : alone[s];
+        CHECK(verdicts[2 * s] == want.accepted);
+        CHECK(verdicts[2 * s + 1] == want.next);
+      }
+    }
   }
 }
 
@@ -367,7 +447,7 @@ TEST_CASE("SPEC 11.14: a million drawn tokens: chi-square, and acceptance as the
     const Round first(rule, drawn, seed, vocab, {});
     const Numbers q = first.next_q();
     double overlap = 0;
-    for (std::size_t t = 0; t < vocab; ++t) overlap += std::min(first.p[0][t], q[t]);
+    for (std::size_t t = 0; t < vocab; ++t) overlap += std::min(first.p[t], q[t]);
     const double share_stood = stood / runs;
     const double error = 4 * std::sqrt(overlap * (1 - overlap) / runs);
     INFO("stood " << share_stood << ", overlap " << overlap);
@@ -382,11 +462,13 @@ TEST_CASE("SPEC 11.14: a million drawn tokens: chi-square, and acceptance as the
 TEST_CASE("verify_typical: by the threshold min(epsilon, delta e^-entropy)") {
   const Numbers flat{0.25, 0.25, 0.25, 0.25}, peaked{0.9, 0.08, 0.02, 0};
   const auto verdict = [](const Numbers& p, std::int32_t draft, double epsilon, double delta) {
-    const auto at = [&](std::size_t) { return std::span<const double>(p); };
-    return verify_typical(Tokens{draft}, at, epsilon, delta, [](std::size_t) { return 0.0; }).accepted;
+    const Tokens drafts{draft};
+    const Numbers rows = times(2, p), none{0}, draws{0, 0};
+    return verify_typical(OwnRound(drafts, rows, {}, none, draws), epsilon, delta).accepted;
   };
   CHECK(verdict(flat, 3, 0.09, 0.3) == 1);    // threshold 0.3 / 4
   CHECK(verdict(flat, 3, 0.5, 1.0) == 0);     // threshold 1 / 4, not exceeded
+  CHECK(verdict(flat, 3, 0.5, 0.98) == 1);    // threshold 0.98 / 4
   CHECK(verdict(peaked, 1, 0.09, 0.3) == 0);  // threshold 0.09
   CHECK(verdict(peaked, 1, 0.07, 0.3) == 1);
   CHECK(verdict(peaked, 3, 0.0, 0.3) == 0);  // never a token of probability 0

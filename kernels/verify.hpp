@@ -1,0 +1,185 @@
+#pragma once
+// Which drafted tokens stand, and what comes after them. Each rule reads the distributions of the main model
+// and of the drafts, both as tokens are drawn from them (after temperature, top-k and top-p), and random
+// numbers; none of them knows a model, so that tests can enumerate what they do. Written once for every
+// device: a thread of the host settles a round, or all threads of a GPU's block together.
+//
+// In all of them: x_0 .. x_{K-1} were drafted; p(i) is the main model's distribution of the token at place i,
+// given x_0 .. x_{i-1}, for i = 0 .. K; q(i) is the one that x_i was drawn from.
+
+#include "formulas.hpp"
+
+#include <mtpx/core/shape.hpp>
+
+#include <cstdint>
+#include <span>
+
+// Of a GPU's kernels where nvcc compiles, of the host's elsewhere.
+#ifdef __CUDACC__
+#define MTPX_OF_KERNELS __device__ __forceinline__
+#else
+#define MTPX_OF_KERNELS inline
+#endif
+
+namespace mtpx {
+
+/// How drafts are checked. The first two change nothing about what is generated, only how fast.
+enum class Verification {
+  exact,         ///< token by token
+  block,         ///< all drafts of a pass together: accepts more of them, on average
+  lossy_typical  ///< LOSSY: also accepts drafts that the main model finds likely enough
+};
+
+struct VerifyRule {
+  Verification verification = Verification::exact;
+  double typical_epsilon = 0.09;  ///< of lossy_typical
+  double typical_delta = 0.3;
+};
+
+/// The first `accepted` drafts stand, and `next` comes after them.
+struct Verdict {
+  Index accepted = 0;
+  std::int32_t next = 0;
+
+  friend bool operator==(const Verdict&, const Verdict&) = default;
+};
+
+/// For drafts that were not drawn but chosen (q puts everything on x_i): the token of every place is drawn
+/// from the main model, or is its most likely one, as in plain decoding; a draft stands if it is that token.
+/// Its chance is p(x_i) = sum_x min(p, q): no rule accepts more often. And the text is that of plain
+/// decoding, token by token, whatever was drafted.
+///
+/// pick(i): the token of place i
+template <typename Pick>
+Verdict verify_chosen(std::span<const std::int32_t> drafts, const Pick& pick) {
+  for (std::size_t i = 0; i < drafts.size(); ++i) {
+    const std::int32_t token = pick(i);
+    if (token != drafts[i]) return {static_cast<Index>(i), token};
+  }
+  return {static_cast<Index>(drafts.size()), pick(drafts.size())};
+}
+
+/// What the other rules ask about a round, as it stands in memory. A device adds what takes all of its
+/// threads:
+///
+///   left(i, r)         sum_x max(0, r p_i(x) - q_i(x))
+///   rest(i, r, left)   a token drawn from these, with the number of place i; left: their sum
+///   entropy(i)         of p_i, in nats
+///   next(i)            a token drawn from p_i, with the number of place i
+struct DraftRound {
+  Index vocab = 0;                       ///< V
+  Index count = 0;                       ///< K
+  const std::int32_t* drafts = nullptr;  ///< [K]
+  const double* p_rows = nullptr;        ///< [K + 1, V]
+  const double* q_rows = nullptr;        ///< [K, V]; null: drafts were chosen, each for certain
+  const double* keeps = nullptr;         ///< [K], numbers in [0, 1) that drafts are kept with
+  const double* draws = nullptr;         ///< [K + 1], of the places
+
+  MTPX_OF_KERNELS double p(Index i, Index x) const { return p_rows[i * vocab + x]; }
+  MTPX_OF_KERNELS double q(Index i, Index x) const {
+    return q_rows != nullptr ? q_rows[i * vocab + x] : x == drafts[i] ? 1.0 : 0.0;
+  }
+  /// max(0, r p_i(x) - q_i(x)): what a refused draft is replaced from.
+  MTPX_OF_KERNELS double residual(Index i, double r, Index x) const {
+    const double rest = exact::fma(r, p(i, x), -q(i, x));
+    return rest > 0 ? rest : 0;
+  }
+};
+
+/// The rounds of several sequences, side by side in memory.
+struct DraftRounds {
+  Index count = 0, vocab = 0;
+  Index most = 0;                          ///< drafts of one, at most
+  const std::int32_t* integers = nullptr;  ///< [count, 3 + most]: K, row of p_0, row of q_0 or -1, drafts
+  const double* numbers = nullptr;         ///< [count, 2 most + 1]: keeps, draws
+  const double* table = nullptr;           ///< [.., V]: a round's p stand one below the other, and its q
+
+  static constexpr Index integers_of(Index most) { return 3 + most; }
+  static constexpr Index numbers_of(Index most) { return 2 * most + 1; }
+
+  MTPX_OF_KERNELS DraftRound operator[](Index s) const {
+    const std::int32_t* const mine = integers + s * integers_of(most);
+    const double* const random = numbers + s * numbers_of(most);
+    return {vocab,
+            mine[0],
+            mine + 3,
+            table + mine[1] * vocab,
+            mine[2] < 0 ? nullptr : table + mine[2] * vocab,
+            random,
+            random + most};
+  }
+};
+
+/// Whether a drafted token stays (Leviathan et al. 2023, arXiv 2211.17192): u < p / q, strictly, so that a
+/// token of probability 0 never does, not even at u = 0.
+MTPX_OF_KERNELS bool accepts(double p, double q, double u) { return q > 0 && u * q < p; }
+
+/// What replaces draft i: a token drawn from norm(max(0, r p_i - q_i)). Where nothing is left (p == q but for
+/// rounding): from p_i itself.
+template <typename At>
+MTPX_OF_KERNELS std::int32_t replace_draft(const At& at, Index i, double r) {
+  const double left = at.left(i, r);
+  return left > 0 ? at.rest(i, r, left) : at.next(i);
+}
+
+/// Token by token (Leviathan et al. 2023, algorithm 1; Chen et al. 2023, arXiv 2302.01318): x_i stands with
+/// probability min(1, p(x_i) / q(x_i)); the first that does not is replaced from norm(max(0, p - q)). What
+/// comes out is distributed as p, exactly.
+template <typename At>
+MTPX_OF_KERNELS Verdict verify_tokens(const At& at) {
+  for (Index i = 0; i < at.count; ++i) {
+    const Index x = at.drafts[i];
+    if (!accepts(at.p(i, x), at.q(i, x), at.keeps[i])) return {i, replace_draft(at, i, 1)};
+  }
+  return {at.count, at.next(at.count)};
+}
+
+/// All drafts together (Sun et al. 2024, arXiv 2403.10444, algorithm 2): as exact, and never accepts fewer on
+/// average. With r_0 = 1 and r_i = min(1, r_{i-1} p(x_{i-1}) / q(x_{i-1})), the first i drafts are good with
+/// probability
+///
+///   h_i = S_i / (S_i + 1 - r_i),  S_i = sum_x max(0, r_i p_i(x) - q_i(x)),   h_K = r_K;
+///
+/// the longest good prefix stands, and norm(max(0, r_i p_i - q_i)) follows it (p_K after all K).
+template <typename At>
+MTPX_OF_KERNELS Verdict verify_block(const At& at) {
+  Index good = 0;
+  double r = 1, good_r = 1;
+  for (Index i = 1; i <= at.count; ++i) {
+    const Index x = at.drafts[i - 1];
+    const double px = at.p(i - 1, x), qx = at.q(i - 1, x);
+    r = qx > 0 ? r * px / qx : 0;
+    r = r < 1 ? r : 1;
+    double chance = r;
+    if (i < at.count) {
+      const double left = at.left(i, r), all = left + 1 - r;
+      chance = all > 0 ? left / all : 1;  // r_i = 1 and p = q: the next draft is good for certain
+    }
+    if (at.keeps[i - 1] < chance) {
+      good = i;
+      good_r = r;
+    }
+  }
+  return {good, good == at.count ? at.next(good) : replace_draft(at, good, good_r)};
+}
+
+/// LOSSY: changes what is generated. Typical acceptance (Cai et al. 2024, arXiv 2401.10774, sec. 2.3.1): x_i
+/// stands if p(x_i) > min(epsilon, delta e^-H(p)), H the entropy in nats.
+template <typename At>
+MTPX_OF_KERNELS Verdict verify_typical(const At& at, double epsilon, double delta) {
+  for (Index i = 0; i < at.count; ++i) {
+    const double by_entropy = delta * exact::exp(-at.entropy(i));
+    if (at.p(i, at.drafts[i]) <= (by_entropy < epsilon ? by_entropy : epsilon)) return {i, at.next(i)};
+  }
+  return {at.count, at.next(at.count)};
+}
+
+/// By the rule that is asked for.
+template <typename At>
+MTPX_OF_KERNELS Verdict verify(const VerifyRule& rule, const At& at) {
+  if (rule.verification == Verification::lossy_typical)
+    return verify_typical(at, rule.typical_epsilon, rule.typical_delta);
+  return rule.verification == Verification::block ? verify_block(at) : verify_tokens(at);
+}
+
+}  // namespace mtpx
