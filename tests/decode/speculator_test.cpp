@@ -224,6 +224,25 @@ TEST_CASE("Speculator: a round allocates nothing, plain or drafted") {
   }
 }
 
+TEST_CASE("Speculator: prompts about as long as the chunks that they are decoded in") {
+  Config c = small_vocabulary(1, false, 5);
+  c.max_position_embeddings = 600;
+  const Model model = random_model(c, 31, 0.5);
+  for (const Index length : {1, 255, 256, 257, 258, 512, 513}) {
+    CAPTURE(length);
+    const Tokens prompt = random_ids({length}, 3, 0, 5).to_host();
+    GenerateOptions options;
+    options.draft = 2;
+    Speculator<double, Cpu> speculator(model, options);
+    speculator.add(prompt, 0);
+    for (int round = 0; round < 2; ++round) speculator.step();
+    Tokens text = prompt;
+    while (text.size() < speculator.tokens().size())
+      text.push_back(argmax(std::span<const double>(Numbers(logits(model, text).back()))));
+    CHECK(speculator.tokens() == text);
+  }
+}
+
 TEST_CASE("Speculator: drafts are the most likely tokens of the modules, exactly as trained") {
   // A model that says what it drafted: with greedy sampling, a draft stood iff it was the trunk's choice.
   for (const MtpHidden carried : {MtpHidden::post_norm, MtpHidden::pre_norm}) {

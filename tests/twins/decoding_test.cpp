@@ -221,6 +221,38 @@ TEST_CASE("twins: texts of drawn drafts and of every rule are the host's, alone 
   CHECK(stood > 100);
 }
 
+TEST_CASE("twins: texts of drawn drafts depend on nobody beside them, though passes are cut") {
+  const auto check = [&]<typename T>(T, const Config& c) {
+    const auto model = random_model<T, Cuda>(c, 5, 0.3);
+    GenerateOptions options;
+    options.max_tokens = 25;
+    options.sampling.temperature = 0.9;
+    options.draft_tokens = DraftTokens::drawn;
+    options.verification = Verification::block;
+    std::vector<Tokens> prompts;
+    for (std::uint64_t i = 0; i < 70; ++i)
+      prompts.push_back(random_tokens(3 + static_cast<Index>(i) % 9, c.vocab_size, i));
+    for (const Index k : {1, 3}) {
+      options.draft = k;
+      std::vector<Tokens> alone;
+      for (const Index batch : {1, 20, 70}) {
+        CAPTURE(k);
+        CAPTURE(batch);
+        std::vector<Tokens> texts(prompts.size());
+        generate_batch(model, prompts, batch, options, [&](std::size_t i, std::int32_t token) {
+          texts[i].push_back(token);
+          return true;
+        });
+        if (batch == 1) alone = texts;
+        CHECK(texts == alone);
+      }
+    }
+  };
+  check(double{}, mixture_config(2));
+  check(bf16{}, mixture_config(2));
+  check(bf16{}, fused_config(true, true));
+}
+
 TEST_CASE("twins: a token outside the vocabulary is an error on a GPU, too") {
   const auto model = random_model<float, Cuda>(mixture_config(1), 5);
   Speculator<float, Cuda> decoder(model, GenerateOptions{});

@@ -36,11 +36,10 @@ class Passes {
         sampling_(sampling),
         cache_(model, slots, positions, modules),
         modules_(modules),
-        most_at_once_(std::min(most_answers, most_alike_rows<T, D>())),
         most_kept_(most_kept),
         inputs_(model.device(), {5 * most_rows}),
-        tokens_(model.device(), {most_at_once_}),
-        randoms_(model.device(), {most_at_once_}),
+        tokens_(model.device(), {most_answers}),
+        randoms_(model.device(), {most_answers}),
         newest_(modules > 0 && model.config.sequential()
                     ? Tensor<T, D>(model.device(), {most_answers, model.config.hidden_size})
                     : Tensor<T, D>()) {}
@@ -52,16 +51,17 @@ class Passes {
              const Draws& draws = {}) {
     // A row must find the same path in every pass that is compared with another.
     const Index piece = count > 0 && end - begin == count ? most_alike_rows<T, D>() : end - begin;
-    for (Index done = 0; begin < end; begin += piece) {
+    for (Index done = 0; begin < end;) {
       const Index n = std::min(piece, end - begin), asked = std::min(n, count);
       upload(list, begin, begin + n, nullptr, part_of(draws, done, asked));
-      run({0, false, n, asked, answer}, [&] {
+      run({0, false, n, 0, asked, answer}, [&] {
         const DecodeRows<D> rows = rows_of(n);
         const Hidden<T, D> h = model_.decode(tape_, input(0, n).reshape({1, n}), rows, cache_.trunk);
         if (modules_ > 0) store_rows(h.carried.value(), rows, cache_.states[0]);
         ask(h.normed.value(), answer, n, asked);
       });
       if (answer != Answer::kept) fetch(answer, done, asked);  // a round that is settled draws by itself
+      begin += n;
       done += asked;
     }
   }
@@ -72,30 +72,37 @@ class Passes {
               Index count, const Draws& draws = {}) {
     const auto depth = static_cast<std::size_t>(module - 1);
     const bool chain = model_.config.sequential();
-    const Index n = end - begin, width = model_.config.hidden_size;
+    const Index width = model_.config.hidden_size, first_asked = end - count;
     const LatentCache<T, D>& states = cache_.states[chain ? depth : 0];
-    upload(list, begin, end, &states, draws);
-    run({module, again, n, count, answer}, [&] {
-      const DecodeRows<D> rows = rows_of(n);
-      Tensor<T, D> from;
-      if (again) {
-        from = newest_.slice_front(0, n).reshape({1, n, width});
-      } else {
-        const Tensor<T, D> table = states.entries.reshape({states.entries.shape().rows(), width});
-        from = Tensor<T, D>(model_.device(), {1, n, width});
-        embedding_forward(model_.device(), Rows{1, n, n}, input(3, n).data(), table.rows(), table.data(),
-                          from.data());
-      }
-      const Hidden<T, D> out = model_.decode_mtp(tape_, module, tape_.constant(from),
-                                                 input(0, n).reshape({1, n}), rows, cache_.modules[depth]);
-      if (chain && module < modules_) store_rows(out.carried.value(), rows, cache_.states[depth + 1]);
-      ask(out.normed.value(), answer, n, count);
-      if (chain && count > 0) {
-        copy_rows(model_.device(), count, width, out.carried.data() + (n - count) * width, width,
-                  newest_.data(), width, false);
-      }
-    });
-    fetch(answer, 0, count);
+    // Text depends on what drafts are drawn from; that may not depend on how many sequences are drafted for.
+    const Index piece = answer == Answer::kept ? most_alike_rows<T, D>() : end - begin;
+    for (Index done = 0; begin < end;) {
+      const Index n = std::min(piece, end - begin), asked = std::clamp(begin + n - first_asked, Index{0}, n);
+      upload(list, begin, begin + n, &states, part_of(draws, done, asked));
+      run({module, again, n, done, asked, answer}, [&] {
+        const DecodeRows<D> rows = rows_of(n);
+        Tensor<T, D> from;
+        if (again) {
+          from = newest_.slice_front(done, done + n).reshape({1, n, width});
+        } else {
+          const Tensor<T, D> table = states.entries.reshape({states.entries.shape().rows(), width});
+          from = Tensor<T, D>(model_.device(), {1, n, width});
+          embedding_forward(model_.device(), Rows{1, n, n}, input(3, n).data(), table.rows(), table.data(),
+                            from.data());
+        }
+        const Hidden<T, D> out = model_.decode_mtp(tape_, module, tape_.constant(from),
+                                                   input(0, n).reshape({1, n}), rows, cache_.modules[depth]);
+        if (chain && module < modules_) store_rows(out.carried.value(), rows, cache_.states[depth + 1]);
+        ask(out.normed.value(), answer, n, asked);
+        if (chain && asked > 0) {
+          copy_rows(model_.device(), asked, width, out.carried.data() + (n - asked) * width, width,
+                    newest_.data() + done * width, width, false);
+        }
+      });
+      fetch(answer, done, asked);
+      begin += n;
+      done += asked;
+    }
   }
 
   /// Row `from` of what the last module run carried becomes row `to`.
@@ -133,6 +140,7 @@ class Passes {
     Index module;  // 0: the trunk
     bool again;
     Index rows;
+    Index done;  // rows answered in the pieces before
     Index asked;
     Answer answer;
 
@@ -162,8 +170,10 @@ class Passes {
         staged_.push_back(
             static_cast<std::int32_t>(list.sequences[i] * states->capacity() + list.positions[i]));
     }
-    staged_.resize(static_cast<std::size_t>(draws.kept.empty() ? staged_.size() : 4 * (end - begin)));
-    staged_.insert(staged_.end(), draws.kept.begin(), draws.kept.end());
+    if (!draws.kept.empty()) {
+      staged_.resize(static_cast<std::size_t>(4 * (end - begin)));
+      staged_.insert(staged_.end(), draws.kept.begin(), draws.kept.end());
+    }
     if constexpr (!requires { requires D::host_memory; }) check_ids(end - begin);
     copy_to_device(model_.device(), inputs_.data(), staged_.data(), staged_.size() * sizeof(std::int32_t));
     copy_to_device(model_.device(), randoms_.data(), draws.numbers.data(), draws.numbers.size_bytes());
@@ -225,12 +235,11 @@ class Passes {
   const SamplingOptions sampling_;
   KvCache<T, D> cache_;
   const Index modules_;
-  const Index most_at_once_;  // rows that are asked about without a cut
   const Index most_kept_;
   // What recorded passes read and write: the same memory for all of them.
   Tensor<std::int32_t, D> inputs_;  // [5 * most_rows]: arrays of a pass's rows, one after the other
-  Tensor<std::int32_t, D> tokens_;  // [most_at_once]
-  Tensor<double, D> randoms_;       // [most_at_once]
+  Tensor<std::int32_t, D> tokens_;  // [most_answers]
+  Tensor<double, D> randoms_;       // [most_answers]
   Tensor<double, D> table_;         // [most_kept, vocab], once distributions are kept
   Tensor<T, D> newest_;             // [most_answers, hidden]
   std::map<Kind, Recorded<D>> records_;

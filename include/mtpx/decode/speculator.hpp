@@ -289,7 +289,7 @@ class Speculator {
       }
       const auto sequences = static_cast<Index>(drafting_.size());
       Index begin = 0;
-      for (; begin + chunk + sequences < rows_.size(); begin += chunk)
+      for (; !draws_drafts() && begin + chunk + sequences < rows_.size(); begin += chunk)
         passes_.module(module, false, rows_, begin, begin + chunk, Answer::nothing, 0);
       randoms_.clear();
       kept_.clear();
