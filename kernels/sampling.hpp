@@ -1,6 +1,6 @@
 #pragma once
-// From logits to a token: temperature, top-k, top-p. What kernels draw from, and what drafts are verified
-// against on the host. No device's code: every compiler sees this file.
+// From logits to a token: temperature, top-k, top-p. What tokens are drawn from and drafts are verified
+// against. The functions are the host's; cuda/sample.cuh mirrors them.
 
 #include <mtpx/core/error.hpp>
 #include <mtpx/core/shape.hpp>

@@ -30,6 +30,7 @@ enum class Verification {
   lossy_typical  ///< LOSSY: also accepts drafts that the main model finds likely enough
 };
 
+/// A way to check drafts, with its numbers.
 struct VerifyRule {
   Verification verification = Verification::exact;
   double typical_epsilon = 0.09;  ///< of lossy_typical
