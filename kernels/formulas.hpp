@@ -1,7 +1,7 @@
 #pragma once
 // What a number becomes, written once for every device: V is float or double, in a GPU's register or a
-// host's, or a whole SIMD register of them (cpu/simd.hpp). Each operation is rounded as it stands here, so
-// that a float has the same bits wherever it was computed.
+// host's, or a whole SIMD register of them (cpu/core/simd.hpp). Each operation is rounded as it stands here,
+// so that a float has the same bits wherever it was computed.
 //
 // Two things would break that. Libraries' exponentials and logarithms differ in the last place: here are our
 // own. And compilers contract a * b + c into one rounding where they please, a product that comes from an

@@ -22,13 +22,13 @@
 #include "../../kernels/cpu/router.hpp"
 #include "../../kernels/cpu/swiglu.hpp"
 #ifdef MTPX_COMPILED
-#include "../../kernels/cpu/instances.hpp"
+#include "../../kernels/cpu/build/instances.hpp"
 #endif
 #endif
 #ifdef MTPX_CUDA
-#include "../../kernels/cuda/declarations.hpp"
+#include "../../kernels/cuda/build/declarations.hpp"
 #ifdef __CUDACC__
-#include "../../kernels/cuda/definitions.cuh"
+#include "../../kernels/cuda/build/definitions.cuh"
 #endif
 #endif
 

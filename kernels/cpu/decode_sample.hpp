@@ -1,6 +1,6 @@
 #pragma once
 
-#include "parallel.hpp"
+#include "core/parallel.hpp"
 
 #include "../sampling.hpp"
 #include "../shapes.hpp"

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "gemm.hpp"
+#include "products/gemm.hpp"
 
 #include "../shapes.hpp"
 

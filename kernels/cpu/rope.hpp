@@ -1,7 +1,7 @@
 #pragma once
 
-#include "parallel.hpp"
-#include "simd.hpp"
+#include "core/parallel.hpp"
+#include "core/simd.hpp"
 
 namespace mtpx {
 

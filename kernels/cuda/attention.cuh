@@ -2,7 +2,7 @@
 // Causal attention with a latent-attention head layout: tiled kernels for every type and width, and the
 // choice between them and Hopper's (sm90/). Equations: kernels/cpu/attention.hpp.
 
-#include "common.cuh"
+#include "core/launch.cuh"
 
 #ifdef MTPX_SM90A
 #include "sm90/attention_backward.cuh"

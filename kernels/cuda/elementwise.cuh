@@ -2,7 +2,7 @@
 // Twins of cpu/elementwise.hpp, and the loop that they share with the other kernels that treat every number
 // by itself. All of them move memory and do little else: what counts is wide accesses, several under way.
 
-#include "common.cuh"
+#include "core/launch.cuh"
 
 namespace mtpx {
 

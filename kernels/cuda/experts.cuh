@@ -1,8 +1,8 @@
 #pragma once
 // Twins of cpu/experts.hpp: the rows of tokens sorted by expert, grouped products, and the sums back.
 
-#include "few_rows_experts.cuh"
-#include "grouped.cuh"
+#include "products/few_rows_experts.cuh"
+#include "products/grouped.cuh"
 #include "swiglu.cuh"
 
 #ifdef MTPX_SM90A

@@ -1,7 +1,7 @@
 #pragma once
 // How latent_attention() cuts a sequence into parts, and the kernel that attends to a part in bf16.
 
-#include "few_rows.cuh"
+#include "products/few_rows.cuh"
 
 namespace mtpx::cuda {
 

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "few_rows.cuh"
-#include "gemm.cuh"
+#include "products/few_rows.cuh"
+#include "products/gemm.cuh"
 
 namespace mtpx {
 

@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "elementwise.cuh"
-#include "gemm.cuh"
+#include "products/gemm.cuh"
 
 #ifdef MTPX_SM90A
 #include "sm90/gemm_cross_entropy.cuh"

@@ -1,7 +1,7 @@
 #pragma once
 // The first of the kernels of cpu/experts.hpp: which slots go to which expert.
 
-#include "common.cuh"
+#include "core/launch.cuh"
 
 namespace mtpx {
 

@@ -2,8 +2,8 @@
 // Twins of cpu/router.hpp. A warp handles a token: lane l holds the experts l, l + 32, ..., in registers
 // where there are at most 256 of them.
 
+#include "core/top_indices.cuh"
 #include "elementwise.cuh"
-#include "top_indices.cuh"
 
 namespace mtpx {
 

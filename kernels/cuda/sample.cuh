@@ -8,7 +8,7 @@
 // key t such that the keys from t on are top_k many, or have top_p of the weight: four bits of it at a time.
 
 #include "../sampling.hpp"
-#include "top_indices.cuh"
+#include "core/top_indices.cuh"
 
 namespace mtpx {
 

@@ -3,7 +3,7 @@
 // a sum and an argmax per row, merged afterwards; backward, it becomes a tile of dlogits. Both see the same
 // numbers, the float sums of the product. x and W must suit the copy engine; any number of rows and words.
 
-#include "../gemm.cuh"
+#include "../products/gemm.cuh"
 #include "gemm.cuh"
 
 namespace mtpx::cuda::sm90 {

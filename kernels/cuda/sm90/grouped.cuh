@@ -3,7 +3,7 @@
 // copy engine's strides); what a tile reads past a matrix arrives as zeros, and what it reads of the next
 // expert's rows is not stored.
 
-#include "../grouped.cuh"
+#include "../products/grouped.cuh"
 #include "gemm.cuh"
 
 namespace mtpx::cuda::sm90 {

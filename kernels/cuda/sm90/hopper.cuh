@@ -4,7 +4,7 @@
 
 #include <cuda.h>  // CUtensorMap; nothing of the driver is linked
 
-#include "../common.cuh"
+#include "../core/launch.cuh"
 
 namespace mtpx::cuda::sm90 {
 

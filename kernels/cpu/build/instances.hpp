@@ -3,17 +3,17 @@
 // Included by <mtpx/kernels.hpp> where MTPX_COMPILED is defined, which that library's users get: they
 // then compile calls instead of kernels. Definitions are the same either way.
 
-#include "adamw.hpp"
-#include "attention.hpp"
-#include "elementwise.hpp"
-#include "embedding.hpp"
-#include "experts.hpp"
-#include "latent_attention.hpp"
-#include "linear_cross_entropy.hpp"
-#include "rms_norm.hpp"
-#include "rope.hpp"
-#include "router.hpp"
-#include "swiglu.hpp"
+#include "../adamw.hpp"
+#include "../attention.hpp"
+#include "../elementwise.hpp"
+#include "../embedding.hpp"
+#include "../experts.hpp"
+#include "../latent_attention.hpp"
+#include "../linear_cross_entropy.hpp"
+#include "../rms_norm.hpp"
+#include "../rope.hpp"
+#include "../router.hpp"
+#include "../swiglu.hpp"
 
 #ifndef MTPX_EXTERN
 #define MTPX_EXTERN extern

@@ -12,8 +12,8 @@
 //
 //   for i < m, j < n:  c[i][j] = (accumulate ? c[i][j] : 0) + sum_k a[i][k] * b[k][j]
 
+#include "../core/parallel.hpp"
 #include "few_rows.hpp"
-#include "parallel.hpp"
 
 #include <span>
 

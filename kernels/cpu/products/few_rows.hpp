@@ -3,9 +3,9 @@
 // number of it meets all rows of A while it is in a register. The order of every sum is gemm.hpp's: k = 0, 1,
 // 2, ... by fused multiply-add, so that a row's bits are those of a product of many rows.
 
-#include "simd.hpp"
+#include "../core/simd.hpp"
 
-#include "../matrix.hpp"
+#include "../../matrix.hpp"
 
 namespace mtpx::cpu {
 

@@ -8,9 +8,9 @@
 //
 // Values are rounded to bf16 where the ops of nn/mla.hpp round them.
 
-#include "../decode_shapes.hpp"
+#include "../../decode_shapes.hpp"
+#include "../latent_attention.cuh"
 #include "decode_products.cuh"
-#include "latent_attention.cuh"
 
 namespace mtpx::cuda {
 

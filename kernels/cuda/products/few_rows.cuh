@@ -7,8 +7,8 @@
 // in k, and the same 8 of a row of x: which k a lane's numbers are does not matter to a sum, as long as both
 // operands agree. Other types: a warp an output, fused multiply-adds.
 
-#include "../decode_shapes.hpp"
-#include "common.cuh"
+#include "../../decode_shapes.hpp"
+#include "../core/launch.cuh"
 
 namespace mtpx::cuda {
 

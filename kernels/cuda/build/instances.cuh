@@ -1,5 +1,5 @@
 #pragma once
-// What the library mtpx_cuda compiles, for one type of activations a file (instantiate/*.cu): the twins of
+// What the library mtpx_cuda compiles, for one type of activations a file (*.cu): the twins of
 // kernels/contract.hpp, which host compilers only see declared.
 
 #include "definitions.cuh"

@@ -1,7 +1,7 @@
 #pragma once
 // The largest few of a list, in order: a warp's work, as cpu::top_indices does it.
 
-#include "common.cuh"
+#include "launch.cuh"
 
 namespace mtpx::cuda {
 

@@ -1,5 +1,5 @@
 #pragma once
-// The CUDA twins as host compilers see them: declared here, compiled once by nvcc (instantiate/*.cu). What
+// The CUDA twins as host compilers see them: declared here, compiled once by nvcc (*.cu). What
 // each computes stands beside its definition in the .cuh file of the same name, and at the CPU's twin.
 
 #include <mtpx/core/bf16.hpp>
@@ -9,10 +9,10 @@
 #include <cstdint>
 #include <span>
 
-#include "../decode_shapes.hpp"
-#include "../sampling.hpp"
-#include "../shapes.hpp"
-#include "../verify.hpp"
+#include "../../decode_shapes.hpp"
+#include "../../sampling.hpp"
+#include "../../shapes.hpp"
+#include "../../verify.hpp"
 
 namespace mtpx {
 

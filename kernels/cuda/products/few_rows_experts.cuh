@@ -2,7 +2,7 @@
 // Routed experts for few tokens: only the chosen experts' weights are read, each once for all rows that chose
 // it. Two kernels: gate and up with the activation, then down with the weighted sum. A token's bits depend on
 // that token alone. The shared expert, which every token goes through, runs in the same two launches where
-// decode_block.cuh asks for it.
+// ../decode/decode_feed_forward.cuh asks for it.
 
 #include "few_rows.cuh"
 

@@ -1,10 +1,10 @@
 #pragma once
-// Matrix products of any types and strides in the host's order (cpu/gemm.hpp): every output is one running
-// sum over k = 0, 1, 2, ... by fused multiply-add, that begins with what C holds when it is added to. So in
-// float and double a product has the host's bits, whatever the tiles.
+// Matrix products of any types and strides in the host's order (cpu/products/gemm.hpp): every output is one
+// running sum over k = 0, 1, 2, ... by fused multiply-add, that begins with what C holds when it is added to.
+// So in float and double a product has the host's bits, whatever the tiles.
 
-#include "../matrix.hpp"
-#include "common.cuh"
+#include "../../matrix.hpp"
+#include "../core/launch.cuh"
 
 namespace mtpx::cuda {
 

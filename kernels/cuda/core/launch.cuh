@@ -12,8 +12,8 @@
 #include <type_traits>
 #include <utility>
 
-#include "../formulas.hpp"
-#include "../shapes.hpp"
+#include "../../formulas.hpp"
+#include "../../shapes.hpp"
 
 namespace mtpx::cuda {
 

@@ -2,7 +2,7 @@
 // What the launches of a fused decoding pass share: rows normed in shared memory, and products around which
 // more is done.
 
-#include "few_rows.cuh"
+#include "../products/few_rows.cuh"
 
 namespace mtpx::cuda {
 

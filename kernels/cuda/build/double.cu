@@ -1,6 +1,6 @@
 // The CUDA kernels for double activations.
 
-#include "../instances.cuh"
+#include "instances.cuh"
 
 namespace mtpx {
 

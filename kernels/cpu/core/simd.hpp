@@ -8,7 +8,7 @@
 #include <mtpx/core/bf16.hpp>
 #include <mtpx/core/shape.hpp>
 
-#include "../formulas.hpp"
+#include "../../formulas.hpp"
 
 #include <Eigen/Core>
 

@@ -1,7 +1,7 @@
 #pragma once
 // Tokens from logits, on the device: twins of cpu/decode_sample.hpp.
 
-#include "few_rows.cuh"
+#include "../products/few_rows.cuh"
 
 namespace mtpx {
 

@@ -1,6 +1,6 @@
 // The CUDA kernels for float activations, and those that no type of activations changes.
 
-#include "../declarations.hpp"
+#include "declarations.hpp"
 
 // Functions that are no templates stand in headers as inline ones: this makes the compiler emit them.
 namespace mtpx {
@@ -14,7 +14,7 @@ namespace mtpx {
 
 }  // namespace mtpx
 
-#include "../instances.cuh"
+#include "instances.cuh"
 
 namespace mtpx {
 

@@ -7,8 +7,8 @@
 //
 // Values are rounded to bf16 where the ops of nn/moe.hpp round them.
 
+#include "../products/few_rows_experts.cuh"
 #include "decode_attention.cuh"
-#include "few_rows_experts.cuh"
 
 namespace mtpx::cuda {
 

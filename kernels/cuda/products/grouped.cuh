@@ -2,8 +2,8 @@
 // Grouped matrix products for any type and size: one product per expert over its own rows. Only the device
 // knows how many rows an expert has: grids are sized by bounds, every block finds its share in the offsets.
 
+#include "../plan_experts.cuh"
 #include "ordered.cuh"
-#include "plan_experts.cuh"
 
 namespace mtpx::cuda {
 
