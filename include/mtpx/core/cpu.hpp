@@ -1,7 +1,8 @@
 #pragma once
-// The host as a device: a pool of 64-byte aligned buffers and a number of threads.
+// The host as a device: a pool of 64-byte aligned buffers and a team of threads.
 
 #include <mtpx/core/pool.hpp>
+#include <mtpx/core/team.hpp>
 
 #include <algorithm>
 #include <cstring>
@@ -11,7 +12,7 @@
 
 namespace mtpx {
 
-/// A handle to the host processor. Copies share the pool and the thread count; two handles made
+/// A handle to the host processor. Copies share the pool and the threads; two handles made
 /// separately share nothing. Results do not depend on the number of threads, not even in the last bit.
 class Cpu {
  public:
@@ -30,6 +31,8 @@ class Cpu {
     state_->threads =
         threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }
+  /// The threads behind parallel_for(); they start when they are first needed and end with the last handle.
+  Team& team() const { return state_->team; }
   Pool& pool() const { return state_->pool; }
   std::size_t peak_bytes() const { return pool().peak_bytes(); }
   std::size_t allocations() const { return pool().allocations(); }
@@ -42,6 +45,7 @@ class Cpu {
   struct State {
     Pool pool{&Cpu::allocate, &Cpu::free};
     int threads = 1;
+    Team team;
   };
   std::shared_ptr<State> state_;
 };

@@ -1,14 +1,10 @@
 #pragma once
-// The one place that starts threads.
+// The one place that gives work to threads.
 
 #include <mtpx/core/cpu.hpp>
 
 #include <algorithm>
 #include <vector>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace mtpx::cpu {
 
@@ -32,18 +28,13 @@ run_task(const Body& body, Index task) {
 /// carry sums to the next: that is what makes results independent of the number of threads.
 template <typename Body>
 void parallel_for(const Cpu& cpu, Index tasks, const Body& body, bool worth_sharing = true) {
-#ifdef _OPENMP
-  const int threads = static_cast<int>(std::min<Index>(cpu.threads(), tasks));
-  if (worth_sharing && threads > 1 && omp_in_parallel() == 0) {
-    _Pragma("omp parallel for schedule(dynamic, 1) num_threads(threads)") for (Index task = 0; task < tasks;
-                                                                               ++task)
-        detail::run_task(body, task);
+  if (worth_sharing && tasks > 1 && cpu.threads() > 1) {
+    const auto call = [](const void* context, Index task) {
+      detail::run_task(*static_cast<const Body*>(context), task);
+    };
+    cpu.team().run(tasks, cpu.threads(), call, &body);
     return;
   }
-#else
-  static_cast<void>(cpu);
-  static_cast<void>(worth_sharing);
-#endif
   for (Index task = 0; task < tasks; ++task) detail::run_task(body, task);
 }
 

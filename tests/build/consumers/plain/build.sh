@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# No build system: two include folders are all it takes. No -fopenmp either, so one thread.
+# No build system: two include folders are all it takes.
 # Optimised, because some warnings only come then.
 # Usage: build.sh COMPILER MTPX_SOURCE EIGEN_INCLUDE OUT_FOLDER
 set -euo pipefail
