@@ -25,12 +25,8 @@ void launch_early_clusters(const Cuda& device, const char* name, void (*kernel)(
                            unsigned cluster, dim3 grid, dim3 block, std::size_t shared,
                            Arguments&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared > 48 * 1024) {
-    detail::cuda_check(
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-        name);
-  }
+  const Cuda::Current current(device);
+  allow_shared(name, reinterpret_cast<const void*>(kernel), shared);
   cudaLaunchAttribute attributes[2]{};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;

@@ -2,8 +2,9 @@
 // Routed experts for few tokens: only the chosen experts' weights are read, each once for all rows that chose
 // it. Two kernels: gate and up with the activation, then down with the weighted sum. A token's bits depend on
 // that token alone. The shared expert, which every token goes through, runs in the same two launches where
-// ../decode/decode_feed_forward.cuh asks for it.
+// ../decode/feed_forward.cuh asks for it.
 
+#include "../core/silu.cuh"
 #include "few_rows.cuh"
 
 namespace mtpx::cuda {
@@ -41,13 +42,6 @@ __device__ __forceinline__ int2 expert_at(const ExpertPlanView& plan, int p) {
     return make_int2(first + winner, __shfl_sync(whole_warp, end, winner) - p);
   }
   return make_int2(-1, 0);
-}
-
-/// silu(gate) * up, of two numbers as they are stored.
-template <typename T>
-__device__ __forceinline__ T swiglu_of(T gate, T up) {
-  const acc_t<T> g = widen(gate);
-  return narrow<T>(exact::product(g, exact::sigmoid(g)) * widen(up));
 }
 
 /// Both first products and the activation. Blocks: the shared network's outputs, then those of the expert
@@ -138,7 +132,7 @@ __global__ void __launch_bounds__(stream_threads, 3)
       }
       const bf16 g = narrow<bf16>(total[0]), u = narrow<bf16>(total[1]);
       const Index at = (place + done + r) * static_cast<Index>(inner) + first + c;
-      (is_shared ? shared_hidden : hidden)[at] = swiglu_of(g, u);
+      (is_shared ? shared_hidden : hidden)[at] = narrow<bf16>(swiglu_of<bf16>(widen(g), widen(u)));
       if (!is_shared && gate != nullptr) {
         gate[at] = g;
         up[at] = u;
@@ -291,25 +285,27 @@ __global__ void __launch_bounds__(stream_threads)
   }
 }
 
-/// What both kernels take.
+/// What both kernels take. T is bf16.
+template <typename T>
 struct ExpertsPass {
   int rows = 0;
   int width = 0;
-  const bf16* x = nullptr;  // [rows, width], `stride` apart
+  const T* x = nullptr;  // [rows, width], `stride` apart
   Index stride = 0;
   ExpertPlanView plan;
   ExpertWeights routed, shared;
   const float* weights = nullptr;  // [rows, top_k]
-  bf16* gate = nullptr;            // [slots, inner] or null
-  bf16* up = nullptr;              // [slots, inner] or null
-  bf16* hidden = nullptr;          // [slots, inner]
-  bf16* shared_hidden = nullptr;   // [rows, shared.inner]
-  const bf16* residual = nullptr;  // [rows, width] or null
-  bf16* y = nullptr;               // [rows, width]
+  T* gate = nullptr;               // [slots, inner] or null
+  T* up = nullptr;                 // [slots, inner] or null
+  T* hidden = nullptr;             // [slots, inner]
+  T* shared_hidden = nullptr;      // [rows, shared.inner]
+  const T* residual = nullptr;     // [rows, width] or null
+  T* y = nullptr;                  // [rows, width]
 };
 
 /// early: the weights may be read while earlier kernels still run
-inline void run_experts(const Cuda& device, const ExpertsPass& p, bool early) {
+template <typename T>
+void run_experts(const Cuda& device, const ExpertsPass<T>& p, bool early) {
   const auto start = [&](auto kernel, unsigned blocks, std::size_t shared, auto... arguments) {
     if (early) {
       launch_early(device, "experts", kernel, dim3(blocks), dim3(stream_threads), shared, arguments...);
@@ -346,8 +342,8 @@ inline void run_experts(const Cuda& device, const ExpertsPass& p, bool early) {
       const bool staged = hidden <= 32 * 1024;
       start(stream_down<tiles(), split()>, static_cast<unsigned>(ceil_div(p.width, stream_outputs)),
             numbers * sizeof(float) + (staged ? hidden : 0), p.rows, p.width, p.plan, p.routed, p.shared,
-            p.weights, static_cast<const bf16*>(p.hidden), static_cast<const bf16*>(p.shared_hidden),
-            p.residual, p.y, staged);
+            p.weights, static_cast<const T*>(p.hidden), static_cast<const T*>(p.shared_hidden), p.residual,
+            p.y, staged);
     });
   };
   if (p.routed.inner <= 4 * stream_batch * stream_step) {
@@ -377,7 +373,7 @@ __global__ void __launch_bounds__(stream_threads)
   if (threadIdx.x % 32 != 0) return;
   gate[task] = narrow<T>(g[0]);
   up[task] = narrow<T>(u[0]);
-  hidden[task] = swiglu_of(gate[task], up[task]);
+  hidden[task] = narrow<T>(swiglu_of<T>(widen(gate[task]), widen(up[task])));
 }
 
 /// y [tokens, width], an output a warp.
@@ -410,7 +406,7 @@ void few_rows_experts(const Cuda& device, ExpertsShape s, const std::int32_t* of
   const Workspace<T> hidden(device, s.slots() * s.inner);
   if constexpr (std::is_same_v<T, bf16>) {
     if (can_be_wide<T>(s.width, x_stride, x, wg, wu, wd) && s.inner % wide<T> == 0) {
-      ExpertsPass p;
+      ExpertsPass<T> p;
       p.rows = static_cast<int>(s.tokens);
       p.width = static_cast<int>(s.width);
       p.x = x;

@@ -34,7 +34,7 @@ __device__ __forceinline__ void warp_norm(int width, const bf16* x, const float*
 #pragma unroll
     for (int j = 0; j < N; ++j) squares = fmaf(widen(more.value[j]), widen(more.value[j]), squares);
   }
-  const float rstd = 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(width) + eps);
+  const float rstd = rstd_of(warp_sum(squares), width, eps);
   const auto write = [&](const P& from, int c) {
     P out;
     const float4 g0 = *reinterpret_cast<const float4*>(gain + c);
@@ -90,7 +90,7 @@ struct NormedRows {
         float total = 0;
 #pragma unroll
         for (int w = 0; w < stream_warps; ++w) total += squares_of[w];
-        const float rstd = rsqrtf(total / static_cast<float>(width) + eps);
+        const float rstd = rstd_of(total, width, eps);
         if (own < width) write(pack, rstd, r, own);
 #pragma unroll 1
         for (int c = own + 4 * stream_threads; c < width; c += 4 * stream_threads)
@@ -114,7 +114,7 @@ struct NormedRows {
           squares += square(take(x + r * stride, c, width));
         total += warp_sum(squares);
       }
-      const float rstd = rsqrtf(total / static_cast<float>(width) + eps);
+      const float rstd = rstd_of(total, width, eps);
 #pragma unroll 1
       for (int c = lane; c < width; c += 128) write(take(x + r * stride, c, width), rstd, r, c);
     }

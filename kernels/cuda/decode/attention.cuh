@@ -10,7 +10,7 @@
 
 #include "../../decode_shapes.hpp"
 #include "../latent_attention.cuh"
-#include "decode_products.cuh"
+#include "products.cuh"
 
 namespace mtpx::cuda {
 
