@@ -254,15 +254,7 @@ __global__ void __launch_bounds__(draw_threads)
   best = largest_key(best);
   if (threadIdx.x % 32 == 0) atomicMax(&shared.best, static_cast<unsigned long long>(best));
   __syncthreads();
-  // The number whose key is the largest: undoes order_key().
-  const auto top_key = static_cast<OrderKey<A>>(shared.best);
-  double top = 0;
-  if constexpr (sizeof(A) == 4) {
-    top = __uint_as_float(top_key >> 31 != 0 ? top_key & 0x7fffffffU : ~top_key);
-  } else {
-    const bool negative = top_key >> 63 == 0;
-    top = __longlong_as_double(static_cast<long long>(negative ? ~top_key : top_key & ~(1ULL << 63)));
-  }
+  const double top = number_of(static_cast<OrderKey<A>>(shared.best));
   for (Index i = threadIdx.x; i < width; i += draw_threads) {
     const double z = widen(row.logits[i]);
     row.weights[i] = z == top ? 1.0 : z == z ? exact::exp((z - top) / s.temperature) : 0.0;

@@ -8,8 +8,6 @@ namespace mtpx::cuda {
 
 // --- Norms of rows in shared memory ----------------------------------------------------------------------
 
-inline constexpr int norm_pad = 32;  // numbers, so that neighbouring rows start in other banks
-
 /// y = x / sqrt(mean(x^2) + eps) * gain, rounded, of one row by one warp.   x: global   y: anywhere
 __device__ __forceinline__ void warp_norm(int width, const bf16* x, const float* gain, float eps, bf16* y) {
   constexpr int N = wide<bf16>;
@@ -56,13 +54,11 @@ __device__ __forceinline__ void warp_norm(int width, const bf16* x, const float*
 /// Normed rows for a block: the gain is copied before the kernel before this one is done, the rows after.
 struct NormedRows {
   float* gain;  // [width]
-  bf16* rows;   // [rows][width + pad]
+  bf16* rows;   // [rows][width + row_pad]
   int ld;
 
   __device__ __forceinline__ NormedRows(void* memory, int width)
-      : gain(static_cast<float*>(memory)),
-        rows(reinterpret_cast<bf16*>(gain + width)),
-        ld(width + norm_pad) {}
+      : gain(static_cast<float*>(memory)), rows(reinterpret_cast<bf16*>(gain + width)), ld(width + row_pad) {}
 
   __device__ __forceinline__ void take_gain(int width, const float* from) const {
 #pragma unroll 1
@@ -139,7 +135,7 @@ struct NormedRows {
   }
   static std::size_t bytes(Index count, Index width) {
     return static_cast<std::size_t>(width) * sizeof(float) +
-           static_cast<std::size_t>(count * (width + norm_pad)) * sizeof(bf16);
+           static_cast<std::size_t>(count * (width + row_pad)) * sizeof(bf16);
   }
 };
 

@@ -92,16 +92,11 @@ void decode_tokens(const Cuda& device, Rows rows, const T* x, Index out, const T
   const Index blocks = ceil_div(out, stream_outputs * stream_warps);
   const Workspace<float> best(device, rows.count * blocks);
   const Workspace<std::int32_t> at(device, rows.count * blocks);
-  const auto run = [&](auto tiles) {
+  with_fused_tiles(rows.count, [&](auto tiles) {
     launch_early(device, "decode_tokens", stream_argmax<tiles()>, dim3(static_cast<unsigned>(blocks)),
                  dim3(stream_threads), 0, static_cast<int>(rows.count), static_cast<int>(rows.width),
                  rows.stride, x, out, w, best.data(), at.data());
-  };
-  if (rows.count <= 8) {
-    run(std::integral_constant<int, 0>{});
-  } else {
-    run(std::integral_constant<int, 1>{});
-  }
+  });
   launch_early(device, "decode_tokens", best_candidate, dim3(static_cast<unsigned>(rows.count)),
                dim3(stream_threads), 0, static_cast<int>(blocks), static_cast<const float*>(best.data()),
                static_cast<const std::int32_t*>(at.data()), ids);

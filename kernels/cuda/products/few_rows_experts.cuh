@@ -55,8 +55,7 @@ __global__ void __launch_bounds__(stream_threads, 3)
   extern __shared__ float4 memory[];
   __shared__ float sums_of[2][stream_warps][stream_rows(tiles) * stream_outputs];
   constexpr int columns = stream_outputs * (stream_warps / split);
-  constexpr int pad = 32;  // numbers, so that neighbouring rows start in other banks
-  bf16* const staged = reinterpret_cast<bf16*>(memory);  // [rows of a group][in + pad]
+  bf16* const staged = reinterpret_cast<bf16*>(memory);  // [rows of a group][in + row_pad]
   const int warp = static_cast<int>(threadIdx.x / 32), row = static_cast<int>(threadIdx.x % 32 / 4);
   const int shared_blocks = (shared.inner + columns - 1) / columns;
   const bool is_shared = static_cast<int>(blockIdx.x) < shared_blocks;
@@ -98,11 +97,11 @@ __global__ void __launch_bounds__(stream_threads, 3)
     for (int i = alone ? thread + stream_threads : thread; i < some * packs; i += stream_threads) {
       const int r = i / packs, c = i % packs * wide<bf16>;
       const Index from = is_shared ? done + r : plan.slot[place + done + r] / plan.top_k;
-      *reinterpret_cast<uint4*>(staged + r * (in + pad) + c) =
+      *reinterpret_cast<uint4*>(staged + r * (in + row_pad) + c) =
           *reinterpret_cast<const uint4*>(x + from * stride + c);
     }
     __syncthreads();
-    const StreamRows<tiles> from(staged, in + pad, some);
+    const StreamRows<tiles> from(staged, in + row_pad, some);
     StreamSums<tiles> gate_sums, up_sums;
 #pragma unroll 1
     for (int step = part.first; step * stream_step < part.end; step += stream_batch) {
@@ -313,26 +312,21 @@ void run_experts(const Cuda& device, const ExpertsPass<T>& p, bool early) {
       launch(device, "experts", kernel, dim3(blocks), dim3(stream_threads), shared, arguments...);
     }
   };
-  // Groups of rows: as many as one expert may have.
-  const auto with_tiles = [&](const auto& run) {
-    if (p.rows <= 8) return run(std::integral_constant<int, 0>{});
-    run(std::integral_constant<int, 1>{});
-  };
   const int most_rows = std::max(p.rows, p.plan.slots);  // of an expert, should a token choose it twice
   with_split(p.width, 0, [&](auto split) {
-    with_tiles([&](auto tiles) {
+    with_fused_tiles(p.rows, [&](auto tiles) {
       const int columns = stream_outputs * (stream_warps / split());
       const auto blocks = [&](int inner) { return static_cast<unsigned>(ceil_div(inner, columns)); };
-      start(
-          stream_swiglu<tiles(), split()>,
-          blocks(p.shared.inner) + static_cast<unsigned>(p.plan.slots) * blocks(p.routed.inner),
-          static_cast<std::size_t>(std::min(most_rows, stream_rows(tiles())) * (p.width + 32)) * sizeof(bf16),
-          p.rows, p.width, p.stride, p.x, p.plan, p.routed, p.shared, p.gate, p.up, p.hidden,
-          p.shared_hidden);
+      start(stream_swiglu<tiles(), split()>,
+            blocks(p.shared.inner) + static_cast<unsigned>(p.plan.slots) * blocks(p.routed.inner),
+            static_cast<std::size_t>(std::min(most_rows, stream_rows(tiles())) * (p.width + row_pad)) *
+                sizeof(bf16),
+            p.rows, p.width, p.stride, p.x, p.plan, p.routed, p.shared, p.gate, p.up, p.hidden,
+            p.shared_hidden);
     });
   });
   const auto down = [&](auto split) {
-    with_tiles([&](auto tiles) {
+    with_fused_tiles(p.rows, [&](auto tiles) {
       const std::size_t numbers = static_cast<std::size_t>(split() * p.plan.slots +
                                                            (p.shared.inner > 0 ? stream_warps * p.rows : 0)) *
                                       stream_outputs +
