@@ -113,7 +113,7 @@ void run(const Options& o, const D& device) {
     wait_for(device);
   };
   const auto main_loss = [&] { return static_cast<double>(train.losses().to_host()[1]); };
-  constexpr bool host = requires { requires D::host_memory; };
+  constexpr bool host = mtpx::HostMemory<D>;
   const auto begin = Clock::now();
   step(0);
   const double first_seconds = seconds(begin);

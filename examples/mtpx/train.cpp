@@ -260,7 +260,7 @@ void run(Options o, const D& device) {
     const mtpx::Index step = trainer.steps_done();
     const bool evaluate = step % every == 0 || step == o.train.steps;
     // To read figures is to wait for the device: a GPU, which has steps queued, is asked now and then.
-    const bool at_once = requires { requires D::host_memory; };
+    const bool at_once = mtpx::HostMemory<D>;
     if (at_once || evaluate || progress.shows(step) || step % 50 == 0) catch_up();
     if (!evaluate) continue;
     report_evaluation(progress, metrics, model, windows, step, o);

@@ -3,30 +3,32 @@
 
 #include <mtpx/core/tensor.hpp>
 
-#include "../../kernels/contract.hpp"
-#include "../../kernels/decode_shapes.hpp"
+#include "../../kernels/list.hpp"
 
 // Eigen, which the CPU's kernels need, is not for nvcc's eyes: a .cu file gets the GPU's alone.
 #ifndef __CUDACC__
 #include "../../kernels/cpu/adamw.hpp"
 #include "../../kernels/cpu/attention.hpp"
-#include "../../kernels/cpu/decode_sample.hpp"
+#include "../../kernels/cpu/clip_scale.hpp"
 #include "../../kernels/cpu/elementwise.hpp"
 #include "../../kernels/cpu/embedding.hpp"
 #include "../../kernels/cpu/experts.hpp"
 #include "../../kernels/cpu/latent_attention.hpp"
 #include "../../kernels/cpu/linear.hpp"
 #include "../../kernels/cpu/linear_cross_entropy.hpp"
+#include "../../kernels/cpu/positions.hpp"
 #include "../../kernels/cpu/rms_norm.hpp"
 #include "../../kernels/cpu/rope.hpp"
 #include "../../kernels/cpu/router.hpp"
+#include "../../kernels/cpu/sample.hpp"
 #include "../../kernels/cpu/swiglu.hpp"
+#include "../../kernels/cpu/verify.hpp"
 #ifdef MTPX_COMPILED
 #include "../../kernels/cpu/build/instances.hpp"
 #endif
 #endif
 #ifdef MTPX_CUDA
-#include "../../kernels/cuda/build/declarations.hpp"
+#include <mtpx/core/cuda.hpp>
 #ifdef __CUDACC__
 #include "../../kernels/cuda/build/definitions.cuh"
 #endif
@@ -35,12 +37,14 @@
 namespace mtpx {
 
 #ifndef __CUDACC__
-static_assert(HasKernels<float, Cpu> && HasKernels<double, Cpu> && HasKernels<bf16, Cpu>,
-              "a kernel of kernels/contract.hpp is missing for the CPU");
+MTPX_CHECK_KERNELS(Cpu)
 #endif
 #ifdef MTPX_CUDA
-static_assert(HasKernels<float, Cuda> && HasKernels<double, Cuda> && HasKernels<bf16, Cuda>,
-              "a kernel of kernels/contract.hpp is missing for CUDA");
+#ifdef __CUDACC__
+MTPX_CHECK_KERNELS(Cuda)
+#else
+MTPX_DECLARE_KERNELS(Cuda)
+#endif
 #endif
 
 }  // namespace mtpx

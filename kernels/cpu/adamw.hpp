@@ -1,5 +1,6 @@
 #pragma once
 
+#include "clip_scale.hpp"
 #include "core/parallel.hpp"
 #include "core/simd.hpp"
 
@@ -33,13 +34,6 @@ double squares_of_chunk(Index count, const A* x) {
   return sum_of_block<threads>(sums);
 }
 
-/// x[0] + x[1] + ... as one block of squares_threads adds them.
-inline double sum_in_block(Index count, const double* x) {
-  double sums[squares_threads] = {};
-  for (Index i = 0; i < count; ++i) sums[i % squares_threads] += x[i];
-  return sum_of_block<squares_threads>(sums);
-}
-
 }  // namespace cpu
 
 /// out[i] = sum of the squares of gradient i, in fixed chunks added in order.
@@ -57,20 +51,6 @@ void sums_of_squares(const Cpu& cpu, std::span<const std::span<const A>> gradien
     });
     out[i] = cpu::sum_in_block(chunks, parts);
   }
-}
-
-/// norm = sqrt(sum of the parts), scale = min(1, max_norm / norm); max_norm <= 0: scale 1. Where the norm is
-/// not finite, scale is NaN: nothing may change then. `halted`, unless null, remembers that: once it is not
-/// 0, scale stays NaN, so that steps queued behind a bad one change nothing either.
-inline void clip_scale(const Cpu&, Index parts, const double* squares, double max_norm, double* norm,
-                       double* scale, double* halted) {
-  *norm = std::sqrt(cpu::sum_in_block(parts, squares));
-  const bool bad = !std::isfinite(*norm);
-  if (bad && halted != nullptr) *halted = 1;
-  const bool stop = bad || (halted != nullptr && *halted != 0);
-  *scale = stop                               ? std::numeric_limits<double>::quiet_NaN()
-           : max_norm > 0 && *norm > max_norm ? max_norm / *norm
-                                              : 1.0;
 }
 
 /// g = scale * grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;

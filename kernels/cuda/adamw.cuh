@@ -3,7 +3,7 @@
 // and a block finds its tensor in the list by its number. Nothing is copied from the host, so a step can be
 // recorded.
 
-#include "elementwise.cuh"
+#include "core/elementwise.cuh"
 
 #include <span>
 
@@ -81,22 +81,6 @@ __global__ void __launch_bounds__(update_threads)
     sum += partial[i];
   sum = block_sum<update_threads>(sum, shared);
   if (threadIdx.x == 0) out[blockIdx.x] = sum;
-}
-
-/// One block.
-template <int threads>
-__global__ void __launch_bounds__(threads) clip_by_norm(Index parts, const double* squares, double max_norm,
-                                                        double* norm, double* scale, double* halted) {
-  __shared__ double shared[threads / 32];
-  double total = 0;
-  for (Index i = threadIdx.x; i < parts; i += threads) total += squares[i];
-  total = sqrt(block_sum<threads>(total, shared));
-  if (threadIdx.x != 0) return;
-  *norm = total;
-  const bool bad = !isfinite(total);
-  if (bad && halted != nullptr) *halted = 1;
-  const bool stop = bad || (halted != nullptr && *halted != 0);
-  *scale = stop ? nan("") : max_norm > 0 && total > max_norm ? max_norm / total : 1.0;
 }
 
 // --- The update ------------------------------------------------------------------------------------------
@@ -207,15 +191,6 @@ void sums_of_squares(const Cuda& device, std::span<const std::span<const A>> gra
                  cuda::update_threads, 0, list, static_cast<const double*>(partial), out + begin);
     partial += own;
   }
-}
-
-/// norm = sqrt(sum of the parts), scale = min(1, max_norm / norm); max_norm <= 0: scale 1. Where the norm is
-/// not finite, scale is NaN: nothing may change then. `halted`, unless null, remembers that: once it is not
-/// 0, scale stays NaN.
-inline void clip_scale(const Cuda& device, Index parts, const double* squares, double max_norm, double* norm,
-                       double* scale, double* halted) {
-  cuda::launch(device, "clip_scale", cuda::clip_by_norm<cuda::update_threads>, 1, cuda::update_threads, 0,
-               parts, squares, max_norm, norm, scale, halted);
 }
 
 /// g = scale * grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;

@@ -3,7 +3,7 @@
 // and then every id sums its rows in their order. In bf16 long runs of one id are cut into chunks that are
 // summed side by side.
 
-#include "elementwise.cuh"
+#include "core/elementwise.cuh"
 
 #include <bit>
 

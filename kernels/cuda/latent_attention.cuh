@@ -108,10 +108,10 @@ void queue_latent_parts(const Cuda& device, const LatentShape& s, const std::int
       const dim3 grid(parts, rows, static_cast<unsigned>(ceil_div(s.heads, latent_heads)));
       const std::size_t shared = latent_shared(s.latent + s.rope);
       if (early) {
-        launch_early(device, "latent_attention", latent_parts_bf16, grid, dim3(latent_threads), shared, s,
+        launch_early(device, "latent_attention", latent_parts_bf16<T>, grid, dim3(latent_threads), shared, s,
                      sequences, positions, q, cache, scale, to, true);
       } else {
-        launch(device, "latent_attention", latent_parts_bf16, grid, dim3(latent_threads), shared, s,
+        launch(device, "latent_attention", latent_parts_bf16<T>, grid, dim3(latent_threads), shared, s,
                sequences, positions, q, cache, scale, to, false);
       }
       return;

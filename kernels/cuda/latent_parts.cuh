@@ -93,10 +93,12 @@ inline bool latent_fits(Index latent, Index rope) {
 
 /// Part blockIdx.x of row blockIdx.y, heads from 8 blockIdx.z on.
 ///   q: [rows, heads, latent + rope]   cache: [sequences, capacity, latent + rope]
-/// early: entries that no row of this pass writes are loaded before the kernels before this one are done
-static __global__ void __launch_bounds__(latent_threads)
+/// T: bf16   early: entries that no row of this pass writes are loaded before the kernels before this one are
+/// done
+template <typename T>
+__global__ void __launch_bounds__(latent_threads)
     latent_parts_bf16(LatentShape s, const std::int32_t* sequences, const std::int32_t* positions,
-                      const float* q, const bf16* cache, float scale, LatentPartials<float> to, bool early) {
+                      const float* q, const T* cache, float scale, LatentPartials<float> to, bool early) {
   extern __shared__ float4 memory[];
   const int latent = static_cast<int>(s.latent), width = latent + static_cast<int>(s.rope);
   const int ld = width + latent_pad;

@@ -32,16 +32,18 @@ __device__ __forceinline__ bf16 third(float x, int index) {
 }
 
 /// x [rows, width] -> y [rows, count * width], the thirds side by side.
-static __global__ void split_beside_kernel(Index rows, Index width, const float* x, Thirds thirds, bf16* y) {
+template <typename Low>
+__global__ void split_beside_kernel(Index rows, Index width, const float* x, Thirds thirds, Low* y) {
   const Index size = rows * width;
   for (Index i = Index{blockIdx.x} * blockDim.x + threadIdx.x; i < size; i += Index{gridDim.x} * blockDim.x) {
     const float value = x[i];
-    bf16* const out = y + i / width * width * thirds.count + i % width;  // [count, width]
+    Low* const out = y + i / width * width * thirds.count + i % width;  // [count, width]
     for (int t = 0; t < thirds.count; ++t) out[t * width] = third(value, thirds.of[t]);
   }
 }
 /// x [size] -> y [count, size], the thirds one after the other.
-static __global__ void split_stacked_kernel(Index size, const float* x, Thirds thirds, bf16* y) {
+template <typename Low>
+__global__ void split_stacked_kernel(Index size, const float* x, Thirds thirds, Low* y) {
   for (Index i = Index{blockIdx.x} * blockDim.x + threadIdx.x; i < size; i += Index{gridDim.x} * blockDim.x) {
     const float value = x[i];
     for (int t = 0; t < thirds.count; ++t) y[t * size + i] = third(value, thirds.of[t]);
@@ -49,12 +51,13 @@ static __global__ void split_stacked_kernel(Index size, const float* x, Thirds t
 }
 
 /// y[r][c] (+)= the sum of three numbers `step` apart, from the smallest: x[r * stride + c + 2 step], ...
-static __global__ void sum_thirds_kernel(Index rows, Index width, const float* x, Index stride, Index step,
-                                         float* y, bool accumulate) {
+template <typename A>
+__global__ void sum_thirds_kernel(Index rows, Index width, const A* x, Index stride, Index step, A* y,
+                                  bool accumulate) {
   const Index size = rows * width;
   for (Index i = Index{blockIdx.x} * blockDim.x + threadIdx.x; i < size; i += Index{gridDim.x} * blockDim.x) {
-    const float* from = x + i / width * stride + i % width;
-    const float sum = (from[2 * step] + from[step]) + from[0];
+    const A* from = x + i / width * stride + i % width;
+    const A sum = (from[2 * step] + from[step]) + from[0];
     y[i] = accumulate ? y[i] + sum : sum;
   }
 }
@@ -76,13 +79,14 @@ void linear_forward(const Cuda& device, Rows rows, const X* x, Index out, const 
     const Index size = out * rows.width;
     const cuda::Workspace<bf16> split(device, 3 * size);               // [3 out, width]
     const cuda::Workspace<float> parts(device, rows.count * 3 * out);  // [rows, 3 out]
-    cuda::launch(device, "linear", cuda::split_stacked_kernel, cuda::grid_for(device, size, 256), 256, 0,
-                 size, w, cuda::all_thirds, split.data());
+    cuda::launch(device, "linear", cuda::split_stacked_kernel<bf16>, cuda::grid_for(device, size, 256), 256,
+                 0, size, w, cuda::all_thirds, split.data());
     cuda::multiply(device, rows.count, 3 * out, rows.width, cuda::row_major(x, rows.stride),
                    cuda::transposed(static_cast<const bf16*>(split.data()), rows.width), parts.data(),
                    3 * out, false);
-    cuda::launch(device, "linear", cuda::sum_thirds_kernel, cuda::grid_for(device, rows.count * out, 256),
-                 256, 0, rows.count, out, parts.data(), 3 * out, out, y, false);
+    cuda::launch(device, "linear", cuda::sum_thirds_kernel<float>,
+                 cuda::grid_for(device, rows.count * out, 256), 256, 0, rows.count, out, parts.data(),
+                 3 * out, out, y, false);
   }
 }
 
@@ -97,10 +101,12 @@ void linear_backward_input(const Cuda& device, Rows rows, Index out, const W* w,
     constexpr Index parts = cuda::left_thirds.count;
     const cuda::Workspace<bf16> dy_split(device, rows.count * parts * out);  // [rows, parts out]
     const cuda::Workspace<bf16> w_split(device, parts * out * rows.width);   // [parts out, width]
-    cuda::launch(device, "linear", cuda::split_beside_kernel, cuda::grid_for(device, rows.count * out, 256),
-                 256, 0, rows.count, out, dy, cuda::left_thirds, dy_split.data());
-    cuda::launch(device, "linear", cuda::split_stacked_kernel, cuda::grid_for(device, out * rows.width, 256),
-                 256, 0, out * rows.width, w, cuda::right_thirds, w_split.data());
+    cuda::launch(device, "linear", cuda::split_beside_kernel<bf16>,
+                 cuda::grid_for(device, rows.count * out, 256), 256, 0, rows.count, out, dy,
+                 cuda::left_thirds, dy_split.data());
+    cuda::launch(device, "linear", cuda::split_stacked_kernel<bf16>,
+                 cuda::grid_for(device, out * rows.width, 256), 256, 0, out * rows.width, w,
+                 cuda::right_thirds, w_split.data());
     cuda::multiply(device, rows.count, rows.width, parts * out,
                    cuda::row_major(static_cast<const bf16*>(dy_split.data()), parts * out),
                    cuda::row_major(static_cast<const bf16*>(w_split.data()), rows.width), dx.data, rows.width,
@@ -119,13 +125,15 @@ void linear_backward_weight(const Cuda& device, Rows rows, const X* x, Index out
   } else {
     const cuda::Workspace<bf16> split(device, rows.count * 3 * out);   // [rows, 3 out]
     const cuda::Workspace<float> parts(device, 3 * out * rows.width);  // [3 out, width]
-    cuda::launch(device, "linear", cuda::split_beside_kernel, cuda::grid_for(device, rows.count * out, 256),
-                 256, 0, rows.count, out, dy, cuda::all_thirds, split.data());
+    cuda::launch(device, "linear", cuda::split_beside_kernel<bf16>,
+                 cuda::grid_for(device, rows.count * out, 256), 256, 0, rows.count, out, dy, cuda::all_thirds,
+                 split.data());
     cuda::multiply(device, 3 * out, rows.width, rows.count,
                    cuda::transposed(static_cast<const bf16*>(split.data()), 3 * out),
                    cuda::row_major(x, rows.stride), parts.data(), rows.width, false);
-    cuda::launch(device, "linear", cuda::sum_thirds_kernel, cuda::grid_for(device, out * rows.width, 256),
-                 256, 0, out, rows.width, parts.data(), rows.width, out * rows.width, dw.data, dw.accumulate);
+    cuda::launch(device, "linear", cuda::sum_thirds_kernel<float>,
+                 cuda::grid_for(device, out * rows.width, 256), 256, 0, out, rows.width, parts.data(),
+                 rows.width, out * rows.width, dw.data, dw.accumulate);
   }
 }
 

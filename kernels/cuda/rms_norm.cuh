@@ -6,7 +6,7 @@
 // The gain's gradient: a block sums over a fixed number of rows, set by the sizes alone; a second kernel adds
 // the blocks' sums.
 
-#include "elementwise.cuh"
+#include "core/elementwise.cuh"
 
 namespace mtpx {
 
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(norm_block<G>)
 #pragma unroll
     for (int j = 0; j < N; ++j) squares += widen(in[p].value[j]) * widen(in[p].value[j]);
   }
-  const A scale = A(1) / sqrt(row_sum<G>(squares, shared) / static_cast<A>(width) + eps);
+  const A scale = rstd_of(row_sum<G>(squares, shared), width, eps);
   if (first == 0) rstd[row] = scale;
 #pragma unroll
   for (int p = 0; p < P; ++p) {
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(norm_threads)
     if constexpr (add) sum[c] = value = narrow<T>(widen(value) + widen(f[row * width + c]));
     squares = exact::fma(widen(value), widen(value), squares);
   }
-  const A scale = A(1) / sqrt(warp_sum(squares) / static_cast<A>(width) + eps);
+  const A scale = rstd_of(warp_sum(squares), width, eps);
   if (first == 0) rstd[row] = scale;
   if constexpr (add) in = sum;  // every thread reads back what it wrote
   for (Index c = first; c < width; c += 32) y[row * width + c] = narrow<T>(widen(in[c]) * scale * gain[c]);

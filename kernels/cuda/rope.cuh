@@ -1,7 +1,7 @@
 #pragma once
 // Twin of cpu/rope.hpp. One pass: read, turn or copy, write.
 
-#include "elementwise.cuh"
+#include "core/elementwise.cuh"
 
 namespace mtpx {
 

@@ -14,6 +14,68 @@ namespace mtpx {
 
 namespace cuda {
 
+// --- The most likely one -------------------------------------------------------------------------------
+
+inline constexpr int argmax_threads = 1024;
+
+/// Whether number b at place j beats number a at place i: NaN never does, the lowest place does among equals.
+template <typename A>
+__device__ __forceinline__ bool beats(A b, std::int32_t j, A a, std::int32_t i) {
+  if (b > a || (a != a && b == b)) return true;
+  const bool equal = a == b || (a != a && b != b);
+  return equal && j < i;
+}
+
+/// The best of a warp's candidates, in every lane.
+template <typename A>
+__device__ __forceinline__ void best_of_warp(A& best, std::int32_t& at) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    const A value = __shfl_xor_sync(whole_warp, best, offset);
+    const std::int32_t place = __shfl_xor_sync(whole_warp, at, offset);
+    if (beats(value, place, best, at)) {
+      best = value;
+      at = place;
+    }
+  }
+}
+
+/// A block a row.
+template <typename A, int N>
+__global__ void __launch_bounds__(argmax_threads)
+    argmax_block(std::int32_t width, Index stride, const A* logits, std::int32_t* ids) {
+  __shared__ A values[argmax_threads / 32];
+  __shared__ std::int32_t places[argmax_threads / 32];
+  const A* const row = logits + blockIdx.x * stride;  // [width]
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  A best = row[0];
+  std::int32_t at = 0;
+#pragma unroll 4
+  for (std::int32_t c = thread * N; c < width; c += argmax_threads * N) {
+    const Pack<A, N> x = *reinterpret_cast<const Pack<A, N>*>(row + c);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      if (beats(x.value[i], c + i, best, at)) {
+        best = x.value[i];
+        at = c + i;
+      }
+    }
+  }
+  best_of_warp(best, at);
+  if (lane == 0) {
+    values[thread / 32] = best;
+    places[thread / 32] = at;
+  }
+  __syncthreads();
+  if (thread >= 32) return;
+  best = values[lane];
+  at = places[lane];
+  best_of_warp(best, at);
+  if (lane == 0) ids[blockIdx.x] = at;
+}
+
+// --- Drawn ones ------------------------------------------------------------------------------------------
+
 inline constexpr int draw_threads = 1024;
 inline constexpr int draw_warps = draw_threads / 32;
 
@@ -192,15 +254,7 @@ __global__ void __launch_bounds__(draw_threads)
   best = largest_key(best);
   if (threadIdx.x % 32 == 0) atomicMax(&shared.best, static_cast<unsigned long long>(best));
   __syncthreads();
-  // The number whose key is the largest: undoes order_key().
-  const auto top_key = static_cast<OrderKey<A>>(shared.best);
-  double top = 0;
-  if constexpr (sizeof(A) == 4) {
-    top = __uint_as_float(top_key >> 31 != 0 ? top_key & 0x7fffffffU : ~top_key);
-  } else {
-    const bool negative = top_key >> 63 == 0;
-    top = __longlong_as_double(static_cast<long long>(negative ? ~top_key : top_key & ~(1ULL << 63)));
-  }
+  const double top = number_of(static_cast<OrderKey<A>>(shared.best));
   for (Index i = threadIdx.x; i < width; i += draw_threads) {
     const double z = widen(row.logits[i]);
     row.weights[i] = z == top ? 1.0 : z == z ? exact::exp((z - top) / s.temperature) : 0.0;
@@ -219,6 +273,21 @@ __global__ void __launch_bounds__(draw_threads)
 }
 
 }  // namespace cuda
+
+/// ids[r] = the place of the largest of logits [rows, width], the lowest among equals. NaN never wins.
+template <typename A>
+void argmax_rows(const Cuda& device, Rows rows, const A* logits, std::int32_t* ids) {
+  const auto run = [&](auto n) {
+    cuda::launch(device, "argmax", cuda::argmax_block<A, n()>, dim3(static_cast<unsigned>(rows.count)),
+                 dim3(cuda::argmax_threads), 0, static_cast<std::int32_t>(rows.width), rows.stride, logits,
+                 ids);
+  };
+  if (cuda::can_be_wide<A>(rows.width, rows.stride, logits)) {
+    run(std::integral_constant<int, cuda::wide<A>>{});
+  } else {
+    run(std::integral_constant<int, 1>{});
+  }
+}
 
 /// ids[r] = a token drawn from softmax(logits / temperature) of row r, cut to the top_k, then to the top_p of
 /// what is left: that at which the cumulated probabilities pass u[r] in [0, 1). Temperature 0: the likeliest.

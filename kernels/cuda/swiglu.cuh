@@ -1,22 +1,12 @@
 #pragma once
-// Twins of cpu/swiglu.hpp: pure memory traffic, so the sigmoid of bf16 numbers uses the chip's own
-// exponential and reciprocal (about 1e-6 off), or arithmetic would be what takes the time.
+// Twins of cpu/swiglu.hpp: pure memory traffic.
 
-#include "elementwise.cuh"
+#include "core/elementwise.cuh"
+#include "core/silu.cuh"
 
 namespace mtpx {
 
 namespace cuda {
-
-/// The sigmoid as exact as results of type T need it.
-template <typename T>
-__device__ __forceinline__ acc_t<T> sigmoid_for(acc_t<T> x) {
-  if constexpr (std::is_same_v<T, bf16>) {
-    return __fdividef(1.0F, 1.0F + exponential<T>(-x));
-  } else {
-    return exact::sigmoid(x);
-  }
-}
 
 template <typename T>
 struct SwiGlu {
@@ -36,10 +26,8 @@ struct SwiGlu {
   __device__ __forceinline__ void store(Index i, const In<N>& in) const {
     Numbers<T, N> out;
 #pragma unroll
-    for (int j = 0; j < N; ++j) {
-      const acc_t<T> g = widen(in.gate.value[j]);
-      out.value[j] = narrow<T>(g * sigmoid_for<T>(g) * widen(in.up.value[j]));
-    }
+    for (int j = 0; j < N; ++j)
+      out.value[j] = narrow<T>(swiglu_of<T>(widen(in.gate.value[j]), widen(in.up.value[j])));
     store_numbers<N>(y + i, out);
   }
 };

@@ -1,7 +1,7 @@
 #pragma once
-// Rounds of drafts settled on the device, by the rules of ../verify.hpp: no distribution leaves it. A block a
-// round; all of its threads follow the rule together, with the same numbers, and share the sums over the
-// vocabulary.
+// Twin of cpu/verify.hpp: rounds of drafts settled on the device, by the rules of ../verify.hpp: no
+// distribution leaves it. A block a round; all of its threads follow the rule together, with the same
+// numbers, and share the sums over the vocabulary.
 
 #include "../verify.hpp"
 #include "sample.cuh"
@@ -42,7 +42,8 @@ struct BlockRound : DraftRound {
   }
 };
 
-inline __global__ void __launch_bounds__(draw_threads)
+template <int threads>
+__global__ void __launch_bounds__(threads)
     verify_block_of_round(const VerifyRule rule, const DraftRounds rounds, std::int32_t* verdicts) {
   __shared__ DrawShared shared;
   const Verdict verdict = verify(rule, BlockRound{rounds[blockIdx.x], shared});
@@ -56,8 +57,8 @@ inline __global__ void __launch_bounds__(draw_threads)
 /// Settles rounds by a rule of ../verify.hpp.   verdicts: [count, 2]: how many drafts stand, and what follows
 inline void verify_rounds(const Cuda& device, const VerifyRule& rule, const DraftRounds& rounds,
                           std::int32_t* verdicts) {
-  cuda::launch(device, "verify", cuda::verify_block_of_round, static_cast<unsigned>(rounds.count),
-               cuda::draw_threads, 0, rule, rounds, verdicts);
+  cuda::launch(device, "verify", cuda::verify_block_of_round<cuda::draw_threads>,
+               static_cast<unsigned>(rounds.count), cuda::draw_threads, 0, rule, rounds, verdicts);
 }
 
 }  // namespace mtpx

@@ -105,7 +105,7 @@ TEST_CASE("draw_rows: each row from its own distribution, by its own number") {
   for (const SamplingOptions& o :
        {SamplingOptions{0.7, 0, 1.0}, SamplingOptions{2.0, 3, 1.0}, SamplingOptions{1.0, 5, 0.6}}) {
     std::vector<std::int32_t> ids(rows, -1);
-    draw_rows(Cpu(2), Rows{rows, width, stride}, logits.data(), o, u.data(), ids.data());
+    draw_rows(Cpu(2), Rows{rows, width, stride}, logits.data(), o, u.data(), ids.data(), {});
     const std::vector<std::int32_t> places{4, 0, 6, 2, 5};  // of a table of seven rows
     std::vector<std::int32_t> again(rows, -1);
     Numbers table(7 * width, -1.0);

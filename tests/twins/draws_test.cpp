@@ -23,7 +23,7 @@ void check_draws(Index rows, Index width, const std::vector<A>& logits, const Sa
   const auto numbers = Tensor<double, Cuda>::from(on, {rows}, u);
   const Tensor<std::int32_t, Cuda> ids(on, {rows});
   poison(ids);
-  draw_rows(on, x.rows(), x.data(), o, numbers.data(), ids.data());
+  draw_rows(on, x.rows(), x.data(), o, numbers.data(), ids.data(), {});
   const std::vector<std::int32_t> got = ids.to_host();
   // What they were drawn from, kept: the rows upside down.
   std::vector<std::int32_t> places;
@@ -167,7 +167,7 @@ TEST_CASE("twins: tokens drawn on the device are those that the host draws, with
   const auto x = Tensor<float, Cuda>::from(device<Cuda>(), {rows, 50}, broken);
   const auto u = Tensor<double, Cuda>::from(device<Cuda>(), {rows}, std::vector<double>(rows, 0.75));
   const Tensor<std::int32_t, Cuda> ids(device<Cuda>(), {rows});
-  draw_rows(device<Cuda>(), x.rows(), x.data(), {0.5, 3, 0.9}, u.data(), ids.data());
+  draw_rows(device<Cuda>(), x.rows(), x.data(), {0.5, 3, 0.9}, u.data(), ids.data(), {});
   std::vector<std::int32_t> second(rows, 33);
   second[0] = 0;  // of NaN alone
   CHECK(ids.to_host() == second);

@@ -1,11 +1,11 @@
 #pragma once
 // The host as a device: a pool of 64-byte aligned buffers and a team of threads.
 
-#include <mtpx/core/pool.hpp>
+#include <mtpx/core/device.hpp>
 #include <mtpx/core/team.hpp>
 
 #include <algorithm>
-#include <cstring>
+#include <cstddef>
 #include <memory>
 #include <new>
 #include <thread>
@@ -17,8 +17,9 @@ namespace mtpx {
 class Cpu {
  public:
   static constexpr std::size_t alignment = 64;
-  static constexpr bool host_memory = true;
+  static constexpr Memory memory = Memory::host;
 
+  using Current = AlwaysCurrent;
   struct Empty {};
   /// A handle to nothing, for undefined tensors.
   explicit Cpu(Empty) {}
@@ -50,18 +51,6 @@ class Cpu {
   std::shared_ptr<State> state_;
 };
 
-// Transfers and fills of raw bytes; a device brings its own overloads, found by its type.
-inline void copy_to_device(const Cpu&, void* to, const void* from, std::size_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-}
-inline void copy_to_host(const Cpu&, void* to, const void* from, std::size_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-}
-inline void copy_on_device(const Cpu&, void* to, const void* from, std::size_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-}
-inline void set_zero(const Cpu&, void* data, std::size_t bytes) {
-  if (bytes > 0) std::memset(data, 0, bytes);
-}
+static_assert(IsDevice<Cpu>);
 
 }  // namespace mtpx

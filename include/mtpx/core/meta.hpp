@@ -1,7 +1,7 @@
 #pragma once
 // A device without memory, for the shape of a model that is not there.
 
-#include <mtpx/core/pool.hpp>
+#include <mtpx/core/device.hpp>
 
 #include <cstddef>
 #include <memory>
@@ -13,8 +13,9 @@ namespace mtpx {
 /// anything is allocated. pool().bytes_in_use() tells what the same tensors would take elsewhere.
 class Meta {
  public:
-  static constexpr bool no_memory = true;
+  static constexpr Memory memory = Memory::none;
 
+  using Current = AlwaysCurrent;
   struct Empty {};
   explicit Meta(Empty) {}
   Meta() : pool_(std::make_shared<Pool>(&Meta::allocate, &Meta::free)) {}
@@ -33,5 +34,7 @@ class Meta {
 
 inline void copy_to_device(const Meta&, void*, const void*, std::size_t) {}
 inline void set_zero(const Meta&, void*, std::size_t) {}
+
+static_assert(IsDevice<Meta>);
 
 }  // namespace mtpx

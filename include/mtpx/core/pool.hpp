@@ -9,6 +9,7 @@
 #include <atomic>
 #include <bit>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -23,8 +24,8 @@ namespace mtpx {
 /// for all work, and where buffers of one size should make room for those of another).
 class Pool {
  public:
-  using Allocate = void* (*)(std::size_t bytes);
-  using Free = void (*)(void* data);
+  using Allocate = std::function<void*(std::size_t bytes)>;
+  using Free = std::function<void(void* data)>;
   enum class Cutting { off, on, kept };  ///< kept: cut, and never given back while the pool lives
 
   /// A buffer with its reference count; handed out again and again.
@@ -42,8 +43,8 @@ class Pool {
   };
 
   Pool(Allocate allocate, Free free, Cutting cutting = Cutting::off)
-      : allocate_(allocate),
-        free_(free),
+      : allocate_(std::move(allocate)),
+        free_(std::move(free)),
         cutting_(cutting != Cutting::off),
         kept_(cutting == Cutting::kept) {}
   Pool(const Pool&) = delete;

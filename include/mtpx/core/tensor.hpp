@@ -2,6 +2,7 @@
 // Tensor: a stack of equally spaced rows on a device.
 
 #include <mtpx/core/bf16.hpp>
+#include <mtpx/core/device.hpp>
 #include <mtpx/core/error.hpp>
 #include <mtpx/core/pool.hpp>
 #include <mtpx/core/shape.hpp>
@@ -19,6 +20,7 @@ namespace mtpx {
 template <typename T, typename D>
 class Tensor {
   static_assert(std::is_trivially_copyable_v<T>);
+  static_assert(IsDevice<D>);
 
  public:
   using value_type = T;
@@ -132,9 +134,9 @@ class Tensor {
   /// where the device's memory is the host's.
   template <typename Fill>
   void assign_by(const Fill& fill) const {
-    if constexpr (requires { requires D::no_memory; }) {
+    if constexpr (NoMemory<D>) {
       return;
-    } else if constexpr (requires { requires D::host_memory; }) {
+    } else if constexpr (HostMemory<D>) {
       require(contiguous(), "assign", "a dense tensor", {{"x", shape_}});
       fill(std::span<T>(data_, static_cast<std::size_t>(size())));
     } else {

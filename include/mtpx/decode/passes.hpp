@@ -174,7 +174,7 @@ class Passes {
       staged_.resize(static_cast<std::size_t>(4 * (end - begin)));
       staged_.insert(staged_.end(), draws.kept.begin(), draws.kept.end());
     }
-    if constexpr (!requires { requires D::host_memory; }) check_ids(end - begin);
+    if constexpr (!HostMemory<D>) check_ids(end - begin);
     copy_to_device(model_.device(), inputs_.data(), staged_.data(), staged_.size() * sizeof(std::int32_t));
     copy_to_device(model_.device(), randoms_.data(), draws.numbers.data(), draws.numbers.size_bytes());
   }

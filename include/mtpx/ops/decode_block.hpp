@@ -8,21 +8,25 @@
 
 namespace mtpx {
 
-/// Whether D has fused kernels for a decoding pass with activations of type T.
+// The names of the optional kernels, for builds without a device that has them.
+struct NoDevice;
+#define MTPX_NAME_KERNEL(name, signature) void name(NoDevice);
+MTPX_KERNELS_OF_FUSED_DECODING(MTPX_NAME_KERNEL, , )
+#undef MTPX_NAME_KERNEL
+
+/// Whether D has all fused kernels of a decoding pass with activations of type T.
 template <typename T, typename D>
-inline constexpr bool fuses_decoding = std::is_same_v<T, bf16>&& requires(const D& device,
-                                                                          const DecodeAttention<T>& a,
-                                                                          const DecodeFeedForward<T>& f,
-                                                                          T* x) {
-  decode_attention(device, a, x, x);
-  decode_feed_forward(device, f, x, x);
-};
+inline constexpr bool fuses_decoding = std::is_same_v<T, bf16>
+#define MTPX_HAS_KERNEL(name, signature) \
+  &&requires(void(*twin) signature) { twin = &name; }
+    MTPX_KERNELS_OF_FUSED_DECODING(MTPX_HAS_KERNEL, D, T);
+#undef MTPX_HAS_KERNEL
 
 /// Most rows of a decoding pass that have the same bits whatever rows stand beside them. Longer passes are
 /// cut.
 template <typename T, typename D>
 constexpr Index most_alike_rows() {
-  if constexpr (requires { requires D::host_memory; }) {
+  if constexpr (HostMemory<D>) {
     return std::numeric_limits<Index>::max();
   } else {
     return fuses_decoding<T, D> ? fused_rows : alike_rows;

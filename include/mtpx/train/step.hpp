@@ -50,7 +50,7 @@ class TrainStep {
       constants_ = constants;
       options_.loss.lambda = lambda;
       record_.forget();
-      if constexpr (!requires { requires D::host_memory; }) optimizer_.reserve(model_);
+      if constexpr (!HostMemory<D>) optimizer_.reserve(model_);
     }
     optimizer_.begin_step(model_.device(), lr);
     record_(model_.device(), [this] { run(); });

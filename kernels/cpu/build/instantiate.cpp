@@ -1,6 +1,4 @@
-// mtpx::compiled: the heavy CPU templates, once.
+// mtpx::compiled: the CPU's kernels, once.
 
 #define MTPX_EXTERN
-#include <mtpx/core/tensor.hpp>
-
-#include "instances.hpp"
+#include <mtpx/kernels.hpp>

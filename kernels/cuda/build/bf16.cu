@@ -1,10 +1,12 @@
 // The CUDA kernels for bf16 activations.
 
-#include "instances.cuh"
+#include "../../list.hpp"
+#include "fused.cuh"
+#include "typed.cuh"
 
 namespace mtpx {
 
-MTPX_CUDA_KERNELS(bf16)
-MTPX_CUDA_MIXED
+MTPX_KERNELS_IN_BF16(MTPX_INSTANTIATE_KERNEL, Cuda)
+MTPX_KERNELS_OF_FUSED_DECODING(MTPX_INSTANTIATE_KERNEL, Cuda, bf16)
 
 }  // namespace mtpx

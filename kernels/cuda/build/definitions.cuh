@@ -1,20 +1,6 @@
 #pragma once
-// The CUDA twins themselves, for nvcc.
+// All CUDA kernels, for a .cu file that links no library.
 
-#include "../adamw.cuh"
-#include "../attention.cuh"
-#include "../decode/decode_attention.cuh"
-#include "../decode/decode_feed_forward.cuh"
-#include "../decode/decode_sample.cuh"
-#include "../elementwise.cuh"
-#include "../embedding.cuh"
-#include "../experts.cuh"
-#include "../latent_attention.cuh"
-#include "../linear.cuh"
-#include "../linear_cross_entropy.cuh"
-#include "../rms_norm.cuh"
-#include "../rope.cuh"
-#include "../router.cuh"
-#include "../sample.cuh"
-#include "../swiglu.cuh"
-#include "../verify.cuh"
+#include "fused.cuh"
+#include "typed.cuh"
+#include "untyped.cuh"

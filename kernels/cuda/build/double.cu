@@ -1,10 +1,10 @@
 // The CUDA kernels for double activations.
 
-#include "instances.cuh"
+#include "../../list.hpp"
+#include "typed.cuh"
 
 namespace mtpx {
 
-MTPX_CUDA_KERNELS(double)
-MTPX_CUDA_SUMS(double)
+MTPX_KERNELS_IN_DOUBLE(MTPX_INSTANTIATE_KERNEL, Cuda)
 
 }  // namespace mtpx

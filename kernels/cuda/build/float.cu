@@ -1,24 +1,10 @@
-// The CUDA kernels for float activations, and those that no type of activations changes.
+// The CUDA kernels for float activations.
 
-#include "declarations.hpp"
-
-// Functions that are no templates stand in headers as inline ones: this makes the compiler emit them.
-namespace mtpx {
-
-[[gnu::used]] void fill_positions(const Cuda&, Index, Index, Index, std::int32_t*);
-[[gnu::used]] void window_positions(const Cuda&, Rows, const std::int32_t*, std::int32_t*);
-[[gnu::used]] void shift_labels(const Cuda&, Rows, Index, const std::int32_t*, const std::int32_t*,
-                                std::int32_t*);
-[[gnu::used]] void clip_scale(const Cuda&, Index, const double*, double, double*, double*, double*);
-[[gnu::used]] void verify_rounds(const Cuda&, const VerifyRule&, const DraftRounds&, std::int32_t*);
-
-}  // namespace mtpx
-
-#include "instances.cuh"
+#include "../../list.hpp"
+#include "typed.cuh"
 
 namespace mtpx {
 
-MTPX_CUDA_KERNELS(float)
-MTPX_CUDA_SUMS(float)
+MTPX_KERNELS_IN_FLOAT(MTPX_INSTANTIATE_KERNEL, Cuda)
 
 }  // namespace mtpx

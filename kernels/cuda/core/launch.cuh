@@ -19,18 +19,23 @@ namespace mtpx::cuda {
 
 // --- Launches ---------------------------------------------------------------------------------------------
 
+/// Lets a kernel have `shared` bytes of dynamic shared memory, any amount that the chip has. An attribute of
+/// the kernel on the current device.
+inline void allow_shared(const char* name, const void* kernel, std::size_t shared) {
+  if (shared <= 48 * 1024) return;
+  detail::cuda_check(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+      name);
+}
+
 /// Queues a kernel on the device's stream; throws DeviceError "[name] ..." if it cannot be. Nothing to do: no
-/// launch. `shared` bytes of dynamic shared memory, any amount that the chip has.
+/// launch.   shared: bytes of dynamic shared memory
 template <typename... Parameters, typename... Arguments>
 void launch(const Cuda& device, const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             std::size_t shared, Arguments&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared > 48 * 1024) {
-    detail::cuda_check(
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-        name);
-  }
+  const Cuda::Current current(device);
+  allow_shared(name, reinterpret_cast<const void*>(kernel), shared);
   kernel<<<grid, block, shared, device.stream()>>>(std::forward<Arguments>(arguments)...);
   detail::cuda_check(cudaGetLastError(), name);
 }
@@ -153,6 +158,12 @@ __device__ __forceinline__ A block_sum(A x, A* shared) {
 #pragma unroll
   for (int w = 1; w < threads / 32; ++w) total += shared[w];
   return total;
+}
+
+/// 1 / sqrt(mean(x^2) + eps) of a row, from the sum of its squares: the scale of every RMSNorm.
+template <typename A>
+__device__ __forceinline__ A rstd_of(A squares, Index width, A eps) {
+  return A(1) / sqrt(squares / static_cast<A>(width) + eps);
 }
 
 }  // namespace mtpx::cuda

@@ -17,6 +17,14 @@ __device__ __forceinline__ std::uint64_t order_key(double x) {
   const auto bits = static_cast<std::uint64_t>(__double_as_longlong(x + 0.0));
   return bits >> 63 != 0 ? ~bits : bits | (std::uint64_t{1} << 63);
 }
+/// The number whose key it is, unless that is NaN's or none.
+__device__ __forceinline__ float number_of(std::uint32_t key) {
+  return __uint_as_float(key >> 31 != 0 ? key & 0x7fffffffU : ~key);
+}
+__device__ __forceinline__ double number_of(std::uint64_t key) {
+  constexpr std::uint64_t top = std::uint64_t{1} << 63;
+  return __longlong_as_double(static_cast<long long>(key >= top ? key & ~top : ~key));
+}
 template <typename A>
 using OrderKey = decltype(order_key(A()));
 

@@ -25,12 +25,8 @@ void launch_early_clusters(const Cuda& device, const char* name, void (*kernel)(
                            unsigned cluster, dim3 grid, dim3 block, std::size_t shared,
                            Arguments&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared > 48 * 1024) {
-    detail::cuda_check(
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-        name);
-  }
+  const Cuda::Current current(device);
+  allow_shared(name, reinterpret_cast<const void*>(kernel), shared);
   cudaLaunchAttribute attributes[2]{};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
@@ -75,6 +71,7 @@ inline constexpr int stream_warps = 8;  // of a block
 inline constexpr int stream_threads = 32 * stream_warps;
 inline constexpr int stream_outputs = 8;  // rows of W that a warp takes at a time
 inline constexpr int stream_step = 32;    // numbers of each that a warp loads at once
+inline constexpr int row_pad = 32;        // between rows in shared memory, so that they start in other banks
 
 /// Where a lane's 8 numbers of a step begin.
 __device__ __forceinline__ int stream_k(int step) {
@@ -343,11 +340,16 @@ void with_split(Index in, Index out, const Run& run) {
   }
 }
 
-/// The same with the number of row groups (0: 8 rows).
+/// The same with the number of row groups (0: 8 rows), of rows that are taken up to 16 at a time.
+template <typename Run>
+void with_fused_tiles(Index rows, const Run& run) {
+  if (rows <= 8) return run(std::integral_constant<int, 0>{});
+  run(std::integral_constant<int, 1>{});
+}
+/// Or of up to few_rows rows at once.
 template <typename Run>
 void with_row_tiles(Index rows, const Run& run) {
-  if (rows <= 8) return run(std::integral_constant<int, 0>{});
-  if (rows <= 16) return run(std::integral_constant<int, 1>{});
+  if (rows <= 16) return with_fused_tiles(rows, run);
   run(std::integral_constant<int, 4>{});
 }
 

@@ -2,8 +2,9 @@
 // Routed experts for few tokens: only the chosen experts' weights are read, each once for all rows that chose
 // it. Two kernels: gate and up with the activation, then down with the weighted sum. A token's bits depend on
 // that token alone. The shared expert, which every token goes through, runs in the same two launches where
-// ../decode/decode_feed_forward.cuh asks for it.
+// ../decode/feed_forward.cuh asks for it.
 
+#include "../core/silu.cuh"
 #include "few_rows.cuh"
 
 namespace mtpx::cuda {
@@ -43,13 +44,6 @@ __device__ __forceinline__ int2 expert_at(const ExpertPlanView& plan, int p) {
   return make_int2(-1, 0);
 }
 
-/// silu(gate) * up, of two numbers as they are stored.
-template <typename T>
-__device__ __forceinline__ T swiglu_of(T gate, T up) {
-  const acc_t<T> g = widen(gate);
-  return narrow<T>(exact::product(g, exact::sigmoid(g)) * widen(up));
-}
-
 /// Both first products and the activation. Blocks: the shared network's outputs, then those of the expert
 /// that owns sorted place 0, 1, 2, ..., if one begins there. Dynamic shared memory: a group of rows of x.
 ///   x: [rows, in]   hidden: [slots, inner], sorted   shared_hidden: [rows, shared.inner]
@@ -61,8 +55,7 @@ __global__ void __launch_bounds__(stream_threads, 3)
   extern __shared__ float4 memory[];
   __shared__ float sums_of[2][stream_warps][stream_rows(tiles) * stream_outputs];
   constexpr int columns = stream_outputs * (stream_warps / split);
-  constexpr int pad = 32;  // numbers, so that neighbouring rows start in other banks
-  bf16* const staged = reinterpret_cast<bf16*>(memory);  // [rows of a group][in + pad]
+  bf16* const staged = reinterpret_cast<bf16*>(memory);  // [rows of a group][in + row_pad]
   const int warp = static_cast<int>(threadIdx.x / 32), row = static_cast<int>(threadIdx.x % 32 / 4);
   const int shared_blocks = (shared.inner + columns - 1) / columns;
   const bool is_shared = static_cast<int>(blockIdx.x) < shared_blocks;
@@ -104,11 +97,11 @@ __global__ void __launch_bounds__(stream_threads, 3)
     for (int i = alone ? thread + stream_threads : thread; i < some * packs; i += stream_threads) {
       const int r = i / packs, c = i % packs * wide<bf16>;
       const Index from = is_shared ? done + r : plan.slot[place + done + r] / plan.top_k;
-      *reinterpret_cast<uint4*>(staged + r * (in + pad) + c) =
+      *reinterpret_cast<uint4*>(staged + r * (in + row_pad) + c) =
           *reinterpret_cast<const uint4*>(x + from * stride + c);
     }
     __syncthreads();
-    const StreamRows<tiles> from(staged, in + pad, some);
+    const StreamRows<tiles> from(staged, in + row_pad, some);
     StreamSums<tiles> gate_sums, up_sums;
 #pragma unroll 1
     for (int step = part.first; step * stream_step < part.end; step += stream_batch) {
@@ -138,7 +131,7 @@ __global__ void __launch_bounds__(stream_threads, 3)
       }
       const bf16 g = narrow<bf16>(total[0]), u = narrow<bf16>(total[1]);
       const Index at = (place + done + r) * static_cast<Index>(inner) + first + c;
-      (is_shared ? shared_hidden : hidden)[at] = swiglu_of(g, u);
+      (is_shared ? shared_hidden : hidden)[at] = narrow<bf16>(swiglu_of<bf16>(widen(g), widen(u)));
       if (!is_shared && gate != nullptr) {
         gate[at] = g;
         up[at] = u;
@@ -291,25 +284,27 @@ __global__ void __launch_bounds__(stream_threads)
   }
 }
 
-/// What both kernels take.
+/// What both kernels take. T is bf16.
+template <typename T>
 struct ExpertsPass {
   int rows = 0;
   int width = 0;
-  const bf16* x = nullptr;  // [rows, width], `stride` apart
+  const T* x = nullptr;  // [rows, width], `stride` apart
   Index stride = 0;
   ExpertPlanView plan;
   ExpertWeights routed, shared;
   const float* weights = nullptr;  // [rows, top_k]
-  bf16* gate = nullptr;            // [slots, inner] or null
-  bf16* up = nullptr;              // [slots, inner] or null
-  bf16* hidden = nullptr;          // [slots, inner]
-  bf16* shared_hidden = nullptr;   // [rows, shared.inner]
-  const bf16* residual = nullptr;  // [rows, width] or null
-  bf16* y = nullptr;               // [rows, width]
+  T* gate = nullptr;               // [slots, inner] or null
+  T* up = nullptr;                 // [slots, inner] or null
+  T* hidden = nullptr;             // [slots, inner]
+  T* shared_hidden = nullptr;      // [rows, shared.inner]
+  const T* residual = nullptr;     // [rows, width] or null
+  T* y = nullptr;                  // [rows, width]
 };
 
 /// early: the weights may be read while earlier kernels still run
-inline void run_experts(const Cuda& device, const ExpertsPass& p, bool early) {
+template <typename T>
+void run_experts(const Cuda& device, const ExpertsPass<T>& p, bool early) {
   const auto start = [&](auto kernel, unsigned blocks, std::size_t shared, auto... arguments) {
     if (early) {
       launch_early(device, "experts", kernel, dim3(blocks), dim3(stream_threads), shared, arguments...);
@@ -317,26 +312,21 @@ inline void run_experts(const Cuda& device, const ExpertsPass& p, bool early) {
       launch(device, "experts", kernel, dim3(blocks), dim3(stream_threads), shared, arguments...);
     }
   };
-  // Groups of rows: as many as one expert may have.
-  const auto with_tiles = [&](const auto& run) {
-    if (p.rows <= 8) return run(std::integral_constant<int, 0>{});
-    run(std::integral_constant<int, 1>{});
-  };
   const int most_rows = std::max(p.rows, p.plan.slots);  // of an expert, should a token choose it twice
   with_split(p.width, 0, [&](auto split) {
-    with_tiles([&](auto tiles) {
+    with_fused_tiles(p.rows, [&](auto tiles) {
       const int columns = stream_outputs * (stream_warps / split());
       const auto blocks = [&](int inner) { return static_cast<unsigned>(ceil_div(inner, columns)); };
-      start(
-          stream_swiglu<tiles(), split()>,
-          blocks(p.shared.inner) + static_cast<unsigned>(p.plan.slots) * blocks(p.routed.inner),
-          static_cast<std::size_t>(std::min(most_rows, stream_rows(tiles())) * (p.width + 32)) * sizeof(bf16),
-          p.rows, p.width, p.stride, p.x, p.plan, p.routed, p.shared, p.gate, p.up, p.hidden,
-          p.shared_hidden);
+      start(stream_swiglu<tiles(), split()>,
+            blocks(p.shared.inner) + static_cast<unsigned>(p.plan.slots) * blocks(p.routed.inner),
+            static_cast<std::size_t>(std::min(most_rows, stream_rows(tiles())) * (p.width + row_pad)) *
+                sizeof(bf16),
+            p.rows, p.width, p.stride, p.x, p.plan, p.routed, p.shared, p.gate, p.up, p.hidden,
+            p.shared_hidden);
     });
   });
   const auto down = [&](auto split) {
-    with_tiles([&](auto tiles) {
+    with_fused_tiles(p.rows, [&](auto tiles) {
       const std::size_t numbers = static_cast<std::size_t>(split() * p.plan.slots +
                                                            (p.shared.inner > 0 ? stream_warps * p.rows : 0)) *
                                       stream_outputs +
@@ -346,8 +336,8 @@ inline void run_experts(const Cuda& device, const ExpertsPass& p, bool early) {
       const bool staged = hidden <= 32 * 1024;
       start(stream_down<tiles(), split()>, static_cast<unsigned>(ceil_div(p.width, stream_outputs)),
             numbers * sizeof(float) + (staged ? hidden : 0), p.rows, p.width, p.plan, p.routed, p.shared,
-            p.weights, static_cast<const bf16*>(p.hidden), static_cast<const bf16*>(p.shared_hidden),
-            p.residual, p.y, staged);
+            p.weights, static_cast<const T*>(p.hidden), static_cast<const T*>(p.shared_hidden), p.residual,
+            p.y, staged);
     });
   };
   if (p.routed.inner <= 4 * stream_batch * stream_step) {
@@ -377,7 +367,7 @@ __global__ void __launch_bounds__(stream_threads)
   if (threadIdx.x % 32 != 0) return;
   gate[task] = narrow<T>(g[0]);
   up[task] = narrow<T>(u[0]);
-  hidden[task] = swiglu_of(gate[task], up[task]);
+  hidden[task] = narrow<T>(swiglu_of<T>(widen(gate[task]), widen(up[task])));
 }
 
 /// y [tokens, width], an output a warp.
@@ -410,7 +400,7 @@ void few_rows_experts(const Cuda& device, ExpertsShape s, const std::int32_t* of
   const Workspace<T> hidden(device, s.slots() * s.inner);
   if constexpr (std::is_same_v<T, bf16>) {
     if (can_be_wide<T>(s.width, x_stride, x, wg, wu, wd) && s.inner % wide<T> == 0) {
-      ExpertsPass p;
+      ExpertsPass<T> p;
       p.rows = static_cast<int>(s.tokens);
       p.width = static_cast<int>(s.width);
       p.x = x;

@@ -38,6 +38,7 @@ class Products {
   template <typename C>
   bool run(const Cuda& device, Index m, Index n, Index k, Matrix<bf16> a, Matrix<bf16> b, C* c, Index stride,
            bool accumulate) {
+    const Cuda::Current current(device);
     // The library counts in columns: C^T [n, m] = B^T [n, k] A^T [k, m], column by column.
     const Side left = side(b), right = side(a);
     const Key key{m,

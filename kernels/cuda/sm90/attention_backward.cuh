@@ -382,11 +382,10 @@ __global__ void __launch_bounds__(attention_threads, 1)
 
 // --- Host --------------------------------------------------------------------------------------------------
 
-template <int nope, int value>
-void launch_attention_backward(const Cuda& device, AttentionShape s, const bf16* q, const bf16* kv,
-                               const bf16* k_rope, const std::int32_t* positions, float scale, const bf16* o,
-                               const float* lse, const bf16* d_o, Sink<bf16> dq, Sink<bf16> dkv,
-                               float* rope_parts) {
+template <int nope, int value, typename T>
+void launch_attention_backward(const Cuda& device, AttentionShape s, const T* q, const T* kv, const T* k_rope,
+                               const std::int32_t* positions, float scale, const T* o, const float* lse,
+                               const T* d_o, Sink<T> dq, Sink<T> dkv, float* rope_parts) {
   const int time = static_cast<int>(s.time), heads = static_cast<int>(s.heads),
             rope = static_cast<int>(s.rope);
   const int stats_tiles = static_cast<int>(ceil_div(s.time, 64));
@@ -429,14 +428,14 @@ void launch_attention_backward(const Cuda& device, AttentionShape s, const bf16*
 
 /// attention_backward() where attention_here(); false elsewhere. Of dk_rope, the heads' parts [batch, heads,
 /// time, rope], unless null.
-inline bool attention_backward(const Cuda& device, AttentionShape s, const bf16* q, const bf16* kv,
-                               const bf16* k_rope, const std::int32_t* positions, float scale, const bf16* o,
-                               const float* lse, const bf16* d_o, Sink<bf16> dq, Sink<bf16> dkv,
-                               float* rope_parts) {
+template <typename T>
+bool attention_backward(const Cuda& device, AttentionShape s, const T* q, const T* kv, const T* k_rope,
+                        const std::int32_t* positions, float scale, const T* o, const float* lse,
+                        const T* d_o, Sink<T> dq, Sink<T> dkv, float* rope_parts) {
   if (!attention_here(s, scale, q, kv, k_rope, o, d_o, dq.data, dkv.data)) return false;
-  (s.nope == 128 ? launch_attention_backward<128, 128>
-                 : launch_attention_backward<64, 64>)(device, s, q, kv, k_rope, positions, scale, o, lse, d_o,
-                                                      dq, dkv, rope_parts);
+  (s.nope == 128 ? launch_attention_backward<128, 128, T>
+                 : launch_attention_backward<64, 64, T>)(device, s, q, kv, k_rope, positions, scale, o, lse,
+                                                         d_o, dq, dkv, rope_parts);
   return true;
 }
 

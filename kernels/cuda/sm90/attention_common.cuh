@@ -18,35 +18,13 @@ inline constexpr float log2_e = 1.4426950408889634F;
 
 // --- Sequences and the copy engine -------------------------------------------------------------------------
 
-/// x [batch, time, columns] in boxes of [1, box_rows, 64] (see tensor_map()). Rows past the end of a sequence
+/// x [batch, time, columns] in boxes of [1, box_rows, 64] (see tiled_map()). Rows past the end of a sequence
 /// arrive as zeros: a tile that reaches beyond it sees nothing of the next one.
 inline CUtensorMap sequence_map(const bf16* x, Index batch, Index time, Index columns, int box_rows) {
-  using Encode = decltype(&cuTensorMapEncodeTiled);
-  static const Encode encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found{};
-    mtpx::detail::cuda_check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                              cudaEnableDefault, &found),
-                             "attention");
-    if (found != cudaDriverEntryPointSuccess) throw DeviceError("[attention] the driver is too old");
-    return reinterpret_cast<Encode>(function);
-  }();
-  CUtensorMap map;
   const auto bytes = static_cast<cuuint64_t>(columns) * sizeof(bf16);
-  const cuuint64_t extents[3] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(time),
-                                 static_cast<cuuint64_t>(batch)};
-  const cuuint64_t strides[2] = {bytes, bytes * static_cast<cuuint64_t>(time)};
-  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows), 1};
-  const cuuint32_t steps[3] = {1, 1, 1};
-  const CUresult status =
-      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<bf16*>(x), extents, strides, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS) {
-    throw DeviceError(cat("[attention] batch ", batch, ", time ", time, ", columns ", columns,
-                          ": refused by the driver, code ", static_cast<int>(status)));
-  }
-  return map;
+  return tiled_map<3>(
+      x, {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(time), static_cast<cuuint64_t>(batch)},
+      {bytes, bytes * static_cast<cuuint64_t>(time)}, {64, static_cast<cuuint32_t>(box_rows), 1});
 }
 
 /// Starts the copy of rows [row, row + rows) of sequence b, 64 * slabs columns from `column` on, as slabs

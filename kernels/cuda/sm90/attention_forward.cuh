@@ -212,10 +212,9 @@ __global__ void __launch_bounds__(attention_threads, 1)
   }
 }
 
-template <int nope, int value>
-void launch_attention_forward(const Cuda& device, AttentionShape s, const bf16* q, const bf16* kv,
-                              const bf16* k_rope, const std::int32_t* positions, float scale, bf16* o,
-                              float* lse) {
+template <int nope, int value, typename T>
+void launch_attention_forward(const Cuda& device, AttentionShape s, const T* q, const T* kv, const T* k_rope,
+                              const std::int32_t* positions, float scale, T* o, float* lse) {
   const Workspace<int> next(device, 1);
   set_zero(device, next.data(), sizeof(int));
   const Work work{static_cast<int>(s.batch * s.heads), static_cast<int>(ceil_div(s.time, 128)), next.data()};
@@ -241,12 +240,12 @@ bool attention_here(AttentionShape s, float scale, const Pointers*... pointers) 
 }
 
 /// attention_forward() where attention_here(); false elsewhere.
-inline bool attention_forward(const Cuda& device, AttentionShape s, const bf16* q, const bf16* kv,
-                              const bf16* k_rope, const std::int32_t* positions, float scale, bf16* o,
-                              float* lse) {
+template <typename T>
+bool attention_forward(const Cuda& device, AttentionShape s, const T* q, const T* kv, const T* k_rope,
+                       const std::int32_t* positions, float scale, T* o, float* lse) {
   if (!attention_here(s, scale, q, kv, k_rope, o)) return false;
-  (s.nope == 128 ? launch_attention_forward<128, 128>
-                 : launch_attention_forward<64, 64>)(device, s, q, kv, k_rope, positions, scale, o, lse);
+  (s.nope == 128 ? launch_attention_forward<128, 128, T>
+                 : launch_attention_forward<64, 64, T>)(device, s, q, kv, k_rope, positions, scale, o, lse);
   return true;
 }
 

@@ -247,9 +247,9 @@ inline LogitsJob logits_job(Rows rows, Index first, Index count, const bf16* x, 
 }
 
 /// Twin of linear_cross_entropy_forward for bf16; the workspace is at most 128 MiB.
-inline void cross_entropy_forward(const Cuda& device, Rows rows, const bf16* x, Index vocab, const bf16* w,
-                                  const std::int32_t* labels, float* lse, float* row_loss,
-                                  std::int32_t* argmax) {
+template <typename T>
+void cross_entropy_forward(const Cuda& device, Rows rows, const T* x, Index vocab, const T* w,
+                           const std::int32_t* labels, float* lse, float* row_loss, std::int32_t* argmax) {
   const Index tiles = ceil_div(vocab, tile_n);
   const Index chunk = std::min(rows.count, rows_within(Index{128} << 20, tiles * 12));
   const Workspace<float> top(device, chunk * tiles);
@@ -269,9 +269,10 @@ inline void cross_entropy_forward(const Cuda& device, Rows rows, const bf16* x, 
 
 /// Twin of linear_cross_entropy_backward for bf16: dlogits of as many whole rows as fit into 512 MiB at a
 /// time.
-inline void cross_entropy_backward(const Cuda& device, Rows rows, const bf16* x, Index vocab, const bf16* w,
-                                   const std::int32_t* labels, const float* lse, const float* factor,
-                                   const float* dloss, Sink<bf16> dx, Sink<float> dw) {
+template <typename T>
+void cross_entropy_backward(const Cuda& device, Rows rows, const T* x, Index vocab, const T* w,
+                            const std::int32_t* labels, const float* lse, const float* factor,
+                            const float* dloss, Sink<T> dx, Sink<float> dw) {
   const Index width = rows.width;
   const Index stride = ceil_div(vocab, 8) * 8;
   const Index chunk = std::min(rows.count, rows_within(Index{256} << 20, stride));

@@ -3,6 +3,7 @@
 // copy engine's strides); what a tile reads past a matrix arrives as zeros, and what it reads of the next
 // expert's rows is not stored.
 
+#include "../core/silu.cuh"
 #include "../products/grouped.cuh"
 #include "gemm.cuh"
 
@@ -92,7 +93,7 @@ struct SwigluJob {
       take_eight(packed, part + parts, i, u);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        h[j] = pack_pair(swiglu(low(g[j]), low(u[j])), swiglu(high(g[j]), high(u[j])));
+        h[j] = pack_pair(swiglu_of<bf16>(low(g[j]), low(u[j])), swiglu_of<bf16>(high(g[j]), high(u[j])));
       const int left = tile.end - tile.row, c = tile.n + 32 * part + column;
       if (row + 8 * i >= left || c >= out) continue;
       const Index at = static_cast<Index>(tile.row + row + 8 * i) * out + c;
@@ -106,9 +107,6 @@ struct SwigluJob {
   static __device__ __forceinline__ float low(std::uint32_t pair) { return __uint_as_float(pair << 16); }
   static __device__ __forceinline__ float high(std::uint32_t pair) {
     return __uint_as_float(pair & 0xffff0000U);
-  }
-  static __device__ __forceinline__ float swiglu(float g, float u) {
-    return __fdividef(g, 1.0F + __expf(-fmaxf(g, -80.0F))) * u;  // below -80: 1 + exp stays finite
   }
 };
 
@@ -238,8 +236,9 @@ struct WeightJob {
 };
 
 /// gate = x w_gate^T, up = x w_up^T, hidden = silu(gate) * up   wg, wu: [E, F, D]   x: [slots, D]
-inline void grouped_swiglu(const Cuda& device, ExpertsShape s, const std::int32_t* offsets, const bf16* x,
-                           const bf16* wg, const bf16* wu, bf16* gate, bf16* up, bf16* hidden) {
+template <typename T>
+void grouped_swiglu(const Cuda& device, ExpertsShape s, const std::int32_t* offsets, const T* x, const T* wg,
+                    const T* wu, T* gate, T* up, T* hidden) {
   if (s.slots() == 0) return;
   const Index weight_rows = s.experts * s.inner;
   const SwigluJob job{tensor_map(x, s.slots(), s.width, s.width, tile_m),
@@ -256,8 +255,9 @@ inline void grouped_swiglu(const Cuda& device, ExpertsShape s, const std::int32_
 }
 
 /// y[rows of e] = x[rows of e] w_e^T   w: [E, out, in]
-inline void grouped_forward(const Cuda& device, ExpertsShape s, Index in, Index out,
-                            const std::int32_t* offsets, const bf16* x, const bf16* w, bf16* y) {
+template <typename T>
+void grouped_forward(const Cuda& device, ExpertsShape s, Index in, Index out, const std::int32_t* offsets,
+                     const T* x, const T* w, T* y) {
   if (s.slots() == 0) return;
   const ForwardJob job{tensor_map(x, s.slots(), in, in, tile_m),
                        tensor_map(w, s.experts * out, in, in, tile_n),
@@ -270,9 +270,10 @@ inline void grouped_forward(const Cuda& device, ExpertsShape s, Index in, Index 
 }
 
 /// dx[rows of e] = dy[rows of e] w_e + dy2[rows of e] w2_e, the second product only if dy2 is not null.
-inline void grouped_backward_input(const Cuda& device, ExpertsShape s, Index in, Index out,
-                                   const std::int32_t* offsets, const bf16* dy, const bf16* w,
-                                   const bf16* dy2, const bf16* w2, bf16* dx) {
+template <typename T>
+void grouped_backward_input(const Cuda& device, ExpertsShape s, Index in, Index out,
+                            const std::int32_t* offsets, const T* dy, const T* w, const T* dy2, const T* w2,
+                            T* dx) {
   if (s.slots() == 0) return;
   const bool both = dy2 != nullptr;
   const InputJob job{tensor_map(dy, s.slots(), out, out, tile_m),
@@ -289,9 +290,10 @@ inline void grouped_backward_input(const Cuda& device, ExpertsShape s, Index in,
 }
 
 /// dw_e (+)= dy[rows of e]^T x[rows of e], dw2_e likewise from dy2; null sinks are skipped.
-inline void grouped_backward_weight(const Cuda& device, ExpertsShape s, Index in, Index out,
-                                    const std::int32_t* offsets, const bf16* dy, Sink<float> dw,
-                                    const bf16* dy2, Sink<float> dw2, const bf16* x) {
+template <typename T>
+void grouped_backward_weight(const Cuda& device, ExpertsShape s, Index in, Index out,
+                             const std::int32_t* offsets, const T* dy, Sink<float> dw, const T* dy2,
+                             Sink<float> dw2, const T* x) {
   if (!dw) {
     std::swap(dy, dy2);
     std::swap(dw, dw2);

@@ -1,6 +1,8 @@
 #pragma once
 // Hopper's own instructions, in the few forms that the kernels here use: barriers in shared memory, the bulk
-// tensor copy engine (TMA), and registers per warpgroup. PTX ISA 8.0, sections 9.7.9.27, 9.7.13.15, 9.7.15.
+// tensor copy engine (TMA), and registers per warpgroup. What queues such kernels is a template of the
+// activations' type, which is always bf16: so only the object that calls it holds them. PTX ISA 8.0,
+// sections 9.7.9.27, 9.7.13.15, 9.7.15.
 
 #include <cuda.h>  // CUtensorMap; nothing of the driver is linked
 
@@ -10,13 +12,13 @@ namespace mtpx::cuda::sm90 {
 
 // --- Tensor maps: what the copy engine needs to know of a matrix in global memory ------------------------
 
-/// A [rows, columns] matrix of bf16, rows `stride` numbers apart, read in boxes of [box_rows, 64]: 128 bytes
-/// a row, swizzled. What lies outside the matrix arrives as zeros. The address must be a multiple of 16 bytes
-/// and the stride of 8 numbers.
-inline CUtensorMap tensor_map(const bf16* data, Index rows, Index columns, Index stride, int box_rows) {
-  using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
-                              const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
-                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+/// bf16 numbers [.., columns], read in boxes whose rows are 64 numbers: 128 bytes, swizzled. What lies
+/// outside arrives as zeros. Extents and boxes from the last axis on; the strides of all but the last, in
+/// bytes, which must be multiples of 16, as the address must.
+template <int rank>
+CUtensorMap tiled_map(const bf16* data, const cuuint64_t (&extents)[rank],
+                      const cuuint64_t (&strides)[rank - 1], const cuuint32_t (&box)[rank]) {
+  using Encode = decltype(&cuTensorMapEncodeTiled);
   static const Encode encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult found{};
@@ -27,19 +29,26 @@ inline CUtensorMap tensor_map(const bf16* data, Index rows, Index columns, Index
     return reinterpret_cast<Encode>(function);
   }();
   CUtensorMap map;
-  const cuuint64_t extents[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride) * sizeof(bf16)};
-  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[2] = {1, 1};
+  cuuint32_t steps[rank];
+  std::fill_n(steps, rank, 1U);
   const CUresult status =
-      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<bf16*>(data), extents, strides, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, const_cast<bf16*>(data), extents, strides, box,
+             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
-    throw DeviceError(cat("[tensor map] rows ", rows, ", columns ", columns, ", stride ", stride,
-                          ": refused by the driver, code ", static_cast<int>(status)));
+    std::string sizes;
+    for (const cuuint64_t extent : extents) sizes = cat(extent, sizes.empty() ? "" : ", ", sizes);
+    throw DeviceError(
+        cat("[tensor map] [", sizes, "]: refused by the driver, code ", static_cast<int>(status)));
   }
   return map;
+}
+
+/// A [rows, columns] matrix, rows `stride` numbers apart, read in boxes of [box_rows, 64].
+inline CUtensorMap tensor_map(const bf16* data, Index rows, Index columns, Index stride, int box_rows) {
+  return tiled_map<2>(data, {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
+                      {static_cast<cuuint64_t>(stride) * sizeof(bf16)},
+                      {64, static_cast<cuuint32_t>(box_rows)});
 }
 
 // --- Barriers in shared memory ---------------------------------------------------------------------------

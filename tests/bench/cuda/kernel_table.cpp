@@ -50,6 +50,7 @@ class Table {
 
   /// Milliseconds of one run of work(set), by graph.
   double time(const std::function<void(int)>& work) {
+    const Cuda::Current current(device_);
     Recorded<Cuda> recorded;
     const auto all = [&] {
       for (int s = 0; s < sets; ++s) work(s);

@@ -7,23 +7,17 @@
 //
 // Values are rounded to bf16 where the ops of nn/moe.hpp round them.
 
+#include "../core/top_indices.cuh"
 #include "../products/few_rows_experts.cuh"
-#include "decode_attention.cuh"
+#include "products.cuh"
 
 namespace mtpx::cuda {
 
 inline constexpr int route_each = 8;          // experts of a lane, at most
 inline constexpr int route_most_slots = 512;  // of a pass
 
-/// Larger numbers have larger keys; NaN has the lowest of all numbers, and 0 is no number.
-__device__ __forceinline__ unsigned rank_of(float x) {
-  if (x != x) return 1;
-  const unsigned bits = __float_as_uint(x + 0.0F);  // -0 counts as 0
-  return bits >> 31 ? ~bits : bits | 0x80000000U;
-}
-
-/// The best of a warp's candidates, lane l's i-th being number l + 32 i; the lowest number among equals.
-/// Takes it out of the race.
+/// The largest of a warp's keys, lane l's i-th being that of number l + 32 i; the lowest number among equals.
+/// Takes it out of the race. Race in one piece: these lists are short, and every step counts.
 template <int each>
 __device__ __forceinline__ int take_best(unsigned (&key)[each]) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -162,7 +156,7 @@ __global__ void __launch_bounds__(stream_threads)
     for (int i = 0; i < each; ++i) {
       const int e = lane + 32 * i;
       score[i] = e < experts ? s[e] : 0.0F;
-      key[i] = e < experts ? rank_of(score[i] + shift[i]) : 0;
+      key[i] = e < experts ? order_key(score[i] + shift[i]) : 0;
     }
     if (r.topk_group < r.n_group) {  // a lane a group
       const int group = lane;
@@ -180,7 +174,7 @@ __global__ void __launch_bounds__(stream_threads)
         }
       }
       unsigned worth[1] = {
-          group < static_cast<int>(r.n_group) ? rank_of(group_size > 1 ? first + second : first) : 0};
+          group < static_cast<int>(r.n_group) ? order_key(group_size > 1 ? first + second : first) : 0};
       unsigned stays = 0;
 #pragma unroll 1
       for (int k = 0; k < static_cast<int>(r.topk_group); ++k) stays |= 1U << take_best<1>(worth);
@@ -276,7 +270,7 @@ void decode_feed_forward(const Cuda& device, const DecodeFeedForward<T>& p, cons
   } else {
     route(std::integral_constant<int, route_each>{});
   }
-  ExpertsPass pass;
+  ExpertsPass<T> pass;
   if (experts > 0) {
     pass.plan = {static_cast<int>(slots), experts,     static_cast<int>(r.top_k),
                  offsets.data(),          slot.data(), place.data()};

@@ -10,7 +10,7 @@
 
 #include "../../decode_shapes.hpp"
 #include "../latent_attention.cuh"
-#include "decode_products.cuh"
+#include "products.cuh"
 
 namespace mtpx::cuda {
 
@@ -54,8 +54,9 @@ __global__ void __launch_bounds__(stream_threads, 3)
     for (int j = lane; j < to.rope / 2; j += 32) {
       const float c = j < 32 ? early_cos : table(to.cos, j), s = j < 32 ? early_sin : table(to.sin, j);
       const float even = widen(kv[to.latent + 2 * j]), odd = widen(kv[to.latent + 2 * j + 1]);
-      entry[to.latent + 2 * j] = narrow<bf16>(even * c - odd * s);
-      entry[to.latent + 2 * j + 1] = narrow<bf16>(even * s + odd * c);
+      const exact::Rotated<float> pair(even, odd, c, s);
+      entry[to.latent + 2 * j] = narrow<bf16>(pair.even);
+      entry[to.latent + 2 * j + 1] = narrow<bf16>(pair.odd);
     }
   }
 }
@@ -147,8 +148,9 @@ static __global__ void __launch_bounds__(stream_threads)
     const float even = widen(turned[0]), odd = widen(turned[1]);
     const float c = i == thread ? early_cos : cos[entry(i)], n = i == thread ? early_sin : sin[entry(i)];
     float* const to = absorbed + ((at + r) * s.heads + head) * (latent + rope) + latent + 2 * j;  // [2]
-    to[0] = widen(narrow<bf16>(even * c - odd * n));
-    to[1] = widen(narrow<bf16>(even * n + odd * c));
+    const exact::Rotated<float> pair(even, odd, c, n);
+    to[0] = widen(narrow<bf16>(pair.even));
+    to[1] = widen(narrow<bf16>(pair.odd));
   }
 }
 
@@ -296,10 +298,6 @@ void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* 
   const Workspace<float> absorbed(device, rows * s.heads * width);
   const Workspace<float> memory(device, LatentPartials<float>::numbers(rows, s.heads, latent, parts));
   const LatentPartials<float> partials(memory.data(), rows, s.heads, latent, parts);
-  const auto with_tiles = [&](const auto& run) {
-    if (rows <= 8) return run(std::integral_constant<int, 0>{});
-    run(std::integral_constant<int, 1>{});
-  };
   const auto blocks = [](int out, int split) {
     return static_cast<int>(ceil_div(out, stream_outputs * (stream_warps / split)));
   };
@@ -308,7 +306,7 @@ void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* 
   const NewEntries entries = {kv.data(),   p.kv_norm,   p.latent_eps, p.cos,  p.sin,
                               p.sequences, p.positions, p.cache,      latent, static_cast<int>(s.rope),
                               p.capacity};
-  with_tiles([&](auto tiles) {
+  with_fused_tiles(rows, [&](auto tiles) {
     with_split(p.hidden, 0, [&](auto split) {
       launch_early(device, "decode_attention", fused_products<tiles(), split()>,
                    dim3(static_cast<unsigned>(blocks(first.out, split()) + blocks(second.out, split()))),
@@ -334,7 +332,7 @@ void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* 
                dim3(static_cast<unsigned>(ceil_div(s.v, expand_block)), static_cast<unsigned>(s.heads),
                     static_cast<unsigned>(rows)),
                dim3(stream_threads), 0, s, latent, p.positions, partials, p.kv_b, o.data());
-  with_tiles([&](auto tiles) {
+  with_fused_tiles(rows, [&](auto tiles) {
     with_split(v_width, 0, [&](auto split) {
       launch_early(device, "decode_attention", fused_products<tiles(), split()>,
                    dim3(static_cast<unsigned>(blocks(hidden, split()))), dim3(stream_threads), 0, rows,

@@ -8,8 +8,6 @@ namespace mtpx::cuda {
 
 // --- Norms of rows in shared memory ----------------------------------------------------------------------
 
-inline constexpr int norm_pad = 32;  // numbers, so that neighbouring rows start in other banks
-
 /// y = x / sqrt(mean(x^2) + eps) * gain, rounded, of one row by one warp.   x: global   y: anywhere
 __device__ __forceinline__ void warp_norm(int width, const bf16* x, const float* gain, float eps, bf16* y) {
   constexpr int N = wide<bf16>;
@@ -34,7 +32,7 @@ __device__ __forceinline__ void warp_norm(int width, const bf16* x, const float*
 #pragma unroll
     for (int j = 0; j < N; ++j) squares = fmaf(widen(more.value[j]), widen(more.value[j]), squares);
   }
-  const float rstd = 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(width) + eps);
+  const float rstd = rstd_of(warp_sum(squares), width, eps);
   const auto write = [&](const P& from, int c) {
     P out;
     const float4 g0 = *reinterpret_cast<const float4*>(gain + c);
@@ -56,13 +54,11 @@ __device__ __forceinline__ void warp_norm(int width, const bf16* x, const float*
 /// Normed rows for a block: the gain is copied before the kernel before this one is done, the rows after.
 struct NormedRows {
   float* gain;  // [width]
-  bf16* rows;   // [rows][width + pad]
+  bf16* rows;   // [rows][width + row_pad]
   int ld;
 
   __device__ __forceinline__ NormedRows(void* memory, int width)
-      : gain(static_cast<float*>(memory)),
-        rows(reinterpret_cast<bf16*>(gain + width)),
-        ld(width + norm_pad) {}
+      : gain(static_cast<float*>(memory)), rows(reinterpret_cast<bf16*>(gain + width)), ld(width + row_pad) {}
 
   __device__ __forceinline__ void take_gain(int width, const float* from) const {
 #pragma unroll 1
@@ -90,7 +86,7 @@ struct NormedRows {
         float total = 0;
 #pragma unroll
         for (int w = 0; w < stream_warps; ++w) total += squares_of[w];
-        const float rstd = rsqrtf(total / static_cast<float>(width) + eps);
+        const float rstd = rstd_of(total, width, eps);
         if (own < width) write(pack, rstd, r, own);
 #pragma unroll 1
         for (int c = own + 4 * stream_threads; c < width; c += 4 * stream_threads)
@@ -114,7 +110,7 @@ struct NormedRows {
           squares += square(take(x + r * stride, c, width));
         total += warp_sum(squares);
       }
-      const float rstd = rsqrtf(total / static_cast<float>(width) + eps);
+      const float rstd = rstd_of(total, width, eps);
 #pragma unroll 1
       for (int c = lane; c < width; c += 128) write(take(x + r * stride, c, width), rstd, r, c);
     }
@@ -139,7 +135,7 @@ struct NormedRows {
   }
   static std::size_t bytes(Index count, Index width) {
     return static_cast<std::size_t>(width) * sizeof(float) +
-           static_cast<std::size_t>(count * (width + norm_pad)) * sizeof(bf16);
+           static_cast<std::size_t>(count * (width + row_pad)) * sizeof(bf16);
   }
 };
 

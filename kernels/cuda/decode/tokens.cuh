@@ -1,69 +1,12 @@
 #pragma once
-// Tokens from logits, on the device: twins of cpu/decode_sample.hpp.
+// The most likely tokens of a decoding pass, without its logits.
 
 #include "../products/few_rows.cuh"
+#include "../sample.cuh"
 
 namespace mtpx {
 
 namespace cuda {
-
-inline constexpr int argmax_threads = 1024;
-
-/// Whether number b at place j beats number a at place i: NaN never does, the lowest place does among equals.
-template <typename A>
-__device__ __forceinline__ bool beats(A b, std::int32_t j, A a, std::int32_t i) {
-  if (b > a || (a != a && b == b)) return true;
-  const bool equal = a == b || (a != a && b != b);
-  return equal && j < i;
-}
-
-/// The best of a warp's candidates, in every lane.
-template <typename A>
-__device__ __forceinline__ void best_of_warp(A& best, std::int32_t& at) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    const A value = __shfl_xor_sync(whole_warp, best, offset);
-    const std::int32_t place = __shfl_xor_sync(whole_warp, at, offset);
-    if (beats(value, place, best, at)) {
-      best = value;
-      at = place;
-    }
-  }
-}
-
-/// A block a row.
-template <typename A, int N>
-__global__ void __launch_bounds__(argmax_threads)
-    argmax_block(std::int32_t width, Index stride, const A* logits, std::int32_t* ids) {
-  __shared__ A values[argmax_threads / 32];
-  __shared__ std::int32_t places[argmax_threads / 32];
-  const A* const row = logits + blockIdx.x * stride;  // [width]
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
-  A best = row[0];
-  std::int32_t at = 0;
-#pragma unroll 4
-  for (std::int32_t c = thread * N; c < width; c += argmax_threads * N) {
-    const Pack<A, N> x = *reinterpret_cast<const Pack<A, N>*>(row + c);
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      if (beats(x.value[i], c + i, best, at)) {
-        best = x.value[i];
-        at = c + i;
-      }
-    }
-  }
-  best_of_warp(best, at);
-  if (lane == 0) {
-    values[thread / 32] = best;
-    places[thread / 32] = at;
-  }
-  __syncthreads();
-  if (thread >= 32) return;
-  best = values[lane];
-  at = places[lane];
-  best_of_warp(best, at);
-  if (lane == 0) ids[blockIdx.x] = at;
-}
 
 /// The best of the outputs of a block of stream_product(), which are not stored: those of a whole warp's
 /// tiles, a row a thread.   best, at: [rows, blocks]
@@ -140,21 +83,6 @@ static __global__ void __launch_bounds__(stream_threads)
 
 }  // namespace cuda
 
-/// ids[r] = the place of the largest of logits [rows, width], the lowest among equals. NaN never wins.
-template <typename A>
-void argmax_rows(const Cuda& device, Rows rows, const A* logits, std::int32_t* ids) {
-  const auto run = [&](auto n) {
-    cuda::launch(device, "argmax", cuda::argmax_block<A, n()>, dim3(static_cast<unsigned>(rows.count)),
-                 dim3(cuda::argmax_threads), 0, static_cast<std::int32_t>(rows.width), rows.stride, logits,
-                 ids);
-  };
-  if (cuda::can_be_wide<A>(rows.width, rows.stride, logits)) {
-    run(std::integral_constant<int, cuda::wide<A>>{});
-  } else {
-    run(std::integral_constant<int, 1>{});
-  }
-}
-
 /// argmax_rows() of x w^T for at most fused_rows rows, in two launches that leave no logits behind. The same
 /// bits as linear_forward().   x: [rows, in], in a multiple of 8   w: [out, in]   ids: [rows]
 template <typename T>
@@ -164,16 +92,11 @@ void decode_tokens(const Cuda& device, Rows rows, const T* x, Index out, const T
   const Index blocks = ceil_div(out, stream_outputs * stream_warps);
   const Workspace<float> best(device, rows.count * blocks);
   const Workspace<std::int32_t> at(device, rows.count * blocks);
-  const auto run = [&](auto tiles) {
+  with_fused_tiles(rows.count, [&](auto tiles) {
     launch_early(device, "decode_tokens", stream_argmax<tiles()>, dim3(static_cast<unsigned>(blocks)),
                  dim3(stream_threads), 0, static_cast<int>(rows.count), static_cast<int>(rows.width),
                  rows.stride, x, out, w, best.data(), at.data());
-  };
-  if (rows.count <= 8) {
-    run(std::integral_constant<int, 0>{});
-  } else {
-    run(std::integral_constant<int, 1>{});
-  }
+  });
   launch_early(device, "decode_tokens", best_candidate, dim3(static_cast<unsigned>(rows.count)),
                dim3(stream_threads), 0, static_cast<int>(blocks), static_cast<const float*>(best.data()),
                static_cast<const std::int32_t*>(at.data()), ids);

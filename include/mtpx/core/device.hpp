@@ -1,0 +1,81 @@
+#pragma once
+// What a device is. A device is a handle: copying it shares what it stands for. Beside what is written here
+// it brings the kernels of kernels/list.hpp, found by its type.
+
+#include <mtpx/core/pool.hpp>
+#include <mtpx/core/recorded.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstring>
+
+namespace mtpx {
+
+/// Where a device's memory is.
+enum class Memory {
+  host,  ///< the host reads and writes it through plain pointers; work is done when a call returns
+  own,   ///< only the device does, and calls return before their work is done
+  none   ///< there is none: shapes without content, no kernels
+};
+
+/// `D::memory` says it.
+template <typename D>
+concept HostMemory = D::memory == Memory::host;
+template <typename D>
+concept NoMemory = D::memory == Memory::none;
+
+/// A handle with its memory, its transfers and a guard:
+///
+///   D(D::Empty{})                a handle to nothing, for undefined tensors
+///   D::memory                    which memory it has
+///   device.pool()                where its tensors come from
+///   D::Current current(device);  until the end of the scope the device is the one that this thread's calls
+///   to
+///                                its driver go to; then whichever was before. A kernel or a transfer does it
+///                                by itself; a caller who makes many calls saves their switching
+///   copy_to_device(device, to, from, bytes), set_zero(device, to, bytes); with memory also
+///   copy_to_host, copy_on_device: raw bytes, in the order of the device's work. copy_to_host waits for it;
+///                                `from` of copy_to_device may change when the call returns
+///   Recorded<D>                  work that is the same every time (core/recorded.hpp)
+template <typename D>
+concept IsDevice = std::copyable<D> && std::same_as<decltype(D::memory), const Memory> &&
+    requires(const D& device, void* to, const void* from, std::size_t bytes, Recorded<D>& recorded,
+             void (*work)()) {
+  D(typename D::Empty{});
+  { device.pool() } -> std::same_as<Pool&>;
+  typename D::Current;
+  requires std::constructible_from<typename D::Current, const D&>;
+  copy_to_device(device, to, from, bytes);
+  set_zero(device, to, bytes);
+  recorded(device, work);
+  recorded.forget();
+} &&(NoMemory<D> || requires(const D& device, void* to, const void* from, std::size_t bytes) {
+  copy_to_host(device, to, from, bytes);
+  copy_on_device(device, to, from, bytes);
+});
+
+// The transfers of every device with host memory.
+template <HostMemory D>
+void copy_to_device(const D&, void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+template <HostMemory D>
+void copy_to_host(const D&, void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+template <HostMemory D>
+void copy_on_device(const D&, void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+template <HostMemory D>
+void set_zero(const D&, void* to, std::size_t bytes) {
+  if (bytes > 0) std::memset(to, 0, bytes);
+}
+
+/// The guard of a device that needs none.
+struct AlwaysCurrent {
+  template <typename D>
+  explicit AlwaysCurrent(const D&) {}
+};
+
+}  // namespace mtpx

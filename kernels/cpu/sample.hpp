@@ -1,0 +1,33 @@
+#pragma once
+
+#include "core/parallel.hpp"
+
+#include "../sampling.hpp"
+#include "../shapes.hpp"
+
+namespace mtpx {
+
+/// ids[r] = the place of the largest of logits [rows, width], the lowest among equals. NaN never wins.
+template <typename A>
+void argmax_rows(const Cpu&, Rows rows, const A* logits, std::int32_t* ids) {
+  for (Index r = 0; r < rows.count; ++r)
+    ids[r] = argmax(std::span<const A>(logits + r * rows.stride, static_cast<std::size_t>(rows.width)));
+}
+
+/// ids[r] = a token drawn from distribution() of row r: that at which the cumulated probabilities pass u[r]
+/// in [0, 1). The distributions can be kept.   logits: [rows, width]   u, ids: [rows]
+template <typename A>
+void draw_rows(const Cpu& cpu, Rows rows, const A* logits, const SamplingOptions& options, const double* u,
+               std::int32_t* ids, const Kept& kept) {
+  const auto width = static_cast<std::size_t>(rows.width);
+  cpu::parallel_for(cpu, rows.count, [&](Index r) {
+    thread_local std::vector<std::int32_t> order;  // kept, so that decoding allocates nothing
+    double* const to =
+        kept.table != nullptr ? kept.table + kept.rows[r] * rows.width : cpu::scratch<double>(rows.width, 2);
+    const std::span<double> p(to, width);
+    distribution(std::span<const A>(logits + r * rows.stride, width), options, p, order);
+    ids[r] = sample(p, u[r]);
+  });
+}
+
+}  // namespace mtpx
