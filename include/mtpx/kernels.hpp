@@ -20,6 +20,7 @@
 #include "../../kernels/cpu/rms_norm.hpp"
 #include "../../kernels/cpu/rope.hpp"
 #include "../../kernels/cpu/router.hpp"
+#include "../../kernels/cpu/state_cache.hpp"
 #include "../../kernels/cpu/swiglu.hpp"
 #ifdef MTPX_COMPILED
 #include "../../kernels/cpu/build/instances.hpp"

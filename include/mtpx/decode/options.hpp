@@ -1,8 +1,8 @@
 #pragma once
 // What a caller asks of decoding, and what it is told afterwards.
 
-#include <mtpx/kernels.hpp>
 #include <mtpx/model/config.hpp>
+#include <mtpx/ops/next_token.hpp>
 
 #include <cstdint>
 #include <vector>
@@ -45,7 +45,7 @@ struct GenerateOptions {
     check(draft >= automatic, "draft", draft, "must be -1 (automatic), 0 (plain) or positive");
     check(draft <= 0 || modules > 0, "draft", draft,
           "this model has no MTP module (num_nextn_predict_layers = 0)");
-    check(draft <= modules || config.sequential(), "draft", draft,
+    check(draft <= modules || config.design().chains, "draft", draft,
           cat("this model's ", modules,
               " heads draft a token each: heads that do not read each other cannot "
               "run again on their own output"));

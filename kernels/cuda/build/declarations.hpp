@@ -153,6 +153,12 @@ void latent_attention(const Cuda&, LatentShape s, const std::int32_t* sequences,
 template <typename T>
 void expand_value(const Cuda&, AttentionShape s, Index latent, Index rows, const acc_t<T>* attended,
                   const T* w, T* o);
+template <typename T>
+void store_rows(const Cuda&, StateShape s, const std::int32_t* sequences, const std::int32_t* positions,
+                const T* x, T* cache);
+template <typename T>
+void gather_rows(const Cuda&, StateShape s, const std::int32_t* sequences, const std::int32_t* positions,
+                 const T* cache, T* y);
 template <typename A>
 void argmax_rows(const Cuda&, Rows rows, const A* logits, std::int32_t* ids);
 template <typename A>

@@ -16,5 +16,6 @@
 #include "../rope.cuh"
 #include "../router.cuh"
 #include "../sample.cuh"
+#include "../state_cache.cuh"
 #include "../swiglu.cuh"
 #include "../verify.cuh"

@@ -52,7 +52,9 @@ namespace mtpx {
                               const T*, T*);                                                                 \
   template void latent_attention(const Cuda&, LatentShape, const std::int32_t*, const std::int32_t*,         \
                                  const acc_t<T>*, const T*, acc_t<T>, acc_t<T>*);                            \
-  template void expand_value(const Cuda&, AttentionShape, Index, Index, const acc_t<T>*, const T*, T*);
+  template void expand_value(const Cuda&, AttentionShape, Index, Index, const acc_t<T>*, const T*, T*);      \
+  template void store_rows(const Cuda&, StateShape, const std::int32_t*, const std::int32_t*, const T*, T*); \
+  template void gather_rows(const Cuda&, StateShape, const std::int32_t*, const std::int32_t*, const T*, T*);
 
 // What is in the accumulation type A whatever the activations are.
 #define MTPX_CUDA_SUMS(A)                                                                                    \
