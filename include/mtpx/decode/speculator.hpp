@@ -38,7 +38,8 @@ class Speculator {
       : model_(model),
         options_(options),
         most_drafts_(options.draft != GenerateOptions::automatic ? options.draft : longest_useful(model)),
-        modules_((options.validate(model.config), std::min(most_drafts_, modules_of(model)))),
+        modules_(
+            (options.validate(modules_of(model), model.design), std::min(most_drafts_, modules_of(model)))),
         passes_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_,
                 std::max(chunk + slots, slots * (most_drafts_ + 1)), slots * (most_drafts_ + 1),
                 slots * (2 * most_drafts_ + 1), options.sampling),

@@ -26,21 +26,28 @@ struct Transformer {
   std::vector<Block<T, D>> layers;
   RmsNorm<T, D> norm;
   Linear<T, D> lm_head;              ///< [vocab, hidden], shared by all depths
-  std::vector<MtpModule<T, D>> mtp;  ///< [config.num_mtp_modules()]
+  std::vector<MtpModule<T, D>> mtp;  ///< one for each depth, or one for all
   RopeTable<acc_t<T>, D> rope_table;
   bool activation_checkpointing = false;  ///< keep block inputs only and run blocks again in backward
   /// Depths train their own weights only: neither trunk nor embedding, norm and output head hear of them.
   bool detach_depths = false;
 
   /// Undefined weights; see initialize() and io/model_folder.hpp. Throws ConfigError listing all violations.
-  Transformer(const D& device, const Config& c) : config(c), design(c.design()) {
+  Transformer(const D& device, const Config& c) : Transformer(device, c, c.design()) {}
+
+  /// The same with depths of a design that the configuration cannot name.
+  Transformer(const D& device, const Config& c, const MtpDesign& facts) : config(c), design(facts) {
     c.validate();
+    if (design.own_layers < 0 || design.own_layers > c.num_hidden_layers) {
+      throw ConfigError(cat("[model] own_layers = ", design.own_layers, ", num_hidden_layers = ",
+                            c.num_hidden_layers, ": the next-token head has no more layers than there are"));
+    }
     embed_tokens = Parameter<T, D>(device, {c.vocab_size, c.hidden_size});
     for (Index layer = 0; layer < c.num_hidden_layers; ++layer)
       layers.emplace_back(device, block_options(layer));
     norm = RmsNorm<T, D>(device, c.hidden_size, c.rms_norm_eps);
     lm_head = Linear<T, D>(device, c.hidden_size, c.vocab_size);
-    for (Index k = 0; k < c.num_mtp_modules(); ++k)
+    for (Index k = 0; k < design.modules(c.num_nextn_predict_layers); ++k)
       mtp.emplace_back(device, block_options(c.num_hidden_layers + k), design, c.mtp_concat, c.mtp_hidden);
     for (Index layer = 0; layer < c.num_layers(); ++layer) names_.push_back(cat("model.layers.", layer));
     rope_table = make_rope_table<acc_t<T>>(device, c.max_position_embeddings, c.qk_rope_head_dim,

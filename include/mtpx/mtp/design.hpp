@@ -29,8 +29,8 @@ enum class LossReduction { mean, sum };
 
 /// A design of multi-token prediction. Depth k (from 1) turns a state and, by design, the embedding of the
 /// token k ahead into the state from which the shared output head predicts t_{i+k+1}. The facts are
-/// independent of each other: any combination trains and drafts. A new design is a value of MtpHeads, its
-/// facts in design_of(), and its name in io/config_json.hpp.
+/// independent of each other: any combination trains and drafts, see Transformer's constructor. For a design
+/// with a name, add a value of MtpHeads, its facts in design_of(), and the name in io/config_json.hpp.
 struct MtpDesign {
   bool chains = true;  ///< depth k reads what depth k - 1 carries; otherwise all read one state of the trunk,
                        ///< none needs another, and none can run again on its own output
