@@ -35,7 +35,7 @@ struct Transformer {
   /// Undefined weights; see initialize() and io/model_folder.hpp. Throws ConfigError listing all violations.
   Transformer(const D& device, const Config& c) : Transformer(device, c, c.design()) {}
 
-  /// The same with depths of a design that the configuration cannot name.
+  /// The same with depths of a design that the configuration cannot name, and no model folder can hold.
   Transformer(const D& device, const Config& c, const MtpDesign& facts) : config(c), design(facts) {
     c.validate();
     if (design.own_layers < 0 || design.own_layers > c.num_hidden_layers) {
