@@ -72,7 +72,11 @@
          (const D&, LatentShape s, const std::int32_t* sequences, const std::int32_t* positions,             \
           const acc_t<T>* q, const T* cache, acc_t<T> scale, acc_t<T>* out))                                 \
   KERNEL(expand_value,                                                                                       \
-         (const D&, AttentionShape s, Index latent, Index rows, const acc_t<T>* attended, const T* w, T* o))
+         (const D&, AttentionShape s, Index latent, Index rows, const acc_t<T>* attended, const T* w, T* o)) \
+  KERNEL(store_rows, (const D&, StateShape s, const std::int32_t* sequences, const std::int32_t* positions,  \
+                      const T* x, T* cache))                                                                 \
+  KERNEL(gather_rows, (const D&, StateShape s, const std::int32_t* sequences, const std::int32_t* positions, \
+                       const T* cache, T* y))
 
 /// What is in the accumulation type A whatever the activations are.
 #define MTPX_KERNELS_OF_SUMS(KERNEL, D, A)                                                                   \

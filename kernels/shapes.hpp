@@ -49,6 +49,13 @@ struct LatentShape {
   Index capacity = 0;
 };
 
+/// `rows` states of `width` numbers beside a cache [sequences, capacity, width].
+struct StateShape {
+  Index rows = 0;
+  Index width = 0;
+  Index capacity = 0;
+};
+
 /// The loss goes through the vocabulary in chunks of so many columns, and its mean is a sum as a GPU's block
 /// of so many threads adds it.
 inline constexpr Index loss_vocab = 4096;

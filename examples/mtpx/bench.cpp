@@ -41,6 +41,7 @@ double operations(const mtpx::Config& c, mtpx::Index batch, mtpx::Index seq) {
   double attention = d * f(c.kv_lora_rank + c.qk_rope_head_dim) +
                      f(c.kv_lora_rank) * heads * (f(c.qk_nope_head_dim) + v) + heads * v * d;
   attention += c.q_lora_rank > 0 ? d * f(c.q_lora_rank) + f(c.q_lora_rank) * heads * qk : d * heads * qk;
+  const mtpx::MtpDesign design = c.design();
   double total = 0;
   for (mtpx::Index layer = 0; layer < c.num_layers(); ++layer) {
     const mtpx::Index k = std::max<mtpx::Index>(0, layer - c.num_hidden_layers + 1);
@@ -49,11 +50,12 @@ double operations(const mtpx::Config& c, mtpx::Index batch, mtpx::Index seq) {
                            ? d * f(c.n_routed_experts) + 3 * d * f(c.moe_intermediate_size) *
                                                              f(c.num_experts_per_tok + c.n_shared_experts)
                            : 3 * d * f(c.intermediate_size);
-    if (k > 0 && c.mtpx_heads == mtpx::MtpHeads::linear) {
+    if (k > 0 && design.reads_token) total += 6 * rows * 2 * d * d;
+    if (k > 0 && !design.attends) {
       total += 6 * rows * d * d;
       continue;
     }
-    total += 6 * rows * (attention + ffn + (k > 0 && c.sequential() ? 2 * d * d : 0.0));
+    total += 6 * rows * (attention + ffn);
     total += rows * f(seq - k) * heads *
              (3 * qk + 2 * v + qk + v);  // half of 2 * 2 by causality: (2 + 5) products
   }
@@ -104,7 +106,7 @@ void run(const Options& o, const D& device) {
   mtpx::Transformer<T, D> model(device, config);
   mtpx::initialize(model, 0);
   const auto batches = random_batches(device, o, config.vocab_size);
-  const mtpx::StepOptions options{.loss = mtpx::published_weights(config)};
+  const mtpx::StepOptions options{.loss = mtpx::published_weights(config.design())};
   const mtpx::Tensor<std::int32_t, D> input(device, batches[0].shape());
   mtpx::TrainStep<T, D> train(model, {{input, {}, false}}, options);
   const auto step = [&](mtpx::Index i) {

@@ -192,8 +192,8 @@ void run(const DecodeBench& o, const D& device) {
   const std::vector<Tokens> prompts = make_prompts(o, c);
   std::vector<Index> ks{0};
   if (c.num_nextn_predict_layers > 0) {
-    // Parallel heads draft a token each; modules can run again.
-    const Index most = c.sequential() ? most_drafts : std::min(most_drafts, c.num_nextn_predict_layers);
+    // Depths that chain can run again; others draft a token each.
+    const Index most = model.design.chains ? most_drafts : std::min(most_drafts, c.num_nextn_predict_layers);
     for (Index k = 1; k <= most; ++k) ks.push_back(k);
     if (o.rules.same_text()) ks.push_back(mtpx::GenerateOptions::automatic);
   }

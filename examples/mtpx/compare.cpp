@@ -70,7 +70,7 @@ Design make_design(const std::string& name, mtpx::Config config, Index depth) {
   for (const auto& [known, heads] : mtpx::detail::mtpx_heads_names()) {
     if (name == known) config.mtpx_heads = heads;
   }
-  Design design{name, what, config, mtpx::published_weights(config), name == "detached"};
+  Design design{name, what, config, mtpx::published_weights(config.design()), name == "detached"};
   if (name == "decay") {
     design.loss.depth_weights = mtpx::exponential_weights(depth, 0.5);
     double sum = 0;

@@ -129,7 +129,7 @@ void run(Options o, const D& device) {
   const auto loaded = o.model.load<T>(device);
   const mtpx::Config& config = loaded.model.config;
   require_bytes(config);
-  o.generate.validate(config);
+  o.generate.validate(config.num_nextn_predict_layers, config.design());
   const std::vector<std::string> prompts = read_prompts(o, config);
   if (config.eos_token_id >= 0) o.generate.stop.push_back(static_cast<std::int32_t>(config.eos_token_id));
 

@@ -165,7 +165,7 @@ mtpx::Json report(mtpx::Evaluation e, const mtpx::Config& config, const mtpx::Mt
 template <typename T, typename D>
 void run(const Options& o, const D& device) {
   const auto model = o.model.load<T>(device).model;
-  mtpx::MtpLossOptions weights = mtpx::published_weights(model.config);
+  mtpx::MtpLossOptions weights = mtpx::published_weights(model.design);
   if (o.lambda >= 0) weights.lambda = o.lambda;
   mtpx::Evaluation evaluation;
   if (!o.tokens.empty()) {

@@ -173,14 +173,13 @@ void report_evaluation(Progress& progress, Metrics& metrics, const mtpx::Transfo
 
 /// The weights that the design was published with, where none are asked for.
 void set_weights(Options& o, const mtpx::Config& config) {
-  const mtpx::MtpLossOptions published = mtpx::published_weights(config);
+  const mtpx::MtpDesign design = config.design();
+  const mtpx::MtpLossOptions published = mtpx::published_weights(design);
   o.train.reduction = o.reduction == "sum"    ? mtpx::LossReduction::sum
                       : o.reduction == "mean" ? mtpx::LossReduction::mean
                                               : published.reduction;
   o.train.lambda.early = o.lambda < 0 ? published.lambda : o.lambda;
-  o.train.lambda.late = o.lambda_late >= 0    ? o.lambda_late
-                        : config.sequential() ? o.train.lambda.early / 3
-                                              : o.train.lambda.early;
+  o.train.lambda.late = o.lambda_late >= 0 ? o.lambda_late : o.train.lambda.early / design.late_divisor;
 }
 
 template <typename T, typename D>

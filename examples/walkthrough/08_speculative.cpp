@@ -4,7 +4,7 @@
 #include "claim.hpp"
 
 #include <mtpx/decode/generate.hpp>
-#include <mtpx/mtp/loss.hpp>
+#include <mtpx/model/loss.hpp>
 #include <mtpx/train/adamw.hpp>
 
 #include <iostream>

@@ -21,6 +21,7 @@
 #include "../../kernels/cpu/rope.hpp"
 #include "../../kernels/cpu/router.hpp"
 #include "../../kernels/cpu/sample.hpp"
+#include "../../kernels/cpu/state_cache.hpp"
 #include "../../kernels/cpu/swiglu.hpp"
 #include "../../kernels/cpu/verify.hpp"
 #ifdef MTPX_COMPILED

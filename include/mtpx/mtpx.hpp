@@ -6,10 +6,10 @@
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/decode/generate.hpp>
+#include <mtpx/model/backward.hpp>
+#include <mtpx/model/loss.hpp>
 #include <mtpx/model/transformer.hpp>
 #include <mtpx/model/with_depths.hpp>
-#include <mtpx/mtp/backward.hpp>
-#include <mtpx/mtp/loss.hpp>
 #include <mtpx/train/adamw.hpp>
 #include <mtpx/train/batches.hpp>
 #include <mtpx/train/corpus.hpp>

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# The floors of docs/architecture.md: an include points down or stays on its floor, never up.
+# The floors of docs/architecture.md: an include points down or stays on its floor, never up. And modules, models
+# and decoding are made of ops: they call no kernel.
 # Usage: check_floors.sh REPOSITORY
 set -euo pipefail
 cd "$1"
+status=0
 
 find include kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' \) -exec awk '
   # Floor of a file, named from include/ ("mtpx/core/shape.hpp") or from the repository ("kernels/...").
@@ -12,9 +14,10 @@ find include kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' 
     if (name ~ /^mtpx\/autograd\//) return 2
     if (name ~ /^mtpx\/ops\//) return 3
     if (name ~ /^mtpx\/nn\//) return 4
-    if (name ~ /^mtpx\/(mtp|model)\//) return 5
-    if (name ~ /^mtpx\/(train|decode|io)\//) return 6
-    if (name == "mtpx/mtpx.hpp") return 7
+    if (name ~ /^mtpx\/mtp\//) return 5
+    if (name ~ /^mtpx\/model\//) return 6
+    if (name ~ /^mtpx\/(train|decode|io)\//) return 7
+    if (name == "mtpx/mtpx.hpp") return 8
     return -1
   }
   function complain(rule) {
@@ -37,7 +40,8 @@ find include kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' 
     if (name ~ /^mtpx\//) {
       if (floor_of(name) < 0) complain("include of a folder without a floor")
       if (floor_of(name) > floor) complain("include points up")
-      if (file ~ /^mtpx\/nn\// && name == "mtpx/kernels.hpp") complain("nn is made of ops, never of kernels")
+      if (file ~ /^mtpx\/(nn|mtp|model|decode)\// && name == "mtpx/kernels.hpp")
+        complain("made of ops, never of kernels")
       if (name ~ /^mtpx\/io\// && file !~ /^mtpx\/io\//) complain("only io includes io")
     } else if (quoted) {
       # Kernels include their siblings; the one door from include/ to kernels/ is kernels.hpp.
@@ -53,4 +57,22 @@ find include kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' 
   }
 
   END { exit broken }
-' {} +
+' {} + || status=1
+
+# The kernels are what takes a device first. An op may have the name of a kernel; then the device tells them apart.
+kernels=$(sed -nE 's/^(inline )?void ([a-z_]+)\(const Cpu&.*/\2/p' kernels/cpu/*.hpp
+  sed -nE 's/^void (decode_[a-z_]+)\(const Cuda&.*/\1/p' kernels/cuda/decode/*.cuh)
+ops=$(sed -nE 's/^[A-Za-z].* ([a-z_]+)\(.*/\1/p' include/mtpx/ops/*.hpp)
+if (($(wc -w <<<"$kernels") < 40)); then
+  echo "the definitions of kernels have changed their form: check_floors.sh finds too few"
+  status=1
+fi
+for kernel in $(sort -u <<<"$kernels"); do
+  call="\\b$kernel(<[^()]*>)?\\("
+  if grep -qx "$kernel" <<<"$ops"; then call+='([A-Za-z_]+(\(\))?(\.|->))*(device_?(\(\))?|d|cpu|cuda)[,)]'; fi
+  if grep -rnE "^[^/]*$call" include/mtpx/{nn,mtp,model,decode}; then
+    echo "  ^ calls the kernel $kernel: modules, models and decoding are made of ops"
+    status=1
+  fi
+done
+exit "$status"

@@ -45,7 +45,7 @@ TEST_CASE("Meta: a model of 671 billion parameters is described at once, and its
   for_each_tensor(model, [&](const std::string&, const auto& tensor) { numbers += tensor.size(); });
   const Index biases = 59 * 256;  // of the routers, no parameters
   CHECK(numbers == c.parameter_count() + biases);
-  CHECK(numbers / 1'000'000'000 == 682);  // 671.03 and one MTP layer of 11.61 (SPEC 1.2)
+  CHECK(numbers / 1'000'000'000 == 682);  // 671.03 and one MTP layer of 11.61
   CHECK(meta.pool().bytes_in_use() >= static_cast<std::size_t>(2 * numbers));
 }
 

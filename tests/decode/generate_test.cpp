@@ -40,8 +40,7 @@ Tokens random_prompt(std::uint64_t stream, Index length, Index vocab) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("SPEC 11.13: greedy drafted text is byte-equal to plain greedy text", T, float, double,
-                   bf16) {
+TEST_CASE_TEMPLATE("greedy drafted text is byte-equal to plain greedy text", T, float, double, bf16) {
   Index accepted = 0, drafted = 0;
   for (const Index depth : {1, 2, 3}) {
     Config mixture = mixture_config(depth), dense = dense_config(depth), wide = mixture_config(depth);
@@ -268,8 +267,7 @@ Transformer<T, Cpu> trained_model() {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("SPEC 11.13: 200 prompts, any K, side by side or alone: the text of plain decoding", T,
-                   float, bf16) {
+TEST_CASE_TEMPLATE("200 prompts, any K, side by side or alone: the text of plain decoding", T, float, bf16) {
   Config c = mixture_config(2);
   c.vocab_size = 32;
   const auto random = random_model<T>(c, 77, 0.4);
@@ -369,7 +367,7 @@ TEST_CASE("generate_batch: prompts end one by one, and others take their places"
   CHECK(generate_batch(model, {}, 3, {}, [](std::size_t, std::int32_t) { return true; }).tokens == 0);
 }
 
-TEST_CASE("SPEC 11.14: rounds do not lean on each other: every place of a text has the model's chances") {
+TEST_CASE("rounds do not lean on each other: every place of a text has the model's chances") {
   // Whatever came before: the trunk says 0.6 and 0.4, its module 0.2 and 0.8.
   Config c = dense_config(1);
   c.vocab_size = 2;

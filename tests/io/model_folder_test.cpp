@@ -80,7 +80,7 @@ TEST_CASE("save_model, load_model: every design of heads, and the folder says wh
                        [&](const std::string&, auto& parameter) { numbers += parameter.value().size(); });
     CHECK(numbers == c.parameter_count());
     save_model(folder.root, model, Json::object(), false);  // the main model alone
-    CHECK(load_model<float>(device(), folder.root).model.heads.empty());
+    CHECK(load_model<float>(device(), folder.root).model.mtp.empty());
   }
 }
 

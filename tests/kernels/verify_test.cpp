@@ -263,7 +263,7 @@ Numbers language(std::uint64_t seed, std::size_t vocab) {
 
 }  // namespace
 
-TEST_CASE("SPEC 11.14: accepts: u < p / q strictly, and its corners") {
+TEST_CASE("accepts: u < p / q strictly, and its corners") {
   CHECK(accepts(0.3, 0.6, 0.0));
   CHECK(accepts(0.3, 0.6, 0.49));
   CHECK_FALSE(accepts(0.3, 0.6, 0.5));   // u = p / q
@@ -274,7 +274,7 @@ TEST_CASE("SPEC 11.14: accepts: u < p / q strictly, and its corners") {
   CHECK(accepts(1e-300, 1.0, 0.0));
 }
 
-TEST_CASE("SPEC 11.14: residual: max(0, r p - q), normalised; p where nothing is left") {
+TEST_CASE("residual: max(0, r p - q), normalised; p where nothing is left") {
   const Numbers p{0.5, 0.25, 0.25}, q{0.25, 0.5, 0.25};
   CHECK(residual_of(p, q) == Numbers{1, 0, 0});
   CHECK(residual_of(p, Numbers{0, 1, 0}) == Numbers{2 / 3.0, 0, 1 / 3.0});
@@ -369,7 +369,7 @@ TEST_CASE("verify_rounds: rounds side by side are each settled alone, chosen dra
   }
 }
 
-TEST_CASE("SPEC 11.14: the next three tokens, by exact enumeration of every rule, are the model's to 1e-12") {
+TEST_CASE("the next three tokens, by exact enumeration of every rule, are the model's to 1e-12") {
   for (const std::uint64_t seed : {1, 2, 3}) {
     const Numbers expected = language(seed, 3);
     double by_token = 0;
@@ -394,7 +394,7 @@ TEST_CASE("SPEC 11.14: the next three tokens, by exact enumeration of every rule
   }
 }
 
-TEST_CASE("SPEC 11.14: a million drawn tokens: chi-square, and acceptance as the formulas say") {
+TEST_CASE("a million drawn tokens: chi-square, and acceptance as the formulas say") {
   constexpr std::size_t vocab = 4;
   constexpr int runs = 333334;  // of three tokens
   for (const auto& [rule, drawn] :

@@ -2,7 +2,7 @@
 // The bounds are the project's: in float64 they are what the published router's float32 leaves.
 
 #include <mtpx/io/model_folder.hpp>
-#include <mtpx/mtp/loss.hpp>
+#include <mtpx/model/loss.hpp>
 #include <mtpx/ops/linear.hpp>
 
 #include "support/model.hpp"

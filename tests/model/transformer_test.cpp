@@ -107,8 +107,8 @@ TEST_CASE("Transformer: modules are mixtures or dense as their layer index says"
   c.first_k_dense_replace = 4;  // the trunk and the first module
   const Model model(device(), c);
   CHECK(model.layers[2].mlp.has_value());
-  CHECK(model.mtp[0].block.mlp.has_value());
-  CHECK(model.mtp[1].block.moe.has_value());
+  CHECK(model.mtp[0].block->mlp.has_value());
+  CHECK(model.mtp[1].block->moe.has_value());
 }
 
 TEST_CASE("Transformer: norms have the model's epsilon, latent norms their own, scores YaRN's scale") {
@@ -117,11 +117,11 @@ TEST_CASE("Transformer: norms have the model's epsilon, latent norms their own, 
   const Model model(device(), c);
   CHECK(model.norm.eps == 0.125);
   CHECK(model.layers[0].input_layernorm.eps == 0.125);
-  CHECK(model.mtp[0].enorm.eps == 0.125);
-  CHECK(model.mtp[0].norm.eps == 0.125);
+  CHECK(model.mtp[0].input->enorm.eps == 0.125);
+  CHECK(model.mtp[0].norm->eps == 0.125);
   CHECK(model.layers[0].self_attn.kv_a_layernorm.eps == 1e-6);
   CHECK(model.layers[0].self_attn.options.scale == attention_scale(7, c.rope_scaling));
-  CHECK(model.mtp[0].block.self_attn.options.scale == attention_scale(7, c.rope_scaling));
+  CHECK(model.mtp[0].block->self_attn.options.scale == attention_scale(7, c.rope_scaling));
 }
 
 TEST_CASE("initialize: numbers depend on the seed and the published name alone") {
@@ -225,7 +225,7 @@ TEST_CASE("Transformer: activation checkpointing gives the same bits and loads f
   for (auto& layer : model.layers) {
     if (layer.moe) layer.moe->options.balance_alpha = 0;
   }
-  for (auto& module : model.mtp) module.block.moe->options.balance_alpha = 0;
+  for (auto& module : model.mtp) module.block->moe->options.balance_alpha = 0;
   const auto [plain, plain_load, plain_peak] = run(false);
   const auto [again, again_load, again_peak] = run(true);
   check_bits(again.losses, plain.losses);

@@ -1,5 +1,5 @@
-// Built from hidden states made up here, so that nothing but the loss is tested. SPEC 11.1 and 11.2, in
-// tests/model/spec_test.cpp, hold it against a whole model.
+// Built from hidden states made up here, so that nothing but the loss is tested. tests/model/depths_test.cpp
+// holds it against a whole model.
 
 #include "support/model.hpp"
 #include "support/naive.hpp"

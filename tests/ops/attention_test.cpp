@@ -115,7 +115,7 @@ TEST_CASE("attention: a position beyond the row sees from its start") {
   card.check_same_bits(attention_card<double>(s, far).run(), card.run());
 }
 
-TEST_CASE("SPEC 11.16: packed documents equal separate ones") {
+TEST_CASE("packed documents equal separate ones") {
   const AttentionShape both{1, 80, 2, 3, 2, 4};
   const AttentionShape alone{1, 40, 2, 3, 2, 4};
   const auto packed = attention_card<double>(both, documents(both, 40));

@@ -74,7 +74,7 @@ struct Sequences {
 
 }  // namespace
 
-TEST_CASE("SPEC 11.7: absorbed attention equals the expanded one") {
+TEST_CASE("absorbed attention equals the expanded one") {
   for (const AttentionShape& s : {AttentionShape{1, 1, 1, 1, 2, 1}, AttentionShape{2, 5, 1, 3, 2, 4},
                                   AttentionShape{2, 130, 3, 4, 2, 7}}) {
     const Sequences<double> sequences{s};

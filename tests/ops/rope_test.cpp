@@ -90,7 +90,7 @@ TEST_CASE("rope: position 0 changes nothing") {
   check_bits(card.run().value, card.numbers<0>());
 }
 
-TEST_CASE("SPEC 11.5: rope scores depend on the distance alone") {
+TEST_CASE("rope scores depend on the distance alone") {
   const Numbers q = host(random_tensor<double>({8}, 1));
   const Numbers k = host(random_tensor<double>({8}, 2));
   const double at_seven = score(q, k, 12, 5);
@@ -101,7 +101,7 @@ TEST_CASE("SPEC 11.5: rope scores depend on the distance alone") {
   CHECK(std::abs(score(q, k, 5, 12) - at_seven) > 1e-3);  // the sign of the distance counts
 }
 
-TEST_CASE("SPEC 11.5: interleaved and half-rotated scores are equal") {
+TEST_CASE("interleaved and half-rotated scores are equal") {
   // The other convention pairs x_j with x_j+rope/2 after moving x_2j to j and x_2j+1 to j + rope/2.
   const Numbers q = host(random_tensor<double>({8}, 1));
   const Numbers k = host(random_tensor<double>({8}, 2));

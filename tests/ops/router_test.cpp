@@ -79,7 +79,7 @@ TEST_CASE("sigmoid: the card") {
   check_close(huge.run().grads[0], {0, 0}, 1e-12);
 }
 
-TEST_CASE("SPEC 11.8: router brute force with a negative bias") {
+TEST_CASE("router brute force with a negative bias") {
   const Numbers scores = host(spread_scores<double>({200, 12}, 1));
   for (const double shift : {0.0, -3.0}) {
     const Numbers bias = host(random_tensor<double>({12}, 2, 0.5, shift));
@@ -97,14 +97,14 @@ TEST_CASE("SPEC 11.8: router brute force with a negative bias") {
   }
 }
 
-TEST_CASE("SPEC 11.8: a kept negative beats a masked group") {
+TEST_CASE("a kept negative beats a masked group") {
   // Experts 0, 1 are kept (their sum is larger) though both are below 0: a mask of 0.0 would choose 2 or 3.
   const Chosen got = choose({0.3, 0.4, 0.1, 0.2}, {-1, -1, -2, -2}, {4, 2, 2, 1, false});
   CHECK(got.ids == naive::Ints{1, 0});
   CHECK(got.weights == Numbers{0.4, 0.3});  // of the unbiased scores
 }
 
-TEST_CASE("SPEC 11.8: a group is worth the sum of its two largest") {
+TEST_CASE("a group is worth the sum of its two largest") {
   // Largest single: group 0 (0.9); sum of all: group 2 (0.5 * 3); sum of two: group 1 (1.2).
   const Numbers scores = {0.9, 0.1, 0.1, 0.6, 0.6, 0.1, 0.5, 0.5, 0.5};
   CHECK(choose(scores, Numbers(9, 0), {9, 2, 3, 1}).ids == naive::Ints{3, 4});
@@ -205,7 +205,7 @@ TEST_CASE("balance_loss: the card") {
              balance_card(spread_scores<double>({3, 40, 16}, 1), 4, 0.25), float_bound);
 }
 
-TEST_CASE("SPEC 11.10: sum f P = 1 under perfect balance") {
+TEST_CASE("sum f P = 1 under perfect balance") {
   // Token t's scores are the same row, turned by t: every expert is chosen equally often.
   const Numbers row = {0.9, 0.3, 0.7, 0.2, 0.4};
   for (const Index top_k : {1, 2, 5}) {
@@ -232,7 +232,7 @@ TEST_CASE("balance_loss: errors") {
       ShapeError);
 }
 
-TEST_CASE("SPEC 11.9: the bias moves by the sign of what is missing, and sign(0) = 0") {
+TEST_CASE("the bias moves by the sign of what is missing, and sign(0) = 0") {
   const auto load = tensor<double>({4}, {10, 30, 20, 20});
   const auto bias = tensor<double>({4}, {0.5, 0.5, 0.5, -0.25});
   update_bias(device(), 4, 0.125, nullptr, load.data(), bias.data());

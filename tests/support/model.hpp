@@ -1,7 +1,7 @@
 #pragma once
 // Small models whose weights show every mistake, and what most tests of whole models begin with.
 
-#include <mtpx/mtp/loss.hpp>
+#include <mtpx/model/loss.hpp>
 
 #include "support/card.hpp"
 

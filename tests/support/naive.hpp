@@ -179,7 +179,7 @@ inline Ints by_value(const Numbers& values) {
   return order;
 }
 
-/// The router's order of work (SPEC section 3), with real -inf in the masked groups.
+/// The router's order of work (DeepSeek-V3 Eq. 13-16), with real -inf in the masked groups.
 struct Route {
   Ints ids;
   Numbers weights;

@@ -206,7 +206,7 @@ TEST_CASE("Trainer: steps queued behind one that is not finite change nothing; t
   Model model = random_model(c, 1), untouched = random_model(c, 1);
   Trainer<double, Device> trainer(model, o, data), reference(untouched, o, data);
   for (int i = 0; i < 3; ++i) trainer.advance();
-  const auto matrix = model.mtp[1].block.self_attn.o_proj.weight.value();
+  const auto matrix = model.mtp[1].block->self_attn.o_proj.weight.value();
   const Numbers before = matrix.to_host();
   Numbers numbers = before;
   numbers[0] = std::numeric_limits<double>::infinity();
@@ -406,7 +406,7 @@ TEST_CASE("evaluate: leaves loads and gradients alone; nothing to validate on is
   Model model = random_model(byte_config(2), 1);
   evaluate(model, ValidationWindows(text(30, 9), {4, 12, 7, 2}));
   CHECK(host(model.layers[1].moe->load) == Numbers(6, 0.0));
-  CHECK(host(model.mtp[0].block.moe->load) == Numbers(6, 0.0));
+  CHECK(host(model.mtp[0].block->moe->load) == Numbers(6, 0.0));
   for (const auto& entry : gradients(model)) CHECK_MESSAGE(entry.second.empty(), entry.first);
   const Evaluation none = evaluate(model, ValidationWindows(text(1, 5), {4, 12, 7, 2}));
   CHECK(none.empty());

@@ -1,7 +1,7 @@
 // What a GPU does when its memory ends, and that it gets all of it back. Not among the suites "twins: ..",
 // which a memory checker runs: it would report every allocation that fails.
 
-#include <mtpx/mtp/backward.hpp>
+#include <mtpx/model/backward.hpp>
 
 #include "support/model.hpp"
 

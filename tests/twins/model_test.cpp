@@ -1,6 +1,6 @@
 // The whole model on both devices, training on both, and steps that a GPU has recorded.
 
-#include <mtpx/mtp/backward.hpp>
+#include <mtpx/model/backward.hpp>
 #include <mtpx/train/trainer.hpp>
 
 #include "support/model.hpp"

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mtpx/model/transformer.hpp>
+#include <mtpx/ops/state_cache.hpp>
 
 namespace mtpx {
 
@@ -12,23 +13,23 @@ namespace mtpx {
 template <typename T, typename D>
 struct KvCache {
   std::vector<LatentCache<T, D>> trunk;    ///< [num_hidden_layers]
-  std::vector<LatentCache<T, D>> modules;  ///< [modules]; undefined for linear heads, which attend to nothing
-  /// states[k]: carried states of depth k (0: the trunk), which module k + 1 reads; [modules]. Parallel heads
-  /// all read states[0], the only one.
-  std::vector<LatentCache<T, D>> states;
+  std::vector<LatentCache<T, D>> modules;  ///< [modules]; undefined where depths do not attend
+  /// states[k]: carried states of depth k (0: the trunk), which module k + 1 reads; [modules]. Depths that do
+  /// not chain all read states[0], the only one.
+  std::vector<StateCache<T, D>> states;
   Index capacity = 0;  ///< positions per sequence
 
   KvCache(const Transformer<T, D>& model, Index sequences, Index positions, Index modules_wanted)
       : capacity(positions) {
     const Config& c = model.config;
-    const auto make = [&](Index width) {
-      return LatentCache<T, D>{Tensor<T, D>::zeros(model.device(), {sequences, positions, width})};
+    const auto entries = [&](Index width) {
+      return Tensor<T, D>::zeros(model.device(), {sequences, positions, width});
     };
-    const Index width = c.kv_lora_rank + c.qk_rope_head_dim;
-    for (std::size_t i = 0; i < model.layers.size(); ++i) trunk.push_back(make(width));
+    const Index latent = c.kv_lora_rank + c.qk_rope_head_dim;
+    for (std::size_t i = 0; i < model.layers.size(); ++i) trunk.push_back({entries(latent)});
     for (Index k = 0; k < modules_wanted; ++k) {
-      modules.push_back(c.mtpx_heads == MtpHeads::linear ? LatentCache<T, D>() : make(width));
-      if (k == 0 || c.sequential()) states.push_back(make(c.hidden_size));
+      modules.push_back({model.design.attends ? entries(latent) : Tensor<T, D>()});
+      if (k == 0 || model.design.chains) states.push_back({entries(c.hidden_size)});
     }
   }
 };
@@ -67,30 +68,6 @@ DecodeRows<D> decode_rows(const D& device, Index sequence, Index begin, Index co
   RowList list;
   for (Index p = begin; p < begin + count; ++p) list.add(0, sequence, p);
   return decode_rows(device, list, 0, count);
-}
-
-/// Writes rows [1, N, width] into their entries.
-template <typename T, typename D>
-void store_rows(const Tensor<T, D>& x, const DecodeRows<D>& rows, const LatentCache<T, D>& cache) {
-  append_latent(x.device(), LatentShape{rows.count(), 1, x.shape().width(), 0, cache.capacity()},
-                rows.sequences.data(), rows.positions.data(), x.data(), x.data(), cache.entries.data());
-}
-
-/// The entries of rows [begin, end) of a list, as [1, end - begin, width].
-template <typename T, typename D>
-Tensor<T, D> load_rows(const LatentCache<T, D>& cache, const RowList& list, Index begin, Index end,
-                       std::vector<std::int32_t>& places) {
-  places.clear();
-  for (Index i = begin; i < end; ++i) {
-    const auto row = static_cast<std::size_t>(i);
-    places.push_back(static_cast<std::int32_t>(list.sequences[row] * cache.capacity() + list.positions[row]));
-  }
-  const Shape all = cache.entries.shape();
-  const Tensor<T, D> table = cache.entries.reshape({all[0] * all[1], all[2]});
-  const auto ids = Tensor<std::int32_t, D>::from(table.device(), {1, end - begin}, places);
-  Tensor<T, D> x(table.device(), {1, end - begin, all[2]});
-  embedding_forward(table.device(), ids.rows(), ids.data(), table.rows(), table.data(), x.data());
-  return x;
 }
 
 }  // namespace mtpx

@@ -1,9 +1,10 @@
 #pragma once
 // What a caller asks of decoding, and what it is told afterwards.
 
-#include <mtpx/kernels.hpp>
-#include <mtpx/model/config.hpp>
+#include <mtpx/mtp/design.hpp>
+#include <mtpx/ops/next_token.hpp>
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -34,9 +35,8 @@ struct GenerateOptions {
     return verification == Verification::exact && (sampling.greedy() || draft_tokens == DraftTokens::chosen);
   }
 
-  /// Throws ConfigError naming the option and its value.
-  void validate(const Config& config) const {
-    const Index modules = config.num_nextn_predict_layers;
+  /// Throws ConfigError naming the option and its value.   modules: D
+  void validate(Index modules, const MtpDesign& design) const {
     const auto check = [](bool holds, const char* name, const auto& value, const auto& rule) {
       if (!holds) throw ConfigError(cat("[generate] ", name, " = ", value, ": ", rule));
     };
@@ -45,7 +45,7 @@ struct GenerateOptions {
     check(draft >= automatic, "draft", draft, "must be -1 (automatic), 0 (plain) or positive");
     check(draft <= 0 || modules > 0, "draft", draft,
           "this model has no MTP module (num_nextn_predict_layers = 0)");
-    check(draft <= modules || config.sequential(), "draft", draft,
+    check(draft <= modules || design.chains, "draft", draft,
           cat("this model's ", modules,
               " heads draft a token each: heads that do not read each other cannot "
               "run again on their own output"));

@@ -2,6 +2,7 @@
 
 #include <mtpx/core/recorded.hpp>
 #include <mtpx/decode/cache.hpp>
+#include <mtpx/ops/next_token.hpp>
 
 #include <compare>
 #include <map>
@@ -37,10 +38,10 @@ class Passes {
         cache_(model, slots, positions, modules),
         modules_(modules),
         most_kept_(most_kept),
-        inputs_(model.device(), {5 * most_rows}),
+        inputs_(model.device(), {4 * most_rows}),
         tokens_(model.device(), {most_answers}),
         randoms_(model.device(), {most_answers}),
-        newest_(modules > 0 && model.config.sequential()
+        newest_(modules > 0 && model.design.chains
                     ? Tensor<T, D>(model.device(), {most_answers, model.config.hidden_size})
                     : Tensor<T, D>()) {}
 
@@ -53,7 +54,7 @@ class Passes {
     const Index piece = count > 0 && end - begin == count ? most_alike_rows<T, D>() : end - begin;
     for (Index done = 0; begin < end;) {
       const Index n = std::min(piece, end - begin), asked = std::min(n, count);
-      upload(list, begin, begin + n, nullptr, part_of(draws, done, asked));
+      upload(list, begin, begin + n, part_of(draws, done, asked));
       run({0, false, n, 0, asked, answer}, [&] {
         const DecodeRows<D> rows = rows_of(n);
         const Hidden<T, D> h = model_.decode(tape_, input(0, n).reshape({1, n}), rows, cache_.trunk);
@@ -71,32 +72,25 @@ class Passes {
   void module(Index module, bool again, const RowList& list, Index begin, Index end, Answer answer,
               Index count, const Draws& draws = {}) {
     const auto depth = static_cast<std::size_t>(module - 1);
-    const bool chain = model_.config.sequential();
+    const bool chain = model_.design.chains;
     const Index width = model_.config.hidden_size, first_asked = end - count;
-    const LatentCache<T, D>& states = cache_.states[chain ? depth : 0];
+    const StateCache<T, D>& states = cache_.states[chain ? depth : 0];
     // Text depends on what drafts are drawn from; that may not depend on how many sequences are drafted for.
     const Index piece = answer == Answer::kept ? most_alike_rows<T, D>() : end - begin;
     for (Index done = 0; begin < end;) {
       const Index n = std::min(piece, end - begin), asked = std::clamp(begin + n - first_asked, Index{0}, n);
-      upload(list, begin, begin + n, &states, part_of(draws, done, asked));
+      upload(list, begin, begin + n, part_of(draws, done, asked));
       run({module, again, n, done, asked, answer}, [&] {
         const DecodeRows<D> rows = rows_of(n);
-        Tensor<T, D> from;
-        if (again) {
-          from = newest_.slice_front(done, done + n).reshape({1, n, width});
-        } else {
-          const Tensor<T, D> table = states.entries.reshape({states.entries.shape().rows(), width});
-          from = Tensor<T, D>(model_.device(), {1, n, width});
-          embedding_forward(model_.device(), Rows{1, n, n}, input(3, n).data(), table.rows(), table.data(),
-                            from.data());
-        }
+        const Tensor<T, D> from =
+            again ? newest_.slice_front(done, done + n).reshape({1, n, width}) : gather_rows(states, rows);
         const Hidden<T, D> out = model_.decode_mtp(tape_, module, tape_.constant(from),
                                                    input(0, n).reshape({1, n}), rows, cache_.modules[depth]);
         if (chain && module < modules_) store_rows(out.carried.value(), rows, cache_.states[depth + 1]);
         ask(out.normed.value(), answer, n, asked);
         if (chain && asked > 0) {
-          copy_rows(model_.device(), asked, width, out.carried.data() + (n - asked) * width, width,
-                    newest_.data() + done * width, width, false);
+          const Tensor<T, D> carried = out.carried.value().reshape({n, width});
+          copy_into(carried.slice_front(n - asked, n), newest_.slice_front(done, done + asked));
         }
       });
       fetch(answer, done, asked);
@@ -107,9 +101,7 @@ class Passes {
 
   /// Row `from` of what the last module run carried becomes row `to`.
   void move_newest(Index from, Index to) {
-    const Index width = model_.config.hidden_size;
-    copy_rows(model_.device(), 1, width, newest_.data() + from * width, width, newest_.data() + to * width,
-              width, false);
+    copy_into(newest_.slice_front(from, from + 1), newest_.slice_front(to, to + 1));
   }
 
   /// Settles rounds, one a sequence, by the distributions that were kept.
@@ -124,7 +116,7 @@ class Passes {
     copy_to_device(device, round_numbers_.data(), numbers.data(), numbers.size_bytes());
     const DraftRounds rounds{
         count, model_.config.vocab_size, most, round_integers_.data(), round_numbers_.data(), table_.data()};
-    verify_rounds(device, rule, rounds, verdicts_.data());
+    settle_rounds(rule, rounds, verdicts_);
     answered_verdicts_.resize(static_cast<std::size_t>(2 * count));
     copy_to_host(device, answered_verdicts_.data(), verdicts_.data(),
                  answered_verdicts_.size() * sizeof(std::int32_t));
@@ -155,25 +147,15 @@ class Passes {
     return {part(all.numbers), part(all.kept)};
   }
 
-  /// Input i of a pass of n rows: tokens, sequences, positions, places of states, and rows of the table.
+  /// Input i of a pass of n rows: tokens, sequences, positions, and rows of the table.
   Tensor<std::int32_t, D> input(Index i, Index n) const { return inputs_.slice_front(i * n, (i + 1) * n); }
   DecodeRows<D> rows_of(Index n) const { return {input(1, n), input(2, n)}; }
 
-  /// states: whose places the pass looks up, or null
-  void upload(const RowList& list, Index begin, Index end, const LatentCache<T, D>* states,
-              const Draws& draws) {
+  void upload(const RowList& list, Index begin, Index end, const Draws& draws) {
     staged_.clear();
     for (const auto* all : {&list.tokens, &list.sequences, &list.positions})
       staged_.insert(staged_.end(), all->begin() + begin, all->begin() + end);
-    if (states != nullptr) {
-      for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
-        staged_.push_back(
-            static_cast<std::int32_t>(list.sequences[i] * states->capacity() + list.positions[i]));
-    }
-    if (!draws.kept.empty()) {
-      staged_.resize(static_cast<std::size_t>(4 * (end - begin)));
-      staged_.insert(staged_.end(), draws.kept.begin(), draws.kept.end());
-    }
+    staged_.insert(staged_.end(), draws.kept.begin(), draws.kept.end());
     if constexpr (!HostMemory<D>) check_ids(end - begin);
     copy_to_device(model_.device(), inputs_.data(), staged_.data(), staged_.size() * sizeof(std::int32_t));
     copy_to_device(model_.device(), randoms_.data(), draws.numbers.data(), draws.numbers.size_bytes());
@@ -201,20 +183,11 @@ class Passes {
   /// The last `count` of n rows of x through the head.
   void ask(const Tensor<T, D>& x, Answer answer, Index n, Index count) {
     if (answer == Answer::nothing || count == 0) return;
-    const Index width = model_.config.hidden_size, vocab = model_.config.vocab_size;
-    const Tensor<T, D> read = x.reshape({x.shape().rows(), width}).slice_front(n - count, n);
-    if constexpr (fuses_decoding<T, D>) {
-      if (answer == Answer::tokens && width % 8 == 0 && count <= fused_rows) {
-        return decode_tokens(x.device(), read.rows(), read.data(), vocab, model_.lm_head.weight.data(),
-                             tokens_.data());
-      }
-    }
-    const Tensor<acc_t<T>, D> logits(x.device(), {count, vocab});
-    linear_forward(x.device(), read.rows(), read.data(), vocab, model_.lm_head.weight.data(), logits.data());
-    if (answer == Answer::tokens)
-      return argmax_rows(x.device(), logits.rows(), logits.data(), tokens_.data());
-    draw_rows(x.device(), logits.rows(), logits.data(), sampling_, randoms_.data(), tokens_.data(),
-              answer == Answer::kept ? Kept{table_.data(), input(4, n).data()} : Kept{});
+    const Tensor<T, D> read = x.reshape({n, model_.config.hidden_size}).slice_front(n - count, n);
+    const Weight<T, D>& head = model_.lm_head.weight;
+    if (answer == Answer::tokens) return choose_tokens(read, head, tokens_);
+    draw_tokens(read, head, sampling_, randoms_, tokens_,
+                answer == Answer::kept ? Kept{table_.data(), input(3, n).data()} : Kept{});
   }
 
   /// The answer about `count` rows becomes that about rows [done, done + count).
@@ -237,7 +210,7 @@ class Passes {
   const Index modules_;
   const Index most_kept_;
   // What recorded passes read and write: the same memory for all of them.
-  Tensor<std::int32_t, D> inputs_;  // [5 * most_rows]: arrays of a pass's rows, one after the other
+  Tensor<std::int32_t, D> inputs_;  // [4 * most_rows]: arrays of a pass's rows, one after the other
   Tensor<std::int32_t, D> tokens_;  // [most_answers]
   Tensor<double, D> randoms_;       // [most_answers]
   Tensor<double, D> table_;         // [most_kept, vocab], once distributions are kept

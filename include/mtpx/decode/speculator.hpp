@@ -38,7 +38,8 @@ class Speculator {
       : model_(model),
         options_(options),
         most_drafts_(options.draft != GenerateOptions::automatic ? options.draft : longest_useful(model)),
-        modules_((options.validate(model.config), std::min(most_drafts_, modules_of(model)))),
+        modules_(
+            (options.validate(modules_of(model), model.design), std::min(most_drafts_, modules_of(model)))),
         passes_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_,
                 std::max(chunk + slots, slots * (most_drafts_ + 1)), slots * (most_drafts_ + 1),
                 slots * (2 * most_drafts_ + 1), options.sampling),
@@ -68,9 +69,9 @@ class Speculator {
     s.seed = seed;
     s.round = 0;
     s.drafts.clear();
-    // Linear heads attend to nothing: there is never anything to read before the newest row.
-    const bool linear = model_.config.mtpx_heads == MtpHeads::linear;
-    s.ready.assign(s.ready.size(), linear ? std::numeric_limits<Index>::max() : 0);
+    // Without attention there is never anything to read before the newest row, but for a next depth.
+    const bool reads_back = model_.design.attends || model_.design.chains;
+    s.ready.assign(s.ready.size(), reads_back ? 0 : std::numeric_limits<Index>::max());
 
     rows_.clear();
     for (Index p = 0; p < known(s); ++p) rows_.add(prompt[static_cast<std::size_t>(p)], slot, p);
@@ -163,7 +164,7 @@ class Speculator {
   /// The most tokens that an automatic draft may have: more than there are modules, if they can run again.
   static Index longest_useful(const Transformer<T, D>& model) {
     const Index modules = modules_of(model);
-    return modules > 0 && model.config.sequential() ? std::max<Index>(4, modules) : modules;
+    return modules > 0 && model.design.chains ? std::max<Index>(4, modules) : modules;
   }
   Index longest() const { return model_.config.max_position_embeddings; }
   static Index known(const Slot& s) { return static_cast<Index>(s.tokens.size()); }
@@ -245,15 +246,15 @@ class Speculator {
                          [&](std::size_t i) { return passes_.token(s.first_row + static_cast<Index>(i)); });
   }
 
-  /// How many entries of a module are final: p + k <= e. Parallel heads read no token, so theirs are final
-  /// once the trunk has decoded their position.
+  /// How many entries of a module are final: p + k <= e. Where depths read no token, entries are final once
+  /// the trunk has decoded their position.
   Index final_entries(const Slot& s, Index module) const {
-    return known(s) - (model_.config.sequential() ? module : 1);
+    return known(s) - (model_.design.reads_token ? module : 1);
   }
 
-  /// The token that entry p of a module is made from. Parallel heads look at none; p's own stands in.
+  /// The token that entry p of a module is made from. Where depths read none, p's own stands in.
   std::int32_t token_of(const Slot& s, Index module, Index p) const {
-    const Index i = model_.config.sequential() ? p + module : p;
+    const Index i = model_.design.reads_token ? p + module : p;
     return i < known(s) ? s.tokens[static_cast<std::size_t>(i)]
                         : s.drafts[static_cast<std::size_t>(i - known(s))];
   }

@@ -123,10 +123,11 @@ void check_weights(const ModelConfig& config, const WeightFiles& files) {
   for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
     check.expect(name, extents(tensor.shape()));
   });
-  for (Index k = 0; config.config.sequential() && k < config.config.num_mtp_modules(); ++k) {
+  const MtpDesign design = config.config.design();
+  for (Index k = 0; k < config.config.num_mtp_modules(); ++k) {
     const std::string layer = cat("model.layers.", config.config.num_hidden_layers + k);
-    check.expect_copy(layer + ".embed_tokens.weight", "model.embed_tokens.weight");
-    check.expect_copy(layer + ".shared_head.head.weight", "lm_head.weight");
+    if (design.reads_token) check.expect_copy(layer + ".embed_tokens.weight", "model.embed_tokens.weight");
+    if (design.own_norm) check.expect_copy(layer + ".shared_head.head.weight", "lm_head.weight");
   }
   check.finish();
 }

@@ -3,6 +3,7 @@
 
 #include <mtpx/core/error.hpp>
 #include <mtpx/core/shape.hpp>
+#include <mtpx/mtp/design.hpp>
 #include <mtpx/nn/yarn.hpp>
 
 #include <algorithm>
@@ -16,23 +17,6 @@
 #include <vector>
 
 namespace mtpx {
-
-/// The order in which an MTP module's eh_proj reads its two inputs. The weights and nearly all code put the
-/// embedding first; the paper (DeepSeek-V3 eq. 21) and MiMo put the hidden state first.
-enum class MtpConcat { embedding_hidden, hidden_embedding };
-
-/// Which hidden state feeds the next depth: after the final norm of the depth before (as DeepSeek's own
-/// modelling file does), or before it. Either choice trains; drafts need the one that was trained.
-enum class MtpHidden { post_norm, pre_norm };
-
-/// What predicts the tokens after the next one.
-enum class MtpHeads {
-  sequential,  ///< a module per depth, each reading the depth before it (DeepSeek-V3 sec. 2.2)
-  repeated,    ///< the same, one module for all depths
-  parallel,    ///< a transformer layer per depth, all on one trunk: the last of the num_hidden_layers is the
-               ///< next-token head's own (Gloeckle et al. 2024)
-  linear       ///< a matrix per depth, on the state after all layers (its ablation)
-};
 
 /// A DeepSeek-V3 model with its multi-token-prediction layers. Counts are Index, everything else is double.
 /// Sizes have no default: `validate` names those that were never set.
@@ -81,14 +65,11 @@ struct Config {
   /// Width of one head's query and key: the part without position, then the rotated part.
   Index qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
 
-  /// Whether depth k reads depth k - 1. Otherwise all depths read the trunk, and none sees a token after t_i.
-  bool sequential() const { return mtpx_heads == MtpHeads::sequential || mtpx_heads == MtpHeads::repeated; }
+  /// What the depths are.
+  MtpDesign design() const { return design_of(mtpx_heads); }
 
   /// Weights of depths: one set for each, or one for all.
-  Index num_mtp_modules() const {
-    return mtpx_heads == MtpHeads::repeated ? std::min<Index>(1, num_nextn_predict_layers)
-                                            : num_nextn_predict_layers;
-  }
+  Index num_mtp_modules() const { return design().modules(num_nextn_predict_layers); }
 
   /// Trunk and MTP layers together, as layers are counted: a depth's index is num_hidden_layers + k - 1.
   Index num_layers() const { return num_hidden_layers + num_nextn_predict_layers; }
@@ -278,10 +259,8 @@ struct Config {
                         " parameters, ", bytes, " bytes to train, more than 64 bits can count"));
   }
 
-  // Layers with attention and a feed-forward network: a linear head is none.
-  Index num_blocks() const {
-    return num_hidden_layers + (mtpx_heads == MtpHeads::linear ? 0 : num_mtp_modules());
-  }
+  // Layers with attention and a feed-forward network: a depth that does not attend is none.
+  Index num_blocks() const { return num_hidden_layers + (design().attends ? num_mtp_modules() : 0); }
   Index dense_blocks() const {
     return n_routed_experts == 0 ? num_blocks() : std::min(first_k_dense_replace, num_blocks());
   }
@@ -304,9 +283,11 @@ struct Config {
                 d * n(n_routed_experts);
     }
     const Number embedding_head_norm = 2 * n(vocab_size) * d + d;
-    const Number mtp = sequential()                     ? 2 * d * d + 3 * d  // eh_proj and three norms
-                       : mtpx_heads == MtpHeads::linear ? d * d
-                                                        : 0;
+    const MtpDesign depth = design();
+    Number mtp = 0;                                   // beside its block
+    if (depth.reads_token) mtp += 2 * d * d + 2 * d;  // eh_proj and two norms
+    if (!depth.attends) mtp += d * d;
+    if (depth.own_norm) mtp += d;
     return embedding_head_norm + n(dense_count) * (attention + norms + dense) +
            n(moe_count) * (attention + norms + experts) + n(num_mtp_modules()) * mtp;
   }

@@ -1,28 +1,12 @@
 #pragma once
 
-#include <mtpx/autograd/checkpoint.hpp>
 #include <mtpx/core/rng.hpp>
 #include <mtpx/model/config.hpp>
-#include <mtpx/mtp/parallel.hpp>
-#include <mtpx/mtp/sequential.hpp>
-#include <mtpx/ops/embedding.hpp>
+#include <mtpx/mtp/depths.hpp>
+#include <mtpx/nn/cached_rows.hpp>
+#include <mtpx/nn/windows.hpp>
 
 namespace mtpx {
-
-/// Token windows on a device.
-template <typename D>
-struct Batch {
-  Tensor<std::int32_t, D> tokens;     ///< [B, T + 1]: T inputs, and the label of the last
-  Tensor<std::int32_t, D> documents;  ///< [B, T + 1]: position within the document; undefined: one document
-  bool mask_documents = false;        ///< attention stays inside documents, too
-
-  Index batch() const { return tokens.shape()[0]; }
-  Index time() const { return tokens.shape()[1] - 1; }
-};
-
-/// Balance losses of the layers that have one, [1] each.
-template <typename T, typename D>
-using BalanceLosses = std::vector<Var<acc_t<T>, D>>;
 
 /// Hidden states of one forward.
 template <typename T, typename D>
@@ -33,37 +17,39 @@ struct Forward {
 };
 
 /// A DeepSeek-V3 model (arXiv 2412.19437, sec. 2) with what predicts the tokens after the next: its
-/// sequential modules, or parallel heads on the trunk. See MtpHeads.
+/// sequential modules, or parallel heads on the trunk. See MtpDesign.
 template <typename T, typename D>
 struct Transformer {
   Config config;
+  MtpDesign design;
   Parameter<T, D> embed_tokens;  ///< [vocab, hidden], shared by all depths
   std::vector<Block<T, D>> layers;
   RmsNorm<T, D> norm;
-  Linear<T, D> lm_head;                   ///< [vocab, hidden], shared by all depths
-  std::vector<MtpModule<T, D>> mtp;       ///< [config.num_mtp_modules()], where depths are sequential
-  std::vector<ParallelHead<T, D>> heads;  ///< [D], where they are not
+  Linear<T, D> lm_head;              ///< [vocab, hidden], shared by all depths
+  std::vector<MtpModule<T, D>> mtp;  ///< one for each depth, or one for all
   RopeTable<acc_t<T>, D> rope_table;
   bool activation_checkpointing = false;  ///< keep block inputs only and run blocks again in backward
   /// Depths train their own weights only: neither trunk nor embedding, norm and output head hear of them.
   bool detach_depths = false;
 
   /// Undefined weights; see initialize() and io/model_folder.hpp. Throws ConfigError listing all violations.
-  Transformer(const D& device, const Config& c) : config(c) {
+  Transformer(const D& device, const Config& c) : Transformer(device, c, c.design()) {}
+
+  /// The same with depths of a design that the configuration cannot name, and no model folder can hold.
+  Transformer(const D& device, const Config& c, const MtpDesign& facts) : config(c), design(facts) {
     c.validate();
+    if (design.own_layers < 0 || design.own_layers > c.num_hidden_layers) {
+      throw ConfigError(cat("[model] own_layers = ", design.own_layers, ", num_hidden_layers = ",
+                            c.num_hidden_layers, ": the next-token head has no more layers than there are"));
+    }
     embed_tokens = Parameter<T, D>(device, {c.vocab_size, c.hidden_size});
     for (Index layer = 0; layer < c.num_hidden_layers; ++layer)
       layers.emplace_back(device, block_options(layer));
     norm = RmsNorm<T, D>(device, c.hidden_size, c.rms_norm_eps);
     lm_head = Linear<T, D>(device, c.hidden_size, c.vocab_size);
-    for (Index k = 0; k < c.num_mtp_modules(); ++k) {
-      const BlockOptions options = block_options(c.num_hidden_layers + k);
-      if (c.sequential()) {
-        mtp.emplace_back(device, options, c.mtp_concat, c.mtp_hidden);
-      } else {
-        heads.emplace_back(device, options, c.mtpx_heads);
-      }
-    }
+    for (Index k = 0; k < design.modules(c.num_nextn_predict_layers); ++k)
+      mtp.emplace_back(device, block_options(c.num_hidden_layers + k), design, c.mtp_concat, c.mtp_hidden);
+    for (Index layer = 0; layer < c.num_layers(); ++layer) names_.push_back(cat("model.layers.", layer));
     rope_table = make_rope_table<acc_t<T>>(device, c.max_position_embeddings, c.qk_rope_head_dim,
                                            c.rope_theta, c.rope_scaling);
   }
@@ -77,10 +63,24 @@ struct Transformer {
     return detach_depths ? decltype(shared)(parameter.value()) : shared;
   }
 
-  /// Module of depth k, from 1.
-  const MtpModule<T, D>& module(Index k) const {
-    return mtp[config.mtpx_heads == MtpHeads::repeated ? 0 : static_cast<std::size_t>(k - 1)];
+  /// The output head as depth k uses it (DeepSeek-V3 Eq. 23); 0: the main model.
+  Weight<T, D> head(Index k) const {
+    const Weight<T, D> main = lm_head.weight;
+    return k > 0 ? for_depths(lm_head.weight) : main;
   }
+
+  /// The depths, for one pass.
+  MtpDepths<T, D> depths() const {
+    return {design,
+            mtp,
+            {for_depths(embed_tokens), for_depths(norm.weight), norm.eps},
+            detach_depths,
+            std::span(names_).subspan(layers.size()),
+            config.num_hidden_layers};
+  }
+
+  /// How blocks run over the windows of a batch.
+  Windows<T, D> windows(const Batch<D>& batch) const { return {batch, rope_table, activation_checkpointing}; }
 
   /// Hidden states of the main model and of depths 1 .. depth over whole windows, for training and scoring.
   /// Depth k has the T - k rows that have a target; a depth without rows is left out.
@@ -98,63 +98,55 @@ struct Transformer {
     Forward<T, D> out;
     const Index all = config.num_nextn_predict_layers;
     const Index last = std::min({depth < 0 ? all : depth, all, time - 1});
-    const Var<T, D> z = shared_state(tape, batch, out.balance);
-    if (!config.sequential()) {
-      for (Index k = 0; k <= last; ++k) out.normed.push_back(parallel_state(z, k, batch, out.balance));
-      return out;
-    }
-    Hidden<T, D> h = finish(z, z);
-    if (main_frozen_) h = {tape.constant(h.carried.value()), tape.constant(h.normed.value())};
+    Windows<T, D> way = windows(batch);
+    const Var<T, D> z = shared_state(tape, way, out.balance);
+    const Hidden<T, D> h = main_state(z, way, out.balance);
     out.normed.push_back(h.normed);
-    for (Index k = 1; k <= last; ++k) {
-      const Tape::Scope scope(tape, cat("model.layers.", config.num_hidden_layers + k - 1));
-      const Index rows = time - k;
-      const auto tokens = batch.tokens.narrow_last(k, rows);
-      const Var<T, D> e = embedding<T, D>(tape, tokens, for_depths(embed_tokens));
-      const Var<T, D> from = k == 1 && detach_depths ? tape.constant(h.carried.value()) : h.carried;
-      const auto result = module(k)(take_front(from, rows), e, attend_windows(batch, rows));
-      h = result.hidden;
-      out.normed.push_back(h.normed);
+    depths().run(tape, h.carried, 1, last, way, [&](Index, const auto& result) {
+      out.normed.push_back(result.hidden.normed);
       if (result.balance.defined()) out.balance.push_back(result.balance);
-    }
+    });
     return out;
   }
 
-  /// The first half of a forward: the state that all heads read, [B, T, hidden]. With parallel heads it is
-  /// the input of the last layer, which is the next-token head's own; otherwise the output.
-  Var<T, D> shared_state(Tape& tape, const Batch<D>& batch, BalanceLosses<T, D>& balance) const {
+  /// The first half of a forward: the embedding and the layers that all heads share, [B, T, hidden].
+  template <typename Way>
+  Var<T, D> shared_state(Tape& tape, Way& way, BalanceLosses<T, D>& balance) const {
     if (main_frozen_ && tape.recording()) {
       Tape quiet(Mode::inference);
-      return tape.constant(shared_state(quiet, batch, balance).value());
+      return tape.constant(shared_state(quiet, way, balance).value());
     }
-    Var<T, D> x = embedding<T, D>(tape, batch.tokens.narrow_last(0, batch.time()), embed_tokens);
-    const auto run = attend_windows(batch, batch.time());
-    for (Index layer = 0; layer < shared_layers(); ++layer) x = run_layer(tape, layer, x, run, balance);
-    return x;
+    const Var<T, D> x = embedding<T, D>(tape, way.tokens(0), embed_tokens);
+    return run_layers(x, 0, shared_layers(), way, balance);
   }
 
-  /// The second half where heads are parallel: what the output head reads for depth k, [B, T - k, hidden];
-  /// k = 0 is the next-token head. Depths do not need each other.
-  Var<T, D> parallel_state(const Var<T, D>& z, Index k, const Batch<D>& batch,
-                           BalanceLosses<T, D>& balance) const {
-    Tape& tape = tape_of("parallel_state", z);
-    const Index rows = batch.time() - k;
-    const auto run = attend_windows(batch, rows);
-    if (k == 0) {
-      if (main_frozen_ && tape.recording()) {
-        Tape quiet(Mode::inference);
-        return tape.constant(parallel_state(quiet.constant(z.value()), 0, batch, balance).value());
-      }
-      Var<T, D> x = z;
-      for (Index layer = shared_layers(); layer < config.num_hidden_layers; ++layer)
-        x = run_layer(tape, layer, x, run, balance);
-      return norm(x);
+  /// The second half for the main model: from the shared state z through the layers of its own and the norm.
+  /// carried: what depth 1 reads
+  template <typename Way>
+  Hidden<T, D> main_state(const Var<T, D>& z, Way& way, BalanceLosses<T, D>& balance) const {
+    Tape& tape = tape_of("main_state", z);
+    if (main_frozen_ && tape.recording()) {
+      Tape quiet(Mode::inference);
+      const Hidden<T, D> h = main_state(quiet.constant(z.value()), way, balance);
+      return {tape.constant(h.carried.value()), tape.constant(h.normed.value())};
     }
-    const Tape::Scope scope(tape, cat("model.layers.", config.num_hidden_layers + k - 1));
-    const Var<T, D> from = detach_depths ? tape.constant(z.value()) : z;
-    const auto out = heads[static_cast<std::size_t>(k - 1)](take_front(from, rows), run);
-    if (out.balance.defined()) balance.push_back(out.balance);
-    return rms_norm<T, D>(out.y, for_depths(norm.weight), norm.eps);
+    const Var<T, D> x = run_layers(z, shared_layers(), config.num_hidden_layers, way, balance);
+    const Var<T, D> normed = norm(x);
+    if (!design.chains) return {z, normed};
+    return {config.mtp_hidden == MtpHidden::post_norm ? normed : x, normed};
+  }
+
+  /// What the output head reads for depth k (0: the main model) where depths do not chain, [B, T - k,
+  /// hidden]: from the shared state alone, so depths can be run in any order.
+  template <typename Way>
+  Var<T, D> parallel_state(const Var<T, D>& z, Index k, Way& way, BalanceLosses<T, D>& balance) const {
+    if (k == 0) return main_state(z, way, balance).normed;
+    Var<T, D> normed;
+    depths().run(tape_of("parallel_state", z), z, k, k, way, [&](Index, const auto& result) {
+      normed = result.hidden.normed;
+      if (result.balance.defined()) balance.push_back(result.balance);
+    });
+    return normed;
   }
 
   /// One decoding pass of the trunk over rows of one or several sequences.
@@ -162,23 +154,20 @@ struct Transformer {
   /// tokens: [1, N]   caches: one per layer, [layers]   returns [1, N, hidden] states; appends to the caches
   Hidden<T, D> decode(Tape& tape, const Tensor<std::int32_t, D>& tokens, const DecodeRows<D>& rows,
                       const std::vector<LatentCache<T, D>>& caches) const {
-    Var<T, D> x = embedding<T, D>(tape, tokens, embed_tokens), shared = x;
-    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
-      if (static_cast<Index>(layer) == shared_layers()) shared = x;
-      x = layers[layer].decode(x, rope_table, rows, caches[layer]);
-    }
-    return finish(x, shared_layers() == config.num_hidden_layers ? x : shared);
+    CachedRows<T, D> way{tokens, rows, caches, 0, rope_table};
+    BalanceLosses<T, D> none;
+    const Var<T, D> z = shared_state(tape, way, none);
+    return main_state(z, way, none);
   }
 
-  /// One decoding pass of depth k (from 1).   h: [1, N, hidden], carried states of the depth before; where
-  /// heads are parallel, of the trunk   tokens: [1, N], k ahead, which parallel heads do not read
+  /// One decoding pass of depth k (from 1).   h: [1, N, hidden], states that it reads (see MtpDepths::run)
+  /// tokens: [1, N], k ahead, for depths that read them
   Hidden<T, D> decode_mtp(Tape& tape, Index k, const Var<T, D>& h, const Tensor<std::int32_t, D>& tokens,
                           const DecodeRows<D>& rows, const LatentCache<T, D>& cache) const {
-    const auto run = [&](const Block<T, D>& block, const Var<T, D>& x) {
-      return typename Block<T, D>::Output{block.decode(x, rope_table, rows, cache), {}};
-    };
-    if (config.sequential()) return module(k)(h, embedding<T, D>(tape, tokens, embed_tokens), run).hidden;
-    return {{}, norm(heads[static_cast<std::size_t>(k - 1)](h, run).y)};
+    CachedRows<T, D> way{tokens, rows, {&cache, 1}, config.num_hidden_layers + k - 1, rope_table};
+    Hidden<T, D> out;
+    depths().run(tape, h, k, k, way, [&](Index, const auto& result) { out = result.hidden; });
+    return out;
   }
 
   /// Stops training of everything but the depths' own weights: to add drafting to a finished model, which
@@ -201,9 +190,8 @@ struct Transformer {
     if (!main_frozen_) {
       for (auto& layer : layers) one(layer);
     }
-    for (auto& module : mtp) one(module.block);
-    for (auto& head : heads) {
-      if (head.block) one(*head.block);
+    for (auto& module : mtp) {
+      if (module.block) one(*module.block);
     }
   }
 
@@ -217,16 +205,12 @@ struct Transformer {
     visit("model.layers", self.layers);
     visit("model.norm", self.norm);
     visit("lm_head", self.lm_head);
-    const auto depths = [&](auto& all) {
-      for (std::size_t k = 0; k < all.size(); ++k)
-        visit(cat("model.layers.", self.layers.size() + k), all[k]);
-    };
-    depths(self.mtp);
-    depths(self.heads);
+    for (std::size_t k = 0; k < self.mtp.size(); ++k) visit(self.names_[self.layers.size() + k], self.mtp[k]);
   }
 
  private:
   bool main_frozen_ = false;
+  std::vector<std::string> names_;  // of layers, depths included
 
   BlockOptions block_options(Index layer) const {
     const Config& c = config;
@@ -248,58 +232,19 @@ struct Transformer {
     return o;
   }
 
-  Index shared_layers() const {
-    return config.num_hidden_layers - (config.mtpx_heads == MtpHeads::parallel ? 1 : 0);
-  }
+  Index shared_layers() const { return config.num_hidden_layers - design.own_layers; }
 
-  /// x: the state after all layers   shared: the one that parallel heads read
-  Hidden<T, D> finish(const Var<T, D>& x, const Var<T, D>& shared) const {
-    const Var<T, D> normed = norm(x);
-    if (!config.sequential()) return {shared, normed};
-    return {config.mtp_hidden == MtpHidden::post_norm ? normed : x, normed};
-  }
-
-  template <typename Run>
-  Var<T, D> run_layer(Tape& tape, Index layer, const Var<T, D>& x, const Run& run,
-                      BalanceLosses<T, D>& balance) const {
-    const Tape::Scope scope(tape, cat("model.layers.", layer));
-    const auto result = run(layers[static_cast<std::size_t>(layer)], x);
-    if (result.balance.defined()) balance.push_back(result.balance);
-    return result.y;
-  }
-
-  /// Runs a block over the first `time` positions of whole windows.
-  auto attend_windows(const Batch<D>& batch, Index time) const {
-    const D& d = device();
-    Tensor<std::int32_t, D> positions(d, {batch.batch(), time});
-    fill_positions(d, batch.batch(), time, 0, positions.data());
-    Tensor<std::int32_t, D> window;
-    if (batch.mask_documents && batch.documents.defined()) {
-      window = Tensor<std::int32_t, D>(d, {batch.batch(), time});
-      const auto documents = batch.documents.narrow_last(0, time);
-      window_positions(d, documents.rows(), documents.data(), window.data());
-      positions = window;  // rotations count from the document's start; scores depend on differences only
+  /// Layers begin .. end - 1.
+  template <typename Way>
+  Var<T, D> run_layers(Var<T, D> x, Index begin, Index end, Way& way, BalanceLosses<T, D>& balance) const {
+    for (Index layer = begin; layer < end; ++layer) {
+      const auto place = static_cast<std::size_t>(layer);
+      const Tape::Scope scope(*x.tape(), names_[place]);
+      const auto result = way.run(layer, layers[place], x);
+      if (result.balance.defined()) balance.push_back(result.balance);
+      x = result.y;
     }
-    return [this, positions, window](const Block<T, D>& block, const Var<T, D>& x) ->
-           typename Block<T, D>::Output {
-             const auto whole = [this, &block, positions, window](const Var<T, D>& in) {
-               return block(in, [&](const Mla<T, D>& mla, const Var<T, D>& normed) {
-                 return mla(normed, rope_table, positions, window);
-               });
-             };
-             if (!activation_checkpointing || !x.tape()->recording()) return whole(x);
-             if (block.moe && block.moe->options.balance_alpha > 0) {
-               auto [y, balance] = checkpoint(x, [whole](const Var<T, D>& in) {
-                 auto out = whole(in);
-                 // Undefined in the first run of a tape without statistics: a zero of its shape stands in.
-                 if (!out.balance.defined())
-                   out.balance = in.tape()->constant(Tensor<acc_t<T>, D>::zeros(in.device(), {1}));
-                 return std::tuple(out.y, out.balance);
-               });
-               return {y, balance};
-             }
-             return {checkpoint(x, [whole](const Var<T, D>& in) { return whole(in).y; }), {}};
-           };
+    return x;
   }
 };
 

@@ -14,6 +14,10 @@ struct BlockOptions {
   double eps = 1e-6;
 };
 
+/// Balance losses of the layers that have one, [1] each.
+template <typename T, typename D>
+using BalanceLosses = std::vector<Var<acc_t<T>, D>>;
+
 /// One transformer layer, pre-norm (DeepSeek-V3 fig. 2):
 ///
 ///   h = x + attention(norm(x)),   y = h + ffn(norm(h)),   ffn dense or a mixture of experts

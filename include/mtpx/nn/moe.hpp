@@ -104,8 +104,7 @@ struct Moe {
   ///
   /// scale: null, or that of the step's clip_norm(): where it is NaN, no bias moves
   void update_bias(double speed, const double* scale = nullptr) {
-    mtpx::update_bias(load.device(), options.routing.n_experts, static_cast<acc_t<T>>(speed), scale,
-                      load.data(), gate.e_score_correction_bias.value.data());
+    mtpx::update_bias(load, gate.e_score_correction_bias.value, static_cast<acc_t<T>>(speed), scale);
   }
 
   static void members(auto& self, auto&& visit) {

@@ -1,5 +1,6 @@
 #pragma once
-// Ops that move numbers without computing: narrow, concat, reshape, contiguous, take_front.
+// Ops that move numbers without computing: narrow, concat, reshape, contiguous,
+// copy_into, filled, take_front.
 
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/kernels.hpp>
@@ -12,6 +13,23 @@ Tensor<T, D> contiguous(const Tensor<T, D>& x) {
   Tensor<T, D> y(x.device(), x.shape());
   const Rows rows = x.rows();
   copy_rows(x.device(), rows.count, rows.width, x.data(), rows.stride, y.data(), rows.width, false);
+  return y;
+}
+
+/// y_r = x_r, into memory that is there.   x, y: the same shape, both may be strided   Throws ShapeError.
+template <typename T, typename D>
+void copy_into(const Tensor<T, D>& x, const Tensor<T, D>& y) {
+  require(x.shape() == y.shape(), "copy_into", "x and y need the same shape",
+          {{"x", x.shape()}, {"y", y.shape()}});
+  copy_rows(x.device(), x.rows().count, x.rows().width, x.data(), x.row_stride(), y.data(), y.row_stride(),
+            false);
+}
+
+/// A tensor of one value.
+template <typename A, typename D>
+Tensor<A, D> filled(const D& device, const Shape& shape, A value) {
+  Tensor<A, D> y(device, shape);
+  fill_value(device, y.size(), value, y.data());
   return y;
 }
 

@@ -65,6 +65,19 @@ Route<A, D> route(const Var<A, D>& scores, const Tensor<A, D>& bias, const Routi
   return {y, ids};
 }
 
+/// Steers the choice of experts towards an even load (DeepSeek-V3 sec. 2.1.2), and forgets the load.
+///
+///   b_i += speed * sign(mean load - load_i),   load_i = 0
+///
+/// load, bias: [E]   scale: null, or a number on the device: where it is NaN, no bias moves   Throws
+/// ShapeError.
+template <typename A, typename D>
+void update_bias(const Tensor<A, D>& load, const Tensor<A, D>& bias, A speed, const double* scale) {
+  require(load.shape() == bias.shape() && load.contiguous() && bias.contiguous(), "update_bias",
+          "load and bias need one number per expert", {{"load", load.shape()}, {"bias", bias.shape()}});
+  update_bias(load.device(), load.size(), speed, scale, load.data(), bias.data());
+}
+
 /// The complementary sequence-wise balance loss (DeepSeek-V3 Eq. 17-20), averaged over the sequences.
 ///
 ///   f_i = N / (K T) #{t : s_it among the K largest of s_t},   P_i = mean_t s_it / sum_j s_jt

@@ -2,7 +2,7 @@
 // One optimiser step, which a device that can record it does without the host.
 
 #include <mtpx/core/recorded.hpp>
-#include <mtpx/mtp/backward.hpp>
+#include <mtpx/model/backward.hpp>
 #include <mtpx/train/adamw.hpp>
 
 #include <algorithm>

@@ -13,4 +13,5 @@
 #include "../rope.cuh"
 #include "../router.cuh"
 #include "../sample.cuh"
+#include "../state_cache.cuh"
 #include "../swiglu.cuh"

@@ -1,6 +1,5 @@
-// The checklist of the published model (its report, arXiv 2412.19437, and the code around its weights), one
-// test an item. Items 13 to 15 are about decoding: tests/decode; 14 also tests/decode/sampling_test.cpp.
-// This file: what concerns training. spec_parts_test.cpp: attention, router, head.
+// Whole models in training: which rows a depth reads and predicts, what is carried, how losses are divided,
+// documents. As DeepSeek-V3's report (arXiv 2412.19437) and the code around its weights have it.
 
 #include "support/model.hpp"
 #include "support/naive.hpp"
@@ -8,7 +7,7 @@
 using namespace mtpx;
 using namespace mtpx::test;
 
-TEST_SUITE_BEGIN("SPEC 11");
+TEST_SUITE_BEGIN("depths of whole models");
 
 namespace {
 
@@ -63,7 +62,7 @@ double cross_entropy(const Model& model, const Numbers& state, std::int32_t targ
 
 }  // namespace
 
-TEST_CASE("SPEC 11.1: loss index table: row r of depth k reads h[r], Emb(x[r+k]), predicts x[r+k+1]") {
+TEST_CASE("loss index table: row r of depth k reads h[r], Emb(x[r+k]), predicts x[r+k+1]") {
   for (const Index depth : {1, 2, 3}) {
     for (const Index time : {1, 2, 3, 5}) {
       const Model model = random_model(mixture_config(depth), 1);
@@ -101,7 +100,7 @@ TEST_CASE("SPEC 11.1: loss index table: row r of depth k reads h[r], Emb(x[r+k])
         fill_positions(device(), 2, time - k, 0, positions.data());
         const auto h = tape.constant(tensor<double>(shape, pick(naive::at(got.states, k - 1), rows, 8)));
         const auto e = tape.constant(tensor<double>(shape, pick(host(model.embed_tokens.value()), ahead, 8)));
-        const auto out = naive::at(model.mtp, k - 1)(h, e, [&](const auto& block, const auto& in) {
+        const auto out = naive::at(model.mtp, k - 1)(h, e, {}, [&](const auto& block, const auto& in) {
           return block(in, [&](const auto& mla, const auto& normed) {
             return mla(normed, model.rope_table, positions, {});
           });
@@ -116,7 +115,7 @@ TEST_CASE("SPEC 11.1: loss index table: row r of depth k reads h[r], Emb(x[r+k])
   }
 }
 
-TEST_CASE("SPEC 11.1: a depth without a row, T <= k, has neither loss nor gradient") {
+TEST_CASE("a depth without a row, T <= k, has neither loss nor gradient") {
   Model model = random_model(mixture_config(3), 1);
   const auto grads = backward(model, random_batch(2, 2, 11), {});
   for (const auto& entry : grads) {
@@ -128,7 +127,7 @@ TEST_CASE("SPEC 11.1: a depth without a row, T <= k, has neither loss nor gradie
   }
 }
 
-TEST_CASE("SPEC 11.1: a depth whose targets all lie in other documents: zero loss, zero gradient") {
+TEST_CASE("a depth whose targets all lie in other documents: zero loss, zero gradient") {
   Config config = mixture_config(2);
   config.aux_loss_alpha = 0;
   Model model = random_model(config, 1);
@@ -147,7 +146,7 @@ TEST_CASE("SPEC 11.1: a depth whose targets all lie in other documents: zero los
   }
 }
 
-TEST_CASE("SPEC 11.2: dividing by T instead of the valid rows scales depth k by (T - k) / T") {
+TEST_CASE("dividing by T instead of the valid rows scales depth k by (T - k) / T") {
   Config config = mixture_config(3);
   config.aux_loss_alpha = 0;
   Model model = random_model(config, 2);
@@ -165,7 +164,7 @@ TEST_CASE("SPEC 11.2: dividing by T instead of the valid rows scales depth k by 
   check_close(got, want, 1e-12);
 }
 
-TEST_CASE("SPEC 11.3: carried before or after the norm: apart with random gains, equal with unit gains") {
+TEST_CASE("carried before or after the norm: apart with random gains, equal with unit gains") {
   Config config = mixture_config(2);
   config.rms_norm_eps = 1e-14;  // what is left between them with unit gains
   const auto batch = random_batch(2, 6, 11);
@@ -199,7 +198,7 @@ TEST_CASE("SPEC 11.3: carried before or after the norm: apart with random gains,
   CHECK(unit[2] < 1e-10);
 }
 
-TEST_CASE("SPEC 11.4: swapping the halves of eh_proj turns one order of concatenation into the other") {
+TEST_CASE("swapping the halves of eh_proj turns one order of concatenation into the other") {
   Config config = mixture_config(2);
   const auto batch = random_batch(2, 6, 11);
   Model embedding_first = random_model(config, 4);
@@ -208,7 +207,7 @@ TEST_CASE("SPEC 11.4: swapping the halves of eh_proj turns one order of concaten
   const Pass want = forward(embedding_first, batch);
   CHECK(relative_error(forward(hidden_first, batch).states[1], want.states[1]) > 1e-2);
   for (const auto& module : hidden_first.mtp) {
-    const auto& weight = module.eh_proj.weight.value();  // [hidden, 2 hidden]
+    const auto& weight = module.input->eh_proj.weight.value();  // [hidden, 2 hidden]
     Numbers halves = host(weight);
     for (auto row = halves.begin(); row != halves.end(); row += 16) std::swap_ranges(row, row + 8, row + 8);
     weight.assign(halves);
@@ -219,7 +218,7 @@ TEST_CASE("SPEC 11.4: swapping the halves of eh_proj turns one order of concaten
   CHECK(got.total == doctest::Approx(want.total).epsilon(1e-14));
 }
 
-TEST_CASE("SPEC 11.16: packed documents, attention inside documents: the same as separate documents") {
+TEST_CASE("packed documents, attention inside documents: the same as separate documents") {
   Config config = mixture_config(2);
   config.aux_loss_alpha = 0;  // a loss per sequence, which packing changes
   Model model = random_model(config, 5);

@@ -1,4 +1,4 @@
-// SPEC 11, continued: attention, router, output head.
+// Attention, router and output head against DeepSeek-V3's equations, computed another way.
 
 #include <mtpx/nn/moe.hpp>
 #include <mtpx/ops/linear_cross_entropy.hpp>
@@ -13,7 +13,7 @@
 using namespace mtpx;
 using namespace mtpx::test;
 
-TEST_SUITE_BEGIN("SPEC 11");
+TEST_SUITE_BEGIN("equations");
 
 namespace {
 
@@ -60,7 +60,7 @@ std::vector<Index> best_subset(const std::vector<std::vector<Index>>& all, const
 
 }  // namespace
 
-TEST_CASE("SPEC 11.5: scores depend on differences of positions only") {
+TEST_CASE("scores depend on differences of positions only") {
   const RopeScaling scaling{4, 16, 2, 0.25, 1, 0.7};
   const auto table = make_rope_table<double>(device(), 600, 4, 100, scaling);
   for (const Index q_lora_rank : {0, 6}) {
@@ -78,7 +78,7 @@ TEST_CASE("SPEC 11.5: scores depend on differences of positions only") {
   }
 }
 
-TEST_CASE("SPEC 11.5: adjacent pairs and half-rotated vectors give the same scores") {
+TEST_CASE("adjacent pairs and half-rotated vectors give the same scores") {
   constexpr Index width = 8, half = width / 2, count = 6;
   const auto table = make_rope_table<double>(device(), count, width, 100, {});
   const auto q = random_tensor<double>({1, count, width}, 1);
@@ -107,7 +107,7 @@ TEST_CASE("SPEC 11.5: adjacent pairs and half-rotated vectors give the same scor
   check_close(scores(adjacent(q), adjacent(k)), scores(halves(q), halves(k)), 1e-13);
 }
 
-TEST_CASE("SPEC 11.6: the YaRN table of DeepSeek-V3 and its scale of scores") {
+TEST_CASE("the YaRN table of DeepSeek-V3 and its scale of scores") {
   const RopeScaling scaling{40, 4096, 32, 1, 1, 1};
   const auto f = rope_frequencies(64, 10000, scaling);
   const std::vector<std::pair<std::size_t, double>> golden{
@@ -120,7 +120,7 @@ TEST_CASE("SPEC 11.6: the YaRN table of DeepSeek-V3 and its scale of scores") {
   CHECK(rope_magnitude(scaling) == 1.0);
 }
 
-TEST_CASE("SPEC 11.7: attention absorbed into the latent = attention on whole keys and values") {
+TEST_CASE("attention absorbed into the latent = attention on whole keys and values") {
   constexpr Index time = 70;  // more than one tile of the cache
   const auto table = make_rope_table<double>(device(), time, 4, 100, {});
   for (const Index q_lora_rank : {0, 6}) {
@@ -143,7 +143,7 @@ TEST_CASE("SPEC 11.7: attention absorbed into the latent = attention on whole ke
   }
 }
 
-TEST_CASE("SPEC 11.8: the router against all possible choices, with negative biases") {
+TEST_CASE("the router against all possible choices, with negative biases") {
   // Negative sums s + b: an expert of a group that lost, counted as 0 instead of -inf, would win.
   const Routing r{8, 3, 4, 2, true, 2.5};
   constexpr Index tokens = 40;
@@ -183,7 +183,7 @@ TEST_CASE("SPEC 11.8: the router against all possible choices, with negative bia
   }
 }
 
-TEST_CASE("SPEC 11.8: a group is worth its two best experts, not its best one and not all") {
+TEST_CASE("a group is worth its two best experts, not its best one and not all") {
   const auto scores = tensor<double>({1, 1, 9}, {.9, .1, .1, .6, .6, .0, .5, .5, .49});
   Tape tape;
   const auto got = route(tape.constant(scores), Tensor<double, Device>::zeros(device(), {9}),
@@ -191,7 +191,7 @@ TEST_CASE("SPEC 11.8: a group is worth its two best experts, not its best one an
   CHECK(got.ids.to_host() == naive::Ints{3, 4});
 }
 
-TEST_CASE("SPEC 11.9: bias update by sign(mean - load), 0 where they are equal") {
+TEST_CASE("bias update by sign(mean - load), 0 where they are equal") {
   Moe<double, Device> moe(device(), {4, 3, 0, {4, 2, 1, 1, true, 1.0}, 0});
   moe.gate.e_score_correction_bias.value.assign(Numbers{1, 2, -3, 0});
   moe.load.assign(Numbers{4, 2, 0, 2});
@@ -202,7 +202,7 @@ TEST_CASE("SPEC 11.9: bias update by sign(mean - load), 0 where they are equal")
   CHECK(host(moe.gate.e_score_correction_bias.value) == Numbers{1 - 0.125, 2, -3 + 0.125, 0});
 }
 
-TEST_CASE("SPEC 11.10: perfect balance gives sum f P = 1, the balance loss its alpha") {
+TEST_CASE("perfect balance gives sum f P = 1, the balance loss its alpha") {
   // Token t prefers experts t and t + 1: every expert is chosen equally often, with equal scores.
   Numbers scores;
   for (Index sequence = 0; sequence < 2; ++sequence) {
@@ -222,7 +222,7 @@ TEST_CASE("SPEC 11.10: perfect balance gives sum f P = 1, the balance loss its a
   CHECK(value(uneven, 1.0) > 1.05);
 }
 
-TEST_CASE("SPEC 11.12: the head and its losses in sequence = one sum over all depths' whole logits") {
+TEST_CASE("the head and its losses in sequence = one sum over all depths' whole logits") {
   // The gradient of the head from three depths, each with its own rows, one after the other.
   const std::vector<Index> rows{7, 6, 5};
   constexpr Index width = 6, vocab = 13;
@@ -246,7 +246,7 @@ TEST_CASE("SPEC 11.12: the head and its losses in sequence = one sum over all de
     check_close(host(states[k].grad()), dx[k], 1e-12, cat("states of depth ", k));
 }
 
-TEST_CASE("SPEC 11.12: logits are never held: peak memory does not grow with rows or vocabulary") {
+TEST_CASE("logits are never held: peak memory does not grow with rows or vocabulary") {
   // Peak of forward and backward beyond the operands and their gradients.
   const auto peak = [](Index count, Index vocab, int depths) {
     const Device own = fresh_device();

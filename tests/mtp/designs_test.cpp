@@ -1,9 +1,9 @@
-// Parallel and linear heads, and what the designs have in common: what they see, how they train, what is kept
-// in memory, and that drafts change nothing.
+// What the designs are and have in common: what they see, how they train, what is kept in memory, and that
+// drafts change nothing.
 
 #include <mtpx/decode/generate.hpp>
+#include <mtpx/model/backward.hpp>
 #include <mtpx/model/with_depths.hpp>
-#include <mtpx/mtp/backward.hpp>
 #include <mtpx/train/trainer.hpp>
 
 #include "support/model.hpp"
@@ -11,7 +11,7 @@
 using namespace mtpx;
 using namespace mtpx::test;
 
-TEST_SUITE_BEGIN("mtpx/mtp/parallel.hpp");
+TEST_SUITE_BEGIN("mtpx/mtp/design.hpp");
 
 namespace {
 
@@ -75,13 +75,13 @@ TEST_CASE("Transformer: a linear head is W_k on the state before the final norm,
   for (std::size_t k = 1; k <= 2; ++k) {
     Numbers unit(64, 0.0);
     for (std::size_t i = 0; i < 8; ++i) unit[i * 9] = 1;
-    model.heads[k - 1].linear->weight.value().assign(unit);
+    model.mtp[k - 1].linear->weight.value().assign(unit);
     Numbers want = logits_of(model, batch, 0);
     want.resize((5 - k) * 11);
     check_bits(logits_of(model, batch, k), want, cat("head ", k));
     // Twice that changes nothing but for eps: the norm comes after it.
     for (double& u : unit) u *= 2;
-    model.heads[k - 1].linear->weight.value().assign(unit);
+    model.mtp[k - 1].linear->weight.value().assign(unit);
     check_close(logits_of(model, batch, k), want, 1e-4, cat("head ", k));
   }
 }
@@ -92,7 +92,7 @@ TEST_CASE("what a depth sees: parallel heads t_1 .. t_i, sequential depth k t_1 
     const auto model = random_model(with(dense_config(3), heads), 9);
     const auto batch = random_batch(1, time, 11);
     for (std::size_t k = 0; k <= 3; ++k) {
-      const Index ahead = model.config.sequential() ? static_cast<Index>(k) : 0;
+      const Index ahead = model.design.reads_token ? static_cast<Index>(k) : 0;
       const Numbers before = logits_of(model, batch, k);
       for (Index at = 0; at <= time; ++at) {
         const Numbers after = logits_of(model, changed(batch, at, 11), k);
@@ -251,7 +251,7 @@ TEST_CASE("Transformer: detached depths leave the main model's gradients as with
     }
     CHECK(of_depths > 1e-3);
     // A later depth still reaches the modules before it.
-    if (!model.config.sequential()) continue;
+    if (!model.design.chains) continue;
     auto second = random_model(with(dense_config(2), heads), 6);
     second.detach_depths = true;
     mtp_backward(second, batch, {0.5, {0.0, 1.0}});
@@ -270,13 +270,12 @@ TEST_CASE("MtpLossOptions: mean, sum and weights; what designs were published wi
   CHECK(mean.weight(3, 3) == doctest::Approx(0.2));
   CHECK(sum.weight(2, 3) == doctest::Approx(0.3));
   Config c = dense_config(2);
-  CHECK(published_weights(c).weight(1, 2) == doctest::Approx(0.15));
+  CHECK(published_weights(c.design()).weight(1, 2) == doctest::Approx(0.15));
   c.mtpx_heads = MtpHeads::parallel;
-  CHECK(published_weights(c).weight(1, 2) == 1);
+  CHECK(published_weights(c.design()).weight(1, 2) == 1);
 }
 
-TEST_CASE_TEMPLATE("SPEC 11.13: greedy drafted text is byte-equal to plain text, for every design", T, float,
-                   bf16) {
+TEST_CASE_TEMPLATE("greedy drafted text is byte-equal to plain text, for every design", T, float, bf16) {
   Index accepted = 0;
   for (const MtpHeads heads : designs) {
     for (const Config& base : {mixture_config(3), dense_config(3)}) {
@@ -309,7 +308,7 @@ TEST_CASE_TEMPLATE("SPEC 11.13: greedy drafted text is byte-equal to plain text,
           }
         }
       }
-      if (!c.sequential()) {
+      if (!model.design.chains) {
         CHECK_THROWS_WITH_AS(
             text(4, 1, 0),
             "[generate] draft = 4: this model's 3 heads draft a token each: heads that do not "

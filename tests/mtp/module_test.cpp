@@ -1,4 +1,4 @@
-#include <mtpx/mtp/sequential.hpp>
+#include <mtpx/mtp/module.hpp>
 
 #include "support/card.hpp"
 #include "support/naive.hpp"
@@ -6,7 +6,7 @@
 using namespace mtpx;
 using namespace mtpx::test;
 
-TEST_SUITE_BEGIN("mtpx/mtp/sequential.hpp");
+TEST_SUITE_BEGIN("mtpx/mtp/module.hpp");
 
 namespace {
 
@@ -17,7 +17,7 @@ Module random_module(MtpConcat order, MtpHidden carries) {
   o.attention = {4, 1, 0, 3, 2, 2, 2, 0.5};
   o.intermediate = 5;
   o.eps = 0.01;
-  Module module(device(), o, order, carries);
+  Module module(device(), o, MtpDesign{}, order, carries);
   std::uint64_t stream = 20;
   for_each_parameter(module, [&](const std::string&, auto& parameter) {
     parameter.value().assign(random_tensor<double>(parameter.shape(), ++stream).to_host());
@@ -27,7 +27,7 @@ Module random_module(MtpConcat order, MtpHidden carries) {
 
 /// Stands in for the block: y = x + x, and a balance loss of 7.
 Module::Output run_twice(const Module& module, const Var<double, Device>& h, const Var<double, Device>& e) {
-  return module(h, e, [](const Block<double, Device>&, const Var<double, Device>& x) {
+  return module(h, e, {}, [](const Block<double, Device>&, const Var<double, Device>& x) {
     return Block<double, Device>::Output{add(x, x), x.tape()->constant(tensor<double>({1}, {7}))};
   });
 }
@@ -43,8 +43,8 @@ TEST_CASE("MtpModule: eh_proj of the two norms, the block, the norm; both orders
     for (const MtpHidden carries : {MtpHidden::post_norm, MtpHidden::pre_norm}) {
       const Module module = random_module(order, carries);
       const auto gain = [](const RmsNorm<double, Device>& norm) { return host(norm.weight.value()); };
-      const Numbers token = naive::rms_norm(host(e), gain(module.enorm), 0.01);
-      const Numbers state = naive::rms_norm(host(h), gain(module.hnorm), 0.01);
+      const Numbers token = naive::rms_norm(host(e), gain(module.input->enorm), 0.01);
+      const Numbers state = naive::rms_norm(host(h), gain(module.input->hnorm), 0.01);
       Numbers joined;
       for (Index r = 0; r < 6; ++r) {
         for (const Numbers* half : order == MtpConcat::embedding_hidden ? std::vector{&token, &state}
@@ -52,9 +52,9 @@ TEST_CASE("MtpModule: eh_proj of the two norms, the block, the norm; both orders
           joined.insert(joined.end(), half->begin() + r * 4, half->begin() + r * 4 + 4);
         }
       }
-      Numbers block = naive::linear(joined, host(module.eh_proj.weight.value()), 8, 4);
+      Numbers block = naive::linear(joined, host(module.input->eh_proj.weight.value()), 8, 4);
       for (double& x : block) x *= 2;
-      const Numbers normed = naive::rms_norm(block, gain(module.norm), 0.01);
+      const Numbers normed = naive::rms_norm(block, gain(*module.norm), 0.01);
 
       Tape tape;
       const auto out = run_twice(module, tape.constant(h), tape.constant(e));
@@ -73,10 +73,10 @@ TEST_CASE("MtpModule: gradients reach the state, the embedding and every paramet
     const auto report = gradcheck<Device>(
         {{"h", h},
          {"e", e},
-         {"enorm", module.enorm.weight},
-         {"hnorm", module.hnorm.weight},
-         {"eh_proj", module.eh_proj.weight},
-         {"norm", module.norm.weight}},
+         {"enorm", module.input->enorm.weight},
+         {"hnorm", module.input->hnorm.weight},
+         {"eh_proj", module.input->eh_proj.weight},
+         {"norm", module.norm->weight}},
         [&](Tape& tape) {
           const auto out = run_twice(module, tape.adopt(h), tape.adopt(e));
           const auto c = random_tensor<double>({2, 3, 4}, 1000);

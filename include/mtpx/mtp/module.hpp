@@ -1,0 +1,117 @@
+#pragma once
+
+#include <mtpx/mtp/design.hpp>
+#include <mtpx/nn/block.hpp>
+
+namespace mtpx {
+
+/// A hidden state as the next depth and as the output head read it.
+template <typename T, typename D>
+struct Hidden {
+  Var<T, D> carried;  ///< what the next depth reads: after the norm by default, else before it
+  Var<T, D> normed;   ///< what the output head reads
+};
+
+/// What depths share with the main model, parameters and gradients: the embedding that they read (DeepSeek-V3
+/// Eq. 21) and the final norm, for depths that have none of their own. Constants where depths are detached.
+template <typename T, typename D>
+struct MtpShared {
+  Weight<T, D> embed_tokens;
+  Weight<acc_t<T>, D> norm;
+  acc_t<T> eps{};
+};
+
+/// How a depth that is told a token reads it (DeepSeek-V3 Eq. 21; this order is that of the published
+/// weights).
+///
+///   h'_i = M [norm(Emb(t_{i+k})) ; norm(h_i)]
+template <typename T, typename D>
+struct MtpInput {
+  RmsNorm<T, D> enorm, hnorm;  ///< of the embedding, of the hidden state
+  Linear<T, D> eh_proj;        ///< [hidden, 2 * hidden]
+  MtpConcat order = MtpConcat::embedding_hidden;
+
+  MtpInput() = default;
+  MtpInput(const D& device, Index hidden, double eps, MtpConcat concat_order)
+      : enorm(device, hidden, eps),
+        hnorm(device, hidden, eps),
+        eh_proj(device, 2 * hidden, hidden),
+        order(concat_order) {}
+
+  /// h, e: [B, R, hidden], states and embeddings   returns [B, R, hidden]
+  Var<T, D> operator()(const Var<T, D>& h, const Var<T, D>& e) const {
+    const Var<T, D> from_token = enorm(e);
+    const Var<T, D> from_state = hnorm(h);
+    const Var<T, D> joined = order == MtpConcat::embedding_hidden ? concat(from_token, from_state)
+                                                                  : concat(from_state, from_token);
+    return eh_proj(joined);
+  }
+
+  static void members(auto& self, auto&& visit) {
+    visit("enorm", self.enorm);
+    visit("hnorm", self.hnorm);
+    visit("eh_proj", self.eh_proj);
+  }
+};
+
+/// What one depth has of its own. Depth k (from 1) turns the state h_i that it reads, of depth k - 1 or of
+/// the trunk, into the state from which the shared head predicts t_{i+k+1}.
+///
+///   h' = input(h, Emb(t_{i+k})), or h where no token is read          (DeepSeek-V3 Eq. 21)
+///   h^k = block(h'), or W_k h' where depths do not attend             (Eq. 22)
+///   normed = norm(h^k), its own or the main model's                   (what Eq. 23 reads)
+///
+/// With all of its own it is DeepSeek-V3's module (sec. 2.2): depths see each other's states, so the causal
+/// chain is complete. With a block or a matrix alone it is a head of Gloeckle et al. 2024 (arXiv 2404.19737,
+/// sec. 2), which is given no later token and no other head's state; DeepSeek-V3's report calls those
+/// "independent output heads".
+template <typename T, typename D>
+struct MtpModule {
+  std::optional<MtpInput<T, D>> input;  ///< of designs that read a token
+  std::optional<Block<T, D>> block;     ///< of designs that attend
+  std::optional<Linear<T, D>> linear;   ///< of others: [hidden, hidden]
+  std::optional<RmsNorm<T, D>>
+      norm;  ///< of designs with a norm of their own; shared_head.norm in model files
+  MtpHidden carries = MtpHidden::post_norm;
+
+  struct Output {
+    Hidden<T, D> hidden;
+    Var<acc_t<T>, D> balance;
+  };
+
+  MtpModule() = default;
+  MtpModule(const D& device, const BlockOptions& o, const MtpDesign& design, MtpConcat order,
+            MtpHidden hidden)
+      : carries(hidden) {
+    const Index width = o.attention.hidden;
+    if (design.reads_token) input.emplace(device, width, o.eps, order);
+    if (design.attends) {
+      block.emplace(device, o);
+    } else {
+      linear.emplace(device, width, width);
+    }
+    if (design.own_norm) norm.emplace(device, width, o.eps);
+  }
+
+  /// h: [B, R, hidden], the states that it reads   e: [B, R, hidden], embeddings of the tokens k ahead, or
+  /// undefined where none are read   run: Block's call, block(x) or a checkpoint of it
+  /// returns [B, R, hidden] states
+  template <typename Run>
+  Output operator()(const Var<T, D>& h, const Var<T, D>& e, const MtpShared<T, D>& shared,
+                    const Run& run) const {
+    const Var<T, D> x = input ? (*input)(h, e) : h;
+    const typename Block<T, D>::Output out =
+        block ? run(*block, x) : typename Block<T, D>::Output{(*linear)(x), {}};
+    const Var<T, D> normed = norm ? (*norm)(out.y) : rms_norm<T, D>(out.y, shared.norm, shared.eps);
+    return {{carries == MtpHidden::post_norm ? normed : out.y, normed}, out.balance};
+  }
+
+  static void members(auto& self, auto&& visit) {
+    visit("", self.input);
+    visit("", self.block);
+    visit("linear", self.linear);
+    visit("shared_head.norm", self.norm);
+  }
+};
+
+}  // namespace mtpx

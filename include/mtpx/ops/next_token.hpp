@@ -1,0 +1,51 @@
+#pragma once
+// From hidden states to tokens, for decoding: the output head without a loss, choice, draws, and which drafts
+// stand. No gradients; what comes out stands in the caller's memory, so that a pass can be recorded.
+
+#include <mtpx/autograd/var.hpp>
+#include <mtpx/ops/decode_block.hpp>
+
+namespace mtpx {
+
+/// logits_r = W x_r, in the type of sums.   x: [N, hidden], may be strided   w: [V, hidden]   returns [N, V]
+template <typename T, typename D>
+Tensor<acc_t<T>, D> logits_of(const Tensor<T, D>& x, const Weight<T, D>& w) {
+  const Tensor<acc_t<T>, D> logits(x.device(), {x.rows().count, w.shape()[0]});
+  linear_forward(x.device(), x.rows(), x.data(), w.shape()[0], w.data(), logits.data());
+  return logits;
+}
+
+/// The most likely token after each row, the lowest id on ties; NaN never wins. Logits are not held where the
+/// device fuses the two.
+///
+/// x: [N, hidden], may be strided   w: [V, hidden]   ids: N numbers at least, written
+template <typename T, typename D>
+void choose_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<std::int32_t, D>& ids) {
+  if constexpr (fuses_decoding<T, D>) {
+    if (x.shape().width() % 8 == 0 && x.rows().count <= fused_rows)
+      return decode_tokens(x.device(), x.rows(), x.data(), w.shape()[0], w.data(), ids.data());
+  }
+  const Tensor<acc_t<T>, D> logits = logits_of(x, w);
+  argmax_rows(x.device(), logits.rows(), logits.data(), ids.data());
+}
+
+/// A token after each row, drawn with temperature and cuts as the options say.
+///
+/// x, w, ids: as above   u: [N] in [0, 1)   kept: where the distributions are left, if anywhere
+template <typename T, typename D>
+void draw_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const SamplingOptions& options,
+                 const Tensor<double, D>& u, const Tensor<std::int32_t, D>& ids, const Kept& kept) {
+  const Tensor<acc_t<T>, D> logits = logits_of(x, w);
+  draw_rows(x.device(), logits.rows(), logits.data(), options, u.data(), ids.data(), kept);
+}
+
+/// How rounds of drafts end by a rule: {drafts that stand, the token after them} of each.
+///
+/// verdicts: [2 * rounds.count] at least, written
+template <typename D>
+void settle_rounds(const VerifyRule& rule, const DraftRounds& rounds,
+                   const Tensor<std::int32_t, D>& verdicts) {
+  verify_rounds(verdicts.device(), rule, rounds, verdicts.data());
+}
+
+}  // namespace mtpx
