@@ -13,7 +13,7 @@ namespace mtpx {
 template <typename D>
 struct Batch {
   Tensor<std::int32_t, D> tokens;     ///< [B, T + 1]: T inputs, and the label of the last
-  Tensor<std::int32_t, D> documents;  ///< [B, T + 1]: position within the document; undefined: one document
+  Tensor<std::int32_t, D> positions;  ///< [B, T + 1]: of each token in its document; undefined: one document
   bool mask_documents = false;        ///< attention stays inside documents, too
 
   Index batch() const { return tokens.shape()[0]; }
@@ -274,10 +274,10 @@ struct Transformer {
     Tensor<std::int32_t, D> positions(d, {batch.batch(), time});
     fill_positions(d, batch.batch(), time, 0, positions.data());
     Tensor<std::int32_t, D> window;
-    if (batch.mask_documents && batch.documents.defined()) {
+    if (batch.mask_documents && batch.positions.defined()) {
       window = Tensor<std::int32_t, D>(d, {batch.batch(), time});
-      const auto documents = batch.documents.narrow_last(0, time);
-      window_positions(d, documents.rows(), documents.data(), window.data());
+      const auto in_document = batch.positions.narrow_last(0, time);
+      window_positions(d, in_document.rows(), in_document.data(), window.data());
       positions = window;  // rotations count from the document's start; scores depend on differences only
     }
     return [this, positions, window](const Block<T, D>& block, const Var<T, D>& x) ->

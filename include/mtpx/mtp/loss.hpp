@@ -63,7 +63,7 @@ template <typename T, typename D>
 CrossEntropy<acc_t<T>, D> depth_loss(const Transformer<T, D>& model, const Var<T, D>& normed, Index k,
                                      const Batch<D>& batch, LossDivisor divisor) {
   Tensor<std::int32_t, D> labels(batch.tokens.device(), {batch.batch(), batch.time() - k});
-  shift_labels(labels.device(), batch.tokens.rows(), k, batch.tokens.data(), batch.documents.data(),
+  shift_labels(labels.device(), batch.tokens.rows(), k, batch.tokens.data(), batch.positions.data(),
                labels.data());
   const Weight<T, D> head = model.lm_head.weight;
   return linear_cross_entropy<T, D>(normed, k > 0 ? model.for_depths(model.lm_head.weight) : head, labels,

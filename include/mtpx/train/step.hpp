@@ -56,8 +56,8 @@ class TrainStep {
     record_(model_.device(), [this] { run(); });
   }
 
-  /// Goes on after steps that changed nothing: `steps` were taken before them.
-  void resume(Index steps) {
+  /// Goes back over steps that changed nothing: `steps` were taken before them.
+  void rewind(Index steps) {
     optimizer_.rewind(steps);
     fill_value(model_.device(), 1, 0.0, halted_.data());
   }

@@ -99,7 +99,7 @@ class Trainer {
       const HostBatch host = batches_.at(steps_ * options_.accumulation + micro);
       const Batch<D>& input = step_.inputs()[static_cast<std::size_t>(micro)];
       input.tokens.assign(host.tokens);
-      input.documents.assign(host.positions);
+      input.positions.assign(host.positions);
     }
     step_(report.lambda, report.lr);
     const Tensor<acc_t<T>, D>& losses = step_.losses();
@@ -177,7 +177,7 @@ class Trainer {
       report.gradient_norm = norms[i];
       if (!std::isfinite(report.total) || !std::isfinite(report.gradient_norm)) {
         steps_ = report.step - 1;
-        step_.resume(steps_);
+        step_.rewind(steps_);
         throw NumericError(cat("[train] step ", report.step, ": loss ", report.total, " and gradient norm ",
                                report.gradient_norm,
                                " must be finite; the weights are those of the step before"));

@@ -126,9 +126,9 @@ void scale_into(const Cuda&, Index count, A alpha, const A* x, Sink<A> y);
 template <typename A>
 void fill_value(const Cuda&, Index count, A value, A* y);
 void fill_positions(const Cuda&, Index batch, Index time, Index start, std::int32_t* positions);
-void window_positions(const Cuda&, Rows rows, const std::int32_t* documents, std::int32_t* positions);
+void window_positions(const Cuda&, Rows rows, const std::int32_t* positions, std::int32_t* window);
 void shift_labels(const Cuda&, Rows rows, Index depth, const std::int32_t* tokens,
-                  const std::int32_t* documents, std::int32_t* labels);
+                  const std::int32_t* positions, std::int32_t* labels);
 
 // optimiser
 template <typename A>
