@@ -19,7 +19,7 @@ template <typename T, typename D>
 concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a, std::int32_t* i, double* f64,
                               Sink<T> st, Sink<acc_t<T>> sa, acc_t<T> x, AttentionShape attention,
                               Routing routing, ExpertsShape experts, LatentShape latent, AdamWStep step,
-                              const SamplingOptions& sampling, Kept kept, VerifyRule rule, DraftRounds rounds,
+                              const Draw* draws, Kept kept, VerifyRule rule, DraftRounds rounds,
                               std::span<const AdamWTensor<T>> parameters,
                               std::span<const std::span<const acc_t<T>>> gradients) {
   // embedding
@@ -81,7 +81,7 @@ concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a,
   latent_attention(d, latent, i, i, a, t, x, a);
   expand_value(d, attention, n, n, a, t, t);
   argmax_rows(d, rows, a, i);
-  draw_rows(d, rows, a, sampling, f64, i, kept);
+  draw_rows(d, rows, a, draws, i, kept);
   verify_rounds(d, rule, rounds, i);
 };
 

@@ -7,23 +7,22 @@ using namespace mtpx::test;
 
 namespace {
 
-/// Draws of every row of logits [rows, width]: with the smallest number, the largest, and some between.
-template <typename A>
-void check_draws(Index rows, Index width, const std::vector<A>& logits, const SamplingOptions& o) {
+/// Draws of every row of logits [rows, width], row r as by(r) says: with the smallest number, the largest,
+/// and some between.
+template <typename A, typename By>
+void check_draws(Index rows, Index width, const std::vector<A>& logits, const By& by) {
   CAPTURE(width);
-  CAPTURE(o.temperature);
-  CAPTURE(o.top_k);
-  CAPTURE(o.top_p);
-  std::vector<double> u;
-  for (Index r = 0; r < rows; ++r) u.push_back(Philox::uniform(3, 4, static_cast<std::uint64_t>(r)));
-  u[0] = 0;
-  u[1] = 1 - 0x1p-53;
+  std::vector<Draw> draws;
+  for (Index r = 0; r < rows; ++r)
+    draws.push_back({by(r), Philox::uniform(3, 4, static_cast<std::uint64_t>(r))});
+  draws[0].number = 0;
+  draws[1].number = 1 - 0x1p-53;
   const auto& on = device<Cuda>();
   const auto x = Tensor<A, Cuda>::from(on, {rows, width}, logits);
-  const auto numbers = Tensor<double, Cuda>::from(on, {rows}, u);
+  const auto on_device = Tensor<Draw, Cuda>::from(on, {rows}, draws);
   const Tensor<std::int32_t, Cuda> ids(on, {rows});
   poison(ids);
-  draw_rows(on, x.rows(), x.data(), o, numbers.data(), ids.data());
+  draw_rows(on, x.rows(), x.data(), on_device.data(), ids.data());
   const std::vector<std::int32_t> got = ids.to_host();
   // What they were drawn from, kept: the rows upside down.
   std::vector<std::int32_t> places;
@@ -31,12 +30,16 @@ void check_draws(Index rows, Index width, const std::vector<A>& logits, const Sa
   const Tensor<double, Cuda> table(on, {rows, width});
   poison(table);
   const auto kept_rows = Tensor<std::int32_t, Cuda>::from(on, {rows}, places);
-  draw_rows(on, x.rows(), x.data(), o, numbers.data(), ids.data(), {table.data(), kept_rows.data()});
+  draw_rows(on, x.rows(), x.data(), on_device.data(), ids.data(), {table.data(), kept_rows.data()});
   CHECK(ids.to_host() == got);
   const Numbers kept = host(table);
   for (Index r = 0; r < rows; ++r) {
     const std::span<const A> row(logits.data() + r * width, static_cast<std::size_t>(width));
-    const std::vector<double> p = distribution(row, o);
+    const Draw& draw = draws[static_cast<std::size_t>(r)];
+    CAPTURE(draw.sampling.temperature);
+    CAPTURE(draw.sampling.top_k);
+    CAPTURE(draw.sampling.top_p);
+    const std::vector<double> p = distribution(row, draw.sampling);
     const auto at = static_cast<std::size_t>(r);
     const auto mine = kept.begin() + (rows - 1 - r) * width;
     // The host adds V numbers one by one: at most V 2^-53 off.
@@ -44,7 +47,7 @@ void check_draws(Index rows, Index width, const std::vector<A>& logits, const Sa
     if (r == 1) {  // at the very end roundings of the sums decide, but never for a token that was cut
       CHECK(p[static_cast<std::size_t>(got[at])] > 0);
     } else {
-      CHECK(got[at] == sample(p, u[at]));
+      CHECK(got[at] == sample(p, draw.number));
     }
   }
 }
@@ -128,8 +131,9 @@ std::vector<float> coarse(Index rows, Index width) {
 TEST_CASE("twins: tokens drawn, each way once" * doctest::test_suite("twins: decoding")) {
   for (const Index top_k : {0, 5}) {
     for (const double top_p : {1.0, 0.9}) {
-      check_draws(3, 1300, smooth(3, 1300), {0.8, top_k, top_p});
-      check_draws(3, 1300, coarse(3, 1300), {0.8, top_k, top_p});
+      const auto by = [&](Index) { return SamplingOptions{0.8, top_k, top_p}; };
+      check_draws(3, 1300, smooth(3, 1300), by);
+      check_draws(3, 1300, coarse(3, 1300), by);
     }
   }
 }
@@ -152,22 +156,30 @@ TEST_CASE("twins: tokens drawn on the device are those that the host draws, with
       for (const Index top_k : {0, 1, 5, 300}) {
         for (const double top_p : {1.0, 0.93, 0.31}) {
           if (width == 40000 && (temperature != 0.8 || top_k == 1)) continue;
-          const SamplingOptions o{temperature, top_k, top_p};
-          check_draws(rows, width, different, o);
-          check_draws(rows, width, ties, o);
+          const auto by = [&](Index) { return SamplingOptions{temperature, top_k, top_p}; };
+          check_draws(rows, width, different, by);
+          check_draws(rows, width, ties, by);
           if (width == 1000)
-            check_draws(rows, width, std::vector<double>(different.begin(), different.end()), o);
+            check_draws(rows, width, std::vector<double>(different.begin(), different.end()), by);
         }
       }
     }
+    // Each row its own way, greedy ones among them.
+    const auto each = [](Index r) {
+      return SamplingOptions{r % 3 == 0 ? 0.0 : 0.4 * static_cast<double>(r), r % 4 == 1 ? 5 : 0,
+                             r % 5 == 2 ? 0.9 : 1.0};
+    };
+    check_draws(rows, width, different, each);
+    check_draws(rows, width, ties, each);
   }
   // What is not a number is never drawn.
   std::vector<float> broken(rows * 50, std::numeric_limits<float>::quiet_NaN());
   for (std::size_t r = 1; r < rows; ++r) broken[50 * r + 17] = broken[50 * r + 33] = 1;
   const auto x = Tensor<float, Cuda>::from(device<Cuda>(), {rows, 50}, broken);
-  const auto u = Tensor<double, Cuda>::from(device<Cuda>(), {rows}, std::vector<double>(rows, 0.75));
+  const auto draws =
+      Tensor<Draw, Cuda>::from(device<Cuda>(), {rows}, std::vector<Draw>(rows, {{0.5, 3, 0.9}, 0.75}));
   const Tensor<std::int32_t, Cuda> ids(device<Cuda>(), {rows});
-  draw_rows(device<Cuda>(), x.rows(), x.data(), {0.5, 3, 0.9}, u.data(), ids.data());
+  draw_rows(device<Cuda>(), x.rows(), x.data(), draws.data(), ids.data());
   std::vector<std::int32_t> second(rows, 33);
   second[0] = 0;  // of NaN alone
   CHECK(ids.to_host() == second);

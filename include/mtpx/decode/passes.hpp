@@ -12,13 +12,13 @@ namespace mtpx {
 enum class Answer {
   nothing,
   tokens,  ///< the most likely ones: nothing else leaves the device
-  drawn,   ///< tokens drawn with given random numbers, as sampling options say
+  drawn,   ///< tokens drawn, each row as its Draw says
   kept     ///< the same, and what they were drawn from stays on the device, in given rows of a table
 };
 
 /// How tokens are drawn from a pass's last rows.
 struct Draws {
-  std::span<const double> numbers{};     ///< in [0, 1), one a row
+  std::span<const Draw> of_rows{};       ///< one a row
   std::span<const std::int32_t> kept{};  ///< rows of the table, one a row, where distributions are kept
 };
 
@@ -29,17 +29,16 @@ template <typename T, typename D>
 class Passes {
  public:
   /// slots, positions: of the cache   modules: those that draft   most_rows: of one pass   most_answers: rows
-  /// that a pass is asked about   most_kept: rows of the table   sampling: how tokens are drawn
+  /// that a pass is asked about   most_kept: rows of the table
   Passes(const Transformer<T, D>& model, Index slots, Index positions, Index modules, Index most_rows,
-         Index most_answers, Index most_kept, const SamplingOptions& sampling)
+         Index most_answers, Index most_kept)
       : model_(model),
-        sampling_(sampling),
         cache_(model, slots, positions, modules),
         modules_(modules),
         most_kept_(most_kept),
         inputs_(model.device(), {5 * most_rows}),
         tokens_(model.device(), {most_answers}),
-        randoms_(model.device(), {most_answers}),
+        draws_(model.device(), {most_answers}),
         newest_(modules > 0 && model.config.sequential()
                     ? Tensor<T, D>(model.device(), {most_answers, model.config.hidden_size})
                     : Tensor<T, D>()) {}
@@ -152,7 +151,7 @@ class Passes {
       return span.empty() ? span
                           : span.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
     };
-    return {part(all.numbers), part(all.kept)};
+    return {part(all.of_rows), part(all.kept)};
   }
 
   /// Input i of a pass of n rows: tokens, sequences, positions, places of states, and rows of the table.
@@ -176,7 +175,7 @@ class Passes {
     }
     if constexpr (!requires { requires D::host_memory; }) check_ids(end - begin);
     copy_to_device(model_.device(), inputs_.data(), staged_.data(), staged_.size() * sizeof(std::int32_t));
-    copy_to_device(model_.device(), randoms_.data(), draws.numbers.data(), draws.numbers.size_bytes());
+    copy_to_device(model_.device(), draws_.data(), draws.of_rows.data(), draws.of_rows.size_bytes());
   }
 
   /// What the host's kernel checks by itself, in its words.
@@ -213,7 +212,7 @@ class Passes {
     linear_forward(x.device(), read.rows(), read.data(), vocab, model_.lm_head.weight.data(), logits.data());
     if (answer == Answer::tokens)
       return argmax_rows(x.device(), logits.rows(), logits.data(), tokens_.data());
-    draw_rows(x.device(), logits.rows(), logits.data(), sampling_, randoms_.data(), tokens_.data(),
+    draw_rows(x.device(), logits.rows(), logits.data(), draws_.data(), tokens_.data(),
               answer == Answer::kept ? Kept{table_.data(), input(4, n).data()} : Kept{});
   }
 
@@ -232,14 +231,13 @@ class Passes {
   }
 
   const Transformer<T, D>& model_;
-  const SamplingOptions sampling_;
   KvCache<T, D> cache_;
   const Index modules_;
   const Index most_kept_;
   // What recorded passes read and write: the same memory for all of them.
   Tensor<std::int32_t, D> inputs_;  // [5 * most_rows]: arrays of a pass's rows, one after the other
   Tensor<std::int32_t, D> tokens_;  // [most_answers]
-  Tensor<double, D> randoms_;       // [most_answers]
+  Tensor<Draw, D> draws_;           // [most_answers]
   Tensor<double, D> table_;         // [most_kept, vocab], once distributions are kept
   Tensor<T, D> newest_;             // [most_answers, hidden]
   std::map<Kind, Recorded<D>> records_;

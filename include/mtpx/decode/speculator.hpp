@@ -41,7 +41,7 @@ class Speculator {
         modules_((options.validate(model.config), std::min(most_drafts_, modules_of(model)))),
         passes_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_,
                 std::max(chunk + slots, slots * (most_drafts_ + 1)), slots * (most_drafts_ + 1),
-                slots * (2 * most_drafts_ + 1), options.sampling),
+                slots * (2 * most_drafts_ + 1)),
         slots_(static_cast<std::size_t>(slots)) {
     if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_);
     for (Slot& slot : slots_) slot.ready.resize(static_cast<std::size_t>(modules_));
@@ -77,8 +77,8 @@ class Speculator {
     Index begin = 0;
     for (; begin + chunk < rows_.size(); begin += chunk)
       passes_.trunk(rows_, begin, begin + chunk, Answer::nothing, 0);
-    randoms_.assign(1, of_place(s, 0));
-    passes_.trunk(rows_, begin, rows_.size(), plain_answer(), 1, {randoms_});
+    draws_.assign(1, {options_.sampling, of_place(s, 0)});
+    passes_.trunk(rows_, begin, rows_.size(), plain_answer(), 1, {draws_, {}});
     s.emitted_from = s.tokens.size();
     s.tokens.push_back(passes_.token(0));
     s.active = true;
@@ -199,7 +199,7 @@ class Speculator {
   /// plain decoding picks are all that is asked.
   void verify(bool by_tokens) {
     rows_.clear();
-    randoms_.clear();
+    draws_.clear();
     kept_.clear();
     for (const Index slot : running_) {
       Slot& s = slots_[static_cast<std::size_t>(slot)];
@@ -207,14 +207,15 @@ class Speculator {
       const Index e = known(s) - 1;
       rows_.add(s.tokens.back(), slot, e);
       for (Index i = 0; i < s.want; ++i) rows_.add(s.drafts[static_cast<std::size_t>(i)], slot, e + 1 + i);
-      for (Index i = 0; i <= s.want; ++i) randoms_.push_back(of_place(s, static_cast<std::size_t>(i)));
+      for (Index i = 0; i <= s.want; ++i)
+        draws_.push_back({options_.sampling, of_place(s, static_cast<std::size_t>(i))});
     }
     if (by_tokens) {
-      passes_.trunk(rows_, 0, rows_.size(), plain_answer(), rows_.size(), {randoms_});
+      passes_.trunk(rows_, 0, rows_.size(), plain_answer(), rows_.size(), {draws_, {}});
       return;
     }
     for (Index r = 0; r < rows_.size(); ++r) kept_.push_back(static_cast<std::int32_t>(r));
-    passes_.trunk(rows_, 0, rows_.size(), Answer::kept, rows_.size(), {randoms_, kept_});
+    passes_.trunk(rows_, 0, rows_.size(), Answer::kept, rows_.size(), {draws_, kept_});
     settle();
   }
 
@@ -291,16 +292,16 @@ class Speculator {
       Index begin = 0;
       for (; !draws_drafts() && begin + chunk + sequences < rows_.size(); begin += chunk)
         passes_.module(module, false, rows_, begin, begin + chunk, Answer::nothing, 0);
-      randoms_.clear();
+      draws_.clear();
       kept_.clear();
       for (const Index slot : drafting_) {
         if (!draws_drafts()) break;
-        randoms_.push_back(
-            of_round(slots_[static_cast<std::size_t>(slot)], to_draft, static_cast<std::size_t>(k - 1)));
+        const Slot& s = slots_[static_cast<std::size_t>(slot)];
+        draws_.push_back({options_.sampling, of_round(s, to_draft, static_cast<std::size_t>(k - 1))});
         kept_.push_back(draft_row(slot, k - 1));
       }
       passes_.module(module, again, rows_, begin, rows_.size(),
-                     draws_drafts() ? Answer::kept : Answer::tokens, sequences, {randoms_, kept_});
+                     draws_drafts() ? Answer::kept : Answer::tokens, sequences, {draws_, kept_});
       for (Index i = 0; i < sequences; ++i)
         slots_[static_cast<std::size_t>(drafting_[static_cast<std::size_t>(i)])].drafts.push_back(
             passes_.token(i));
@@ -350,6 +351,7 @@ class Speculator {
   std::vector<Index> running_, drafting_;
   std::vector<std::int32_t> kept_, integers_;
   std::vector<double> randoms_;
+  std::vector<Draw> draws_;
 };
 
 }  // namespace mtpx

@@ -55,24 +55,23 @@ namespace mtpx {
   template void expand_value(const Cuda&, AttentionShape, Index, Index, const acc_t<T>*, const T*, T*);
 
 // What is in the accumulation type A whatever the activations are.
-#define MTPX_CUDA_SUMS(A)                                                                                    \
-  template void sigmoid_forward(const Cuda&, Index, const A*, A*);                                           \
-  template void sigmoid_backward(const Cuda&, Index, const A*, const A*, Sink<A>);                           \
-  template void route_forward(const Cuda&, Index, Routing, const A*, const A*, std::int32_t*, A*);           \
-  template void route_backward(const Cuda&, Index, Routing, const A*, const std::int32_t*, const A*,         \
-                               const A*, Sink<A>);                                                           \
-  template void balance_forward(const Cuda&, Index, Index, Index, Index, A, const A*, A*, A*);               \
-  template void balance_backward(const Cuda&, Index, Index, Index, A, const A*, const A*, const A*,          \
-                                 Sink<A>);                                                                   \
-  template void update_bias(const Cuda&, Index, A, const double*, A*, A*);                                   \
-  template void plan_experts(const Cuda&, Index, Index, const std::int32_t*, std::int32_t*, std::int32_t*,   \
-                             std::int32_t*, A*);                                                             \
-  template void cross_entropy_mean(const Cuda&, Index, const A*, const std::int32_t*, Index, A*, A*);        \
-  template void scale_into(const Cuda&, Index, A, const A*, Sink<A>);                                        \
-  template void sums_of_squares(const Cuda&, std::span<const std::span<const A>>, double*);                  \
-  template void argmax_rows(const Cuda&, Rows, const A*, std::int32_t*);                                     \
-  template void draw_rows(const Cuda&, Rows, const A*, const SamplingOptions&, const double*, std::int32_t*, \
-                          const Kept&);
+#define MTPX_CUDA_SUMS(A)                                                                                  \
+  template void sigmoid_forward(const Cuda&, Index, const A*, A*);                                         \
+  template void sigmoid_backward(const Cuda&, Index, const A*, const A*, Sink<A>);                         \
+  template void route_forward(const Cuda&, Index, Routing, const A*, const A*, std::int32_t*, A*);         \
+  template void route_backward(const Cuda&, Index, Routing, const A*, const std::int32_t*, const A*,       \
+                               const A*, Sink<A>);                                                         \
+  template void balance_forward(const Cuda&, Index, Index, Index, Index, A, const A*, A*, A*);             \
+  template void balance_backward(const Cuda&, Index, Index, Index, A, const A*, const A*, const A*,        \
+                                 Sink<A>);                                                                 \
+  template void update_bias(const Cuda&, Index, A, const double*, A*, A*);                                 \
+  template void plan_experts(const Cuda&, Index, Index, const std::int32_t*, std::int32_t*, std::int32_t*, \
+                             std::int32_t*, A*);                                                           \
+  template void cross_entropy_mean(const Cuda&, Index, const A*, const std::int32_t*, Index, A*, A*);      \
+  template void scale_into(const Cuda&, Index, A, const A*, Sink<A>);                                      \
+  template void sums_of_squares(const Cuda&, std::span<const std::span<const A>>, double*);                \
+  template void argmax_rows(const Cuda&, Rows, const A*, std::int32_t*);                                   \
+  template void draw_rows(const Cuda&, Rows, const A*, const Draw*, std::int32_t*, const Kept&);
 
 // Float beside bf16: the router's products, the logits of decoding, masters.
 #define MTPX_CUDA_MIXED                                                                                  \
