@@ -20,7 +20,7 @@ concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a,
                               Sink<T> st, Sink<acc_t<T>> sa, acc_t<T> x, AttentionShape attention,
                               Routing routing, ExpertsShape experts, LatentShape latent, AdamWStep step,
                               const Draw* draws, Kept kept, VerifyRule rule, DraftRounds rounds,
-                              std::span<const AdamWTensor<T>> parameters,
+                              Verdict* verdicts, std::span<const AdamWTensor<T>> parameters,
                               std::span<const std::span<const acc_t<T>>> gradients) {
   // embedding
   embedding_forward(d, rows, i, rows, t, t);
@@ -82,7 +82,7 @@ concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a,
   expand_value(d, attention, n, n, a, t, t);
   argmax_rows(d, rows, a, i);
   draw_rows(d, rows, a, draws, i, kept);
-  verify_rounds(d, rule, rounds, i);
+  verify_rounds(d, rule, rounds, verdicts);
 };
 
 }  // namespace mtpx

@@ -59,9 +59,9 @@ void check_rounds(Index vocab, Index sequences) {
   std::uint64_t next = 0;
   const auto uniform = [&] { return Philox::uniform(11, 12, next++); };
   for (const double apart : {0.05, 1.0}) {  // drafts that mostly stand, and that mostly fall
-    Numbers table, numbers;
-    std::vector<std::int32_t> integers;
-    const auto rows = [&] { return static_cast<std::int32_t>(static_cast<Index>(table.size()) / vocab); };
+    Numbers table;
+    RoundList drawn(most), chosen(most);
+    const auto rows = [&] { return static_cast<Index>(table.size()) / vocab; };
     const auto add = [&](const Numbers& logits) {
       const Numbers p = distribution(std::span<const double>(logits), {1.0, vocab > 20 ? vocab / 2 : 0, 1.0});
       table.insert(table.end(), p.begin(), p.end());
@@ -69,40 +69,43 @@ void check_rounds(Index vocab, Index sequences) {
     };
     for (Index s = 0; s < sequences; ++s) {
       const Index count = s % (most + 1);
-      std::vector<std::int32_t> drafts(most);
+      std::vector<std::int32_t> drafts;
       std::vector<Numbers> main;
       for (Index i = 0; i <= count; ++i) {
         Numbers z;
         for (Index x = 0; x < vocab; ++x) z.push_back(6 * uniform());
         main.push_back(z);
       }
-      const std::int32_t p_row = rows();
+      const Index p_row = rows();
       for (const Numbers& z : main) add(z);
-      const std::int32_t q_row = rows();
+      const Index q_row = rows();
       for (Index i = 0; i < count; ++i) {
         Numbers z = main[static_cast<std::size_t>(i)];
         for (double& x : z) x += apart * uniform();
-        drafts[static_cast<std::size_t>(i)] = sample(add(z), uniform());
+        drafts.push_back(sample(add(z), uniform()));
       }
-      integers.insert(integers.end(), {static_cast<std::int32_t>(count), p_row, q_row});
-      integers.insert(integers.end(), drafts.begin(), drafts.end());
-      for (Index i = 0; i < 2 * most + 1; ++i) numbers.push_back(uniform());
+      Numbers keeps, draws;
+      for (Index i = 0; i < count; ++i) keeps.push_back(uniform());
+      for (Index i = 0; i <= count; ++i) draws.push_back(uniform());
+      const auto keep = [&](std::size_t i) { return keeps[i]; };
+      const auto draw = [&](std::size_t i) { return draws[i]; };
+      drawn.add(drafts, p_row, q_row, keep, draw);
+      chosen.add(drafts, p_row, -1, keep, draw);
     }
-    for (const bool chosen : {false, true}) {
-      for (Index s = 0; s < sequences && chosen; ++s)
-        integers[static_cast<std::size_t>(s * (3 + most) + 2)] = -1;
+    for (const RoundList* list : {&drawn, &chosen}) {
       for (const Verification by : {Verification::exact, Verification::block, Verification::lossy_typical}) {
         const auto verdicts = [&]<typename D>(const D& on) {
-          const auto i = Tensor<std::int32_t, D>::from(on, {sequences, 3 + most}, integers);
-          const auto n = Tensor<double, D>::from(on, {sequences, 2 * most + 1}, numbers);
+          const RoundLayout& layout = list->layout();
+          const auto i = Tensor<std::int32_t, D>::from(on, {sequences, layout.integers()}, list->integers());
+          const auto n = Tensor<double, D>::from(on, {sequences, layout.numbers()}, list->numbers());
           const auto t = Tensor<double, D>::from(on, {rows(), vocab}, table);
-          const Tensor<std::int32_t, D> to(on, {sequences, 2});
+          const Tensor<Verdict, D> to(on, {sequences});
           poison(to);
-          verify_rounds(on, VerifyRule{by}, {sequences, vocab, most, i.data(), n.data(), t.data()},
+          verify_rounds(on, VerifyRule{by}, {layout, sequences, vocab, i.data(), n.data(), t.data()},
                         to.data());
           return to.to_host();
         };
-        INFO("rule " << static_cast<int>(by) << ", chosen " << chosen << ", apart " << apart);
+        INFO("rule " << static_cast<int>(by) << ", chosen " << (list == &chosen) << ", apart " << apart);
         CHECK(verdicts(device<Cuda>()) == verdicts(device<Cpu>()));
       }
     }

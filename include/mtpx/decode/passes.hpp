@@ -112,27 +112,27 @@ class Passes {
   }
 
   /// Settles rounds, one a sequence, by the distributions that were kept.
-  /// most: drafts of a round, at most   integers, numbers: as DraftRounds says
-  void settle(const VerifyRule& rule, Index count, Index most, std::span<const std::int32_t> integers,
-              std::span<const double> numbers) {
+  void settle(const VerifyRule& rule, const RoundList& list) {
     const D& device = model_.device();
-    keep_size(round_integers_, count * DraftRounds::integers_of(most));
-    keep_size(round_numbers_, count * DraftRounds::numbers_of(most));
-    keep_size(verdicts_, 2 * count);
-    copy_to_device(device, round_integers_.data(), integers.data(), integers.size_bytes());
-    copy_to_device(device, round_numbers_.data(), numbers.data(), numbers.size_bytes());
-    const DraftRounds rounds{
-        count, model_.config.vocab_size, most, round_integers_.data(), round_numbers_.data(), table_.data()};
+    const auto upload_all = [&](auto& memory, const auto& numbers) {
+      keep_size(memory, static_cast<Index>(numbers.size()));
+      copy_to_device(device, memory.data(), numbers.data(), numbers.size_bytes());
+    };
+    upload_all(round_integers_, list.integers());
+    upload_all(round_numbers_, list.numbers());
+    keep_size(verdicts_, list.count());
+    const DraftRounds rounds{list.layout(),          list.count(),          model_.config.vocab_size,
+                             round_integers_.data(), round_numbers_.data(), table_.data()};
     verify_rounds(device, rule, rounds, verdicts_.data());
-    answered_verdicts_.resize(static_cast<std::size_t>(2 * count));
+    answered_verdicts_.resize(static_cast<std::size_t>(list.count()));
     copy_to_host(device, answered_verdicts_.data(), verdicts_.data(),
-                 answered_verdicts_.size() * sizeof(std::int32_t));
+                 answered_verdicts_.size() * sizeof(Verdict));
   }
 
   /// The answer about row i of those asked about.
   std::int32_t token(Index i) const { return answered_tokens_[static_cast<std::size_t>(i)]; }
   /// How round i of those settled ended.
-  Verdict verdict(std::size_t i) const { return {answered_verdicts_[2 * i], answered_verdicts_[2 * i + 1]}; }
+  Verdict verdict(std::size_t i) const { return answered_verdicts_[i]; }
 
  private:
   struct Kind {
@@ -243,9 +243,11 @@ class Passes {
   std::map<Kind, Recorded<D>> records_;
   Tape tape_{Mode::inference};
   // Memory kept between passes.
-  Tensor<std::int32_t, D> round_integers_, verdicts_;
+  Tensor<std::int32_t, D> round_integers_;
   Tensor<double, D> round_numbers_;
-  std::vector<std::int32_t> staged_, answered_tokens_, answered_verdicts_;
+  Tensor<Verdict, D> verdicts_;
+  std::vector<std::int32_t> staged_, answered_tokens_;
+  std::vector<Verdict> answered_verdicts_;
 };
 
 }  // namespace mtpx

@@ -42,7 +42,8 @@ class Speculator {
         passes_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_,
                 std::max(chunk + slots, slots * (most_drafts_ + 1)), slots * (most_drafts_ + 1),
                 slots * (2 * most_drafts_ + 1)),
-        slots_(static_cast<std::size_t>(slots)) {
+        slots_(static_cast<std::size_t>(slots)),
+        rounds_(most_drafts_) {
     if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_);
     for (Slot& slot : slots_) slot.ready.resize(static_cast<std::size_t>(modules_));
   }
@@ -221,28 +222,24 @@ class Speculator {
 
   /// Which drafts of the running sequences stand, by the distributions that passes kept.
   void settle() {
-    integers_.clear();
-    randoms_.clear();
+    rounds_.clear();
     for (const Index slot : running_) {
       const Slot& s = slots_[static_cast<std::size_t>(slot)];
-      integers_.push_back(static_cast<std::int32_t>(s.want));
-      integers_.push_back(static_cast<std::int32_t>(s.first_row));
-      integers_.push_back(draws_drafts() ? draft_row(slot, 0) : -1);
-      for (std::size_t i = 0; i < static_cast<std::size_t>(most_drafts_); ++i) {
-        integers_.push_back(i < s.drafts.size() ? s.drafts[i] : 0);
-        randoms_.push_back(of_round(s, to_keep, i));
-      }
-      for (std::size_t i = 0; i <= static_cast<std::size_t>(most_drafts_); ++i)
-        randoms_.push_back(of_place(s, i));
+      rounds_.add(
+          drafts_of(s), s.first_row, draws_drafts() ? draft_row(slot, 0) : -1,
+          [&](std::size_t i) { return of_round(s, to_keep, i); },
+          [&](std::size_t i) { return of_place(s, i); });
     }
-    passes_.settle({options_.verification, options_.typical_epsilon, options_.typical_delta},
-                   static_cast<Index>(running_.size()), most_drafts_, integers_, randoms_);
+    passes_.settle({options_.verification, options_.typical_epsilon, options_.typical_delta}, rounds_);
+  }
+
+  static std::span<const std::int32_t> drafts_of(const Slot& s) {
+    return {s.drafts.data(), static_cast<std::size_t>(s.want)};
   }
 
   /// Which drafts are the tokens that plain decoding picks.
   Verdict by_plain_tokens(const Slot& s) const {
-    const std::span<const std::int32_t> drafts(s.drafts.data(), static_cast<std::size_t>(s.want));
-    return verify_chosen(drafts,
+    return verify_chosen(drafts_of(s),
                          [&](std::size_t i) { return passes_.token(s.first_row + static_cast<Index>(i)); });
   }
 
@@ -349,9 +346,9 @@ class Speculator {
   // Memory kept between passes.
   RowList rows_;
   std::vector<Index> running_, drafting_;
-  std::vector<std::int32_t> kept_, integers_;
-  std::vector<double> randoms_;
+  std::vector<std::int32_t> kept_;
   std::vector<Draw> draws_;
+  RoundList rounds_;
 };
 
 }  // namespace mtpx

@@ -158,7 +158,7 @@ void argmax_rows(const Cuda&, Rows rows, const A* logits, std::int32_t* ids);
 template <typename A>
 void draw_rows(const Cuda&, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids,
                const Kept& kept = {});
-void verify_rounds(const Cuda&, const VerifyRule& rule, const DraftRounds& rounds, std::int32_t* verdicts);
+void verify_rounds(const Cuda&, const VerifyRule& rule, const DraftRounds& rounds, Verdict* verdicts);
 template <typename T>
 void decode_attention(const Cuda&, const DecodeAttention<T>& p, const T* x, T* h);
 template <typename T>

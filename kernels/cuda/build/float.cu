@@ -10,7 +10,7 @@ namespace mtpx {
 [[gnu::used]] void shift_labels(const Cuda&, Rows, Index, const std::int32_t*, const std::int32_t*,
                                 std::int32_t*);
 [[gnu::used]] void clip_scale(const Cuda&, Index, const double*, double, double*, double*, double*);
-[[gnu::used]] void verify_rounds(const Cuda&, const VerifyRule&, const DraftRounds&, std::int32_t*);
+[[gnu::used]] void verify_rounds(const Cuda&, const VerifyRule&, const DraftRounds&, Verdict*);
 
 }  // namespace mtpx
 
