@@ -227,7 +227,7 @@ TEST_CASE("Transformer: nothing trains with a frozen main model and no depth") {
   auto model = random_model<float>(dense_config(0), 5);
   model.freeze_main();
   const Corpus corpus = Corpus::from_text(std::string(400, 'a'));
-  CHECK_THROWS_WITH_AS((Trainer<float, Device>(model, {.seq = 8}, Batches(corpus, {2, 8, 0, 0}))),
+  CHECK_THROWS_WITH_AS((Trainer<float, Device>(model, {}, Batches(corpus, {.batch = 2, .seq = 8}))),
                        "[train] the main model is frozen and the depth is 0: nothing would train",
                        ConfigError);
 }
