@@ -98,8 +98,8 @@
   KERNEL(scale_into, (const D&, Index count, A alpha, const A* x, Sink<A> y))                                \
   KERNEL(sums_of_squares, (const D&, std::span<const std::span<const A>> gradients, double* out))            \
   KERNEL(argmax_rows, (const D&, Rows rows, const A* logits, std::int32_t* ids))                             \
-  KERNEL(draw_rows, (const D&, Rows rows, const A* logits, const SamplingOptions& s, const double* u,        \
-                     std::int32_t* ids, const Kept& kept))
+  KERNEL(draw_rows,                                                                                          \
+         (const D&, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids, const Kept& kept))
 
 /// What a device may bring as well: a decoding pass in few launches. All three or none (fuses_decoding).
 #define MTPX_KERNELS_OF_FUSED_DECODING(KERNEL, D, T)                                       \
@@ -122,14 +122,14 @@
 
 // --- No templates ----------------------------------------------------------------------------------------
 
-#define MTPX_KERNELS_OF_NO_TYPE(KERNEL, D)                                                                \
-  KERNEL(fill_positions, (const D&, Index batch, Index time, Index start, std::int32_t* positions))       \
-  KERNEL(window_positions, (const D&, Rows rows, const std::int32_t* documents, std::int32_t* positions)) \
-  KERNEL(shift_labels, (const D&, Rows rows, Index depth, const std::int32_t* tokens,                     \
-                        const std::int32_t* documents, std::int32_t* labels))                             \
-  KERNEL(clip_scale, (const D&, Index parts, const double* squares, double max_norm, double* norm,        \
-                      double* scale, double* halted))                                                     \
-  KERNEL(verify_rounds, (const D&, const VerifyRule& rule, const DraftRounds& rounds, std::int32_t* verdicts))
+#define MTPX_KERNELS_OF_NO_TYPE(KERNEL, D)                                                             \
+  KERNEL(fill_positions, (const D&, Index batch, Index time, Index start, std::int32_t* positions))    \
+  KERNEL(window_positions, (const D&, Rows rows, const std::int32_t* positions, std::int32_t* window)) \
+  KERNEL(shift_labels, (const D&, Rows rows, Index depth, const std::int32_t* tokens,                  \
+                        const std::int32_t* positions, std::int32_t* labels))                          \
+  KERNEL(clip_scale, (const D&, Index parts, const double* squares, double max_norm, double* norm,     \
+                      double* scale, double* halted))                                                  \
+  KERNEL(verify_rounds, (const D&, const VerifyRule& rule, const DraftRounds& rounds, Verdict* verdicts))
 
 // --- Which types a device has them for -------------------------------------------------------------------
 

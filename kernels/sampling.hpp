@@ -35,6 +35,13 @@ struct SamplingOptions {
   }
 };
 
+/// How the token of one row is drawn. Kernels take an array of these from device memory: what a row draws by
+/// may change from pass to pass, and from row to row, without anything being recorded anew.
+struct Draw {
+  SamplingOptions sampling{};
+  double number = 0;  ///< u in [0, 1)
+};
+
 /// Where a kernel that draws tokens leaves the distributions: that of row r in row rows[r] of a table. Null:
 /// nowhere.
 struct Kept {

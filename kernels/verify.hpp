@@ -1,25 +1,17 @@
 #pragma once
-// Which drafted tokens stand, and what comes after them. Each rule reads the distributions of the main model
-// and of the drafts, both as tokens are drawn from them (after temperature, top-k and top-p), and random
-// numbers; none of them knows a model, so that tests can enumerate what they do. Written once for every
-// device: a thread of the host settles a round, or all threads of a GPU's block together.
+// Which drafted tokens stand, and what comes after them. Each rule reads a round (rounds.hpp): the
+// distributions of the main model and of the drafts, both as tokens are drawn from them (after temperature,
+// top-k and top-p), and random numbers; none of them knows a model, so that tests can enumerate what they do.
+// Written once for every device: a thread of the host settles a round, or all threads of a GPU's block
+// together.
 //
 // In all of them: x_0 .. x_{K-1} were drafted; p(i) is the main model's distribution of the token at place i,
 // given x_0 .. x_{i-1}, for i = 0 .. K; q(i) is the one that x_i was drawn from.
 
-#include "formulas.hpp"
-
-#include <mtpx/core/shape.hpp>
+#include "rounds.hpp"
 
 #include <cstdint>
 #include <span>
-
-// Of a GPU's kernels where nvcc compiles, of the host's elsewhere.
-#ifdef __CUDACC__
-#define MTPX_OF_KERNELS __device__ __forceinline__
-#else
-#define MTPX_OF_KERNELS inline
-#endif
 
 namespace mtpx {
 
@@ -37,14 +29,6 @@ struct VerifyRule {
   double typical_delta = 0.3;
 };
 
-/// The first `accepted` drafts stand, and `next` comes after them.
-struct Verdict {
-  Index accepted = 0;
-  std::int32_t next = 0;
-
-  friend bool operator==(const Verdict&, const Verdict&) = default;
-};
-
 /// For drafts that were not drawn but chosen (q puts everything on x_i): the token of every place is drawn
 /// from the main model, or is its most likely one, as in plain decoding; a draft stands if it is that token.
 /// Its chance is p(x_i) = sum_x min(p, q): no rule accepts more often. And the text is that of plain
@@ -59,57 +43,6 @@ Verdict verify_chosen(std::span<const std::int32_t> drafts, const Pick& pick) {
   }
   return {static_cast<Index>(drafts.size()), pick(drafts.size())};
 }
-
-/// What the other rules ask about a round, as it stands in memory. A device adds what takes all of its
-/// threads:
-///
-///   left(i, r)         sum_x max(0, r p_i(x) - q_i(x))
-///   rest(i, r, left)   a token drawn from these, with the number of place i; left: their sum
-///   entropy(i)         of p_i, in nats
-///   next(i)            a token drawn from p_i, with the number of place i
-struct DraftRound {
-  Index vocab = 0;                       ///< V
-  Index count = 0;                       ///< K
-  const std::int32_t* drafts = nullptr;  ///< [K]
-  const double* p_rows = nullptr;        ///< [K + 1, V]
-  const double* q_rows = nullptr;        ///< [K, V]; null: drafts were chosen, each for certain
-  const double* keeps = nullptr;         ///< [K], numbers in [0, 1) that drafts are kept with
-  const double* draws = nullptr;         ///< [K + 1], of the places
-
-  MTPX_OF_KERNELS double p(Index i, Index x) const { return p_rows[i * vocab + x]; }
-  MTPX_OF_KERNELS double q(Index i, Index x) const {
-    return q_rows != nullptr ? q_rows[i * vocab + x] : x == drafts[i] ? 1.0 : 0.0;
-  }
-  /// max(0, r p_i(x) - q_i(x)): what a refused draft is replaced from.
-  MTPX_OF_KERNELS double residual(Index i, double r, Index x) const {
-    const double rest = exact::fma(r, p(i, x), -q(i, x));
-    return rest > 0 ? rest : 0;
-  }
-};
-
-/// The rounds of several sequences, side by side in memory.
-struct DraftRounds {
-  Index count = 0, vocab = 0;
-  Index most = 0;                          ///< drafts of one, at most
-  const std::int32_t* integers = nullptr;  ///< [count, 3 + most]: K, row of p_0, row of q_0 or -1, drafts
-  const double* numbers = nullptr;         ///< [count, 2 most + 1]: keeps, draws
-  const double* table = nullptr;           ///< [.., V]: a round's p stand one below the other, and its q
-
-  static constexpr Index integers_of(Index most) { return 3 + most; }
-  static constexpr Index numbers_of(Index most) { return 2 * most + 1; }
-
-  MTPX_OF_KERNELS DraftRound operator[](Index s) const {
-    const std::int32_t* const mine = integers + s * integers_of(most);
-    const double* const random = numbers + s * numbers_of(most);
-    return {vocab,
-            mine[0],
-            mine + 3,
-            table + mine[1] * vocab,
-            mine[2] < 0 ? nullptr : table + mine[2] * vocab,
-            random,
-            random + most};
-  }
-};
 
 /// Whether a drafted token stays (Leviathan et al. 2023, arXiv 2211.17192): u < p / q, strictly, so that a
 /// token of probability 0 never does, not even at u = 0.

@@ -111,7 +111,7 @@ void run(const Options& o, const D& device) {
   mtpx::TrainStep<T, D> train(model, {{input, {}, false}}, options);
   const auto step = [&](mtpx::Index i) {
     copy_on_device(device, input.data(), batches[static_cast<std::size_t>(i % 4)].data(), input.bytes());
-    train(options.loss.lambda, 1e-4);
+    train(1e-4);
     wait_for(device);
   };
   const auto main_loss = [&] { return static_cast<double>(train.losses().to_host()[1]); };

@@ -147,14 +147,10 @@ Json run(const D& device, const Design& design, std::uint64_t seed, const Text& 
   model.detach_depths = design.detached;
   mtpx::TrainOptions train;
   train.steps = o.steps;
-  train.batch = o.batch;
-  train.seq = o.seq;
-  train.seed = seed;
   train.lr.peak = o.lr;
   train.lr.warmup = std::min<Index>(100, o.steps / 10);
-  train.lambda = {design.loss.lambda, design.loss.lambda, 1};
-  train.depth_weights = design.loss.depth_weights;
-  train.reduction = design.loss.reduction;
+  train.step.loss = design.loss;
+  train.lambda.late = design.loss.lambda;
   // Windows do not depend on the design: all of them take those of the full depth.
   mtpx::Trainer<T, D> trainer(model, train, mtpx::Batches(text.train, {o.batch, o.seq, seed, o.depth}));
   Json line{{"seed", seed}, {"curve", Json::array()}};

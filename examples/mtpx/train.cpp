@@ -31,6 +31,7 @@ struct Options {
   ConfigSource config;
   mtpx::Index depth = -1;
   mtpx::TrainOptions train;
+  mtpx::BatchOptions batches{.seed = 1337};
   std::string heads;
   double lambda = -1;
   double lambda_late = -1;
@@ -175,11 +176,12 @@ void report_evaluation(Progress& progress, Metrics& metrics, const mtpx::Transfo
 void set_weights(Options& o, const mtpx::Config& config) {
   const mtpx::MtpDesign design = config.design();
   const mtpx::MtpLossOptions published = mtpx::published_weights(design);
-  o.train.reduction = o.reduction == "sum"    ? mtpx::LossReduction::sum
-                      : o.reduction == "mean" ? mtpx::LossReduction::mean
-                                              : published.reduction;
-  o.train.lambda.early = o.lambda < 0 ? published.lambda : o.lambda;
-  o.train.lambda.late = o.lambda_late >= 0 ? o.lambda_late : o.train.lambda.early / design.late_divisor;
+  mtpx::MtpLossOptions& loss = o.train.step.loss;
+  loss.reduction = o.reduction == "sum"    ? mtpx::LossReduction::sum
+                   : o.reduction == "mean" ? mtpx::LossReduction::mean
+                                           : published.reduction;
+  loss.lambda = o.lambda < 0 ? published.lambda : o.lambda;
+  o.train.lambda.late = o.lambda_late >= 0 ? o.lambda_late : loss.lambda / design.late_divisor;
 }
 
 template <typename T, typename D>
@@ -194,30 +196,33 @@ void run(Options o, const D& device) {
   require_bytes(source.config);
   const mtpx::Index depth = source.config.num_nextn_predict_layers;
   set_weights(o, source.config);
-  if (o.depth_decay != 1) o.train.depth_weights = mtpx::exponential_weights(depth, o.depth_decay);
-  if (o.divisor == "all") o.train.divisor = mtpx::LossDivisor::all_positions;
+  if (o.depth_decay != 1) o.train.step.loss.depth_weights = mtpx::exponential_weights(depth, o.depth_decay);
+  if (o.divisor == "all") o.train.step.loss.divisor = mtpx::LossDivisor::all_positions;
   o.train.lr.warmup = std::min(o.train.lr.warmup, o.train.steps / 10);
   if (!mtpx::Utf8Stream::valid(o.prompt)) throw mtpx::ConfigError("[train] --prompt is not valid UTF-8");
 
   mtpx::Corpus corpus = read_corpus(o.data);
   const mtpx::Index documents = corpus.documents();
   const mtpx::Index size = corpus.size();
-  const mtpx::Index needed = mtpx::Batches::minimum(o.train.seq, depth);
-  if (o.overfit) corpus = first_windows(corpus, std::max(needed, o.train.batch * o.train.seq));
+  const mtpx::Index needed = mtpx::Batches::minimum(o.batches.seq, depth);
+  if (o.overfit) corpus = first_windows(corpus, std::max(needed, o.batches.batch * o.batches.seq));
   auto [train, held_out] = o.overfit ? mtpx::CorpusSplit{corpus, {}} : corpus.split(o.validation, needed);
   const mtpx::Index training_tokens = train.size();
-  mtpx::Batches batches(std::move(train), {o.train.batch, o.train.seq, o.overfit ? 0 : o.train.seed, depth});
+  mtpx::BatchOptions windows_of = o.batches;
+  windows_of.depth = depth;
+  if (o.overfit) windows_of.seed = 0;
+  mtpx::Batches batches(std::move(train), windows_of);
   const mtpx::ValidationWindows windows(std::move(held_out),
-                                        {o.train.batch, o.train.seq, o.eval_windows, depth});
+                                        {o.batches.batch, o.batches.seq, o.eval_windows, depth});
 
   mtpx::LoadedModel<T, D> loaded = o.init.folder.empty()
                                        ? mtpx::LoadedModel<T, D>{Model(device, source.config), source.extra}
                                        : o.init.load<T>(device);
   Model& model = loaded.model;
   if (o.init.folder.empty()) {
-    mtpx::initialize(model, o.train.seed);
+    mtpx::initialize(model, o.batches.seed);
   } else if (model.config != source.config) {  // another depth or design
-    model = mtpx::with_depths(model, depth, source.config.mtpx_heads, o.train.seed);
+    model = mtpx::with_depths(model, depth, source.config.mtpx_heads, o.batches.seed);
   }
   model.activation_checkpointing = o.activation_checkpointing;
   model.detach_depths = o.detach_depths;
@@ -235,7 +240,7 @@ void run(Options o, const D& device) {
   std::signal(SIGTERM, on_signal);
 
   const mtpx::Index every = o.eval_every > 0 ? o.eval_every : std::max<mtpx::Index>(1, o.train.steps / 4);
-  const mtpx::Index tokens = o.train.batch * o.train.seq * o.train.accumulation;
+  const mtpx::Index tokens = o.batches.batch * o.batches.seq * o.train.accumulation;
   const auto begin = Clock::now();
   auto start = begin;
   const auto catch_up = [&] {
@@ -301,10 +306,10 @@ void add_train(CLI::App& app) {
   command->add_option("--steps", o.train.steps, "Optimiser steps")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
-  command->add_option("--batch", o.train.batch, "Windows per micro-batch")
+  command->add_option("--batch", o.batches.batch, "Windows per micro-batch")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  command->add_option("--seq", o.train.seq, "Tokens per window, T")
+  command->add_option("--seq", o.batches.seq, "Tokens per window, T")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   command->add_option("--accumulation", o.train.accumulation, "Micro-batches per step")
@@ -316,10 +321,10 @@ void add_train(CLI::App& app) {
   command->add_option("--warmup", o.train.lr.warmup, "Steps of the linear rise, at most a tenth of all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_option("--weight-decay", o.train.adamw.weight_decay, "Decay of matrices")
+  command->add_option("--weight-decay", o.train.step.adamw.weight_decay, "Decay of matrices")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->add_option("--clip", o.train.clip, "Largest gradient norm; 0 = any")
+  command->add_option("--clip", o.train.step.clip, "Largest gradient norm; 0 = any")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   add_heads(*command, o.heads);
@@ -346,7 +351,7 @@ void add_train(CLI::App& app) {
           "Lambda times the mean or the sum of the depths' losses; default: mean, for parallel heads sum")
       ->check(CLI::IsMember({"mean", "sum"}));
   auto* weights = command
-                      ->add_option("--depth-weights", o.train.depth_weights,
+                      ->add_option("--depth-weights", o.train.step.loss.depth_weights,
                                    "Weights of depths 1, 2, .., separated by commas; missing ones are 1")
                       ->delimiter(',')
                       ->check(CLI::NonNegativeNumber);
@@ -359,7 +364,7 @@ void add_train(CLI::App& app) {
                    "Divide a depth's loss by its valid rows, or by all positions (Eq. 24)")
       ->check(CLI::IsMember({"valid", "all"}))
       ->capture_default_str();
-  command->add_option("--bias-speed", o.train.bias_update_speed, "Gamma of the router biases")
+  command->add_option("--bias-speed", o.train.step.bias_update_speed, "Gamma of the router biases")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--mask-documents", o.train.mask_documents, "Attention stays inside documents");
@@ -376,7 +381,7 @@ void add_train(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--overfit-batch", o.overfit, "Train on one fixed batch only: every loss must go to 0");
   command->add_flag("--force", o.force, "Replace the model in --out");
-  command->add_option("--seed", o.train.seed, "Seed of weights and shuffling")->capture_default_str();
+  command->add_option("--seed", o.batches.seed, "Seed of weights and shuffling")->capture_default_str();
   o.device.add(*command);
   freeze->needs(init);
   command->callback([options] {

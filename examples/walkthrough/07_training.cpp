@@ -34,12 +34,7 @@ int main() {
   corpus.add("one fish, two fish, red fish, blue fish. black fish, blue fish, old fish, new fish.\n", "fish");
   corpus.add("row, row, row your boat gently down the stream. merrily, merrily, life is but a dream.\n",
              "boat");
-  mtpx::TrainOptions options;
-  options.steps = 120;
-  options.batch = 4;
-  options.seq = 40;
-  options.lr = {.peak = 5e-3, .warmup = 10};
-  const mtpx::Batches batches(corpus, {options.batch, options.seq, options.seed, 2});
+  const mtpx::Batches batches(corpus, {.batch = 4, .seq = 40, .seed = 1337, .depth = 2});
 
   // What the model computes: depth k has hidden states for the T - k rows whose k-th next token is known.
   {
@@ -60,6 +55,7 @@ int main() {
   }
 
   // The loop: forward, backward, clip, AdamW, router biases.
+  const mtpx::TrainOptions options{.steps = 120, .lr = {.peak = 5e-3, .warmup = 10}};
   mtpx::Trainer<float, Cpu> trainer(model, options, batches);
   mtpx::StepReport first, last;
   while (trainer.steps_done() < options.steps) {

@@ -14,19 +14,19 @@ void argmax_rows(const Cpu&, Rows rows, const A* logits, std::int32_t* ids) {
     ids[r] = argmax(std::span<const A>(logits + r * rows.stride, static_cast<std::size_t>(rows.width)));
 }
 
-/// ids[r] = a token drawn from distribution() of row r: that at which the cumulated probabilities pass u[r]
-/// in [0, 1). The distributions can be kept.   logits: [rows, width]   u, ids: [rows]
+/// ids[r] = a token drawn from distribution() of row r, as draws[r] says: that at which the cumulated
+/// probabilities pass its number. The distributions can be kept.   logits: [rows, width]   draws, ids: [rows]
 template <typename A>
-void draw_rows(const Cpu& cpu, Rows rows, const A* logits, const SamplingOptions& options, const double* u,
-               std::int32_t* ids, const Kept& kept) {
+void draw_rows(const Cpu& cpu, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids,
+               const Kept& kept) {
   const auto width = static_cast<std::size_t>(rows.width);
   cpu::parallel_for(cpu, rows.count, [&](Index r) {
     thread_local std::vector<std::int32_t> order;  // kept, so that decoding allocates nothing
     double* const to =
         kept.table != nullptr ? kept.table + kept.rows[r] * rows.width : cpu::scratch<double>(rows.width, 2);
     const std::span<double> p(to, width);
-    distribution(std::span<const A>(logits + r * rows.stride, width), options, p, order);
-    ids[r] = sample(p, u[r]);
+    distribution(std::span<const A>(logits + r * rows.stride, width), draws[r].sampling, p, order);
+    ids[r] = sample(p, draws[r].number);
   });
 }
 

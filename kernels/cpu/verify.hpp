@@ -36,14 +36,11 @@ struct HostRound : DraftRound {
 
 }  // namespace cpu
 
-/// Settles rounds by a rule of ../verify.hpp.   verdicts: [count, 2]: how many drafts stand, and what follows
+/// Settles rounds by a rule of ../verify.hpp.   verdicts: [count]
 inline void verify_rounds(const Cpu& cpu, const VerifyRule& rule, const DraftRounds& rounds,
-                          std::int32_t* verdicts) {
-  cpu::parallel_for(cpu, rounds.count, [&](Index s) {
-    const Verdict verdict = verify(rule, cpu::HostRound{rounds[s]});
-    verdicts[2 * s] = static_cast<std::int32_t>(verdict.accepted);
-    verdicts[2 * s + 1] = verdict.next;
-  });
+                          Verdict* verdicts) {
+  cpu::parallel_for(cpu, rounds.count,
+                    [&](Index s) { verdicts[s] = verify(rule, cpu::HostRound{rounds[s]}); });
 }
 
 }  // namespace mtpx

@@ -16,19 +16,19 @@ struct PositionsFrom {
 
 struct WindowPositions {
   Index width, stride;
-  const std::int32_t* documents;
+  const std::int32_t* positions;
   __device__ __forceinline__ std::int32_t operator()(Index i) const {
     const Index b = i / width, t = i % width;
-    return min(documents[b * stride + t], static_cast<std::int32_t>(t));
+    return min(positions[b * stride + t], static_cast<std::int32_t>(t));
   }
 };
 
 struct ShiftedLabels {
   Index count, stride, ahead;
-  const std::int32_t *tokens, *documents;
+  const std::int32_t *tokens, *positions;
   __device__ __forceinline__ std::int32_t operator()(Index i) const {
     const Index at = i / count * stride + i % count;
-    const bool same = documents == nullptr || documents[at + ahead] == documents[at] + ahead;
+    const bool same = positions == nullptr || positions[at + ahead] == positions[at] + ahead;
     return same ? tokens[at + ahead] : -1;
   }
 };
@@ -41,21 +41,21 @@ inline void fill_positions(const Cuda& device, Index batch, Index time, Index st
   cuda::fill(device, "fill_positions", batch * time, positions, cuda::PositionsFrom{time, start});
 }
 
-/// position[b][t] = min(document[b][t], t).   documents: [B, T] strided   positions: [B, T]
-inline void window_positions(const Cuda& device, Rows rows, const std::int32_t* documents,
-                             std::int32_t* positions) {
-  cuda::fill(device, "window_positions", rows.count * rows.width, positions,
-             cuda::WindowPositions{rows.width, rows.stride, documents});
+/// window[b][t] = min(position[b][t], t).   positions: [B, T] strided   window: [B, T]
+inline void window_positions(const Cuda& device, Rows rows, const std::int32_t* positions,
+                             std::int32_t* window) {
+  cuda::fill(device, "window_positions", rows.count * rows.width, window,
+             cuda::WindowPositions{rows.width, rows.stride, positions});
 }
 
-/// label[b][i] = token[b][i + k + 1] for depth k, or -1 where document[i + k + 1] != document[i] + k + 1.
-/// tokens, documents: [B, T + 1] rows with the same stride   labels: [B, T - k]
+/// label[b][i] = token[b][i + k + 1] for depth k, or -1 where position[i + k + 1] != position[i] + k + 1.
+/// tokens, positions: [B, T + 1] rows with the same stride   labels: [B, T - k]
 inline void shift_labels(const Cuda& device, Rows rows, Index depth, const std::int32_t* tokens,
-                         const std::int32_t* documents, std::int32_t* labels) {
+                         const std::int32_t* positions, std::int32_t* labels) {
   const Index ahead = depth + 1, count = rows.width - ahead;
   if (count <= 0) return;
   cuda::fill(device, "shift_labels", rows.count * count, labels,
-             cuda::ShiftedLabels{count, rows.stride, ahead, tokens, documents});
+             cuda::ShiftedLabels{count, rows.stride, ahead, tokens, positions});
 }
 
 }  // namespace mtpx

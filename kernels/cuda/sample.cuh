@@ -2,7 +2,7 @@
 // Tokens drawn on the device, from the distribution of kernels/sampling.hpp: softmax(logits / temperature),
 // cut to the top_k, then to the top_p of what is left. So a sampled token leaves as greedy ones do, and
 // nobody waits for a row of logits. All sums are in double and in a fixed order: a row's token depends on its
-// logits and its random number alone.
+// logits and its Draw alone.
 //
 // Neither cut sorts. The order is that of whole-number keys of the logits, and what is sought is the largest
 // key t such that the keys from t on are top_k many, or have top_p of the weight: four bits of it at a time.
@@ -241,9 +241,10 @@ struct DrawRow {
 /// A block a row.   weights: [rows, width], scratch where no distribution is kept
 template <typename A>
 __global__ void __launch_bounds__(draw_threads)
-    draw_block(Index width, Index stride, const A* logits, const SamplingOptions s, const double* u,
-               double* weights, const Kept kept, std::int32_t* ids) {
+    draw_block(Index width, Index stride, const A* logits, const Draw* draws, double* weights,
+               const Kept kept, std::int32_t* ids) {
   __shared__ DrawShared shared;
+  const SamplingOptions s = draws[blockIdx.x].sampling;
   const bool keep = kept.table != nullptr;
   const DrawRow<A> row{width, logits + blockIdx.x * stride,
                        keep ? kept.table + kept.rows[blockIdx.x] * width : weights + blockIdx.x * width};
@@ -264,7 +265,7 @@ __global__ void __launch_bounds__(draw_threads)
   if (top_k > 0 && top_k < width) row.cut(shared, static_cast<double>(top_k), [](double) { return 1.0; });
   if (s.top_p < 1) row.cut(shared, s.top_p * row.total(shared), [](double weight) { return weight; });
   const auto weight = [&](Index i) { return row.weights[i]; };
-  const int id = max(0, draw_of_block(shared, width, weight, u[blockIdx.x]));
+  const int id = max(0, draw_of_block(shared, width, weight, draws[blockIdx.x].number));
   if (threadIdx.x == 0) ids[blockIdx.x] = id;
   if (!keep) return;
   const double total = row.total(shared);
@@ -290,14 +291,14 @@ void argmax_rows(const Cuda& device, Rows rows, const A* logits, std::int32_t* i
 }
 
 /// ids[r] = a token drawn from softmax(logits / temperature) of row r, cut to the top_k, then to the top_p of
-/// what is left: that at which the cumulated probabilities pass u[r] in [0, 1). Temperature 0: the likeliest.
-/// The distributions can be kept.   logits: [rows, width]   u, ids: [rows]
+/// what is left, as draws[r] says: that at which the cumulated probabilities pass its number. Temperature 0:
+/// the likeliest. The distributions can be kept.   logits: [rows, width]   draws, ids: [rows]
 template <typename A>
-void draw_rows(const Cuda& device, Rows rows, const A* logits, const SamplingOptions& s, const double* u,
-               std::int32_t* ids, const Kept& kept) {
+void draw_rows(const Cuda& device, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids,
+               const Kept& kept) {
   const cuda::Workspace<double> weights(device, kept.table != nullptr ? 0 : rows.count * rows.width);
   cuda::launch(device, "draw", cuda::draw_block<A>, static_cast<unsigned>(rows.count), cuda::draw_threads, 0,
-               rows.width, rows.stride, logits, s, u, weights.data(), kept, ids);
+               rows.width, rows.stride, logits, draws, weights.data(), kept, ids);
 }
 
 }  // namespace mtpx

@@ -44,19 +44,17 @@ struct BlockRound : DraftRound {
 
 template <int threads>
 __global__ void __launch_bounds__(threads)
-    verify_block_of_round(const VerifyRule rule, const DraftRounds rounds, std::int32_t* verdicts) {
+    verify_block_of_round(const VerifyRule rule, const DraftRounds rounds, Verdict* verdicts) {
   __shared__ DrawShared shared;
   const Verdict verdict = verify(rule, BlockRound{rounds[blockIdx.x], shared});
-  if (threadIdx.x != 0) return;
-  verdicts[2 * blockIdx.x] = static_cast<std::int32_t>(verdict.accepted);
-  verdicts[2 * blockIdx.x + 1] = verdict.next;
+  if (threadIdx.x == 0) verdicts[blockIdx.x] = verdict;
 }
 
 }  // namespace cuda
 
-/// Settles rounds by a rule of ../verify.hpp.   verdicts: [count, 2]: how many drafts stand, and what follows
+/// Settles rounds by a rule of ../verify.hpp.   verdicts: [count]
 inline void verify_rounds(const Cuda& device, const VerifyRule& rule, const DraftRounds& rounds,
-                          std::int32_t* verdicts) {
+                          Verdict* verdicts) {
   cuda::launch(device, "verify", cuda::verify_block_of_round<cuda::draw_threads>,
                static_cast<unsigned>(rounds.count), cuda::draw_threads, 0, rule, rounds, verdicts);
 }

@@ -339,6 +339,79 @@ TEST_CASE("generate_batch: prompt i with seed s + i is what it is alone") {
   }
 }
 
+TEST_CASE_TEMPLATE("generate_batch: each prompt sampled its own way, side by side or alone: the same text", T,
+                   float, bf16) {
+  Config c = mixture_config(2);
+  c.vocab_size = 32;
+  const auto random = random_model<T>(c, 78, 0.4);
+  const auto trained = trained_model<T>();
+  const std::vector<SamplingOptions> ways{{}, {0.8}, {1.0, 3}, {1.3, 0, 0.7}, {}, {0.9, 5, 0.8}};
+  std::vector<Tokens> prompts;
+  std::vector<SamplingOptions> sampling;
+  for (std::uint64_t i = 0; i < 24; ++i) {
+    prompts.push_back(random_prompt(i, 1 + static_cast<Index>(i % 7), 32));
+    sampling.push_back(ways[i % ways.size()]);
+  }
+  struct Way {
+    DraftTokens tokens;
+    Verification verification;
+  };
+  for (const auto* model : {&random, &trained}) {
+    for (const Way& way :
+         {Way{DraftTokens::chosen, Verification::exact}, Way{DraftTokens::drawn, Verification::exact},
+          Way{DraftTokens::drawn, Verification::block}, Way{DraftTokens::chosen, Verification::block},
+          Way{DraftTokens::chosen, Verification::lossy_typical}}) {
+      GenerateOptions options;
+      options.max_tokens = 14;
+      options.draft_tokens = way.tokens;
+      options.verification = way.verification;
+      for (const Index k : {0, 1, 2, 3}) {
+        INFO("K = " << k << ", drawn " << (way.tokens == DraftTokens::drawn) << ", rule "
+                    << static_cast<int>(way.verification));
+        options.draft = k;
+        std::vector<Tokens> alone;
+        for (std::size_t i = 0; i < prompts.size(); ++i) {
+          options.seed = 60 + i;
+          options.sampling = sampling[i];
+          alone.push_back(run(*model, prompts[i], options).tokens);
+        }
+        options.seed = 60;
+        options.sampling = {};
+        for (const Index batch : {1, 5}) {
+          std::vector<Tokens> together(prompts.size());
+          const auto keep = [&](std::size_t i, std::int32_t token) {
+            together[i].push_back(token);
+            return true;
+          };
+          generate_batch(*model, prompts, batch, options, keep, sampling);
+          CHECK(together == alone);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("generate_batch: what a prompt is sampled with is checked before anything is emitted") {
+  const auto model = counting_model(40, {true});
+  const std::vector<Tokens> prompts{{1}, {2}};
+  const auto says = [&](const GenerateOptions& options, const std::vector<SamplingOptions>& sampling) {
+    return error_text<ConfigError>([&] {
+      const auto never = [](std::size_t, std::int32_t) {
+        FAIL("emitted");
+        return false;
+      };
+      generate_batch(model, prompts, 2, options, never, sampling);
+    });
+  };
+  CHECK(says({}, {{}}) == "[generate] sampling has 1 entries for 2 prompts: must have one for each, or none");
+  CHECK(says({}, {{}, {1, -2}}) == "[sampling] top_k = -2: must be 0 (all tokens) or positive");
+  GenerateOptions drawn;
+  drawn.draft_tokens = DraftTokens::drawn;
+  CHECK(says(drawn, {{}, {1}}) ==
+        "[generate] draft = automatic: what is chosen depends on the clock, and with drawn drafts, block or "
+        "lossy verification so would the text; give a number");
+}
+
 TEST_CASE("generate_batch: prompts end one by one, and others take their places") {
   const auto model = counting_model(40, {true, true});
   std::vector<Tokens> prompts, expected;

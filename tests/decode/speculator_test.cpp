@@ -425,6 +425,32 @@ TEST_CASE("Speculator: the same seed gives the same text, another seed another o
   CHECK(text(1) != text(2));
 }
 
+TEST_CASE("Speculator: a sequence's own sampling, by default the decoder's; a used slot remembers none") {
+  const Model model = random_model(small_vocabulary(2, false, 5), 71, 0.3);
+  GenerateOptions options;
+  options.draft = 2;
+  options.sampling = {1.0, 3, 0.9};
+  Speculator<double, Cpu> speculator(model, options);
+  const auto text = [&](const auto&... sampling) {
+    const Index slot = speculator.add(Tokens{0, 1}, 4, sampling...);
+    while (!speculator.full(slot)) speculator.step();
+    speculator.remove(slot);
+    return speculator.tokens(slot);
+  };
+  const Tokens sampled = text(), greedy = text(SamplingOptions{}), hot = text(SamplingOptions{5.0});
+  CHECK(greedy != sampled);
+  CHECK(hot != sampled);
+  CHECK(text() == sampled);
+  CHECK(text(options.sampling) == sampled);
+  Speculator<double, Cpu> by_default(model, {.draft = 2});
+  by_default.add(Tokens{0, 1}, 4);
+  while (!by_default.full(0)) by_default.step();
+  CHECK(by_default.tokens() == greedy);
+  CHECK_THROWS_WITH_AS(speculator.add(Tokens{0}, 0, {-1.0}),
+                       "[sampling] temperature = -1: must be 0 (greedy) or positive", ConfigError);
+  CHECK(text() == sampled);
+}
+
 TEST_CASE("Speculator: a full context emits nothing more") {
   const auto model = counting_model(12, {true, true}, 6);
   GenerateOptions options;

@@ -102,20 +102,23 @@ TEST_CASE("draw_rows: each row from its own distribution, by its own number") {
   const Numbers u{0.0, 0.31, 0.62, 0.9, 0x1.fffffffffffffp-1};
   Numbers logits;
   for (Index i = 0; i < rows * stride; ++i) logits.push_back(std::sin(static_cast<double>(i * i)) * 2);
-  for (const SamplingOptions& o :
-       {SamplingOptions{0.7, 0, 1.0}, SamplingOptions{2.0, 3, 1.0}, SamplingOptions{1.0, 5, 0.6}}) {
+  const std::vector<SamplingOptions> ways{{0.7, 0, 1.0}, {2.0, 3, 1.0}, {1.0, 5, 0.6}};
+  for (std::size_t way = 0; way <= ways.size(); ++way) {  // the last time each row its own
+    const auto of = [&](std::size_t r) { return ways[way < ways.size() ? way : r % ways.size()]; };
+    std::vector<Draw> draws;
+    for (std::size_t r = 0; r < rows; ++r) draws.push_back({of(r), u[r]});
     std::vector<std::int32_t> ids(rows, -1);
-    draw_rows(Cpu(2), Rows{rows, width, stride}, logits.data(), o, u.data(), ids.data(), {});
+    draw_rows(Cpu(2), Rows{rows, width, stride}, logits.data(), draws.data(), ids.data(), {});
     const std::vector<std::int32_t> places{4, 0, 6, 2, 5};  // of a table of seven rows
     std::vector<std::int32_t> again(rows, -1);
     Numbers table(7 * width, -1.0);
-    draw_rows(Cpu(2), Rows{rows, width, stride}, logits.data(), o, u.data(), again.data(),
+    draw_rows(Cpu(2), Rows{rows, width, stride}, logits.data(), draws.data(), again.data(),
               {table.data(), places.data()});
     CHECK(again == ids);
     CHECK(std::count(table.begin(), table.end(), -1.0) == 2 * width);
     for (std::size_t r = 0; r < rows; ++r) {
       const auto first = logits.begin() + static_cast<std::ptrdiff_t>(r) * stride;
-      const Numbers p = naive_distribution(Numbers(first, first + width), o);
+      const Numbers p = naive_distribution(Numbers(first, first + width), of(r));
       const auto id = static_cast<std::size_t>(ids[r]);
       REQUIRE(id < width);
       for (std::size_t i = 0; i < width; ++i)
@@ -126,6 +129,19 @@ TEST_CASE("draw_rows: each row from its own distribution, by its own number") {
       CHECK(before <= u[r] + 1e-14);
       CHECK(u[r] <= before + p[id] + 1e-14);
     }
+  }
+}
+
+TEST_CASE("draw_rows: a row of temperature 0 among others is its argmax, the lowest id on ties") {
+  const Numbers logits{1, 3, 2, 3, /**/ 1, 3, 2, 3, /**/ -0.0, 0.0, -1, not_a_number};  // [3, 4]
+  for (const double number : {0.0, 0.5, 0x1.fffffffffffffp-1}) {
+    const std::vector<Draw> draws{{{}, number}, {{1.0, 1}, number}, {{0, 3, 0.5}, number}};
+    const std::vector<std::int32_t> places{2, 0, 1};
+    std::vector<std::int32_t> ids(3, -1);
+    Numbers table(12, -1.0);
+    draw_rows(Cpu(2), Rows{3, 4, 4}, logits.data(), draws.data(), ids.data(), {table.data(), places.data()});
+    CHECK(ids == std::vector<std::int32_t>{1, 1, 0});
+    CHECK(table == Numbers{0, 1, 0, 0, /**/ 1, 0, 0, 0, /**/ 0, 1, 0, 0});
   }
 }
 

@@ -316,8 +316,8 @@ TEST_CASE("verify: no draft at all is plain sampling") {
 TEST_CASE("verify_rounds: rounds side by side are each settled alone, chosen drafts as if q were one-hot") {
   // A language of five tokens; up to three drafts a round.
   constexpr std::size_t vocab = 5, most = 3, count = 60;
-  Numbers table, numbers;
-  std::vector<std::int32_t> integers;
+  Numbers table;
+  RoundList drawn(most), chosen(most);
   std::vector<Verdict> alone, alone_chosen;
   std::uint64_t next = 0;
   const auto uniform = [&] { return Philox::uniform(5, 6, next++); };
@@ -332,7 +332,7 @@ TEST_CASE("verify_rounds: rounds side by side are each settled alone, chosen dra
   for (const VerifyRule& rule :
        {VerifyRule{}, VerifyRule{Verification::block}, VerifyRule{Verification::lossy_typical}}) {
     table.assign(vocab, -1);  // row 0 is nobody's
-    integers.clear(), numbers.clear(), alone.clear(), alone_chosen.clear();
+    drawn.clear(), chosen.clear(), alone.clear(), alone_chosen.clear();
     for (std::size_t s = 0; s < count; ++s) {
       const std::size_t k = s % (most + 1);
       const Numbers p = rows_of(k + 1), q = rows_of(k);
@@ -340,31 +340,25 @@ TEST_CASE("verify_rounds: rounds side by side are each settled alone, chosen dra
       for (std::size_t i = 0; i < k; ++i) drafts.push_back(static_cast<std::int32_t>(uniform() * 5));
       Numbers keeps, draws, one_hot(k * vocab, 0.0);
       for (std::size_t i = 0; i < k; ++i) one_hot[i * vocab + static_cast<std::size_t>(drafts[i])] = 1;
-      for (std::size_t i = 0; i < most; ++i) keeps.push_back(uniform());
-      for (std::size_t i = 0; i <= most; ++i) draws.push_back(uniform());
+      for (std::size_t i = 0; i < k; ++i) keeps.push_back(uniform());
+      for (std::size_t i = 0; i <= k; ++i) draws.push_back(uniform());
       alone.push_back(verify(rule, OwnRound(drafts, p, q, keeps, draws)));
       alone_chosen.push_back(verify(rule, OwnRound(drafts, p, one_hot, keeps, draws)));
-      const auto rows = [&] { return static_cast<std::int32_t>(table.size() / vocab); };
-      const std::int32_t q_row = rows();
+      const auto rows = [&] { return static_cast<Index>(table.size() / vocab); };
+      const Index q_row = rows();
       table.insert(table.end(), q.begin(), q.end());
-      for (const std::int32_t x : {static_cast<std::int32_t>(k), rows(), q_row}) integers.push_back(x);
+      const auto keep = [&](std::size_t i) { return keeps[i]; };
+      const auto draw = [&](std::size_t i) { return draws[i]; };
+      drawn.add(drafts, rows(), q_row, keep, draw);
+      chosen.add(drafts, rows(), -1, keep, draw);
       table.insert(table.end(), p.begin(), p.end());
-      drafts.resize(most);
-      integers.insert(integers.end(), drafts.begin(), drafts.end());
-      numbers.insert(numbers.end(), keeps.begin(), keeps.end());
-      numbers.insert(numbers.end(), draws.begin(), draws.end());
     }
-    for (const bool chosen : {false, true}) {
-      if (chosen)
-        for (std::size_t s = 0; s < count; ++s) integers[s * (3 + most) + 2] = -1;
-      std::vector<std::int32_t> verdicts(2 * count, -1);
-      const DraftRounds rounds{count, vocab, most, integers.data(), numbers.data(), table.data()};
+    for (const RoundList* list : {&drawn, &chosen}) {
+      std::vector<Verdict> verdicts(count, {-1, -1});
+      const DraftRounds rounds{list->layout(),         count,       vocab, list->integers().data(),
+                               list->numbers().data(), table.data()};
       verify_rounds(Cpu(2), rule, rounds, verdicts.data());
-      for (std::size_t s = 0; s < count; ++s) {
-        const Verdict& want = chosen ? alone_chosen[s] : alone[s];
-        CHECK(verdicts[2 * s] == want.accepted);
-        CHECK(verdicts[2 * s + 1] == want.next);
-      }
+      CHECK(verdicts == (list == &drawn ? alone : alone_chosen));
     }
   }
 }

@@ -132,7 +132,7 @@ TEST_CASE("a depth whose targets all lie in other documents: zero loss, zero gra
   config.aux_loss_alpha = 0;
   Model model = random_model(config, 1);
   Batch<Device> batch = random_batch(2, 4, 11);
-  batch.documents = tensor<std::int32_t>({2, 5}, {0, 1, 0, 1, 0, 0, 1, 0, 1, 0});  // of two tokens each
+  batch.positions = tensor<std::int32_t>({2, 5}, {0, 1, 0, 1, 0, 0, 1, 0, 1, 0});  // of two tokens each
   const Pass got = forward(model, batch);
   CHECK(got.losses[0] > 0);
   CHECK(got.losses[1] == 0);

@@ -60,7 +60,7 @@ TEST_CASE("gradients: dense, direct queries, state before the norm and first, by
   config.mtp_hidden = MtpHidden::pre_norm;
   config.mtp_concat = MtpConcat::hidden_embedding;
   Batch<Device> batch = random_batch(2, 6, 11);
-  batch.documents = tensor<std::int32_t>({2, 7}, {0, 1, 2, 3, 0, 1, 2, 4, 5, 0, 1, 2, 3, 4});
+  batch.positions = tensor<std::int32_t>({2, 7}, {0, 1, 2, 3, 0, 1, 2, 4, 5, 0, 1, 2, 3, 4});
   for (const bool mask : {false, true}) {
     batch.mask_documents = mask;
     const auto report = check(config, 4, batch, {0.7, {1.0, 2.0}, LossDivisor::all_positions}, 5);

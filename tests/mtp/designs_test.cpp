@@ -116,7 +116,7 @@ TEST_CASE_TEMPLATE("mtp_backward: head by head gives the gradients of the common
     for (const Config& base : {mixture_config(3), dense_config(3)}) {
       auto naive = random_model<T>(with(base, heads), 4), by_head = random_model<T>(with(base, heads), 4);
       Batch<Device> batch = random_batch(2, 6, 11);
-      batch.documents = tensor<std::int32_t>({2, 7}, {0, 1, 2, 3, 0, 1, 2, 4, 5, 0, 1, 2, 3, 4});
+      batch.positions = tensor<std::int32_t>({2, 7}, {0, 1, 2, 3, 0, 1, 2, 4, 5, 0, 1, 2, 3, 4});
       const MtpLossOptions options{0.7, {1.0, 0.5}, LossDivisor::valid_rows, LossReduction::sum};
       for (int micro = 0; micro < 2; ++micro) {  // adds to gradients that are there
         Tape tape;
@@ -227,7 +227,7 @@ TEST_CASE("Transformer: nothing trains with a frozen main model and no depth") {
   auto model = random_model<float>(dense_config(0), 5);
   model.freeze_main();
   const Corpus corpus = Corpus::from_text(std::string(400, 'a'));
-  CHECK_THROWS_WITH_AS((Trainer<float, Device>(model, {.seq = 8}, Batches(corpus, {2, 8, 0, 0}))),
+  CHECK_THROWS_WITH_AS((Trainer<float, Device>(model, {}, Batches(corpus, {.batch = 2, .seq = 8}))),
                        "[train] the main model is frozen and the depth is 0: nothing would train",
                        ConfigError);
 }

@@ -48,13 +48,13 @@ double total(const MtpLoss<double, Device>& loss) { return host(loss.total.value
 /// Labels of depth k by hand; -1 where the target is in another document.
 naive::Ints labels(const Batch<Device>& b, Index k) {
   const naive::Ints tokens = b.tokens.to_host();
-  const naive::Ints documents = b.documents.defined() ? b.documents.to_host() : naive::Ints();
+  const naive::Ints positions = b.positions.defined() ? b.positions.to_host() : naive::Ints();
   naive::Ints all;
   for (Index row = 0; row < batch; ++row) {
     for (Index i = 0; i + k < steps; ++i) {
       const Index here = row * (steps + 1) + i;
       const bool same =
-          documents.empty() || naive::at(documents, here + k + 1) == naive::at(documents, here) + k + 1;
+          positions.empty() || naive::at(positions, here + k + 1) == naive::at(positions, here) + k + 1;
       all.push_back(same ? naive::at(tokens, here + k + 1) : -1);
     }
   }
@@ -127,7 +127,7 @@ TEST_CASE("mtp_loss: documents: a target in another document does not count") {
   const Model model = random_model(config(), 1);
   const States states;
   Batch<Device> b = random_batch(batch, steps, 11);
-  b.documents = tensor<std::int32_t>({batch, steps + 1}, {0, 1, 2, 0, 1, 7, 0, 1, 2, 3});
+  b.positions = tensor<std::int32_t>({batch, steps + 1}, {0, 1, 2, 0, 1, 7, 0, 1, 2, 3});
   CHECK(labels(b, 0)[2] == -1);
   CHECK(labels(b, 1)[1] == -1);
   for (const LossDivisor divisor : {LossDivisor::valid_rows, LossDivisor::all_positions}) {
@@ -149,7 +149,7 @@ TEST_CASE("mtp_loss: a depth whose rows all lack a target adds zero loss and zer
   for (const LossDivisor divisor : {LossDivisor::valid_rows, LossDivisor::all_positions}) {
     const States states;
     Batch<Device> b = random_batch(batch, steps, 11);
-    b.documents = tensor<std::int32_t>({batch, steps + 1}, {0, 1, 0, 1, 0, 0, 1, 0, 1, 0});  // of two tokens
+    b.positions = tensor<std::int32_t>({batch, steps + 1}, {0, 1, 0, 1, 0, 0, 1, 0, 1, 0});  // of two tokens
     Tape tape;
     const auto loss = mtp_loss(model, states.on(tape), b, {.lambda = 1.0, .divisor = divisor});
     tape.backward(loss.total);
@@ -159,7 +159,7 @@ TEST_CASE("mtp_loss: a depth whose rows all lack a target adds zero loss and zer
     for (std::size_t k = 1; k <= 2; ++k) {
       for (const double g : host(states.leaves[k].grad())) CHECK(g == 0.0);
     }
-    b.documents = tensor<std::int32_t>({batch, steps + 1}, Ids::zeros(device(), {10}).to_host());
+    b.positions = tensor<std::int32_t>({batch, steps + 1}, Ids::zeros(device(), {10}).to_host());
     model.zero_grad();
     Tape nothing;
     const auto none = mtp_loss(model, states.on(nothing), b, {.divisor = divisor});

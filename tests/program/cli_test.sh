@@ -93,7 +93,7 @@ expect 2 "$(printf 'mtpx: [config] %s: these values do not add up\n  qk_rope_hea
   train --config "$work/bad.json" --data "$work/text.txt" "${out[@]}"
 expect 3 "mtpx: [config] $work/missing.json: cannot be opened: No such file or directory" train --config "$work/missing.json" "${out[@]}"
 expect 2 "mtpx: [config] no preset is called \"huge\"; there are tiny, deep and small" train --preset huge "${out[@]}"
-expect 2 "mtpx: [train] seq = 4096: must not exceed max_position_embeddings" train --seq 4096 "${out[@]}"
+expect 2 "mtpx: [train] seq = 4096: must not exceed max_position_embeddings = 2048" train --seq 4096 "${out[@]}"
 expect 2 "mtpx: --steps: Value 0 not in range 1 to 1073741824" train --steps 0 "${out[@]}"
 expect 2 "mtpx: --out is required" train
 expect 4 "mtpx: [train] --out $work/text.txt/x: cannot be made: Not a directory" train "${small[@]}" --out "$work/text.txt/x"

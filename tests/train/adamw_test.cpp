@@ -52,7 +52,7 @@ struct Toy {
 
   static void members(auto& self, auto&& visit) {
     visit("matrix", self.matrix);
-    visit("stack", self.stack);
+    visit("experts.stack", self.stack);
     visit("gain", self.gain);
     visit("untouched", self.untouched);
   }
@@ -71,6 +71,14 @@ std::map<std::string, Numbers> gradients(Toy<T>& toy) {
   for_each_parameter(toy, [&](const std::string& name, auto& p) { all[name] = host(p.grad()); });
   return all;
 }
+
+/// A module of one parameter, which stands in another.
+struct Alone {
+  Parameter<double, Device>& one;
+
+  static void members(auto& self, auto&& visit) { visit("one", self.one); }
+  const Device& device() const { return one.device(); }
+};
 
 /// Loshchilov & Hutter 2019, algorithm 2, one number at a time.
 struct NaiveAdamW {
@@ -164,7 +172,7 @@ TEST_CASE("AdamW: a step whose scale is NaN changes nothing, and can be taken ba
       for (const auto& [name, numbers] : values(toy)) check_bits(numbers, before.at(name), name);
       for (const auto& [name, numbers] : gradients(toy)) CHECK(numbers.empty());
       CHECK(optimizer.steps() == 3);
-      optimizer.rewind(2);
+      optimizer.set_steps(2);
     }
     toy.fill_gradients(step, 1.0);
     reference.fill_gradients(step, 1.0);
@@ -200,7 +208,7 @@ TEST_CASE("AdamW: a zero gradient decays matrices and leaves gains") {
   AdamW<double, Device> optimizer({.weight_decay = 0.5});
   optimizer.step(toy, clip_norm(toy, 1.0), 0.125);
   const auto after = values(toy);
-  for (const std::string name : {"matrix", "stack.weight"}) {
+  for (const std::string name : {"matrix", "experts.stack.weight"}) {
     for (std::size_t i = 0; i < before.at(name).size(); ++i)
       CHECK(after.at(name)[i] == doctest::Approx(before.at(name)[i] * (1 - 0.125 * 0.5)).epsilon(1e-15));
   }
@@ -223,7 +231,154 @@ TEST_CASE("AdamW: a parameter that is frozen later stays, and others keep their 
   }
   check_bits(host(toy.matrix.value()), frozen, "frozen");
   check_bits(values(toy).at("gain"), values(reference).at("gain"));
-  check_bits(values(toy).at("stack.weight"), values(reference).at("stack.weight"));
+  check_bits(values(toy).at("experts.stack.weight"), values(reference).at("experts.stack.weight"));
+}
+
+TEST_CASE("AdamW: one optimiser, several modules with equal names: each as with one of its own") {
+  Toy<bf16> first, second, first_alone, second_alone;
+  second.gain.value().assign(std::vector<float>{1, 2, 3, 4, 5});
+  second_alone.gain.value().assign(std::vector<float>{1, 2, 3, 4, 5});
+  AdamW<bf16, Device> both, one, other;
+  for (int step = 0; step < 6; ++step) {
+    for (Toy<bf16>* toy : {&first, &first_alone}) toy->fill_gradients(step, 1.0);
+    for (Toy<bf16>* toy : {&second, &second_alone}) toy->fill_gradients(step + 100, 3.0);
+    both.begin_step(device(), 0.01);
+    both.update(first, clip_norm(first, 0));
+    both.update(second, clip_norm(second, 0));
+    one.step(first_alone, clip_norm(first_alone, 0), 0.01);
+    other.step(second_alone, clip_norm(second_alone, 0), 0.01);
+  }
+  CHECK(both.steps() == 6);
+  const auto compare = [](Toy<bf16>& got, Toy<bf16>& want) {
+    const auto expected = values(want);
+    for (const auto& [name, numbers] : values(got)) check_bits(numbers, expected.at(name), name);
+  };
+  compare(first, first_alone);
+  compare(second, second_alone);
+}
+
+TEST_CASE("AdamW: freezing, thawing, parts that come and go: nobody takes over another's moments") {
+  Toy<double> toy, reference;
+  std::map<std::string, AdamW<double, Device>> apart;  // an optimiser for each parameter
+  AdamW<double, Device> optimizer;
+  for (int step = 0; step < 8; ++step) {
+    toy.matrix.freeze(step == 2 || step == 3);
+    toy.gain.freeze(step == 3 || step == 4);
+    if (step == 5) {  // another in its place, that begins anew
+      toy.untouched = Parameter<double, Device>(device(), {4, 4});
+      reference.untouched = Parameter<double, Device>(device(), {4, 4});
+      apart.erase("untouched");
+      for (Toy<double>* of : {&toy, &reference})
+        of->untouched.value().assign(random_tensor<double>({4, 4}, 5).to_host());
+    }
+    toy.fill_gradients(step, 1.0);
+    set_gradient(toy.untouched, Numbers(static_cast<std::size_t>(toy.untouched.shape().size()), step + 0.5));
+    optimizer.step(toy, clip_norm(toy, 0), 0.01);
+    reference.fill_gradients(step, 1.0);
+    set_gradient(reference.untouched,
+                 Numbers(static_cast<std::size_t>(toy.untouched.shape().size()), step + 0.5));
+    const auto clip = clip_norm(reference, 0);
+    for_each_parameter(reference, [&](const std::string& name, auto& p) {
+      Alone alone{p};
+      const bool frozen = (name == "matrix" && toy.matrix.frozen()) || (name == "gain" && toy.gain.frozen());
+      if (frozen) p.zero_grad();
+      AdamW<double, Device>& its_own = apart[name];
+      its_own.set_steps(step);
+      its_own.step(alone, clip, 0.01);
+    });
+  }
+  const auto want = values(reference);
+  for (const auto& [name, numbers] : values(toy)) check_bits(numbers, want.at(name), name);
+}
+
+TEST_CASE("AdamW: what is kept of parameters that are gone is dropped when others come") {
+  AdamW<bf16, Device> optimizer;
+  std::vector<std::size_t> held;
+  for (int run = 0; run < 4; ++run) {
+    Toy<bf16> toy;
+    toy.fill_gradients(run, 1.0);
+    optimizer.step(toy, clip_norm(toy, 0), 0.01);
+    held.push_back(device().pool().bytes_in_use());
+  }
+  CHECK(held[2] == held[1]);
+  CHECK(held[3] == held[1]);
+}
+
+TEST_CASE("AdamW: state by published name, experts one by one; it goes on in another optimiser") {
+  Toy<bf16> toy, resumed;
+  AdamW<bf16, Device> optimizer, other;
+  for (int step = 0; step < 3; ++step) {
+    toy.fill_gradients(step, 1.0);
+    optimizer.step(toy, clip_norm(toy, 0), 0.01);
+  }
+  std::map<std::string, Numbers> state;
+  std::vector<std::string> names;
+  toy.gain.freeze();       // has state
+  toy.untouched.freeze();  // has none
+  optimizer.for_each_state(toy, [&](const std::string& name, const auto& tensor) {
+    names.push_back(name);
+    state[name] = host(tensor);
+    if (name.starts_with("experts.1.stack.weight")) CHECK(tensor.shape() == Shape{3, 2});
+  });
+  CHECK(names == std::vector<std::string>{
+                     "matrix.exp_avg", "experts.0.stack.weight.exp_avg", "experts.1.stack.weight.exp_avg",
+                     "gain.exp_avg", "matrix.exp_avg_sq", "experts.0.stack.weight.exp_avg_sq",
+                     "experts.1.stack.weight.exp_avg_sq", "gain.exp_avg_sq", "matrix.master",
+                     "experts.0.stack.weight.master", "experts.1.stack.weight.master"});
+  for (const auto& entry : state)
+    CHECK_MESSAGE(entry.second != Numbers(entry.second.size(), 0.0), entry.first);
+  toy.gain.freeze(false);
+  // Weights and state, and the count.
+  std::map<std::string, Numbers> weights = values(toy);
+  for_each_parameter(resumed, [&](const std::string& name, auto& p) {
+    using N = typename std::remove_cvref_t<decltype(p)>::value_type;
+    std::vector<N> numbers;
+    for (const double x : weights.at(name)) numbers.push_back(N(static_cast<float>(x)));
+    p.value().assign(numbers);
+  });
+  other.for_each_state(resumed, [&](const std::string& name, const auto& tensor) {
+    if (name.starts_with("untouched")) return;
+    tensor.assign(std::vector<float>(state.at(name).begin(), state.at(name).end()));
+  });
+  other.set_steps(optimizer.steps());
+  for (int step = 3; step < 6; ++step) {
+    toy.fill_gradients(step, 1.0);
+    resumed.fill_gradients(step, 1.0);
+    optimizer.step(toy, clip_norm(toy, 0), 0.01);
+    other.step(resumed, clip_norm(resumed, 0), 0.01);
+  }
+  const auto want = values(toy);
+  for (const auto& [name, numbers] : values(resumed)) check_bits(numbers, want.at(name), name);
+}
+
+TEST_CASE("AdamW: moves with its state, is not copied; a gradient of another shape is an error") {
+  using Optimizer = AdamW<double, Device>;
+  CHECK(!std::is_copy_constructible_v<Optimizer>);
+  CHECK(!std::is_copy_assignable_v<Optimizer>);
+  Toy<double> toy, reference;
+  Optimizer optimizer, other;
+  for (int step = 0; step < 4; ++step) {
+    toy.fill_gradients(step, 1.0);
+    reference.fill_gradients(step, 1.0);
+    Optimizer moved = std::move(optimizer);
+    moved.step(toy, clip_norm(toy, 0), 0.01);
+    optimizer = std::move(moved);
+    other.step(reference, clip_norm(reference, 0), 0.01);
+  }
+  CHECK(optimizer.steps() == 4);
+  const auto want = values(reference);
+  for (const auto& [name, numbers] : values(toy)) check_bits(numbers, want.at(name), name);
+
+  set_gradient(toy.gain, Numbers(5, 1.0));
+  toy.gain.slot()->grad = tensor<double>({7}, Numbers(7, 1.0));
+  std::string text;
+  try {
+    optimizer.step(toy, clip_norm(toy, 0), 0.01);
+  } catch (const ShapeError& error) {
+    text = error.what();
+  }
+  CHECK(text ==
+        "[adamw] the gradient of gain must have the shape of its state\n  gradient: [7]\n  state: [5]");
 }
 
 TEST_CASE("AdamW: bf16 weights have float masters, so that steps below their resolution add up") {
@@ -240,7 +395,7 @@ TEST_CASE("AdamW: bf16 weights have float masters, so that steps below their res
   const int steps = 100;
   for (int i = 0; i < steps; ++i) step();
   const auto after = values(toy);
-  for (const std::string name : {"matrix", "stack.weight"}) {
+  for (const std::string name : {"matrix", "experts.stack.weight"}) {
     for (std::size_t i = 0; i < before.at(name).size(); ++i) {
       // A constant gradient moves by lr a step; the rest is one rounding to bf16.
       const double want = before.at(name)[i] - steps * 1e-4;

@@ -39,52 +39,44 @@ std::map<std::string, Numbers> weights(const Model& model) {
   return all;
 }
 
-TrainOptions options(Index batch, Index accumulation) {
-  TrainOptions o;
-  o.steps = 10;
-  o.batch = batch;
-  o.seq = 12;
-  o.accumulation = accumulation;
-  o.lr.peak = 1e-2;
-  o.lr.warmup = 2;
-  return o;
+TrainOptions options(Index accumulation) {
+  return {.steps = 10, .accumulation = accumulation, .lr = {.peak = 1e-2, .warmup = 2}};
 }
 
-Batches batches(const Corpus& corpus, const TrainOptions& o) {
-  return Batches(corpus, {o.batch, o.seq, o.seed, 2});
+Batches batches(const Corpus& corpus, Index batch) {
+  return Batches(corpus, {.batch = batch, .seq = 12, .seed = 1337, .depth = 2});
 }
 
 }  // namespace
 
 TEST_CASE("Trainer: a step is forward, loss, backward, clip, AdamW, bias") {
   Config c = byte_config(2);
-  TrainOptions o = options(2, 1);
-  o.clip = 0.5;
-  o.bias_update_speed = 0.125;
-  o.lambda = {0.7, 0.2, 0.15};
-  o.depth_weights = {1.0, 0.5};
-  o.divisor = LossDivisor::all_positions;
-  const Batches data = batches(text(3, 100), o);
+  TrainOptions o = options(1);
+  o.step.clip = 0.5;
+  o.step.bias_update_speed = 0.125;
+  o.step.loss = {0.7, {1.0, 0.5}, LossDivisor::all_positions};
+  o.lambda = {0.2, 0.15};
+  const Batches data = batches(text(3, 100), 2);
 
   Model model = random_model(c, 1);
   Trainer<double, Device> trainer(model, o, data);
   Model by_hand = random_model(c, 1);
-  AdamW<double, Device> optimizer(o.adamw);
-  LearningRate lr = o.lr;
-  lr.steps = o.steps;
+  AdamW<double, Device> optimizer(o.step.adamw);
   for (Index step = 0; step < 3; ++step) {
     const StepReport report = trainer.step();
     const double lambda = step < 2 ? 0.7 : 0.2;  // 0.15 of 10 steps
     const Batch<Device> batch = upload(device(), data.at(step));
     Tape tape;
-    const auto loss = mtp_loss(by_hand, by_hand(tape, batch), batch, {lambda, o.depth_weights, o.divisor});
+    MtpLossOptions of_loss = o.step.loss;
+    of_loss.lambda = lambda;
+    const auto loss = mtp_loss(by_hand, by_hand(tape, batch), batch, of_loss);
     tape.backward(loss.total);
     const auto clip = clip_norm(by_hand, 0.5);
-    optimizer.step(by_hand, clip, lr.at(step));
+    optimizer.step(by_hand, clip, o.lr.at(step, o.steps));
     by_hand.update_bias(0.125);
 
     CHECK(report.step == step + 1);
-    CHECK(report.lr == lr.at(step));
+    CHECK(report.lr == o.lr.at(step, o.steps));
     CHECK(report.lambda == lambda);
     CHECK(report.total == host(loss.total.value())[0]);
     CHECK(report.gradient_norm == host(clip.norm)[0]);
@@ -101,9 +93,9 @@ TEST_CASE("Trainer: router biases move by gamma at most, towards idle experts; 0
   for (const double gamma : {0.25, 0.0}) {
     Model model = random_model(byte_config(1), 1);
     const auto before = weights(model);
-    TrainOptions o = options(2, 1);
-    o.bias_update_speed = gamma;
-    Trainer<double, Device> trainer(model, o, batches(text(3, 100), o));
+    TrainOptions o = options(1);
+    o.step.bias_update_speed = gamma;
+    Trainer<double, Device> trainer(model, o, batches(text(3, 100), 2));
     trainer.step();
     int moved = 0, biases = 0;
     for (const auto& [name, after] : weights(model)) {
@@ -124,9 +116,9 @@ TEST_CASE("Trainer: two micro-batches of 4 are one batch of 8") {
   const Corpus corpus = text(1, 2000);  // no window crosses a document's end: halves have equal counts
   const auto run = [&](Index batch, Index accumulation) {
     Model model = random_model(byte_config(2), 1);
-    TrainOptions o = options(batch, accumulation);
-    o.adamw.eps = 1e-3;  // the first step divides by the gradient's size
-    Trainer<double, Device> trainer(model, o, batches(corpus, o));
+    TrainOptions o = options(accumulation);
+    o.step.adamw.eps = 1e-3;  // the first step divides by the gradient's size
+    Trainer<double, Device> trainer(model, o, batches(corpus, batch));
     const StepReport report = trainer.step();
     return std::pair(report, weights(model));
   };
@@ -140,8 +132,8 @@ TEST_CASE("Trainer: two micro-batches of 4 are one batch of 8") {
 
 TEST_CASE("Trainer: NaN stops before the update; weights, moments, biases and loads stay") {
   Config c = byte_config(1);
-  TrainOptions o = options(2, 1);
-  const Batches data = batches(text(3, 100), o);
+  TrainOptions o = options(1);
+  const Batches data = batches(text(3, 100), 2);
   Model model = random_model(c, 1), untouched = random_model(c, 1);
   Trainer<double, Device> trainer(model, o, data), reference(untouched, o, data);
   trainer.step();
@@ -168,10 +160,10 @@ TEST_CASE("Trainer: NaN stops before the update; weights, moments, biases and lo
 
 TEST_CASE("Trainer: steps that are queued show what steps one by one show") {
   const Config c = byte_config(2);
-  TrainOptions o = options(2, 2);
+  TrainOptions o = options(2);
   o.steps = 70;
   o.lambda.switch_at = 0.5;
-  const Batches data = batches(text(3, 100), o);
+  const Batches data = batches(text(3, 100), 2);
   Model model = random_model(c, 1), one_by_one = random_model(c, 1);
   Trainer<double, Device> trainer(model, o, data), reference(one_by_one, o, data);
   CHECK(trainer.reports().empty());
@@ -193,7 +185,7 @@ TEST_CASE("Trainer: steps that are queued show what steps one by one show") {
     CHECK(got.lambda == want.lambda);
     CHECK(got.gradient_norm == want.gradient_norm);
   }
-  CHECK(reports[34].lambda == o.lambda.early);
+  CHECK(reports[34].lambda == o.step.loss.lambda);
   CHECK(reports[35].lambda == o.lambda.late);
   const auto want = weights(one_by_one);
   for (const auto& [name, numbers] : weights(model)) check_bits(numbers, want.at(name), name);
@@ -201,8 +193,8 @@ TEST_CASE("Trainer: steps that are queued show what steps one by one show") {
 
 TEST_CASE("Trainer: steps queued behind one that is not finite change nothing; then it goes on from there") {
   const Config c = byte_config(2);
-  TrainOptions o = options(2, 1);
-  const Batches data = batches(text(3, 100), o);
+  TrainOptions o = options(1);
+  const Batches data = batches(text(3, 100), 2);
   Model model = random_model(c, 1), untouched = random_model(c, 1);
   Trainer<double, Device> trainer(model, o, data), reference(untouched, o, data);
   for (int i = 0; i < 3; ++i) trainer.advance();
@@ -230,8 +222,8 @@ TEST_CASE("Trainer: steps queued behind one that is not finite change nothing; t
 
 TEST_CASE("Trainer: switches of the model that are turned between steps count from the next step on") {
   const Config c = byte_config(2);
-  const TrainOptions o = options(2, 1);
-  const Batches data = batches(text(3, 100), o);
+  const TrainOptions o = options(1);
+  const Batches data = batches(text(3, 100), 2);
   Model model = random_model(c, 1);
   Trainer<double, Device> trainer(model, o, data);
   for (int i = 0; i < 3; ++i) trainer.step();
@@ -250,8 +242,8 @@ TEST_CASE("Trainer: switches of the model that are turned between steps count fr
 TEST_CASE(
     "Trainer: a warm loop asks for no memory, and two trainers of one device do not disturb each other") {
   const Config c = byte_config(1);
-  const TrainOptions o = options(2, 2);
-  const Batches data = batches(text(3, 100), o);
+  const TrainOptions o = options(2);
+  const Batches data = batches(text(3, 100), 2);
   std::map<std::string, Numbers> want;
   {
     Model model = random_model(c, 1);
@@ -290,8 +282,8 @@ TEST_CASE("Trainer: text without a target, documents of one token: loss 0, finit
   Config c = byte_config(2);
   c.aux_loss_alpha = 0;
   Model model = random_model(c, 1);
-  TrainOptions o = options(2, 1);
-  Trainer<double, Device> trainer(model, o, batches(text(40, 1), o));
+  TrainOptions o = options(1);
+  Trainer<double, Device> trainer(model, o, batches(text(40, 1), 2));
   for (int step = 0; step < 2; ++step) {
     const StepReport report = trainer.step();
     CHECK(report.loss == std::vector<double>{0, 0, 0});
@@ -306,9 +298,9 @@ TEST_CASE("Trainer: attention inside documents on request") {
   const Corpus corpus = text(30, 9);
   const auto loss = [&](bool mask) {
     Model model = random_model(c, 1);
-    TrainOptions o = options(2, 1);
+    TrainOptions o = options(1);
     o.mask_documents = mask;
-    return Trainer<double, Device>(model, o, batches(corpus, o)).step().loss[0];
+    return Trainer<double, Device>(model, o, batches(corpus, 2)).step().loss[0];
   };
   CHECK(std::abs(loss(true) - loss(false)) > 1e-6);
 }
@@ -318,8 +310,7 @@ TEST_CASE("Trainer: equal states go on equally, at any number of threads") {
   const Corpus corpus = text(5, 200);
   const auto run = [&] {
     Model model = random_model(c, 1);
-    TrainOptions o = options(4, 2);
-    Trainer<double, Device> trainer(model, o, batches(corpus, o));
+    Trainer<double, Device> trainer(model, options(2), batches(corpus, 4));
     for (int step = 0; step < 3; ++step) trainer.step();
     return weights(model);
   };
@@ -335,10 +326,9 @@ TEST_CASE("Trainer: options that make no sense are named") {
   Model model = random_model(byte_config(1), 1);
   const Corpus corpus = text(3, 100);
   const auto says = [&](const auto& change) {
-    TrainOptions o = options(2, 1);
-    const Batches data = batches(corpus, o);
+    TrainOptions o = options(1);
     change(o);
-    return error_text<ConfigError>([&] { Trainer<double, Device>(model, o, data); });
+    return error_text<ConfigError>([&] { Trainer<double, Device>(model, o, batches(corpus, 2)); });
   };
   constexpr double infinity = std::numeric_limits<double>::infinity();
   CHECK(says([](TrainOptions&) {}) == "");
@@ -347,9 +337,70 @@ TEST_CASE("Trainer: options that make no sense are named") {
   CHECK(says([](TrainOptions& o) { o.accumulation = 0; }) == "[train] accumulation = 0: must be at least 1");
   CHECK(says([](TrainOptions& o) { o.lr.peak = -1; }) == "[train] lr = -1: must be 0 or positive");
   CHECK(says([=](TrainOptions& o) { o.lr.peak = infinity; }) == "[train] lr = inf: must be 0 or positive");
-  CHECK(says([](TrainOptions& o) { o.clip = -1; }) == "[train] clip = -1: must be 0 (none) or positive");
-  CHECK(says([](TrainOptions& o) { o.seq = 65; }) ==
-        "[train] seq = 65: must not exceed max_position_embeddings");
+  CHECK(says([](TrainOptions& o) { o.step.clip = -1; }) == "[train] clip = -1: must be 0 (none) or positive");
+  const auto says_of_seq = [&](Index seq) {
+    return error_text<ConfigError>(
+        [&] { Trainer<double, Device>(model, options(1), Batches(corpus, {.batch = 2, .seq = seq})); });
+  };
+  CHECK(says_of_seq(64) == "");
+  CHECK(says_of_seq(65) == "[train] seq = 65: must not exceed max_position_embeddings = 64");
+  CHECK(says_of_seq(2) == "");
+  CHECK(says_of_seq(1) == "[train] seq = 1: must be larger than num_nextn_predict_layers = 1");
+}
+
+TEST_CASE("TrainStep: batches that are none, or of several shapes") {
+  Model model = random_model(byte_config(1), 1);
+  const auto says = [&](const std::vector<Batch<Device>>& inputs) {
+    return error_text<ShapeError>([&] { TrainStep<double, Device>(model, inputs, {}); });
+  };
+  CHECK(says({random_batch(2, 6, 256), random_batch(2, 6, 256)}) == "");
+  CHECK(says({}) == "[train] a step takes at least one batch");
+  CHECK(says({random_batch(2, 6, 256), random_batch(2, 7, 256)}) ==
+        "[train] batches of a step have one shape\n  first: [2, 7]\n  another: [2, 8]");
+}
+
+TEST_CASE("Trainer: weights, state by name and the count of steps are all that goes on to the same bits") {
+  const auto run = [](auto number) {
+    using T = decltype(number);
+    const Config c = byte_config(2);
+    const std::vector<Batch<Device>> inputs{random_batch(2, 12, 256)};
+    auto model = random_model<T>(c, 1), other = random_model<T>(c, 2);
+    StepOptions o;
+    o.loss.lambda = 0.5;
+    TrainStep<T, Device> step(model, inputs, o), resumed(other, inputs, o);
+    for (int i = 0; i < 3; ++i) step(1e-2);
+    const auto numbers_of = [](auto& of, auto&& each) {
+      std::map<std::string, Numbers> all;
+      each(of, [&](const std::string& name, const auto& tensor) { all[name] = host(tensor); });
+      return all;
+    };
+    const auto assign = [](const Numbers& numbers, const auto& tensor) {
+      using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
+      std::vector<N> values;
+      for (const double x : numbers) values.push_back(static_cast<N>(static_cast<acc_t<N>>(x)));
+      tensor.assign(values);
+    };
+    const auto tensors = [](auto& of, const auto& visit) { for_each_tensor(of, visit); };
+    const auto saved = numbers_of(model, tensors);
+    const auto state =
+        numbers_of(model, [&](auto& of, const auto& visit) { step.optimizer().for_each_state(of, visit); });
+    for_each_tensor(other,
+                    [&](const std::string& name, const auto& tensor) { assign(saved.at(name), tensor); });
+    resumed.optimizer().for_each_state(
+        other, [&](const std::string& name, const auto& tensor) { assign(state.at(name), tensor); });
+    resumed.optimizer().set_steps(step.optimizer().steps());
+    for (int i = 0; i < 3; ++i) {
+      step(1e-2);
+      resumed(1e-2);
+      CHECK(host(resumed.losses()) == host(step.losses()));
+    }
+    check_bits(numbers_of(other, tensors), numbers_of(model, tensors));
+    CHECK(state.contains("model.layers.1.mlp.experts.5.gate_proj.weight.exp_avg"));
+    CHECK(state.contains("model.layers.4.eh_proj.weight.exp_avg_sq"));
+    CHECK(state.contains("lm_head.weight.master") == std::is_same_v<T, bf16>);
+  };
+  run(double());
+  run(bf16());
 }
 
 TEST_CASE("evaluate: losses, accuracy and agreement over all rows, against a loop") {

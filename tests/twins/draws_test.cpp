@@ -7,23 +7,22 @@ using namespace mtpx::test;
 
 namespace {
 
-/// Draws of every row of logits [rows, width]: with the smallest number, the largest, and some between.
-template <typename A>
-void check_draws(Index rows, Index width, const std::vector<A>& logits, const SamplingOptions& o) {
+/// Draws of every row of logits [rows, width], row r as by(r) says: with the smallest number, the largest,
+/// and some between.
+template <typename A, typename By>
+void check_draws(Index rows, Index width, const std::vector<A>& logits, const By& by) {
   CAPTURE(width);
-  CAPTURE(o.temperature);
-  CAPTURE(o.top_k);
-  CAPTURE(o.top_p);
-  std::vector<double> u;
-  for (Index r = 0; r < rows; ++r) u.push_back(Philox::uniform(3, 4, static_cast<std::uint64_t>(r)));
-  u[0] = 0;
-  u[1] = 1 - 0x1p-53;
+  std::vector<Draw> draws;
+  for (Index r = 0; r < rows; ++r)
+    draws.push_back({by(r), Philox::uniform(3, 4, static_cast<std::uint64_t>(r))});
+  draws[0].number = 0;
+  draws[1].number = 1 - 0x1p-53;
   const auto& on = device<Cuda>();
   const auto x = Tensor<A, Cuda>::from(on, {rows, width}, logits);
-  const auto numbers = Tensor<double, Cuda>::from(on, {rows}, u);
+  const auto on_device = Tensor<Draw, Cuda>::from(on, {rows}, draws);
   const Tensor<std::int32_t, Cuda> ids(on, {rows});
   poison(ids);
-  draw_rows(on, x.rows(), x.data(), o, numbers.data(), ids.data(), {});
+  draw_rows(on, x.rows(), x.data(), on_device.data(), ids.data(), {});
   const std::vector<std::int32_t> got = ids.to_host();
   // What they were drawn from, kept: the rows upside down.
   std::vector<std::int32_t> places;
@@ -31,12 +30,16 @@ void check_draws(Index rows, Index width, const std::vector<A>& logits, const Sa
   const Tensor<double, Cuda> table(on, {rows, width});
   poison(table);
   const auto kept_rows = Tensor<std::int32_t, Cuda>::from(on, {rows}, places);
-  draw_rows(on, x.rows(), x.data(), o, numbers.data(), ids.data(), {table.data(), kept_rows.data()});
+  draw_rows(on, x.rows(), x.data(), on_device.data(), ids.data(), {table.data(), kept_rows.data()});
   CHECK(ids.to_host() == got);
   const Numbers kept = host(table);
   for (Index r = 0; r < rows; ++r) {
     const std::span<const A> row(logits.data() + r * width, static_cast<std::size_t>(width));
-    const std::vector<double> p = distribution(row, o);
+    const Draw& draw = draws[static_cast<std::size_t>(r)];
+    CAPTURE(draw.sampling.temperature);
+    CAPTURE(draw.sampling.top_k);
+    CAPTURE(draw.sampling.top_p);
+    const std::vector<double> p = distribution(row, draw.sampling);
     const auto at = static_cast<std::size_t>(r);
     const auto mine = kept.begin() + (rows - 1 - r) * width;
     // The host adds V numbers one by one: at most V 2^-53 off.
@@ -44,7 +47,7 @@ void check_draws(Index rows, Index width, const std::vector<A>& logits, const Sa
     if (r == 1) {  // at the very end roundings of the sums decide, but never for a token that was cut
       CHECK(p[static_cast<std::size_t>(got[at])] > 0);
     } else {
-      CHECK(got[at] == sample(p, u[at]));
+      CHECK(got[at] == sample(p, draw.number));
     }
   }
 }
@@ -56,9 +59,9 @@ void check_rounds(Index vocab, Index sequences) {
   std::uint64_t next = 0;
   const auto uniform = [&] { return Philox::uniform(11, 12, next++); };
   for (const double apart : {0.05, 1.0}) {  // drafts that mostly stand, and that mostly fall
-    Numbers table, numbers;
-    std::vector<std::int32_t> integers;
-    const auto rows = [&] { return static_cast<std::int32_t>(static_cast<Index>(table.size()) / vocab); };
+    Numbers table;
+    RoundList drawn(most), chosen(most);
+    const auto rows = [&] { return static_cast<Index>(table.size()) / vocab; };
     const auto add = [&](const Numbers& logits) {
       const Numbers p = distribution(std::span<const double>(logits), {1.0, vocab > 20 ? vocab / 2 : 0, 1.0});
       table.insert(table.end(), p.begin(), p.end());
@@ -66,40 +69,43 @@ void check_rounds(Index vocab, Index sequences) {
     };
     for (Index s = 0; s < sequences; ++s) {
       const Index count = s % (most + 1);
-      std::vector<std::int32_t> drafts(most);
+      std::vector<std::int32_t> drafts;
       std::vector<Numbers> main;
       for (Index i = 0; i <= count; ++i) {
         Numbers z;
         for (Index x = 0; x < vocab; ++x) z.push_back(6 * uniform());
         main.push_back(z);
       }
-      const std::int32_t p_row = rows();
+      const Index p_row = rows();
       for (const Numbers& z : main) add(z);
-      const std::int32_t q_row = rows();
+      const Index q_row = rows();
       for (Index i = 0; i < count; ++i) {
         Numbers z = main[static_cast<std::size_t>(i)];
         for (double& x : z) x += apart * uniform();
-        drafts[static_cast<std::size_t>(i)] = sample(add(z), uniform());
+        drafts.push_back(sample(add(z), uniform()));
       }
-      integers.insert(integers.end(), {static_cast<std::int32_t>(count), p_row, q_row});
-      integers.insert(integers.end(), drafts.begin(), drafts.end());
-      for (Index i = 0; i < 2 * most + 1; ++i) numbers.push_back(uniform());
+      Numbers keeps, draws;
+      for (Index i = 0; i < count; ++i) keeps.push_back(uniform());
+      for (Index i = 0; i <= count; ++i) draws.push_back(uniform());
+      const auto keep = [&](std::size_t i) { return keeps[i]; };
+      const auto draw = [&](std::size_t i) { return draws[i]; };
+      drawn.add(drafts, p_row, q_row, keep, draw);
+      chosen.add(drafts, p_row, -1, keep, draw);
     }
-    for (const bool chosen : {false, true}) {
-      for (Index s = 0; s < sequences && chosen; ++s)
-        integers[static_cast<std::size_t>(s * (3 + most) + 2)] = -1;
+    for (const RoundList* list : {&drawn, &chosen}) {
       for (const Verification by : {Verification::exact, Verification::block, Verification::lossy_typical}) {
         const auto verdicts = [&]<typename D>(const D& on) {
-          const auto i = Tensor<std::int32_t, D>::from(on, {sequences, 3 + most}, integers);
-          const auto n = Tensor<double, D>::from(on, {sequences, 2 * most + 1}, numbers);
+          const RoundLayout& layout = list->layout();
+          const auto i = Tensor<std::int32_t, D>::from(on, {sequences, layout.integers()}, list->integers());
+          const auto n = Tensor<double, D>::from(on, {sequences, layout.numbers()}, list->numbers());
           const auto t = Tensor<double, D>::from(on, {rows(), vocab}, table);
-          const Tensor<std::int32_t, D> to(on, {sequences, 2});
+          const Tensor<Verdict, D> to(on, {sequences});
           poison(to);
-          verify_rounds(on, VerifyRule{by}, {sequences, vocab, most, i.data(), n.data(), t.data()},
+          verify_rounds(on, VerifyRule{by}, {layout, sequences, vocab, i.data(), n.data(), t.data()},
                         to.data());
           return to.to_host();
         };
-        INFO("rule " << static_cast<int>(by) << ", chosen " << chosen << ", apart " << apart);
+        INFO("rule " << static_cast<int>(by) << ", chosen " << (list == &chosen) << ", apart " << apart);
         CHECK(verdicts(device<Cuda>()) == verdicts(device<Cpu>()));
       }
     }
@@ -128,8 +134,9 @@ std::vector<float> coarse(Index rows, Index width) {
 TEST_CASE("twins: tokens drawn, each way once" * doctest::test_suite("twins: decoding")) {
   for (const Index top_k : {0, 5}) {
     for (const double top_p : {1.0, 0.9}) {
-      check_draws(3, 1300, smooth(3, 1300), {0.8, top_k, top_p});
-      check_draws(3, 1300, coarse(3, 1300), {0.8, top_k, top_p});
+      const auto by = [&](Index) { return SamplingOptions{0.8, top_k, top_p}; };
+      check_draws(3, 1300, smooth(3, 1300), by);
+      check_draws(3, 1300, coarse(3, 1300), by);
     }
   }
 }
@@ -152,22 +159,30 @@ TEST_CASE("twins: tokens drawn on the device are those that the host draws, with
       for (const Index top_k : {0, 1, 5, 300}) {
         for (const double top_p : {1.0, 0.93, 0.31}) {
           if (width == 40000 && (temperature != 0.8 || top_k == 1)) continue;
-          const SamplingOptions o{temperature, top_k, top_p};
-          check_draws(rows, width, different, o);
-          check_draws(rows, width, ties, o);
+          const auto by = [&](Index) { return SamplingOptions{temperature, top_k, top_p}; };
+          check_draws(rows, width, different, by);
+          check_draws(rows, width, ties, by);
           if (width == 1000)
-            check_draws(rows, width, std::vector<double>(different.begin(), different.end()), o);
+            check_draws(rows, width, std::vector<double>(different.begin(), different.end()), by);
         }
       }
     }
+    // Each row its own way, greedy ones among them.
+    const auto each = [](Index r) {
+      return SamplingOptions{r % 3 == 0 ? 0.0 : 0.4 * static_cast<double>(r), r % 4 == 1 ? 5 : 0,
+                             r % 5 == 2 ? 0.9 : 1.0};
+    };
+    check_draws(rows, width, different, each);
+    check_draws(rows, width, ties, each);
   }
   // What is not a number is never drawn.
   std::vector<float> broken(rows * 50, std::numeric_limits<float>::quiet_NaN());
   for (std::size_t r = 1; r < rows; ++r) broken[50 * r + 17] = broken[50 * r + 33] = 1;
   const auto x = Tensor<float, Cuda>::from(device<Cuda>(), {rows, 50}, broken);
-  const auto u = Tensor<double, Cuda>::from(device<Cuda>(), {rows}, std::vector<double>(rows, 0.75));
+  const auto draws =
+      Tensor<Draw, Cuda>::from(device<Cuda>(), {rows}, std::vector<Draw>(rows, {{0.5, 3, 0.9}, 0.75}));
   const Tensor<std::int32_t, Cuda> ids(device<Cuda>(), {rows});
-  draw_rows(device<Cuda>(), x.rows(), x.data(), {0.5, 3, 0.9}, u.data(), ids.data(), {});
+  draw_rows(device<Cuda>(), x.rows(), x.data(), draws.data(), ids.data(), {});
   std::vector<std::int32_t> second(rows, 33);
   second[0] = 0;  // of NaN alone
   CHECK(ids.to_host() == second);

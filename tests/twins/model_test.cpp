@@ -87,18 +87,14 @@ Config byte_config() {
 }
 
 TrainOptions options() {
-  TrainOptions o;
-  o.steps = 10;
-  o.batch = 4;
-  o.seq = 24;
-  o.accumulation = 2;
-  o.lr.peak = 1e-2;
-  o.lr.warmup = 2;
-  o.lambda = {0.7, 0.2, 0.45};
-  return o;
+  return {.steps = 10,
+          .accumulation = 2,
+          .lr = {.peak = 1e-2, .warmup = 2},
+          .lambda = {0.2, 0.45},
+          .step = {.loss = {.lambda = 0.7}}};
 }
 
-Batches batches(const TrainOptions& o) { return Batches(text(3000), {o.batch, o.seq, o.seed, 2}); }
+Batches batches() { return Batches(text(3000), {.batch = 4, .seq = 24, .seed = 1337, .depth = 2}); }
 
 template <typename T, typename D>
 std::map<std::string, Numbers> weights(const Transformer<T, D>& model) {
@@ -138,8 +134,8 @@ TEST_CASE("twins: the losses of a training run, step by step, and the weights af
   auto on_gpu_model = random_model<float, Cuda>(byte_config(), 1),
        again = random_model<float, Cuda>(byte_config(), 1);
   auto on_host = random_model<float, Cpu>(byte_config(), 1);
-  Trainer<float, Cuda> gpu(on_gpu_model, o, batches(o)), second(again, o, batches(o));
-  Trainer<float, Cpu> cpu(on_host, o, batches(o));
+  Trainer<float, Cuda> gpu(on_gpu_model, o, batches()), second(again, o, batches());
+  Trainer<float, Cpu> cpu(on_host, o, batches());
   for (int step = 0; step < 10; ++step) {
     CAPTURE(step);
     const StepReport got = gpu.step(), same = second.step(), want = cpu.step();
@@ -157,7 +153,7 @@ TEST_CASE("twins: the losses of a training run, step by step, and the weights af
 
 TEST_CASE_TEMPLATE("twins: a recorded step is the step, bit for bit, and allocates nothing", T, float, bf16) {
   const TrainOptions o = options();
-  const Batches data = batches(o);
+  const Batches data = batches();
   const Cuda own;
   const auto model_of = [&] {
     Transformer<T, Cuda> model(own, byte_config());
@@ -166,23 +162,22 @@ TEST_CASE_TEMPLATE("twins: a recorded step is the step, bit for bit, and allocat
   };
   Transformer<T, Cuda> recorded = model_of(), by_hand = model_of();
   Trainer<T, Cuda> trainer(recorded, o, data);
-  AdamW<T, Cuda> optimizer(o.adamw);
-  LearningRate lr = o.lr;
-  lr.steps = o.steps;
+  AdamW<T, Cuda> optimizer(o.step.adamw);
   std::size_t warm = 0;
   for (Index step = 0; step < o.steps; ++step) {
     CAPTURE(step);
     const StepReport report = trainer.step();
-    const double lambda = o.lambda.at(step, o.steps);
+    MtpLossOptions of_loss = o.step.loss;
+    of_loss.lambda = o.lambda.at(of_loss.lambda, step, o.steps);
     Numbers total;
     for (Index micro = 0; micro < o.accumulation; ++micro) {
-      const auto loss = mtp_backward(by_hand, upload(own, data.at(step * o.accumulation + micro)),
-                                     {lambda, {}, o.divisor, o.reduction}, 0.5);
+      const auto loss =
+          mtp_backward(by_hand, upload(own, data.at(step * o.accumulation + micro)), of_loss, 0.5);
       total.push_back(host(loss.total.value())[0]);
     }
-    const auto clip = clip_norm(by_hand, o.clip);
-    optimizer.step(by_hand, clip, lr.at(step));
-    by_hand.update_bias(o.bias_update_speed, clip.scale.data());
+    const auto clip = clip_norm(by_hand, o.step.clip);
+    optimizer.step(by_hand, clip, o.lr.at(step, o.steps));
+    by_hand.update_bias(o.step.bias_update_speed, clip.scale.data());
     CHECK(report.total == 0.5 * total[0] + 0.5 * total[1]);
     CHECK(report.gradient_norm == host(clip.norm)[0]);
     // lambda changes in step 5: the function runs in steps 0, 1, 5 and 6.
@@ -202,15 +197,16 @@ TEST_CASE("curve: 50 steps of the quickstart's training on this repository's tex
   o.steps = 200;
   o.lr.peak = 3e-3;
   o.lr.warmup = 20;
+  constexpr std::uint64_t seed = 1337;
   const Config config = preset("tiny");
   const Index depth = config.num_nextn_predict_layers;
   const Batches data(Corpus::from_paths({"docs", "examples", "include", "kernels", "tests"})
-                         .split(0.1, o.seq + 1 + depth)
+                         .split(0.1, Batches::minimum(256, depth))
                          .train,
-                     {o.batch, o.seq, o.seed, depth});
+                     {.seed = seed, .depth = depth});
   const auto losses = [&]<typename T, typename D>(T, const D& on) {
     Transformer<T, D> model(on, config);
-    initialize(model, o.seed);
+    initialize(model, seed);
     Trainer<T, D> trainer(model, o, data);
     Numbers all;
     for (int step = 0; step < 50; ++step) {

@@ -7,8 +7,10 @@ namespace mtpx {
 /// Continues several prompts, `batch` of them at a time; the next one starts when one ends.
 /// `on_token(prompt, token)` is called for every emitted token, in order within a prompt, as soon as a pass
 /// settled it; return false from it to stop that prompt. A prompt ends after max_tokens, after a stop token,
-/// or when the context (max_position_embeddings) is full. Prompt i is sampled with seed options.seed + i: its
-/// text is the one that it has alone.
+/// or when the context (max_position_embeddings) is full. Prompt i is sampled with seed options.seed + i and,
+/// where there is one, by sampling[i]: its text is the one that it has alone.
+///
+/// sampling: one for each prompt; empty: options.sampling for all of them
 ///
 /// Returns the counts of the run; tokens after the end inside an accepted draft are neither emitted nor
 /// counted. Throws ConfigError for options, or a prompt, that the model cannot serve, before it emits
@@ -16,12 +18,18 @@ namespace mtpx {
 template <typename T, typename D, typename OnToken>
 DecodeStatistics generate_batch(const Transformer<T, D>& model,
                                 const std::vector<std::vector<std::int32_t>>& prompts, Index batch,
-                                const GenerateOptions& options, const OnToken& on_token) {
+                                const GenerateOptions& options, const OnToken& on_token,
+                                std::span<const SamplingOptions> sampling = {}) {
   using Clock = std::chrono::steady_clock;
   const auto since = [](Clock::time_point from) {
     return std::chrono::duration<double>(Clock::now() - from).count();
   };
   if (batch < 1) throw ConfigError(cat("[generate] batch = ", batch, ": must be positive"));
+  if (!sampling.empty() && sampling.size() != prompts.size()) {
+    throw ConfigError(cat("[generate] sampling has ", sampling.size(), " entries for ", prompts.size(),
+                          " prompts: must have one for each, or none"));
+  }
+  for (const SamplingOptions& one : sampling) options.validate(model.config.num_nextn_predict_layers, one);
   std::size_t longest = 0;
   for (const auto& prompt : prompts) {
     if (prompt.empty()) throw ConfigError("[generate] the prompt is empty");
@@ -65,7 +73,8 @@ DecodeStatistics generate_batch(const Transformer<T, D>& model,
   while (options.max_tokens > 0) {
     for (; next < prompts.size() && open < slots; ++next) {
       const auto start = Clock::now();
-      const Index slot = speculator.add(prompts[next], options.seed + next);
+      const Index slot = speculator.add(prompts[next], options.seed + next,
+                                        sampling.empty() ? options.sampling : sampling[next]);
       prefill += since(start);
       runs[static_cast<std::size_t>(slot)] = {next, 0, true};
       deliver(slot);

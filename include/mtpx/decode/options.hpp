@@ -13,15 +13,15 @@ namespace mtpx {
 /// How drafts are picked from what the MTP modules say.
 enum class DraftTokens {
   chosen,  ///< the most likely token. Sampled text, too, is then that of plain decoding with the same seed
-  drawn    ///< drawn, with the options' temperature and cuts: stands more often at high temperatures
+  drawn    ///< drawn, with the sequence's temperature and cuts: stands more often at high temperatures
 };
 
 struct GenerateOptions {
   static constexpr Index automatic = -1;
 
-  Index max_tokens = 128;   ///< most tokens to emit
-  Index draft = automatic;  ///< K, tokens drafted per pass; 0: plain decoding; automatic: what pays
-  SamplingOptions sampling{};
+  Index max_tokens = 128;      ///< most tokens to emit
+  Index draft = automatic;     ///< K, tokens drafted per pass; 0: plain decoding; automatic: what pays
+  SamplingOptions sampling{};  ///< of every sequence that is not given its own
   std::uint64_t seed = 0;
   std::vector<std::int32_t> stop{};  ///< nothing is emitted after one of these tokens (which is emitted)
   DraftTokens draft_tokens = DraftTokens::chosen;
@@ -29,18 +29,18 @@ struct GenerateOptions {
   double typical_epsilon = 0.09;  ///< of lossy_typical
   double typical_delta = 0.3;
 
-  /// Whether every draft is the token that plain decoding would pick, or falls: then the text does not depend
-  /// on how much is drafted, not even when tokens are sampled.
-  bool same_text() const {
-    return verification == Verification::exact && (sampling.greedy() || draft_tokens == DraftTokens::chosen);
+  /// Whether every draft of a sequence that is sampled so is the token that plain decoding would pick, or
+  /// falls: then its text does not depend on how much is drafted, not even when tokens are sampled.
+  bool same_text(const SamplingOptions& of) const {
+    return verification == Verification::exact && (of.greedy() || draft_tokens == DraftTokens::chosen);
   }
+  bool same_text() const { return same_text(sampling); }
 
   /// Throws ConfigError naming the option and its value.   modules: D
   void validate(Index modules, const MtpDesign& design) const {
     const auto check = [](bool holds, const char* name, const auto& value, const auto& rule) {
       if (!holds) throw ConfigError(cat("[generate] ", name, " = ", value, ": ", rule));
     };
-    sampling.validate();
     check(max_tokens >= 0, "max_tokens", max_tokens, "must not be negative");
     check(draft >= automatic, "draft", draft, "must be -1 (automatic), 0 (plain) or positive");
     check(draft <= 0 || modules > 0, "draft", draft,
@@ -49,13 +49,20 @@ struct GenerateOptions {
           cat("this model's ", modules,
               " heads draft a token each: heads that do not read each other cannot "
               "run again on their own output"));
-    check(draft != automatic || same_text() || modules == 0, "draft", "automatic",
-          "what is chosen depends on the clock, and with drawn drafts, block or lossy verification so would "
-          "the text; give a number");
     check(typical_epsilon >= 0 && typical_epsilon <= 1, "typical_epsilon", typical_epsilon,
           "must be between 0 and 1");
     check(typical_delta >= 0 && std::isfinite(typical_delta), "typical_delta", typical_delta,
           "must not be negative");
+    validate(modules, sampling);
+  }
+
+  /// The same for what a sequence is sampled with.
+  void validate(Index modules, const SamplingOptions& of) const {
+    of.validate();
+    if (draft != automatic || same_text(of) || modules == 0) return;
+    throw ConfigError(
+        "[generate] draft = automatic: what is chosen depends on the clock, and with drawn drafts, block or "
+        "lossy verification so would the text; give a number");
   }
 };
 

@@ -13,13 +13,13 @@ namespace mtpx {
 enum class Answer {
   nothing,
   tokens,  ///< the most likely ones: nothing else leaves the device
-  drawn,   ///< tokens drawn with given random numbers, as sampling options say
+  drawn,   ///< tokens drawn, each row as its Draw says
   kept     ///< the same, and what they were drawn from stays on the device, in given rows of a table
 };
 
 /// How tokens are drawn from a pass's last rows.
 struct Draws {
-  std::span<const double> numbers{};     ///< in [0, 1), one a row
+  std::span<const Draw> of_rows{};       ///< one a row
   std::span<const std::int32_t> kept{};  ///< rows of the table, one a row, where distributions are kept
 };
 
@@ -30,17 +30,16 @@ template <typename T, typename D>
 class Passes {
  public:
   /// slots, positions: of the cache   modules: those that draft   most_rows: of one pass   most_answers: rows
-  /// that a pass is asked about   most_kept: rows of the table   sampling: how tokens are drawn
+  /// that a pass is asked about   most_kept: rows of the table
   Passes(const Transformer<T, D>& model, Index slots, Index positions, Index modules, Index most_rows,
-         Index most_answers, Index most_kept, const SamplingOptions& sampling)
+         Index most_answers, Index most_kept)
       : model_(model),
-        sampling_(sampling),
         cache_(model, slots, positions, modules),
         modules_(modules),
         most_kept_(most_kept),
         inputs_(model.device(), {4 * most_rows}),
         tokens_(model.device(), {most_answers}),
-        randoms_(model.device(), {most_answers}),
+        draws_(model.device(), {most_answers}),
         newest_(modules > 0 && model.design.chains
                     ? Tensor<T, D>(model.device(), {most_answers, model.config.hidden_size})
                     : Tensor<T, D>()) {}
@@ -105,27 +104,27 @@ class Passes {
   }
 
   /// Settles rounds, one a sequence, by the distributions that were kept.
-  /// most: drafts of a round, at most   integers, numbers: as DraftRounds says
-  void settle(const VerifyRule& rule, Index count, Index most, std::span<const std::int32_t> integers,
-              std::span<const double> numbers) {
+  void settle(const VerifyRule& rule, const RoundList& list) {
     const D& device = model_.device();
-    keep_size(round_integers_, count * DraftRounds::integers_of(most));
-    keep_size(round_numbers_, count * DraftRounds::numbers_of(most));
-    keep_size(verdicts_, 2 * count);
-    copy_to_device(device, round_integers_.data(), integers.data(), integers.size_bytes());
-    copy_to_device(device, round_numbers_.data(), numbers.data(), numbers.size_bytes());
-    const DraftRounds rounds{
-        count, model_.config.vocab_size, most, round_integers_.data(), round_numbers_.data(), table_.data()};
+    const auto upload_all = [&](auto& memory, const auto& numbers) {
+      keep_size(memory, static_cast<Index>(numbers.size()));
+      copy_to_device(device, memory.data(), numbers.data(), numbers.size_bytes());
+    };
+    upload_all(round_integers_, list.integers());
+    upload_all(round_numbers_, list.numbers());
+    keep_size(verdicts_, list.count());
+    const DraftRounds rounds{list.layout(),          list.count(),          model_.config.vocab_size,
+                             round_integers_.data(), round_numbers_.data(), table_.data()};
     settle_rounds(rule, rounds, verdicts_);
-    answered_verdicts_.resize(static_cast<std::size_t>(2 * count));
+    answered_verdicts_.resize(static_cast<std::size_t>(list.count()));
     copy_to_host(device, answered_verdicts_.data(), verdicts_.data(),
-                 answered_verdicts_.size() * sizeof(std::int32_t));
+                 answered_verdicts_.size() * sizeof(Verdict));
   }
 
   /// The answer about row i of those asked about.
   std::int32_t token(Index i) const { return answered_tokens_[static_cast<std::size_t>(i)]; }
   /// How round i of those settled ended.
-  Verdict verdict(std::size_t i) const { return {answered_verdicts_[2 * i], answered_verdicts_[2 * i + 1]}; }
+  Verdict verdict(std::size_t i) const { return answered_verdicts_[i]; }
 
  private:
   struct Kind {
@@ -144,7 +143,7 @@ class Passes {
       return span.empty() ? span
                           : span.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
     };
-    return {part(all.numbers), part(all.kept)};
+    return {part(all.of_rows), part(all.kept)};
   }
 
   /// Input i of a pass of n rows: tokens, sequences, positions, and rows of the table.
@@ -158,7 +157,7 @@ class Passes {
     staged_.insert(staged_.end(), draws.kept.begin(), draws.kept.end());
     if constexpr (!HostMemory<D>) check_ids(end - begin);
     copy_to_device(model_.device(), inputs_.data(), staged_.data(), staged_.size() * sizeof(std::int32_t));
-    copy_to_device(model_.device(), randoms_.data(), draws.numbers.data(), draws.numbers.size_bytes());
+    copy_to_device(model_.device(), draws_.data(), draws.of_rows.data(), draws.of_rows.size_bytes());
   }
 
   /// What the host's kernel checks by itself, in its words.
@@ -186,7 +185,7 @@ class Passes {
     const Tensor<T, D> read = x.reshape({n, model_.config.hidden_size}).slice_front(n - count, n);
     const Weight<T, D>& head = model_.lm_head.weight;
     if (answer == Answer::tokens) return choose_tokens(read, head, tokens_);
-    draw_tokens(read, head, sampling_, randoms_, tokens_,
+    draw_tokens(read, head, draws_, tokens_,
                 answer == Answer::kept ? Kept{table_.data(), input(3, n).data()} : Kept{});
   }
 
@@ -205,22 +204,23 @@ class Passes {
   }
 
   const Transformer<T, D>& model_;
-  const SamplingOptions sampling_;
   KvCache<T, D> cache_;
   const Index modules_;
   const Index most_kept_;
   // What recorded passes read and write: the same memory for all of them.
   Tensor<std::int32_t, D> inputs_;  // [4 * most_rows]: arrays of a pass's rows, one after the other
   Tensor<std::int32_t, D> tokens_;  // [most_answers]
-  Tensor<double, D> randoms_;       // [most_answers]
+  Tensor<Draw, D> draws_;           // [most_answers]
   Tensor<double, D> table_;         // [most_kept, vocab], once distributions are kept
   Tensor<T, D> newest_;             // [most_answers, hidden]
   std::map<Kind, Recorded<D>> records_;
   Tape tape_{Mode::inference};
   // Memory kept between passes.
-  Tensor<std::int32_t, D> round_integers_, verdicts_;
+  Tensor<std::int32_t, D> round_integers_;
   Tensor<double, D> round_numbers_;
-  std::vector<std::int32_t> staged_, answered_tokens_, answered_verdicts_;
+  Tensor<Verdict, D> verdicts_;
+  std::vector<std::int32_t> staged_, answered_tokens_;
+  std::vector<Verdict> answered_verdicts_;
 };
 
 }  // namespace mtpx

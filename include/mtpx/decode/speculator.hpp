@@ -42,18 +42,21 @@ class Speculator {
             (options.validate(modules_of(model), model.design), std::min(most_drafts_, modules_of(model)))),
         passes_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_,
                 std::max(chunk + slots, slots * (most_drafts_ + 1)), slots * (most_drafts_ + 1),
-                slots * (2 * most_drafts_ + 1), options.sampling),
-        slots_(static_cast<std::size_t>(slots)) {
+                slots * (2 * most_drafts_ + 1)),
+        slots_(static_cast<std::size_t>(slots)),
+        rounds_(most_drafts_) {
     if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_);
     for (Slot& slot : slots_) slot.ready.resize(static_cast<std::size_t>(modules_));
   }
 
-  /// Decodes a prompt into a free slot and emits its first token; returns the slot. Random numbers depend on
-  /// the seed and the sequence's own positions alone: not on the other sequences.
+  /// Decodes a prompt into a free slot and emits its first token; returns the slot. The sequence is sampled
+  /// as `sampling` says, whatever the others are: its text is the one that it has alone. Random numbers
+  /// depend on the seed and the sequence's own positions.
   ///
-  /// Throws ConfigError for an empty prompt, one that leaves no room, or without a free slot; NumericError
-  /// for an id outside the vocabulary.
-  Index add(std::span<const std::int32_t> prompt, std::uint64_t seed) {
+  /// Throws ConfigError for an empty prompt, one that leaves no room, sampling that does not go with the
+  /// decoder's options, or without a free slot; NumericError for an id outside the vocabulary.
+  Index add(std::span<const std::int32_t> prompt, std::uint64_t seed, const SamplingOptions& sampling) {
+    options_.validate(modules_of(model_), sampling);
     if (prompt.empty()) throw ConfigError("[generate] the prompt is empty");
     if (static_cast<Index>(prompt.size()) >= cache().capacity) {
       throw ConfigError(cat("[generate] the prompt has ", prompt.size(), " tokens, ",
@@ -66,6 +69,7 @@ class Speculator {
     const Index slot = free - slots_.begin();
     s.tokens.assign(prompt.begin(), prompt.end());
     s.tokens.reserve(static_cast<std::size_t>(cache().capacity));
+    s.sampling = sampling;
     s.seed = seed;
     s.round = 0;
     s.drafts.clear();
@@ -78,8 +82,9 @@ class Speculator {
     Index begin = 0;
     for (; begin + chunk < rows_.size(); begin += chunk)
       passes_.trunk(rows_, begin, begin + chunk, Answer::nothing, 0);
-    randoms_.assign(1, of_place(s, 0));
-    passes_.trunk(rows_, begin, rows_.size(), plain_answer(), 1, {randoms_});
+    draws_.assign(1, {s.sampling, of_place(s, 0)});
+    passes_.trunk(rows_, begin, rows_.size(), s.sampling.greedy() ? Answer::tokens : Answer::drawn, 1,
+                  {draws_, {}});
     s.emitted_from = s.tokens.size();
     s.tokens.push_back(passes_.token(0));
     s.active = true;
@@ -87,6 +92,11 @@ class Speculator {
     statistics_.prompt_tokens += static_cast<Index>(prompt.size());
     ++statistics_.tokens;
     return slot;
+  }
+
+  /// The same, sampled as the decoder's options say.
+  Index add(std::span<const std::int32_t> prompt, std::uint64_t seed) {
+    return add(prompt, seed, options_.sampling);
   }
 
   /// One pass of the main model over every sequence that has room: each emits 1 to K + 1 tokens.
@@ -108,7 +118,8 @@ class Speculator {
       longest_draft = std::max(longest_draft, s.want);
     }
     const bool catching_up = draft(longest_draft);
-    const bool by_tokens = options_.same_text() || longest_draft == 0;
+    const bool by_tokens =
+        longest_draft == 0 || all_of(running_, [&](const Slot& s) { return options_.same_text(s.sampling); });
     verify(by_tokens);
     for (std::size_t n = 0; n < running_.size(); ++n) {
       Slot& s = slots_[static_cast<std::size_t>(running_[n])];
@@ -151,6 +162,7 @@ class Speculator {
   struct Slot {
     bool active = false;
     std::vector<std::int32_t> tokens;
+    SamplingOptions sampling{};
     std::uint64_t seed = 0;
     std::uint64_t round = 0;
     std::size_t emitted_from = 0;
@@ -181,11 +193,14 @@ class Speculator {
     return Philox::uniform(s.seed, use + (static_cast<std::uint64_t>(i) << 32), s.round);
   }
 
-  /// How plain decoding picks a token.
-  Answer plain_answer() const { return options_.sampling.greedy() ? Answer::tokens : Answer::drawn; }
-  /// Whether drafts are drawn, and verified as such.
-  bool draws_drafts() const {
-    return options_.draft_tokens == DraftTokens::drawn && !options_.same_text() &&
+  template <typename Holds>
+  bool all_of(const std::vector<Index>& slots, const Holds& holds) const {
+    return std::all_of(slots.begin(), slots.end(),
+                       [&](Index slot) { return holds(slots_[static_cast<std::size_t>(slot)]); });
+  }
+  /// Whether a sequence's drafts are drawn, and verified as such.
+  bool draws_drafts(const Slot& s) const {
+    return options_.draft_tokens == DraftTokens::drawn && !options_.same_text(s.sampling) &&
            options_.verification != Verification::lossy_typical;
   }
 
@@ -197,10 +212,11 @@ class Speculator {
   }
 
   /// The known tokens' last and the drafts of all running sequences, in one pass; by_tokens: tokens that
-  /// plain decoding picks are all that is asked.
+  /// plain decoding picks are all that is asked. Otherwise those of a greedy sequence beside sampled ones are
+  /// settled from distributions that are one-hot: with the same outcome.
   void verify(bool by_tokens) {
     rows_.clear();
-    randoms_.clear();
+    draws_.clear();
     kept_.clear();
     for (const Index slot : running_) {
       Slot& s = slots_[static_cast<std::size_t>(slot)];
@@ -208,41 +224,40 @@ class Speculator {
       const Index e = known(s) - 1;
       rows_.add(s.tokens.back(), slot, e);
       for (Index i = 0; i < s.want; ++i) rows_.add(s.drafts[static_cast<std::size_t>(i)], slot, e + 1 + i);
-      for (Index i = 0; i <= s.want; ++i) randoms_.push_back(of_place(s, static_cast<std::size_t>(i)));
+      for (Index i = 0; i <= s.want; ++i)
+        draws_.push_back({s.sampling, of_place(s, static_cast<std::size_t>(i))});
     }
     if (by_tokens) {
-      passes_.trunk(rows_, 0, rows_.size(), plain_answer(), rows_.size(), {randoms_});
+      const bool greedy = all_of(running_, [](const Slot& s) { return s.sampling.greedy(); });
+      passes_.trunk(rows_, 0, rows_.size(), greedy ? Answer::tokens : Answer::drawn, rows_.size(),
+                    {draws_, {}});
       return;
     }
     for (Index r = 0; r < rows_.size(); ++r) kept_.push_back(static_cast<std::int32_t>(r));
-    passes_.trunk(rows_, 0, rows_.size(), Answer::kept, rows_.size(), {randoms_, kept_});
+    passes_.trunk(rows_, 0, rows_.size(), Answer::kept, rows_.size(), {draws_, kept_});
     settle();
   }
 
   /// Which drafts of the running sequences stand, by the distributions that passes kept.
   void settle() {
-    integers_.clear();
-    randoms_.clear();
+    rounds_.clear();
     for (const Index slot : running_) {
       const Slot& s = slots_[static_cast<std::size_t>(slot)];
-      integers_.push_back(static_cast<std::int32_t>(s.want));
-      integers_.push_back(static_cast<std::int32_t>(s.first_row));
-      integers_.push_back(draws_drafts() ? draft_row(slot, 0) : -1);
-      for (std::size_t i = 0; i < static_cast<std::size_t>(most_drafts_); ++i) {
-        integers_.push_back(i < s.drafts.size() ? s.drafts[i] : 0);
-        randoms_.push_back(of_round(s, to_keep, i));
-      }
-      for (std::size_t i = 0; i <= static_cast<std::size_t>(most_drafts_); ++i)
-        randoms_.push_back(of_place(s, i));
+      rounds_.add(
+          drafts_of(s), s.first_row, draws_drafts(s) ? draft_row(slot, 0) : -1,
+          [&](std::size_t i) { return of_round(s, to_keep, i); },
+          [&](std::size_t i) { return of_place(s, i); });
     }
-    passes_.settle({options_.verification, options_.typical_epsilon, options_.typical_delta},
-                   static_cast<Index>(running_.size()), most_drafts_, integers_, randoms_);
+    passes_.settle({options_.verification, options_.typical_epsilon, options_.typical_delta}, rounds_);
+  }
+
+  static std::span<const std::int32_t> drafts_of(const Slot& s) {
+    return {s.drafts.data(), static_cast<std::size_t>(s.want)};
   }
 
   /// Which drafts are the tokens that plain decoding picks.
   Verdict by_plain_tokens(const Slot& s) const {
-    const std::span<const std::int32_t> drafts(s.drafts.data(), static_cast<std::size_t>(s.want));
-    return verify_chosen(drafts,
+    return verify_chosen(drafts_of(s),
                          [&](std::size_t i) { return passes_.token(s.first_row + static_cast<Index>(i)); });
   }
 
@@ -289,19 +304,20 @@ class Speculator {
         rows_.add(token_of(s, module, p), slot, p);
       }
       const auto sequences = static_cast<Index>(drafting_.size());
+      const bool drawn = !all_of(drafting_, [&](const Slot& s) { return !draws_drafts(s); });
       Index begin = 0;
-      for (; !draws_drafts() && begin + chunk + sequences < rows_.size(); begin += chunk)
+      for (; !drawn && begin + chunk + sequences < rows_.size(); begin += chunk)
         passes_.module(module, false, rows_, begin, begin + chunk, Answer::nothing, 0);
-      randoms_.clear();
+      draws_.clear();
       kept_.clear();
       for (const Index slot : drafting_) {
-        if (!draws_drafts()) break;
-        randoms_.push_back(
-            of_round(slots_[static_cast<std::size_t>(slot)], to_draft, static_cast<std::size_t>(k - 1)));
+        if (!drawn) break;
+        const Slot& s = slots_[static_cast<std::size_t>(slot)];
+        draws_.push_back({s.sampling, of_round(s, to_draft, static_cast<std::size_t>(k - 1))});
         kept_.push_back(draft_row(slot, k - 1));
       }
-      passes_.module(module, again, rows_, begin, rows_.size(),
-                     draws_drafts() ? Answer::kept : Answer::tokens, sequences, {randoms_, kept_});
+      passes_.module(module, again, rows_, begin, rows_.size(), drawn ? Answer::kept : Answer::tokens,
+                     sequences, {draws_, kept_});
       for (Index i = 0; i < sequences; ++i)
         slots_[static_cast<std::size_t>(drafting_[static_cast<std::size_t>(i)])].drafts.push_back(
             passes_.token(i));
@@ -349,8 +365,9 @@ class Speculator {
   // Memory kept between passes.
   RowList rows_;
   std::vector<Index> running_, drafting_;
-  std::vector<std::int32_t> kept_, integers_;
-  std::vector<double> randoms_;
+  std::vector<std::int32_t> kept_;
+  std::vector<Draw> draws_;
+  RoundList rounds_;
 };
 
 }  // namespace mtpx

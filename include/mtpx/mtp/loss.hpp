@@ -61,7 +61,7 @@ struct MtpLoss {
 template <typename T, typename D>
 CrossEntropy<acc_t<T>, D> depth_loss(const Var<T, D>& normed, const Weight<T, D>& head, Index k,
                                      const Batch<D>& batch, LossDivisor divisor) {
-  return linear_cross_entropy<T, D>(normed, head, labels_ahead(batch.tokens, batch.documents, k),
+  return linear_cross_entropy<T, D>(normed, head, labels_ahead(batch.tokens, batch.positions, k),
                                     divisor == LossDivisor::all_positions ? batch.batch() * batch.time() : 0);
 }
 

@@ -10,7 +10,7 @@ namespace mtpx {
 template <typename D>
 struct Batch {
   Tensor<std::int32_t, D> tokens;     ///< [B, T + 1]: T inputs, and the label of the last
-  Tensor<std::int32_t, D> documents;  ///< [B, T + 1]: position within the document; undefined: one document
+  Tensor<std::int32_t, D> positions;  ///< [B, T + 1]: of each token in its document; undefined: one document
   bool mask_documents = false;        ///< attention stays inside documents, too
 
   Index batch() const { return tokens.shape()[0]; }
@@ -61,8 +61,8 @@ class Windows {
   /// Positions of the first `time` rows, and how far each may look back.
   void place(Index time) {
     if (positions_.defined() && positions_.shape()[1] == time) return;
-    if (batch_.mask_documents && batch_.documents.defined()) {
-      window_ = document_positions(batch_.documents.narrow_last(0, time));
+    if (batch_.mask_documents && batch_.positions.defined()) {
+      window_ = document_windows(batch_.positions.narrow_last(0, time));
       positions_ = window_;  // rotations count from the document's start; scores depend on differences only
     } else {
       positions_ = row_positions(batch_.tokens.device(), batch_.batch(), time);

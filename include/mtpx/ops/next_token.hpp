@@ -29,22 +29,19 @@ void choose_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<st
   argmax_rows(x.device(), logits.rows(), logits.data(), ids.data());
 }
 
-/// A token after each row, drawn with temperature and cuts as the options say.
+/// A token after each row, drawn with its own temperature, cuts and number.
 ///
-/// x, w, ids: as above   u: [N] in [0, 1)   kept: where the distributions are left, if anywhere
+/// x, w, ids: as above   draws: N at least   kept: where the distributions are left, if anywhere
 template <typename T, typename D>
-void draw_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const SamplingOptions& options,
-                 const Tensor<double, D>& u, const Tensor<std::int32_t, D>& ids, const Kept& kept) {
+void draw_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<Draw, D>& draws,
+                 const Tensor<std::int32_t, D>& ids, const Kept& kept) {
   const Tensor<acc_t<T>, D> logits = logits_of(x, w);
-  draw_rows(x.device(), logits.rows(), logits.data(), options, u.data(), ids.data(), kept);
+  draw_rows(x.device(), logits.rows(), logits.data(), draws.data(), ids.data(), kept);
 }
 
-/// How rounds of drafts end by a rule: {drafts that stand, the token after them} of each.
-///
-/// verdicts: [2 * rounds.count] at least, written
+/// How rounds of drafts end by a rule.   verdicts: rounds.count at least, written
 template <typename D>
-void settle_rounds(const VerifyRule& rule, const DraftRounds& rounds,
-                   const Tensor<std::int32_t, D>& verdicts) {
+void settle_rounds(const VerifyRule& rule, const DraftRounds& rounds, const Tensor<Verdict, D>& verdicts) {
   verify_rounds(verdicts.device(), rule, rounds, verdicts.data());
 }
 

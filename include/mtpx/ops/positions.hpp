@@ -16,14 +16,14 @@ Tensor<std::int32_t, D> row_positions(const D& device, Index batch, Index time) 
 /// Distance of each token from the start of what it may attend to: its document or the window, whichever
 /// begins later.
 ///
-///   position_bt = min(document_bt, t)
+///   window_bt = min(position_bt, t)
 ///
-/// documents: [B, T], position within the document, may be a slice of longer rows   returns [B, T]
+/// positions: [B, T], of each token in its document, may be a slice of longer rows   returns [B, T]
 template <typename D>
-Tensor<std::int32_t, D> document_positions(const Tensor<std::int32_t, D>& documents) {
-  Tensor<std::int32_t, D> positions(documents.device(), documents.shape());
-  window_positions(documents.device(), documents.rows(), documents.data(), positions.data());
-  return positions;
+Tensor<std::int32_t, D> document_windows(const Tensor<std::int32_t, D>& positions) {
+  Tensor<std::int32_t, D> window(positions.device(), positions.shape());
+  window_positions(positions.device(), positions.rows(), positions.data(), window.data());
+  return window;
 }
 
 /// What depth k predicts (DeepSeek-V3 Eq. 24): the token k + 1 ahead of each row, or -1 where that belongs to
@@ -31,18 +31,18 @@ Tensor<std::int32_t, D> document_positions(const Tensor<std::int32_t, D>& docume
 ///
 ///   label_bi = token_b,i+k+1,  i < T - k
 ///
-/// tokens: [B, T + 1] dense   documents: the same, position within the document; undefined: one document
+/// tokens: [B, T + 1] dense   positions: the same, of each token in its document; undefined: one document
 /// returns [B, T - k]   Throws ShapeError.
 template <typename D>
 Tensor<std::int32_t, D> labels_ahead(const Tensor<std::int32_t, D>& tokens,
-                                     const Tensor<std::int32_t, D>& documents, Index k) {
+                                     const Tensor<std::int32_t, D>& positions, Index k) {
   require(tokens.shape().rank() == 2 && k >= 0 && k < tokens.shape()[1] - 1 &&
-              (!documents.defined() ||
-               (documents.shape() == tokens.shape() && documents.row_stride() == tokens.row_stride())),
-          "labels_ahead", "tokens and documents are [B, T + 1] with T above k and rows equally far apart",
-          {{"tokens", tokens.shape()}, {"documents", documents.shape()}});
+              (!positions.defined() ||
+               (positions.shape() == tokens.shape() && positions.row_stride() == tokens.row_stride())),
+          "labels_ahead", "tokens and positions are [B, T + 1] with T above k and rows equally far apart",
+          {{"tokens", tokens.shape()}, {"positions", positions.shape()}});
   Tensor<std::int32_t, D> labels(tokens.device(), {tokens.shape()[0], tokens.shape()[1] - 1 - k});
-  shift_labels(tokens.device(), tokens.rows(), k, tokens.data(), documents.data(), labels.data());
+  shift_labels(tokens.device(), tokens.rows(), k, tokens.data(), positions.data(), labels.data());
   return labels;
 }
 

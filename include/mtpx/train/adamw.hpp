@@ -7,6 +7,7 @@
 #include <cmath>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -89,14 +90,27 @@ struct AdamWOptions {
 
 /// AdamW with decoupled decay (Loshchilov & Hutter 2019). Moments, and masters of bf16 parameters, are kept
 /// in the accumulation type. A parameter that received no gradient is left as it is.
+///
+/// State belongs to a parameter, wherever in a module that stands: parts may be frozen, added and taken away
+/// between steps, and an optimiser may serve several modules, even such whose parameters have equal names. In
+/// one step of them all, begin_step() comes once, then update() of each. What is kept of a parameter that is
+/// no more is dropped when a new one comes.
+///
+/// It cannot be copied: two of them would move the same parameters. State goes from one to another by
+/// for_each_state().
 template <typename T, typename D>
 class AdamW {
  public:
   using A = acc_t<T>;
 
   explicit AdamW(const AdamWOptions& options = {}) : options_(options) {}
+  AdamW(const AdamW&) = delete;
+  AdamW& operator=(const AdamW&) = delete;
+  AdamW(AdamW&&) = default;
+  AdamW& operator=(AdamW&&) = default;
 
-  /// One update of every parameter of `module`, whose gradients are then forgotten.
+  /// One update of every parameter of `module`, whose gradients are then forgotten. Throws ShapeError for a
+  /// gradient of another shape than the state of its parameter.
   template <typename Module>
   void step(Module& module, const GradientClip<D>& clip, double lr) {
     begin_step(module.device(), lr);
@@ -108,14 +122,11 @@ class AdamW {
   /// record.
   template <typename Module>
   void reserve(Module& module) {
-    std::size_t i = 0;
     for_each_parameter(module, [&](const std::string&, auto& parameter) {
-      if (i == moments_.size()) moments_.emplace_back();
-      Moments& state = moments_[i++];
       if (parameter.frozen()) return;
       Tensor<A, D>& grad = parameter.slot()->grad;
       if (!grad.defined()) grad = Tensor<A, D>(parameter.device(), parameter.shape());
-      if (!state.m.defined()) state = fresh(parameter);
+      state_of(parameter);
     });
   }
 
@@ -134,14 +145,14 @@ class AdamW {
   void update(Module& module, const GradientClip<D>& clip) {
     const AdamWStep s{options_.beta1, options_.beta2, options_.eps, options_.weight_decay};
     detail::ByType<AdamWTensor> parameters;
-    std::size_t i = 0;
-    for_each_parameter(module, [&](const std::string&, auto& parameter) {
+    for_each_parameter(module, [&](const std::string& name, auto& parameter) {
       using P = std::remove_cvref_t<decltype(parameter)>;
-      if (i == moments_.size()) moments_.emplace_back();
-      Moments& state = moments_[i++];
       const Tensor<A, D> grad = parameter.grad();
       if (!grad.defined()) return;
-      if (!state.m.defined()) state = fresh(parameter);
+      const Moments& state = state_of(parameter);
+      require(grad.shape() == state.m.shape(), "adamw",
+              [&] { return cat("the gradient of ", name, " must have the shape of its state"); },
+              {{"gradient", grad.shape()}, {"state", state.m.shape()}});
       parameters.template of<typename P::value_type>().push_back(
           {grad.size(), grad.data(), state.m.data(), state.v.data(), state.master.data(), parameter.data(),
            parameter.shape().rank() > 1});
@@ -155,20 +166,65 @@ class AdamW {
     run(std::as_const(parameters.halves));
   }
 
+  /// Calls visit(name, tensor) for the state of a module's parameters under their published names, experts
+  /// one by one as for_each_tensor() does; all exp_avg first, then all exp_avg_sq, then the masters:
+  ///
+  ///   <name>.exp_avg      m, in the accumulation type, of the parameter's shape (torch's word)
+  ///   <name>.exp_avg_sq   v
+  ///   <name>.master       of bf16 parameters, what they are before rounding
+  ///
+  /// The tensors are the state itself: what is assigned to them is gone on from. With them, the parameters
+  /// and set_steps() a run goes on to the same bits. State that is not there yet is made; a frozen parameter
+  /// is visited only where it has some.
+  template <typename Module, typename Visit>
+  void for_each_state(Module& module, const Visit& visit) {
+    const auto each = [&](const char* what, const auto& pick) {
+      detail::visit_published<false>(
+          module,
+          [&](const std::string& name, const Tensor<A, D>& tensor) {
+            if (tensor.defined()) visit(name + what, tensor);
+          },
+          [&](const auto& parameter) {
+            const bool has = !parameter.frozen() || states_.contains(parameter.data());
+            return has ? pick(parameter, state_of(parameter)) : Tensor<A, D>();
+          });
+    };
+    each(".exp_avg", [](const auto&, const Moments& state) { return state.m; });
+    each(".exp_avg_sq", [](const auto&, const Moments& state) { return state.v; });
+    each(".master", [](const auto& parameter, const Moments& state) {
+      using P = std::remove_cvref_t<decltype(parameter)>;
+      return std::is_same_v<typename P::value_type, A> ? Tensor<A, D>() : state.master;
+    });
+  }
+
+  /// Steps begun, t of the bias corrections.
   Index steps() const { return steps_; }
-  /// Counts from `steps` on: those behind it were begun, but changed nothing.
-  void rewind(Index steps) { steps_ = steps; }
+  /// Counts from `steps` on: those of the state that was assigned, or the ones before steps that changed
+  /// nothing.
+  void set_steps(Index steps) { steps_ = steps; }
 
  private:
   struct Moments {
     Tensor<A, D> m, v, master;
+    Tensor<T, D> rounded;  // the parameter, where the master is another tensor
+
+    /// Whether the parameter is no more: nobody else holds its numbers.
+    bool orphaned() const { return rounded.defined() ? rounded.unique() : master.unique(); }
   };
+
+  template <typename P>
+  Moments& state_of(const P& parameter) {
+    const auto found = states_.find(parameter.data());
+    if (found != states_.end()) return found->second;
+    std::erase_if(states_, [](const auto& entry) { return entry.second.orphaned(); });
+    return states_.emplace(parameter.data(), fresh(parameter)).first->second;
+  }
 
   template <typename P>
   static Moments fresh(const P& parameter) {
     const D& device = parameter.device();
     const Shape shape = parameter.shape();
-    Moments state{Tensor<A, D>::zeros(device, shape), Tensor<A, D>::zeros(device, shape), {}};
+    Moments state{Tensor<A, D>::zeros(device, shape), Tensor<A, D>::zeros(device, shape), {}, {}};
     if constexpr (std::is_same_v<typename P::value_type, A>) {
       state.master = parameter.value();
     } else {
@@ -176,6 +232,7 @@ class AdamW {
       const Rows rows = parameter.rows();
       copy_rows(device, rows.count, rows.width, parameter.data(), rows.stride, state.master.data(),
                 rows.width, false);
+      state.rounded = parameter.value();
     }
     return state;
   }
@@ -183,7 +240,9 @@ class AdamW {
   AdamWOptions options_;
   Index steps_ = 0;
   Tensor<double, D> rates_;  // [3]: lr and the two bias corrections of the step
-  std::vector<Moments> moments_;
+  // By where the parameter's numbers stand, which does not change while it lives: freezing renews its slot,
+  // and modules move. The state shares these numbers, so nothing else can come to stand there.
+  std::unordered_map<const void*, Moments> states_;
 };
 
 }  // namespace mtpx

@@ -118,10 +118,10 @@ class Permutation {
 };
 
 struct BatchOptions {
-  Index batch = 8;
-  Index seq = 256;
-  std::uint64_t seed = 0;
-  Index depth = 0;  // of multi-token prediction; only to check that the text is long enough for it
+  Index batch = 8;         ///< windows per micro-batch, B
+  Index seq = 256;         ///< inputs per window, T
+  std::uint64_t seed = 0;  ///< of the order of the windows
+  Index depth = 0;  ///< of multi-token prediction; only to check that windows and text are long enough for it
 };
 
 /// Training batches without state: a step number gives the same batch in every run, so resuming needs nothing

@@ -14,10 +14,9 @@ struct LearningRate {
   Index warmup = 2000;       ///< steps of the linear rise
   double decay_from = 0.68;  ///< fraction of all steps at which the cosine begins
   double final_ratio = 0.1;  ///< of the peak, at the end
-  Index steps = 0;           ///< all steps; 0: constant after the rise
 
-  /// step: from 0
-  double at(Index step) const {
+  /// step: from 0   steps: all of them; 0: constant after the rise
+  double at(Index step, Index steps) const {
     if (step < warmup) return peak * static_cast<double>(step + 1) / static_cast<double>(warmup);
     const double begin = std::max(static_cast<double>(warmup), decay_from * static_cast<double>(steps));
     if (steps <= 0 || static_cast<double>(step) <= begin) return peak;
@@ -27,13 +26,14 @@ struct LearningRate {
   }
 };
 
-/// Lambda of Eq. 25 over steps (DeepSeek-V3 sec. 4.2: 0.3 for the first 10 T of 14.8 T tokens, then 0.1).
+/// Lambda of Eq. 25 over steps: first that of MtpLossOptions, then `late` (DeepSeek-V3 sec. 4.2: 0.3 for the
+/// first 10 T of 14.8 T tokens, then 0.1).
 struct LambdaSchedule {
-  double early = 0.3;
   double late = 0.1;
   double switch_at = 10.0 / 14.8;  ///< fraction of all steps
 
-  double at(Index step, Index steps) const {
+  /// early: MtpLossOptions::lambda   step: from 0   steps: all of them
+  double at(double early, Index step, Index steps) const {
     return static_cast<double>(step) < switch_at * static_cast<double>(steps) ? early : late;
   }
 };

@@ -12,6 +12,7 @@
 
 namespace mtpx {
 
+/// What a step does with a batch.
 struct StepOptions {
   MtpLossOptions loss{};
   AdamWOptions adamw{};
@@ -31,8 +32,14 @@ class TrainStep {
   using A = acc_t<T>;
 
   /// inputs: a batch per micro-batch, all of one shape. Steps read what stands in their memory: assign to it.
+  /// Throws ShapeError for none, or of several shapes.
   TrainStep(Transformer<T, D>& model, std::vector<Batch<D>> inputs, const StepOptions& options)
       : model_(model), inputs_(std::move(inputs)), options_(options), optimizer_(options.adamw) {
+    require(!inputs_.empty(), "train", "a step takes at least one batch");
+    for (const Batch<D>& input : inputs_) {
+      require(input.tokens.shape() == inputs_[0].tokens.shape(), "train", "batches of a step have one shape",
+              {{"first", inputs_[0].tokens.shape()}, {"another", input.tokens.shape()}});
+    }
     const Index depths = std::min(model.config.num_nextn_predict_layers, inputs_[0].time() - 1);
     losses_ = Tensor<A, D>(model.device(), {2 + depths, static_cast<Index>(inputs_.size())});
     norm_ = Tensor<double, D>(model.device(), {1});
@@ -41,14 +48,11 @@ class TrainStep {
   }
 
   /// Queues one step.
-  ///
-  /// lambda: of the loss. A new value is recorded anew, as are the model's switches.
-  void operator()(double lambda, double lr) {
-    const Constants constants{lambda, model_.activation_checkpointing, model_.detach_depths,
+  void operator()(double lr) {
+    const Constants constants{options_.loss.lambda, model_.activation_checkpointing, model_.detach_depths,
                               model_.main_frozen()};
     if (constants_ != constants) {
       constants_ = constants;
-      options_.loss.lambda = lambda;
       record_.forget();
       if constexpr (!HostMemory<D>) optimizer_.reserve(model_);
     }
@@ -56,13 +60,19 @@ class TrainStep {
     record_(model_.device(), [this] { run(); });
   }
 
-  /// Goes on after steps that changed nothing: `steps` were taken before them.
-  void resume(Index steps) {
-    optimizer_.rewind(steps);
+  /// Another weight of the depths' losses from the next step on, which is recorded anew, as it is where the
+  /// model's switches are turned.
+  void set_lambda(double lambda) { options_.loss.lambda = lambda; }
+
+  /// Goes back over steps that changed nothing: `steps` were taken before them.
+  void rewind(Index steps) {
+    optimizer_.set_steps(steps);
     fill_value(model_.device(), 1, 0.0, halted_.data());
   }
 
   const std::vector<Batch<D>>& inputs() const { return inputs_; }
+  const StepOptions& options() const { return options_; }
+  AdamW<T, D>& optimizer() { return optimizer_; }
   /// [1 + heads, micro-batches] of the step that was queued last: the total losses, then those of the main
   /// head and of depths 1, 2, ..
   const Tensor<A, D>& losses() const { return losses_; }

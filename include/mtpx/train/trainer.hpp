@@ -10,21 +10,15 @@
 
 namespace mtpx {
 
+/// A run: how many steps, what changes from one to the next, and what each does. How large its batches are,
+/// and with which seed they are shuffled, is said where they are made: BatchOptions.
 struct TrainOptions {
   Index steps = 300;
-  Index batch = 8;         ///< windows per micro-batch
-  Index seq = 256;         ///< T, inputs per window
   Index accumulation = 1;  ///< micro-batches per optimiser step
-  std::uint64_t seed = 1337;
   LearningRate lr{};
-  LambdaSchedule lambda{};
-  std::vector<double> depth_weights{};  ///< see MtpLossOptions
-  LossDivisor divisor = LossDivisor::valid_rows;
-  LossReduction reduction = LossReduction::mean;
-  AdamWOptions adamw{};
-  double clip = 1.0;                ///< of the global gradient norm; 0: none
-  double bias_update_speed = 1e-3;  ///< gamma of the router biases; 0: they stay
-  bool mask_documents = false;      ///< attention stays inside documents (DeepSeek-V3 sec. 4.1 does not)
+  LambdaSchedule lambda{};      ///< from step.loss.lambda on; late = step.loss.lambda: constant
+  StepOptions step{};           ///< loss, AdamW, clipping, router biases
+  bool mask_documents = false;  ///< attention stays inside documents (DeepSeek-V3 sec. 4.1 does not)
 };
 
 /// What one optimiser step showed.
@@ -66,18 +60,13 @@ Batch<D> upload(const D& device, const HostBatch& host, bool mask_documents = fa
 template <typename T, typename D>
 class Trainer {
  public:
+  /// Throws ConfigError for options that make no sense, or batches that do not suit the model.
   Trainer(Transformer<T, D>& model, const TrainOptions& options, Batches batches)
       : options_(options),
         batches_(std::move(batches)),
-        step_(model, windows(model, options, batches_),
-              {{0, options.depth_weights, options.divisor, options.reduction},
-               options.adamw,
-               options.clip,
-               options.bias_update_speed}),
+        step_(model, windows(model, options, batches_), options.step),
         losses_(model.device(), {ring, step_.losses().size()}),
-        norms_(model.device(), {ring}) {
-    options_.lr.steps = options.steps;
-  }
+        norms_(model.device(), {ring}) {}
 
   /// One optimiser step. Throws NumericError, before anything is changed, when the loss or the gradient norm
   /// is not finite.
@@ -93,15 +82,16 @@ class Trainer {
     if (queued_.size() == static_cast<std::size_t>(ring)) collect();
     StepReport report;
     report.step = steps_ + 1;
-    report.lr = options_.lr.at(steps_);
-    report.lambda = options_.lambda.at(steps_, options_.steps);
+    report.lr = options_.lr.at(steps_, options_.steps);
+    report.lambda = options_.lambda.at(options_.step.loss.lambda, steps_, options_.steps);
     for (Index micro = 0; micro < options_.accumulation; ++micro) {
       const HostBatch host = batches_.at(steps_ * options_.accumulation + micro);
       const Batch<D>& input = step_.inputs()[static_cast<std::size_t>(micro)];
       input.tokens.assign(host.tokens);
-      input.documents.assign(host.positions);
+      input.positions.assign(host.positions);
     }
-    step_(report.lambda, report.lr);
+    step_.set_lambda(report.lambda);
+    step_(report.lr);
     const Tensor<acc_t<T>, D>& losses = step_.losses();
     const auto slot = static_cast<Index>(queued_.size());
     copy_on_device(losses.device(), losses_.data() + slot * losses.size(), losses.data(), losses.bytes());
@@ -121,21 +111,25 @@ class Trainer {
   /// Steps taken or queued.
   Index steps_done() const { return steps_; }
   const TrainOptions& options() const { return options_; }
+  const Batches& batches() const { return batches_; }
+  AdamW<T, D>& optimizer() { return step_.optimizer(); }
 
  private:
   static constexpr Index ring = 64;  // steps whose figures the device keeps
 
-  static void check(const Transformer<T, D>& model, const TrainOptions& options) {
-    const auto rule = [](bool holds, const char* name, const auto& value, const char* text) {
+  static void check(const Transformer<T, D>& model, const TrainOptions& options, const Batches& batches) {
+    const auto rule = [](bool holds, const char* name, const auto& value, const auto& text) {
       if (!holds) throw ConfigError(cat("[train] ", name, " = ", value, ": ", text));
     };
     rule(options.steps >= 1, "steps", options.steps, "must be at least 1");
     rule(options.accumulation >= 1, "accumulation", options.accumulation, "must be at least 1");
     rule(options.lr.peak >= 0 && std::isfinite(options.lr.peak), "lr", options.lr.peak,
          "must be 0 or positive");
-    rule(options.clip >= 0, "clip", options.clip, "must be 0 (none) or positive");
-    rule(options.seq <= model.config.max_position_embeddings, "seq", options.seq,
-         "must not exceed max_position_embeddings");
+    rule(options.step.clip >= 0, "clip", options.step.clip, "must be 0 (none) or positive");
+    const Index seq = batches.options().seq, longest = model.config.max_position_embeddings;
+    const Index depth = model.config.num_nextn_predict_layers;
+    rule(seq <= longest, "seq", seq, cat("must not exceed max_position_embeddings = ", longest));
+    rule(seq > depth, "seq", seq, cat("must be larger than num_nextn_predict_layers = ", depth));
     if (model.main_frozen() && model.config.num_nextn_predict_layers == 0)
       throw ConfigError("[train] the main model is frozen and the depth is 0: nothing would train");
   }
@@ -143,7 +137,7 @@ class Trainer {
   /// Memory for the windows of a step.
   static std::vector<Batch<D>> windows(const Transformer<T, D>& model, const TrainOptions& options,
                                        const Batches& batches) {
-    check(model, options);
+    check(model, options, batches);
     const D& device = model.device();
     const Shape shape{batches.options().batch, batches.options().seq + 1};
     std::vector<Batch<D>> all;
@@ -177,7 +171,7 @@ class Trainer {
       report.gradient_norm = norms[i];
       if (!std::isfinite(report.total) || !std::isfinite(report.gradient_norm)) {
         steps_ = report.step - 1;
-        step_.resume(steps_);
+        step_.rewind(steps_);
         throw NumericError(cat("[train] step ", report.step, ": loss ", report.total, " and gradient norm ",
                                report.gradient_norm,
                                " must be finite; the weights are those of the step before"));
