@@ -1,10 +1,10 @@
 #pragma once
 // The host as a device: a pool of 64-byte aligned buffers and a number of threads.
 
+#include <mtpx/core/device.hpp>
 #include <mtpx/core/pool.hpp>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <thread>
@@ -45,19 +45,5 @@ class Cpu {
   };
   std::shared_ptr<State> state_;
 };
-
-// Transfers and fills of raw bytes; a device brings its own overloads, found by its type.
-inline void copy_to_device(const Cpu&, void* to, const void* from, std::size_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-}
-inline void copy_to_host(const Cpu&, void* to, const void* from, std::size_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-}
-inline void copy_on_device(const Cpu&, void* to, const void* from, std::size_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-}
-inline void set_zero(const Cpu&, void* data, std::size_t bytes) {
-  if (bytes > 0) std::memset(data, 0, bytes);
-}
 
 }  // namespace mtpx

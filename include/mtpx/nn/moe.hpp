@@ -104,8 +104,9 @@ struct Moe {
   ///
   /// scale: null, or that of the step's clip_norm(): where it is NaN, no bias moves
   void update_bias(double speed, const double* scale = nullptr) {
-    mtpx::update_bias(load.device(), options.routing.n_experts, static_cast<acc_t<T>>(speed), scale,
-                      load.data(), gate.e_score_correction_bias.value.data());
+    using mtpx::update_bias;  // the kernel, still found by the device's type
+    update_bias(load.device(), options.routing.n_experts, static_cast<acc_t<T>>(speed), scale, load.data(),
+                gate.e_score_correction_bias.value.data());
   }
 
   static void members(auto& self, auto&& visit) {

@@ -1,0 +1,193 @@
+#pragma once
+// Every kernel of a device, once: its name and its signature, in groups by the types that it is made for.
+// What each computes stands beside its definition in cpu/; twins have the same names and take the same. From
+// this list come the check that a device has them all, the declarations of kernels that another compiler's
+// objects hold, and what libraries compile once: see the end of this file.
+//
+// All pointers are device pointers. A kernel reads nothing back to the host and returns nothing. D is the
+// device; a group applies the macro KERNEL(name, signature) to each of its kernels.
+
+#include "decode_shapes.hpp"
+#include "sampling.hpp"
+#include "shapes.hpp"
+#include "verify.hpp"
+
+#include <mtpx/core/bf16.hpp>
+
+#include <cstdint>
+#include <span>
+
+// --- Templates of one type -------------------------------------------------------------------------------
+
+/// Activations of type T.
+#define MTPX_KERNELS_OF_ACTIVATIONS(KERNEL, D, T)                                                            \
+  KERNEL(embedding_forward,                                                                                  \
+         (const D&, Rows ids, const std::int32_t* id, Rows table_rows, const T* table, T* y))                \
+  KERNEL(embedding_backward, (const D&, Rows ids, const std::int32_t* id, Index vocab, Index width,          \
+                              const T* dy, Sink<acc_t<T>> dtable))                                           \
+  KERNEL(rms_norm_forward,                                                                                   \
+         (const D&, Rows rows, const T* x, const acc_t<T>* gain, acc_t<T> eps, T* y, acc_t<T>* rstd))        \
+  KERNEL(rms_norm_backward, (const D&, Rows rows, const T* x, const acc_t<T>* gain, const acc_t<T>* rstd,    \
+                             const T* dy, Sink<T> dx, Sink<acc_t<T>> dgain))                                 \
+  KERNEL(add_rms_norm_forward, (const D&, Index count, Index width, const T* x, const T* f,                  \
+                                const acc_t<T>* gain, acc_t<T> eps, T* total, T* y, acc_t<T>* rstd))         \
+  KERNEL(add_rms_norm_backward,                                                                              \
+         (const D&, Index count, Index width, const T* total, const acc_t<T>* gain, const acc_t<T>* rstd,    \
+          const T* dtotal, const T* dy, Sink<T> dx, Sink<T> df, Sink<acc_t<T>> dgain))                       \
+  KERNEL(rope_apply,                                                                                         \
+         (const D&, Rows rows, Index heads, Index rope, const T* x, const std::int32_t* positions,           \
+          const acc_t<T>* cos, const acc_t<T>* sin, int direction, Sink<T> y))                               \
+  KERNEL(attention_forward, (const D&, AttentionShape s, const T* q, const T* kv, const T* k_rope,           \
+                             const std::int32_t* positions, acc_t<T> scale, T* o, acc_t<T>* lse))            \
+  KERNEL(attention_backward, (const D&, AttentionShape s, const T* q, const T* kv, const T* k_rope,          \
+                              const std::int32_t* positions, acc_t<T> scale, const T* o,                     \
+                              const acc_t<T>* lse, const T* d_o, Sink<T> dq, Sink<T> dkv, Sink<T> dk_rope))  \
+  KERNEL(swiglu_forward, (const D&, Index count, const T* gate, const T* up, T* y))                          \
+  KERNEL(swiglu_backward,                                                                                    \
+         (const D&, Index count, const T* gate, const T* up, const T* dy, Sink<T> dgate, Sink<T> dup))       \
+  KERNEL(experts_forward, (const D&, ExpertsShape s, const std::int32_t* offsets, const std::int32_t* slot,  \
+                           const std::int32_t* place, const T* x, Index x_stride, const acc_t<T>* weights,   \
+                           const T* wg, const T* wu, const T* wd, T* gate, T* up, T* y))                     \
+  KERNEL(experts_backward,                                                                                   \
+         (const D&, ExpertsShape s, const std::int32_t* offsets, const std::int32_t* slot,                   \
+          const std::int32_t* place, const T* x, Index x_stride, const acc_t<T>* weights, const T* wg,       \
+          const T* wu, const T* wd, const T* gate, const T* up, const T* dy, Sink<T> dx,                     \
+          Sink<acc_t<T>> dweights, Sink<acc_t<T>> dwg, Sink<acc_t<T>> dwu, Sink<acc_t<T>> dwd))              \
+  KERNEL(linear_cross_entropy_forward,                                                                       \
+         (const D&, Rows rows, const T* x, Index vocab, const T* w, const std::int32_t* labels,              \
+          acc_t<T>* lse, acc_t<T>* row_loss, std::int32_t* argmax))                                          \
+  KERNEL(                                                                                                    \
+      linear_cross_entropy_backward,                                                                         \
+      (const D&, Rows rows, const T* x, Index vocab, const T* w, const std::int32_t* labels,                 \
+       const acc_t<T>* lse, const acc_t<T>* factor, const acc_t<T>* dloss, Sink<T> dx, Sink<acc_t<T>> dw))   \
+  KERNEL(add_forward, (const D&, Index count, const T* a, const T* b, T* y))                                 \
+  KERNEL(fill_value, (const D&, Index count, T value, T* y))                                                 \
+  KERNEL(adamw_step, (const D&, std::span<const AdamWTensor<T>> parameters, AdamWStep s,                     \
+                      const double* rates, const double* scale))                                             \
+  KERNEL(absorb_query,                                                                                       \
+         (const D&, AttentionShape s, Index latent, Index rows, const T* q, const T* w, acc_t<T>* absorbed)) \
+  KERNEL(append_latent, (const D&, LatentShape s, const std::int32_t* sequences,                             \
+                         const std::int32_t* positions, const T* latent, const T* k_rope, T* cache))         \
+  KERNEL(latent_attention,                                                                                   \
+         (const D&, LatentShape s, const std::int32_t* sequences, const std::int32_t* positions,             \
+          const acc_t<T>* q, const T* cache, acc_t<T> scale, acc_t<T>* out))                                 \
+  KERNEL(expand_value,                                                                                       \
+         (const D&, AttentionShape s, Index latent, Index rows, const acc_t<T>* attended, const T* w, T* o))
+
+/// What is in the accumulation type A whatever the activations are.
+#define MTPX_KERNELS_OF_SUMS(KERNEL, D, A)                                                                   \
+  KERNEL(sigmoid_forward, (const D&, Index count, const A* x, A* y))                                         \
+  KERNEL(sigmoid_backward, (const D&, Index count, const A* y, const A* dy, Sink<A> dx))                     \
+  KERNEL(route_forward,                                                                                      \
+         (const D&, Index tokens, Routing r, const A* scores, const A* bias, std::int32_t* ids, A* weights)) \
+  KERNEL(route_backward, (const D&, Index tokens, Routing r, const A* scores, const std::int32_t* ids,       \
+                          const A* weights, const A* dweights, Sink<A> dscores))                             \
+  KERNEL(balance_forward, (const D&, Index batch, Index time, Index experts, Index top_k, A alpha,           \
+                           const A* scores, A* loss, A* f))                                                  \
+  KERNEL(balance_backward, (const D&, Index batch, Index time, Index experts, A alpha, const A* scores,      \
+                            const A* f, const A* dloss, Sink<A> dscores))                                    \
+  KERNEL(update_bias, (const D&, Index experts, A speed, const double* scale, A* load, A* bias))             \
+  KERNEL(plan_experts, (const D&, Index slots, Index experts, const std::int32_t* ids,                       \
+                        std::int32_t* offsets, std::int32_t* slot, std::int32_t* place, A* load))            \
+  KERNEL(cross_entropy_mean, (const D&, Index count, const A* row_loss, const std::int32_t* labels,          \
+                              Index fixed_divisor, A* loss, A* factor))                                      \
+  KERNEL(scale_into, (const D&, Index count, A alpha, const A* x, Sink<A> y))                                \
+  KERNEL(sums_of_squares, (const D&, std::span<const std::span<const A>> gradients, double* out))            \
+  KERNEL(argmax_rows, (const D&, Rows rows, const A* logits, std::int32_t* ids))                             \
+  KERNEL(draw_rows, (const D&, Rows rows, const A* logits, const SamplingOptions& s, const double* u,        \
+                     std::int32_t* ids, const Kept& kept))
+
+/// What a device may bring as well: a decoding pass in few launches. All three or none (fuses_decoding).
+#define MTPX_KERNELS_OF_FUSED_DECODING(KERNEL, D, T)                                       \
+  KERNEL(decode_attention, (const D&, const DecodeAttention<T>& p, const T* x, T* h))      \
+  KERNEL(decode_feed_forward, (const D&, const DecodeFeedForward<T>& p, const T* h, T* y)) \
+  KERNEL(decode_tokens, (const D&, Rows rows, const T* x, Index out, const T* w, std::int32_t* ids))
+
+// --- Templates of several types --------------------------------------------------------------------------
+
+/// X: activations   W: weights; the router's are of the accumulation type   Y: results, so are decoding's
+/// logits
+#define MTPX_KERNELS_OF_PRODUCTS(KERNEL, D, X, W, Y) \
+  KERNEL(linear_forward, (const D&, Rows rows, const X* x, Index out, const W* w, Y* y))
+#define MTPX_KERNELS_OF_PRODUCT_GRADIENTS(KERNEL, D, X, W)                                             \
+  KERNEL(linear_backward_input, (const D&, Rows rows, Index out, const W* w, const W* dy, Sink<X> dx)) \
+  KERNEL(linear_backward_weight, (const D&, Rows rows, const X* x, Index out, const W* dy, Sink<acc_t<W>> dw))
+#define MTPX_KERNELS_OF_COPIES(KERNEL, D, From, To)                                                   \
+  KERNEL(copy_rows, (const D&, Index count, Index width, const From* from, Index from_stride, To* to, \
+                     Index to_stride, bool accumulate))
+
+// --- No templates ----------------------------------------------------------------------------------------
+
+#define MTPX_KERNELS_OF_NO_TYPE(KERNEL, D)                                                                \
+  KERNEL(fill_positions, (const D&, Index batch, Index time, Index start, std::int32_t* positions))       \
+  KERNEL(window_positions, (const D&, Rows rows, const std::int32_t* documents, std::int32_t* positions)) \
+  KERNEL(shift_labels, (const D&, Rows rows, Index depth, const std::int32_t* tokens,                     \
+                        const std::int32_t* documents, std::int32_t* labels))                             \
+  KERNEL(clip_scale, (const D&, Index parts, const double* squares, double max_norm, double* norm,        \
+                      double* scale, double* halted))                                                     \
+  KERNEL(verify_rounds, (const D&, const VerifyRule& rule, const DraftRounds& rounds, std::int32_t* verdicts))
+
+// --- Which types a device has them for -------------------------------------------------------------------
+
+/// Activations, weights and results of type T.
+#define MTPX_KERNELS_FOR(KERNEL, D, T)               \
+  MTPX_KERNELS_OF_ACTIVATIONS(KERNEL, D, T)          \
+  MTPX_KERNELS_OF_PRODUCTS(KERNEL, D, T, T, T)       \
+  MTPX_KERNELS_OF_PRODUCT_GRADIENTS(KERNEL, D, T, T) \
+  MTPX_KERNELS_OF_COPIES(KERNEL, D, T, T)
+
+#define MTPX_KERNELS_IN_DOUBLE(KERNEL, D) \
+  MTPX_KERNELS_FOR(KERNEL, D, double)     \
+  MTPX_KERNELS_OF_SUMS(KERNEL, D, double)
+#define MTPX_KERNELS_IN_FLOAT(KERNEL, D) \
+  MTPX_KERNELS_FOR(KERNEL, D, float)     \
+  MTPX_KERNELS_OF_SUMS(KERNEL, D, float)
+/// With float beside it: the router's products, the logits of decoding, masters.
+#define MTPX_KERNELS_IN_BF16(KERNEL, D)                     \
+  MTPX_KERNELS_FOR(KERNEL, D, bf16)                         \
+  MTPX_KERNELS_OF_PRODUCTS(KERNEL, D, bf16, bf16, float)    \
+  MTPX_KERNELS_OF_PRODUCTS(KERNEL, D, bf16, float, float)   \
+  MTPX_KERNELS_OF_PRODUCT_GRADIENTS(KERNEL, D, bf16, float) \
+  MTPX_KERNELS_OF_COPIES(KERNEL, D, bf16, float)            \
+  MTPX_KERNELS_OF_COPIES(KERNEL, D, float, bf16)
+
+/// All templates.
+#define MTPX_KERNELS_IN_ALL_TYPES(KERNEL, D) \
+  MTPX_KERNELS_IN_DOUBLE(KERNEL, D)          \
+  MTPX_KERNELS_IN_FLOAT(KERNEL, D)           \
+  MTPX_KERNELS_IN_BF16(KERNEL, D)
+
+// --- What is done with a kernel of the list ----------------------------------------------------------------
+
+/// A device has it, or the compiler says which it lacks and what stands there instead. Nothing is
+/// instantiated.
+#define MTPX_CHECK_KERNEL(name, signature) \
+  static_assert(                           \
+      requires(void(*twin) signature) { twin = &name; }, "no kernel " #name);
+#define MTPX_CHECK_KERNELS(D)                     \
+  MTPX_KERNELS_IN_ALL_TYPES(MTPX_CHECK_KERNEL, D) \
+  MTPX_KERNELS_OF_NO_TYPE(MTPX_CHECK_KERNEL, D)
+
+/// This object holds it: compiled here, once.
+#define MTPX_INSTANTIATE_KERNEL(name, signature) template void name signature;
+
+/// Another compiler's object holds it: what there is to see of a device's kernels, the optional ones
+/// included.
+#define MTPX_DECLARE_KERNEL(name, signature) void name signature;
+#define MTPX_DECLARE_KERNEL_OF_1(name, signature) \
+  template <typename X>                           \
+  void name signature;
+#define MTPX_DECLARE_KERNEL_OF_2(name, signature) \
+  template <typename X, typename W>               \
+  void name signature;
+#define MTPX_DECLARE_KERNEL_OF_3(name, signature) \
+  template <typename X, typename W, typename Y>   \
+  void name signature;
+#define MTPX_DECLARE_KERNELS(D)                                        \
+  MTPX_KERNELS_OF_ACTIVATIONS(MTPX_DECLARE_KERNEL_OF_1, D, X)          \
+  MTPX_KERNELS_OF_SUMS(MTPX_DECLARE_KERNEL_OF_1, D, X)                 \
+  MTPX_KERNELS_OF_FUSED_DECODING(MTPX_DECLARE_KERNEL_OF_1, D, X)       \
+  MTPX_KERNELS_OF_PRODUCTS(MTPX_DECLARE_KERNEL_OF_3, D, X, W, Y)       \
+  MTPX_KERNELS_OF_PRODUCT_GRADIENTS(MTPX_DECLARE_KERNEL_OF_2, D, X, W) \
+  MTPX_KERNELS_OF_COPIES(MTPX_DECLARE_KERNEL_OF_2, D, X, W)            \
+  MTPX_KERNELS_OF_NO_TYPE(MTPX_DECLARE_KERNEL, D)
