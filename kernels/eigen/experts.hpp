@@ -2,8 +2,6 @@
 
 #include "swiglu.hpp"
 
-#include <algorithm>
-
 namespace mtpx {
 
 /// Sorts slots (choice k of token n: n K + k) by expert: expert e has places offsets[e] .. offsets[e + 1),

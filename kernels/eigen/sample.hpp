@@ -4,6 +4,8 @@
 
 #include "../sampling.hpp"
 
+#include <algorithm>
+
 namespace mtpx {
 
 /// The most likely token of every row, by the rule of ../sampling.hpp.   logits: [rows, V]   ids: [rows]
