@@ -66,10 +66,15 @@ struct DeviceOptions {
   std::string dtype = "float32";
   int threads = 0;
 
-  void add(CLI::App& command, const std::vector<std::string>& dtypes = {"float32", "bf16"}) {
-    command.add_option("--device", device, "cpu, cuda, or auto: the GPU if there is one")
-        ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-        ->capture_default_str();
+  void add(CLI::App& command, const std::vector<std::string>& dtypes = {"float32", "bf16"},
+           bool with_reference = false) {
+    std::vector<std::string> devices{"auto", "cpu", "cuda"};
+    std::string help = "cpu, cuda, or auto: the GPU if there is one";
+    if (with_reference) {
+      devices.push_back("reference");
+      help += "; reference: the equations in plain Eigen, slow, to compare with (float32, float64)";
+    }
+    command.add_option("--device", device, help)->check(CLI::IsMember(devices))->capture_default_str();
     command
         .add_option("--dtype", dtype,
                     "Type of weights and activations; sums and optimiser state of bf16 are float32")

@@ -2,9 +2,16 @@
 
 #include "model.hpp"
 
+#include <mtpx/reference.hpp>
+
 #include <cmath>
 #include <iostream>
 #include <limits>
+
+namespace mtpx {  // in model_reference.cpp
+MTPX_SCORED_MODEL(extern, float, Reference)
+MTPX_SCORED_MODEL(extern, double, Reference)
+}  // namespace mtpx
 
 namespace program {
 namespace {
@@ -194,6 +201,13 @@ void run(const Options& o, const D& device) {
   std::cout << report(mtpx::evaluate(model, windows), model.config, weights).dump() << std::endl;
 }
 
+void run_reference(const Options& o) {
+  if (o.device.dtype == "bf16") {
+    throw mtpx::ConfigError("[device] --device reference: computes in float32 or float64, not in bf16");
+  }
+  o.device.dtype == "float64" ? run<double>(o, mtpx::Reference()) : run<float>(o, mtpx::Reference());
+}
+
 }  // namespace
 
 void add_score(CLI::App& app) {
@@ -220,8 +234,9 @@ void add_score(CLI::App& app) {
   command->add_option("--seq", o.seq, "Tokens per window of --data")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
-  o.device.add(*command, {"float32", "bf16", "float64"});
+  o.device.add(*command, {"float32", "bf16", "float64"}, true);
   command->callback([options] {
+    if (options->device.device == "reference") return run_reference(*options);
     with_device(options->device, [&](const auto& device) {
       if (options->device.dtype == "float64") return run<double>(*options, device);
       if (options->device.dtype == "bf16") return run<mtpx::bf16>(*options, device);

@@ -5,6 +5,9 @@
 #include <mtpx/autograd/gradcheck.hpp>
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/core/cpu.hpp>
+#ifndef __CUDACC__
+#include <mtpx/core/eigen.hpp>
+#endif
 #include <mtpx/decode/generate.hpp>
 #include <mtpx/model/backward.hpp>
 #include <mtpx/model/loss.hpp>

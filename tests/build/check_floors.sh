@@ -10,7 +10,7 @@ find include kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' 
   # Floor of a file, named from include/ ("mtpx/core/shape.hpp") or from the repository ("kernels/...").
   function floor_of(name) {
     if (name ~ /^mtpx\/core\// || name == "mtpx/version.hpp") return 0
-    if (name ~ /^kernels\// || name == "mtpx/kernels.hpp") return 1
+    if (name ~ /^kernels\// || name ~ /^mtpx\/(kernels|reference)\.hpp$/) return 1
     if (name ~ /^mtpx\/autograd\//) return 2
     if (name ~ /^mtpx\/ops\//) return 3
     if (name ~ /^mtpx\/nn\//) return 4
@@ -40,18 +40,19 @@ find include kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' 
     if (name ~ /^mtpx\//) {
       if (floor_of(name) < 0) complain("include of a folder without a floor")
       if (floor_of(name) > floor) complain("include points up")
-      if (file ~ /^mtpx\/(nn|mtp|model|decode)\// && name == "mtpx/kernels.hpp")
-        complain("made of ops, never of kernels")
+      if (file ~ /^mtpx\/(nn|mtp|model|decode)\// && floor_of(name) == 1) complain("made of ops, never of kernels")
+      if (name == "mtpx/reference.hpp" && file !~ /^kernels\/eigen\//) complain("only who compares includes the reference")
       if (name ~ /^mtpx\/io\// && file !~ /^mtpx\/io\//) complain("only io includes io")
     } else if (quoted) {
-      # Kernels include their siblings; the one door from include/ to kernels/ is kernels.hpp.
-      if (file !~ /^kernels\// && file != "mtpx/kernels.hpp") complain("write <mtpx/...>")
+      # Kernels include their siblings; the doors from include/ to kernels/ are kernels.hpp and reference.hpp.
+      if (floor != 1) complain("write <mtpx/...>")
       if (name ~ /include\//) complain("write <mtpx/...>")
-    } else if (file ~ /^mtpx\/core\// && name !~ /^[a-z_]+$/ && file !~ /cuda/) {
+    } else if (file ~ /^mtpx\/core\// && name !~ /^[a-z_]+$/ && file !~ /cuda|core\/eigen/) {
       complain("core knows only the standard library and core")
     }
 
-    if (name ~ /^(Eigen|unsupported)\// && file !~ /^kernels\/cpu\//) complain("Eigen stays inside kernels/cpu")
+    if (name ~ /^(Eigen|unsupported)\// && file !~ /^kernels\/(cpu|eigen)\// && file != "mtpx/core/eigen.hpp")
+      complain("Eigen stays inside kernels/cpu, kernels/eigen and core/eigen.hpp")
     if (name ~ /^nlohmann\// && file !~ /^mtpx\/io\//) complain("nlohmann_json stays inside io and examples")
     if (name ~ /^CLI\//) complain("CLI11 stays inside examples")
   }

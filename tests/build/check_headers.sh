@@ -8,7 +8,7 @@ compiler=("${@:3}" -std=c++20 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -We
 
 # Reading Eigen is most of the price. What reaches it anyway (through the kernels) gets it precompiled; the
 # others do not, because Eigen would bring standard headers that they forgot.
-without_eigen='^(include/mtpx/(version|core/|io/|model/config|nn/yarn|train/(batches|corpus|schedule))|kernels/[a-z]+\.)'
+without_eigen='^(include/mtpx/(version|core/[^e]|core/error|io/|model/config|nn/yarn|train/(batches|corpus|schedule))|kernels/[a-z]+\.)'
 mkdir -p "$out"
 echo '#include <Eigen/Core>' >"$out/eigen.hpp"
 "${compiler[@]}" -x c++-header "$out/eigen.hpp" -o "$out/eigen.hpp.gch"

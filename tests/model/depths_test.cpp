@@ -2,7 +2,7 @@
 // documents. As DeepSeek-V3's report (arXiv 2412.19437) and the code around its weights have it.
 
 #include "support/model.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -53,11 +53,11 @@ std::map<std::string, Numbers> backward(Model& model, const Batch<Device>& batch
 
 /// -log P(target) from a hidden state, with whole logits.
 double cross_entropy(const Model& model, const Numbers& state, std::int32_t target) {
-  const Numbers logits = naive::linear(state, host(model.lm_head.weight.value()), model.config.hidden_size,
-                                       model.config.vocab_size);
+  const Numbers logits = reference::linear(state, host(model.lm_head.weight.value()),
+                                           model.config.hidden_size, model.config.vocab_size);
   double total = 0;
   for (const double z : logits) total += std::exp(z);
-  return std::log(total) - naive::at(logits, target);
+  return std::log(total) - nth(logits, target);
 }
 
 }  // namespace
@@ -68,21 +68,21 @@ TEST_CASE("loss index table: row r of depth k reads h[r], Emb(x[r+k]), predicts 
       const Model model = random_model(mixture_config(depth), 1);
       const auto batch = random_batch(2, time, 11);
       const auto tokens = batch.tokens.to_host();
-      const auto x = [&](Index b, Index i) { return naive::at(tokens, b * (time + 1) + i); };
+      const auto x = [&](Index b, Index i) { return nth(tokens, b * (time + 1) + i); };
       const Pass got = forward(model, batch, {0.6, {}, LossDivisor::all_positions});
       // Depth k has T - k rows; one with none is left out.
       REQUIRE(got.losses.size() == static_cast<std::size_t>(1 + std::min(depth, time - 1)));
       double total = 0;
       for (Index k = 0; k < static_cast<Index>(got.losses.size()); ++k) {
-        const Numbers& states = naive::at(got.states, k);
-        CHECK(naive::length(states) == 2 * (time - k) * 8);
+        const Numbers& states = nth(got.states, k);
+        CHECK(static_cast<Index>(states.size()) == 2 * (time - k) * 8);
         double sum = 0;
         for (Index b = 0; b < 2; ++b) {
           for (Index r = 0; r <= time - 1 - k; ++r)
             sum += cross_entropy(model, pick(states, {b * (time - k) + r}, 8), x(b, r + k + 1));
         }
         const double loss = sum / static_cast<double>(2 * time);
-        CHECK(naive::at(got.losses, k) == doctest::Approx(loss).epsilon(1e-12));
+        CHECK(nth(got.losses, k) == doctest::Approx(loss).epsilon(1e-12));
         total += k == 0 ? loss : 0.6 / static_cast<double>(depth) * loss;
         if (k == 0) continue;
 
@@ -98,9 +98,9 @@ TEST_CASE("loss index table: row r of depth k reads h[r], Emb(x[r+k]), predicts 
         const Shape shape{2, time - k, 8};
         Ids positions(device(), {2, time - k});
         fill_positions(device(), 2, time - k, 0, positions.data());
-        const auto h = tape.constant(tensor<double>(shape, pick(naive::at(got.states, k - 1), rows, 8)));
+        const auto h = tape.constant(tensor<double>(shape, pick(nth(got.states, k - 1), rows, 8)));
         const auto e = tape.constant(tensor<double>(shape, pick(host(model.embed_tokens.value()), ahead, 8)));
-        const auto out = naive::at(model.mtp, k - 1)(h, e, {}, [&](const auto& block, const auto& in) {
+        const auto out = nth(model.mtp, k - 1)(h, e, {}, [&](const auto& block, const auto& in) {
           return block(in, [&](const auto& mla, const auto& normed) {
             return mla(normed, model.rope_table, positions, {});
           });
@@ -156,7 +156,7 @@ TEST_CASE("dividing by T instead of the valid rows scales depth k by (T - k) / T
   const Pass all = forward(model, batch, {1.0, {}, LossDivisor::all_positions});
   for (Index k = 0; k <= 3; ++k) {
     const double ratio = static_cast<double>(time - k) / time;
-    CHECK(std::abs(naive::at(all.losses, k) / naive::at(valid.losses, k) - ratio) <= 0x1p-52);
+    CHECK(std::abs(nth(all.losses, k) / nth(valid.losses, k) - ratio) <= 0x1p-52);
   }
   // Weights per depth turn one into the other: the same gradients.
   const auto want = backward(model, batch, {1.0, {}, LossDivisor::all_positions});
@@ -223,7 +223,7 @@ TEST_CASE("packed documents, attention inside documents: the same as separate do
   config.aux_loss_alpha = 0;  // a loss per sequence, which packing changes
   Model model = random_model(config, 5);
   const std::vector<Index> lengths{5, 2, 1, 6, 4};
-  naive::Ints tokens, places;
+  Ints tokens, places;
   for (const Index length : lengths) {
     for (Index i = 0; i < length; ++i) {
       tokens.push_back(random_ids({18}, 9, 0, 11).to_host()[tokens.size()]);
@@ -252,10 +252,10 @@ TEST_CASE("packed documents, attention inside documents: the same as separate do
       for (Index k = 0; k < std::min<Index>(3, length - 1); ++k) {
         for (Index r = 0; r < length - 1 - k; ++r) {  // the rows that have a target
           const std::string what = cat("document at ", start, ", depth ", k, ", row ", r);
-          check_close(pick(naive::at(got.states, k), {start + r}, 8), pick(naive::at(want.states, k), {r}, 8),
-                      1e-12, what);
-          check_close(pick(naive::at(got.row_loss, k), {start + r}, 1),
-                      pick(naive::at(want.row_loss, k), {r}, 1), 1e-12, what);
+          check_close(pick(nth(got.states, k), {start + r}, 8), pick(nth(want.states, k), {r}, 8), 1e-12,
+                      what);
+          check_close(pick(nth(got.row_loss, k), {start + r}, 1), pick(nth(want.row_loss, k), {r}, 1), 1e-12,
+                      what);
         }
       }
       for (const auto& [name, g] : backward(model, alone, options)) {

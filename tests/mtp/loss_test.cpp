@@ -2,7 +2,7 @@
 // holds it against a whole model.
 
 #include "support/model.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -46,23 +46,22 @@ Numbers losses(const MtpLoss<double, Device>& loss) {
 double total(const MtpLoss<double, Device>& loss) { return host(loss.total.value())[0]; }
 
 /// Labels of depth k by hand; -1 where the target is in another document.
-naive::Ints labels(const Batch<Device>& b, Index k) {
-  const naive::Ints tokens = b.tokens.to_host();
-  const naive::Ints positions = b.positions.defined() ? b.positions.to_host() : naive::Ints();
-  naive::Ints all;
+Ints labels(const Batch<Device>& b, Index k) {
+  const Ints tokens = b.tokens.to_host();
+  const Ints positions = b.positions.defined() ? b.positions.to_host() : Ints();
+  Ints all;
   for (Index row = 0; row < batch; ++row) {
     for (Index i = 0; i + k < steps; ++i) {
       const Index here = row * (steps + 1) + i;
-      const bool same =
-          positions.empty() || naive::at(positions, here + k + 1) == naive::at(positions, here) + k + 1;
-      all.push_back(same ? naive::at(tokens, here + k + 1) : -1);
+      const bool same = positions.empty() || nth(positions, here + k + 1) == nth(positions, here) + k + 1;
+      all.push_back(same ? nth(tokens, here + k + 1) : -1);
     }
   }
   return all;
 }
 
-naive::CrossEntropy naive_depth(const Model& model, const States& states, const Batch<Device>& b, Index k,
-                                Index divisor = 0) {
+reference::CrossEntropy reference_depth(const Model& model, const States& states, const Batch<Device>& b,
+                                        Index k, Index divisor = 0) {
   return {host(states.leaves[static_cast<std::size_t>(k)].value()), host(model.lm_head.weight.value()),
           labels(b, k), 8, divisor};
 }
@@ -80,7 +79,7 @@ TEST_CASE("mtp_loss: total = L_main + lambda / D sum_k w_k L_k + balance losses"
       const auto loss = mtp_loss(model, states.on(tape, {10, 20}), b, {lambda, w, LossDivisor::valid_rows});
       double want = 30;
       for (Index k = 0; k <= depth; ++k) {
-        const double one = naive_depth(model, states, b, k).loss;
+        const double one = reference_depth(model, states, b, k).loss;
         const auto place = static_cast<std::size_t>(k);
         CHECK(losses(loss)[place] == doctest::Approx(one).epsilon(1e-13));
         const double weight = place >= 1 && place <= w.size() ? w[place - 1] : 1.0;
@@ -104,7 +103,7 @@ TEST_CASE("mtp_loss: D is the number of modules, even where fewer ran") {
   CHECK(total(loss) == doctest::Approx(l[0] + l[1] / 2).epsilon(1e-14));
 }
 
-TEST_CASE("mtp_loss: gradients of the head and of every state are those of the naive sum") {
+TEST_CASE("mtp_loss: gradients of the head and of every state are those of the sum over whole logits") {
   Model model = random_model(config(), 1);
   const States states;
   const auto b = random_batch(batch, steps, 11);
@@ -113,7 +112,7 @@ TEST_CASE("mtp_loss: gradients of the head and of every state are those of the n
   tape.backward(loss.total);
   Numbers dw(static_cast<std::size_t>(11 * 8), 0.0);
   for (Index k = 0; k <= depth; ++k) {
-    const auto want = naive_depth(model, states, b, k);
+    const auto want = reference_depth(model, states, b, k);
     const double weight = k == 0 ? 1.0 : 0.3;
     Numbers dx = want.dx;
     for (double& g : dx) g *= weight;
@@ -135,7 +134,7 @@ TEST_CASE("mtp_loss: documents: a target in another document does not count") {
     const auto loss = mtp_loss(model, states.on(tape), b, {.divisor = divisor});
     const Index fixed = divisor == LossDivisor::valid_rows ? 0 : batch * steps;
     for (Index k = 0; k <= depth; ++k) {
-      const auto want = naive_depth(model, states, b, k, fixed);
+      const auto want = reference_depth(model, states, b, k, fixed);
       const auto& got = loss.depths[static_cast<std::size_t>(k)];
       check_close(host(got.loss.value()), {want.loss}, 1e-13, cat("depth ", k));
       check_close(host(got.row_loss), want.row_loss, 1e-13);

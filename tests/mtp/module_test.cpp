@@ -1,7 +1,7 @@
 #include <mtpx/mtp/module.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -43,8 +43,8 @@ TEST_CASE("MtpModule: eh_proj of the two norms, the block, the norm; both orders
     for (const MtpHidden carries : {MtpHidden::post_norm, MtpHidden::pre_norm}) {
       const Module module = random_module(order, carries);
       const auto gain = [](const RmsNorm<double, Device>& norm) { return host(norm.weight.value()); };
-      const Numbers token = naive::rms_norm(host(e), gain(module.input->enorm), 0.01);
-      const Numbers state = naive::rms_norm(host(h), gain(module.input->hnorm), 0.01);
+      const Numbers token = reference::rms_norm(host(e), gain(module.input->enorm), 0.01);
+      const Numbers state = reference::rms_norm(host(h), gain(module.input->hnorm), 0.01);
       Numbers joined;
       for (Index r = 0; r < 6; ++r) {
         for (const Numbers* half : order == MtpConcat::embedding_hidden ? std::vector{&token, &state}
@@ -52,9 +52,9 @@ TEST_CASE("MtpModule: eh_proj of the two norms, the block, the norm; both orders
           joined.insert(joined.end(), half->begin() + r * 4, half->begin() + r * 4 + 4);
         }
       }
-      Numbers block = naive::linear(joined, host(module.input->eh_proj.weight.value()), 8, 4);
+      Numbers block = reference::linear(joined, host(module.input->eh_proj.weight.value()), 8, 4);
       for (double& x : block) x *= 2;
-      const Numbers normed = naive::rms_norm(block, gain(*module.norm), 0.01);
+      const Numbers normed = reference::rms_norm(block, gain(*module.norm), 0.01);
 
       Tape tape;
       const auto out = run_twice(module, tape.constant(h), tape.constant(e));

@@ -6,7 +6,7 @@
 #include <mtpx/nn/mla.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 #include <numeric>
 
@@ -51,7 +51,7 @@ std::vector<std::vector<Index>> subsets(Index n, Index count) {
 std::vector<Index> best_subset(const std::vector<std::vector<Index>>& all, const Numbers& values) {
   const auto sum = [&](const std::vector<Index>& one) {
     double total = 0;
-    for (const Index i : one) total += naive::at(values, i);
+    for (const Index i : one) total += nth(values, i);
     return total;
   };
   return *std::max_element(all.begin(), all.end(),
@@ -95,15 +95,17 @@ TEST_CASE("adjacent pairs and half-rotated vectors give the same scores") {
       for (Index j = 0; j < half; ++j) {
         const double angle = static_cast<double>(r) *
                              std::pow(100.0, -2.0 * static_cast<double>(j) / static_cast<double>(width));
-        const double a = naive::at(in, r * width + 2 * j);
-        const double b = naive::at(in, r * width + 2 * j + 1);
-        naive::at(out, r * width + j) = a * std::cos(angle) - b * std::sin(angle);
-        naive::at(out, r * width + half + j) = b * std::cos(angle) + a * std::sin(angle);
+        const double a = nth(in, r * width + 2 * j);
+        const double b = nth(in, r * width + 2 * j + 1);
+        nth(out, r * width + j) = a * std::cos(angle) - b * std::sin(angle);
+        nth(out, r * width + half + j) = b * std::cos(angle) + a * std::sin(angle);
       }
     }
     return out;
   };
-  const auto scores = [](const Numbers& a, const Numbers& b) { return naive::linear(a, b, width, count); };
+  const auto scores = [](const Numbers& a, const Numbers& b) {
+    return reference::linear(a, b, width, count);
+  };
   check_close(scores(adjacent(q), adjacent(k)), scores(halves(q), halves(k)), 1e-13);
 }
 
@@ -153,7 +155,7 @@ TEST_CASE("the router against all possible choices, with negative biases") {
     const auto bias = random_tensor<double>({8}, 2, 0.5, shift);
     const auto got = route(scores, bias, r);
     const Numbers s = host(scores.value()), weights = host(got.weights.value());
-    const naive::Ints all_ids = got.ids.to_host();
+    const Ints all_ids = got.ids.to_host();
     int negative = 0;
     for (Index t = 0; t < tokens; ++t) {
       const Numbers token(s.begin() + t * 8, s.begin() + (t + 1) * 8);
@@ -170,11 +172,11 @@ TEST_CASE("the router against all possible choices, with negative biases") {
       const auto chosen = best_subset(allowed, sum);
       std::vector<Index> ids(all_ids.begin() + t * 3, all_ids.begin() + t * 3 + 3);
       double total = 0;
-      for (const Index e : chosen) total += naive::at(token, e);
+      for (const Index e : chosen) total += nth(token, e);
       for (Index k = 0; k < 3; ++k) {
-        const double weight = 2.5 * naive::at(token, naive::at(ids, k)) / total;  // the bias selects only
-        CHECK(naive::at(weights, t * 3 + k) == doctest::Approx(weight).epsilon(1e-14));
-        negative += naive::at(sum, naive::at(ids, k)) < 0 ? 1 : 0;
+        const double weight = 2.5 * nth(token, nth(ids, k)) / total;  // the bias selects only
+        CHECK(nth(weights, t * 3 + k) == doctest::Approx(weight).epsilon(1e-14));
+        negative += nth(sum, nth(ids, k)) < 0 ? 1 : 0;
       }
       std::sort(ids.begin(), ids.end());
       CHECK(ids == chosen);
@@ -188,7 +190,7 @@ TEST_CASE("a group is worth its two best experts, not its best one and not all")
   Tape tape;
   const auto got = route(tape.constant(scores), Tensor<double, Device>::zeros(device(), {9}),
                          Routing{9, 2, 3, 1, true, 1.0});
-  CHECK(got.ids.to_host() == naive::Ints{3, 4});
+  CHECK(got.ids.to_host() == Ints{3, 4});
 }
 
 TEST_CASE("bias update by sign(mean - load), 0 where they are equal") {
@@ -208,7 +210,7 @@ TEST_CASE("perfect balance gives sum f P = 1, the balance loss its alpha") {
   for (Index sequence = 0; sequence < 2; ++sequence) {
     for (Index t = 0; t < 8; ++t) {
       const Numbers pattern{0.9, 0.8, 0.3, 0.1};
-      for (Index e = 0; e < 4; ++e) scores.push_back(naive::at(pattern, (e - t + 8) % 4));
+      for (Index e = 0; e < 4; ++e) scores.push_back(nth(pattern, (e - t + 8) % 4));
     }
   }
   Tape tape;
@@ -227,7 +229,7 @@ TEST_CASE("the head and its losses in sequence = one sum over all depths' whole 
   const std::vector<Index> rows{7, 6, 5};
   constexpr Index width = 6, vocab = 13;
   const auto w = weight(random_tensor<double>({vocab, width}, 1));
-  Numbers dw = naive::zeros(vocab * width);
+  Numbers dw(static_cast<std::size_t>(vocab * width), 0.0);
   Tape tape;
   std::vector<Var<double, Device>> states, losses;
   std::vector<Numbers> dx;
@@ -235,7 +237,7 @@ TEST_CASE("the head and its losses in sequence = one sum over all depths' whole 
     states.push_back(activation(random_tensor<double>({rows[k], width}, 10 + k)));
     const Ids labels = random_ids({rows[k]}, 20 + k, 0, vocab);
     losses.push_back(linear_cross_entropy<double, Device>(tape.adopt(states[k]), w, labels).loss);
-    const naive::CrossEntropy want(host(states[k].value()), host(w.value()), labels.to_host(), width);
+    const reference::CrossEntropy want(host(states[k].value()), host(w.value()), labels.to_host(), width);
     dx.push_back(want.dx);
     for (std::size_t i = 0; i < dw.size(); ++i) dw[i] += want.dw[i];
     CHECK(host(losses[k].value())[0] == doctest::Approx(want.loss).epsilon(1e-13));

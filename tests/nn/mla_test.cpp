@@ -1,7 +1,7 @@
 #include <mtpx/nn/mla.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -41,38 +41,38 @@ Ids positions(Index batch, Index time, Index start = 0) {
 /// Columns [begin, begin + width) of rows of `stride`.
 Numbers columns(const Numbers& x, Index stride, Index begin, Index width) {
   Numbers part;
-  for (Index r = 0; r < naive::length(x) / stride; ++r) {
-    for (Index c = 0; c < width; ++c) part.push_back(naive::at(x, r * stride + begin + c));
+  for (Index r = 0; r < static_cast<Index>(x.size()) / stride; ++r) {
+    for (Index c = 0; c < width; ++c) part.push_back(nth(x, r * stride + begin + c));
   }
   return part;
 }
 
 /// DeepSeek-V3 Eq. 1-11 with whole keys, values and score matrices.
-Numbers naive_mla(const Mla<double, Device>& mla, const Numbers& x, Index batch, Index time, const Ids& at,
+Numbers whole_mla(const Mla<double, Device>& mla, const Numbers& x, Index batch, Index time, const Ids& at,
                   const Ids& window) {
   const MlaOptions& o = mla.options;
   const auto w = [](const auto& module) { return host(module.weight.value()); };
-  const naive::Ints p = at.to_host();
+  const Ints p = at.to_host();
   const Index q_width = o.heads * (o.nope + o.rope);
   Numbers q;
   if (o.q_lora_rank > 0) {
-    const Numbers latent = naive::linear(x, w(*mla.q_a_proj), o.hidden, o.q_lora_rank);
-    q = naive::linear(naive::rms_norm(latent, w(*mla.q_a_layernorm), 1e-6), w(*mla.q_b_proj), o.q_lora_rank,
-                      q_width);
+    const Numbers latent = reference::linear(x, w(*mla.q_a_proj), o.hidden, o.q_lora_rank);
+    q = reference::linear(reference::rms_norm(latent, w(*mla.q_a_layernorm), 1e-6), w(*mla.q_b_proj),
+                          o.q_lora_rank, q_width);
   } else {
-    q = naive::linear(x, w(*mla.q_proj), o.hidden, q_width);
+    q = reference::linear(x, w(*mla.q_proj), o.hidden, q_width);
   }
   const Index kv_width = o.kv_lora_rank + o.rope;
-  const Numbers kv_a = naive::linear(x, w(mla.kv_a_proj_with_mqa), o.hidden, kv_width);
+  const Numbers kv_a = reference::linear(x, w(mla.kv_a_proj_with_mqa), o.hidden, kv_width);
   const Numbers latent =
-      naive::rms_norm(columns(kv_a, kv_width, 0, o.kv_lora_rank), w(mla.kv_a_layernorm), 1e-6);
+      reference::rms_norm(columns(kv_a, kv_width, 0, o.kv_lora_rank), w(mla.kv_a_layernorm), 1e-6);
   const Numbers k_rope =
-      naive::rope(columns(kv_a, kv_width, o.kv_lora_rank, o.rope), 1, o.rope, o.rope, p, theta);
-  const Numbers kv = naive::linear(latent, w(mla.kv_b_proj), o.kv_lora_rank, o.heads * (o.nope + o.v));
-  const naive::Attention attention({batch, time, o.heads, o.nope, o.rope, o.v},
-                                   naive::rope(q, o.heads, o.nope + o.rope, o.rope, p, theta), kv, k_rope,
-                                   window.defined() ? window.to_host() : naive::Ints(), o.scale);
-  return naive::linear(attention.o, w(mla.o_proj), o.heads * o.v, o.hidden);
+      reference::rope(columns(kv_a, kv_width, o.kv_lora_rank, o.rope), 1, o.rope, o.rope, p, theta);
+  const Numbers kv = reference::linear(latent, w(mla.kv_b_proj), o.kv_lora_rank, o.heads * (o.nope + o.v));
+  const reference::Attention attention({batch, time, o.heads, o.nope, o.rope, o.v},
+                                       reference::rope(q, o.heads, o.nope + o.rope, o.rope, p, theta), kv,
+                                       k_rope, window.defined() ? window.to_host() : Ints(), o.scale);
+  return reference::linear(attention.o, w(mla.o_proj), o.heads * o.v, o.hidden);
 }
 
 LatentCache<double, Device> cache(Index sequences, Index capacity) {
@@ -88,10 +88,10 @@ TEST_CASE("Mla: Eq. 1-11 on whole keys and values, with and without a latent que
     const Ids at = positions(2, 5, 3);
     Tape tape;
     check_close(host(mla(tape.constant(x), table<double>(), at, {}).value()),
-                naive_mla(mla, host(x), 2, 5, at, {}), 1e-13);
+                whole_mla(mla, host(x), 2, 5, at, {}), 1e-13);
     const Ids window = tensor<std::int32_t>({2, 5}, {0, 1, 0, 1, 2, 0, 0, 0, 1, 2});
     check_close(host(mla(tape.constant(x), table<double>(), window, window).value()),
-                naive_mla(mla, host(x), 2, 5, window, window), 1e-13, "documents apart");
+                whole_mla(mla, host(x), 2, 5, window, window), 1e-13, "documents apart");
   }
 }
 
@@ -144,7 +144,7 @@ TEST_CASE("Mla: decoding two sequences side by side, rows in any order") {
   const auto mla = random_mla<double>(6);
   const auto x = random_tensor<double>({2, 3, 8}, 1);
   const Numbers from = host(x);
-  const Numbers want = naive_mla(mla, from, 2, 3, positions(2, 3), {});
+  const Numbers want = whole_mla(mla, from, 2, 3, positions(2, 3), {});
   const auto caches = cache(2, 4);
   // Sequence 1 first, and one position ahead of sequence 0 after the first pass.
   const std::vector<std::vector<std::int32_t>> sequences{{1, 1, 0}, {0, 1, 0}};
@@ -154,8 +154,8 @@ TEST_CASE("Mla: decoding two sequences side by side, rows in any order") {
     for (std::size_t r = 0; r < 3; ++r) {
       const Index row = sequences[pass][r] * 3 + at[pass][r];
       for (Index c = 0; c < 8; ++c) {
-        in.push_back(naive::at(from, row * 8 + c));
-        expected.push_back(naive::at(want, row * 8 + c));
+        in.push_back(nth(from, row * 8 + c));
+        expected.push_back(nth(want, row * 8 + c));
       }
     }
     Tape tape(Mode::inference);
@@ -205,8 +205,8 @@ TEST_CASE("make_rope_table: cos and sin of position times frequency, times the m
   for (Index p = 0; p < 5; ++p) {
     for (Index i = 0; i < 2; ++i) {
       const double angle = static_cast<double>(p) * f[static_cast<std::size_t>(i)];
-      CHECK(naive::at(cos, p * 2 + i) == doctest::Approx(magnitude * std::cos(angle)).epsilon(1e-15));
-      CHECK(naive::at(sin, p * 2 + i) == doctest::Approx(magnitude * std::sin(angle)).epsilon(1e-15));
+      CHECK(nth(cos, p * 2 + i) == doctest::Approx(magnitude * std::cos(angle)).epsilon(1e-15));
+      CHECK(nth(sin, p * 2 + i) == doctest::Approx(magnitude * std::sin(angle)).epsilon(1e-15));
     }
   }
 }

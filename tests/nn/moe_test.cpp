@@ -1,7 +1,7 @@
 #include <mtpx/nn/moe.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -34,18 +34,17 @@ TEST_CASE("Moe: chosen experts weighted by unbiased scores, plus the shared ones
     const auto moe = random_moe(shared, 0);
     const auto x = random_tensor<double>({2, 4, 5}, 1);
     const auto w = [](const auto& module) { return host(module.weight.value()); };
-    Numbers scores = naive::linear(host(x), w(moe.gate.linear), 5, 6);
-    for (double& s : scores) s = naive::sigmoid(s);
-    const naive::Route route(scores, host(moe.gate.e_score_correction_bias.value), moe.options.routing);
-    Numbers want = naive::experts({8, 5, 3, 6, 2}, host(x), route.weights, route.ids,
-                                  w(moe.experts.gate_proj), w(moe.experts.up_proj), w(moe.experts.down_proj));
+    const Numbers scores = reference::sigmoid(reference::linear(host(x), w(moe.gate.linear), 5, 6));
+    const reference::Route route(scores, host(moe.gate.e_score_correction_bias.value), moe.options.routing);
+    Numbers want =
+        reference::experts({8, 5, 3, 6, 2}, host(x), route.weights, route.ids, w(moe.experts.gate_proj),
+                           w(moe.experts.up_proj), w(moe.experts.down_proj));
     if (shared > 0) {
       const auto& s = *moe.shared_experts;
       CHECK(s.gate_proj.weight.shape() == Shape{6, 5});  // two of width 3, run as one
-      Numbers inside = naive::linear(host(x), w(s.gate_proj), 5, 6);
-      const Numbers up = naive::linear(host(x), w(s.up_proj), 5, 6);
-      for (std::size_t i = 0; i < inside.size(); ++i) inside[i] = naive::silu(inside[i]) * up[i];
-      want = sum(want, naive::linear(inside, w(s.down_proj), 6, 5));
+      const Numbers gate = reference::linear(host(x), w(s.gate_proj), 5, 6);
+      const Numbers up = reference::linear(host(x), w(s.up_proj), 5, 6);
+      want = sum(want, reference::linear(reference::swiglu(gate, up), w(s.down_proj), 6, 5));
     }
     Tape tape;
     const auto out = moe(tape.constant(x));
@@ -70,11 +69,11 @@ TEST_CASE("Moe: published names, experts one by one, the bias without .weight") 
 TEST_CASE("Moe: the balance loss is recorded when asked for, in training only") {
   const auto moe = random_moe(1, 0.25);
   const auto x = random_tensor<double>({2, 4, 5}, 1);
-  Numbers scores = naive::linear(host(x), host(moe.gate.linear.weight.value()), 5, 6);
-  for (double& s : scores) s = naive::sigmoid(s);
+  const Numbers scores =
+      reference::sigmoid(reference::linear(host(x), host(moe.gate.linear.weight.value()), 5, 6));
   Tape training;
   check_close(host(moe(training.constant(x)).balance.value()),
-              {naive::balance_loss(scores, 2, 4, 6, 2, 0.25)}, 1e-13);
+              {reference::balance_loss(scores, 2, 4, 6, 2, 0.25)}, 1e-13);
   Tape inference(Mode::inference);
   CHECK(!moe(inference.constant(x)).balance.defined());
 }

@@ -1,7 +1,7 @@
 #include <mtpx/ops/attention.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -34,12 +34,12 @@ Ids documents(AttentionShape s, Index length) {
 
 /// Value and gradients equal those over a materialised matrix of scores.
 template <typename CardType>
-void check_naive(const CardType& card, AttentionShape s, const Ids& positions) {
+void check_reference(const CardType& card, AttentionShape s, const Ids& positions) {
   const Result got = card.run();
-  const naive::Ints ids = positions.defined() ? positions.to_host() : naive::Ints();
+  const Ints ids = positions.defined() ? positions.to_host() : Ints();
   const Numbers d_o = host(random_tensor<double>({s.batch, s.time, s.heads * s.v}, 1000));
-  const naive::Attention want(s, card.template numbers<0>(), card.template numbers<1>(),
-                              card.template numbers<2>(), ids, scale, d_o);
+  const reference::Attention want(s, card.template numbers<0>(), card.template numbers<1>(),
+                                  card.template numbers<2>(), ids, scale, d_o);
   check_close(got.value, want.o, 1e-12);
   check_close(got.grads[0], want.dq, 1e-12, "gradient of q");
   check_close(got.grads[1], want.dkv, 1e-12, "gradient of kv");
@@ -64,7 +64,7 @@ TEST_CASE("attention: the card") {
     CAPTURE(s.time);
     CAPTURE(s.heads);
     const auto card = attention_card<double>(s);
-    check_naive(card, s, {});
+    check_reference(card, s, {});
     card.check();
   }
 }
@@ -75,7 +75,7 @@ TEST_CASE("attention: the card with documents") {
       CAPTURE(s.time);
       CAPTURE(length);
       const auto card = attention_card<double>(s, documents(s, length));
-      check_naive(card, s, documents(s, length));
+      check_reference(card, s, documents(s, length));
       if (length != 3) card.check();
     }
   }
@@ -86,9 +86,9 @@ TEST_CASE("attention: three tiles of queries and keys") {
     CAPTURE(time);
     const AttentionShape s{2, time, 2, 9, 4, 17};
     attention_card<double>(s).check_threads();
-    check_naive(attention_card<double>(s), s, {});
+    check_reference(attention_card<double>(s), s, {});
     for (const Index length : {1, 64, 65, 100}) {  // 1 and 64: whole tiles of keys are skipped
-      check_naive(attention_card<double>(s, documents(s, length)), s, documents(s, length));
+      check_reference(attention_card<double>(s, documents(s, length)), s, documents(s, length));
     }
   }
 }
@@ -96,7 +96,7 @@ TEST_CASE("attention: three tiles of queries and keys") {
 TEST_CASE("attention: no rotated part, or nothing but it") {
   for (const AttentionShape& s : {AttentionShape{2, 9, 2, 5, 0, 3}, AttentionShape{2, 9, 2, 0, 4, 3}}) {
     const auto card = attention_card<double>(s);
-    check_naive(card, s, {});
+    check_reference(card, s, {});
     card.check_frozen();
   }
 }
@@ -172,7 +172,7 @@ TEST_CASE("attention: huge scores stay finite") {
   // Almost every row has one key that takes all, so gradients are 0 but for rounding: no use comparing them.
   const AttentionShape s{1, 70, 1, 2, 2, 3};
   const auto card = attention_card<double>(s, {}, 1e4);
-  const naive::Attention want(s, card.numbers<0>(), card.numbers<1>(), card.numbers<2>(), {}, scale);
+  const reference::Attention want(s, card.numbers<0>(), card.numbers<1>(), card.numbers<2>(), {}, scale);
   const Result in_double = card.run();
   check_close(in_double.value, want.o, 1e-11);
   const Result in_float = attention_card<float>(s, {}, 1e4).run();

@@ -5,7 +5,7 @@
 #include <mtpx/ops/swiglu.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -75,11 +75,11 @@ auto composed_card(ExpertsShape s, const Ids& ids) {
   });
 }
 
-void check_naive(ExpertsShape s, const Ids& ids) {
+void check_reference(ExpertsShape s, const Ids& ids) {
   const auto card = experts_card<double>(s, ids);
   check_close(card.run().value,
-              naive::experts(s, card.numbers<0>(), card.numbers<1>(), ids.to_host(), card.numbers<2>(),
-                             card.numbers<3>(), card.numbers<4>()),
+              reference::experts(s, card.numbers<0>(), card.numbers<1>(), ids.to_host(), card.numbers<2>(),
+                                 card.numbers<3>(), card.numbers<4>()),
               1e-12);
   check_same(card, composed_card(s, ids), 1e-12);
 }
@@ -90,12 +90,12 @@ TEST_CASE("plan_experts: a stable sort of slots by expert") {
   const Ids ids = tensor<std::int32_t>({4, 2}, {3, 0, 0, 3, 1, 3, 0, 1});
   const Load load = tensor<double>({5}, {10, 0, 0, 0, 0.5});
   const auto plan = plan_experts(ids, 5, load);
-  CHECK(plan.offsets.to_host() == naive::Ints{0, 3, 5, 5, 8, 8});
-  CHECK(plan.slot.to_host() == naive::Ints{1, 2, 6, 4, 7, 0, 3, 5});
-  CHECK(plan.place.to_host() == naive::Ints{5, 0, 1, 6, 3, 7, 2, 4});
+  CHECK(plan.offsets.to_host() == Ints{0, 3, 5, 5, 8, 8});
+  CHECK(plan.slot.to_host() == Ints{1, 2, 6, 4, 7, 0, 3, 5});
+  CHECK(plan.place.to_host() == Ints{5, 0, 1, 6, 3, 7, 2, 4});
   CHECK(load.to_host() == Numbers{13, 2, 0, 3, 0.5});  // adds, and expert 2 and 4 have no tokens
   CHECK(plan_experts(ids, 5, Load()).slot.to_host() == plan.slot.to_host());
-  CHECK(plan_experts(Ids(device(), {0, 2}), 3, Load()).offsets.to_host() == naive::Ints{0, 0, 0, 0});
+  CHECK(plan_experts(Ids(device(), {0, 2}), 3, Load()).offsets.to_host() == Ints{0, 0, 0, 0});
 }
 
 TEST_CASE("experts: the card") {
@@ -104,7 +104,7 @@ TEST_CASE("experts: the card") {
     CAPTURE(s.tokens);
     CAPTURE(s.experts);
     const Ids ids = choose(s);
-    check_naive(s, ids);
+    check_reference(s, ids);
     const auto card = experts_card<double>(s, ids);
     card.check();
     card.check_strided<0>();
@@ -116,7 +116,7 @@ TEST_CASE("experts: the card") {
 TEST_CASE("experts: all tokens to one expert, none to the others") {
   const ExpertsShape s{6, 3, 4, 3, 1};
   const Ids ids = tensor<std::int32_t>({6, 1}, {1, 1, 1, 1, 1, 1});
-  check_naive(s, ids);
+  check_reference(s, ids);
   const auto card = experts_card<double>(s, ids);
   card.check();
   const Result result = card.run();

@@ -2,7 +2,7 @@
 #include <mtpx/ops/linear_cross_entropy.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -26,20 +26,20 @@ auto composed_card(Shape x, const Ids& labels, Index vocab) {
       [=](const auto& v, const auto& w) {
         const auto logits = linear(v, w);
         const Numbers z = host(logits.value());
-        const naive::Ints label = labels.to_host();
+        const Ints label = labels.to_host();
         Numbers dz = z;
         double loss = 0;
         const auto valid = std::count_if(label.begin(), label.end(), [](auto id) { return id >= 0; });
         for (Index r = 0; r < v.rows().count; ++r) {
           double total = 0;
-          for (Index c = 0; c < vocab; ++c) total += std::exp(naive::at(z, r * vocab + c));
-          const Index id = naive::at(label, r);
+          for (Index c = 0; c < vocab; ++c) total += std::exp(nth(z, r * vocab + c));
+          const Index id = nth(label, r);
           const double part = id < 0 ? 0 : 1 / static_cast<double>(valid);
           for (Index c = 0; c < vocab; ++c) {
-            const double p = std::exp(naive::at(z, r * vocab + c)) / total;
-            naive::at(dz, r * vocab + c) = part * (p - (c == id ? 1 : 0));
+            const double p = std::exp(nth(z, r * vocab + c)) / total;
+            nth(dz, r * vocab + c) = part * (p - (c == id ? 1 : 0));
           }
-          if (id >= 0) loss += part * (std::log(total) - naive::at(z, r * vocab + id));
+          if (id >= 0) loss += part * (std::log(total) - nth(z, r * vocab + id));
         }
         return logits.tape()->record("softmax", tensor<double>({1}, {loss}),
                                      [dz = tensor<double>(logits.shape(), dz),
@@ -53,11 +53,11 @@ auto composed_card(Shape x, const Ids& labels, Index vocab) {
 
 /// Loss, losses per row, the most likely tokens and both gradients against whole rows of logits.
 template <typename CardType>
-void check_naive(const CardType& card, const Ids& labels, Index fixed_divisor, double bound) {
+void check_reference(const CardType& card, const Ids& labels, Index fixed_divisor, double bound) {
   const Result got = card.run();
   const auto& x = card.template operand<0>();
-  const naive::CrossEntropy want(card.template numbers<0>(), card.template numbers<1>(), labels.to_host(),
-                                 x.shape().width(), fixed_divisor);
+  const reference::CrossEntropy want(card.template numbers<0>(), card.template numbers<1>(), labels.to_host(),
+                                     x.shape().width(), fixed_divisor);
   check_close(got.value, {want.loss}, bound);
   const double dloss = host(random_tensor<double>({1}, 1000))[0];
   const auto scaled = [dloss](Numbers g) {
@@ -86,8 +86,8 @@ TEST_CASE("linear_cross_entropy: the card") {
     for (const bool ignore : {false, true}) {
       const Ids labels = random_ids({sizes.x.rows()}, 3, ignore ? -1 : 0, sizes.vocab);
       const auto card = loss_card<double>(sizes.x, sizes.vocab, labels);
-      check_naive(card, labels, 0, 1e-12);
-      check_naive(loss_card<double>(sizes.x, sizes.vocab, labels, 50), labels, 50, 1e-12);
+      check_reference(card, labels, 0, 1e-12);
+      check_reference(loss_card<double>(sizes.x, sizes.vocab, labels, 50), labels, 50, 1e-12);
       check_same(card, composed_card(sizes.x, labels, sizes.vocab), 1e-12);
       card.check();
       card.check_strided<0>();
@@ -99,7 +99,7 @@ TEST_CASE("linear_cross_entropy: the card") {
 TEST_CASE("linear_cross_entropy: more rows and a larger vocabulary than one chunk") {
   const Ids labels = random_ids({515}, 3, -1, 4103);
   const auto card = loss_card<float>({515, 3}, 4103, labels);
-  check_naive(card, labels, 0, float_bound);
+  check_reference(card, labels, 0, float_bound);
   card.check_threads();
   card.check_accumulation(float_bound);
   card.check_frozen();
@@ -159,7 +159,7 @@ TEST_CASE("linear_cross_entropy: logits of 1e4 stay finite") {
     const Result result = card.run();
     check_close(result.value, {(20000 + 2 * std::log(2.0)) / 2}, bound);
     for (const Numbers& g : result.grads) CHECK(all_finite(g));
-    check_naive(card, labels, 0, bound);
+    check_reference(card, labels, 0, bound);
   };
   // Probabilities come from exp(logit - lse): lse, 1e4, is rounded to 1e-3 in float and to 2e-12 in double.
   check(1.0F, 1e-3);
@@ -173,7 +173,7 @@ TEST_CASE("linear_cross_entropy: the lowest of equal tokens is the most likely o
   const auto w = weight(tensor<float>({4200, 1}, column));
   const auto out = linear_cross_entropy(tape.constant(tensor<float>({3, 1}, {1, -1, 0})), w,
                                         tensor<std::int32_t>({3}, {0, 0, 0}));
-  CHECK(out.argmax.to_host() == naive::Ints{7, 0, 0});
+  CHECK(out.argmax.to_host() == Ints{7, 0, 0});
 }
 
 TEST_CASE("linear_cross_entropy: on a GPU, a label outside the vocabulary makes the loss NaN" *

@@ -1,7 +1,7 @@
 #include <mtpx/ops/linear.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -55,7 +55,7 @@ TEST_CASE("linear: the card") {
     CAPTURE(sizes.out);
     const auto card = linear_card<double, double>(sizes.x, sizes.out);
     check_close(card.run().value,
-                naive::linear(card.numbers<0>(), card.numbers<1>(), sizes.x.width(), sizes.out), 1e-12);
+                reference::linear(card.numbers<0>(), card.numbers<1>(), sizes.x.width(), sizes.out), 1e-12);
     card.check();
     card.check_strided<0>();
   }

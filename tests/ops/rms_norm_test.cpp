@@ -3,7 +3,7 @@
 #include <mtpx/ops/rms_norm.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -54,7 +54,7 @@ TEST_CASE("rms_norm: the card") {
   for (const Shape& shape : shapes) {
     CAPTURE(shape.str());
     const auto card = norm_card<double>(shape);
-    check_close(card.run().value, naive::rms_norm(card.numbers<0>(), card.numbers<1>(), eps), 1e-12);
+    check_close(card.run().value, reference::rms_norm(card.numbers<0>(), card.numbers<1>(), eps), 1e-12);
     card.check();
     card.check_strided<0>();
   }

@@ -1,7 +1,7 @@
 #include <mtpx/ops/rope.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -69,7 +69,8 @@ TEST_CASE("rope: the card") {
     const Ids positions = any_positions(s);
     const auto card = rope_card<double>(s, positions);
     check_close(card.run().value,
-                naive::rope(card.numbers<0>(), s.heads, s.width, s.rope, positions.to_host(), base), 1e-12);
+                reference::rope(card.numbers<0>(), s.heads, s.width, s.rope, positions.to_host(), base),
+                1e-12);
     card.check();
     card.check_same_bits(card.strided<0>().run(), card.run());
   }

@@ -1,8 +1,9 @@
 #include <mtpx/ops/router.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
+#include <numeric>
 #include <set>
 
 using namespace mtpx;
@@ -22,8 +23,10 @@ Tensor<A, Device> spread_scores(Shape shape, std::uint64_t stream) {
   const Numbers keys = host(random_tensor<double>(shape, stream));
   std::vector<A> scores;
   for (Index r = 0; r < shape.rows(); ++r) {
-    const naive::Ints order =
-        naive::by_value(Numbers(keys.begin() + r * experts, keys.begin() + (r + 1) * experts));
+    Ints order(static_cast<std::size_t>(experts));
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(),
+              [&](Index a, Index b) { return nth(keys, r * experts + a) > nth(keys, r * experts + b); });
     for (const std::int32_t rank : order) {
       scores.push_back(static_cast<A>(static_cast<float>(0.1 + 0.8 * rank / static_cast<double>(experts))));
     }
@@ -38,7 +41,7 @@ auto route_card(const Tensor<A, Device>& scores, const Tensor<A, Device>& bias, 
 }
 
 struct Chosen {
-  naive::Ints ids;
+  Ints ids;
   Numbers weights;
 };
 Chosen choose(const Numbers& scores, const Numbers& bias, const Routing& r) {
@@ -65,9 +68,7 @@ TEST_CASE("sigmoid: the card") {
   };
   for (const Shape& shape : {Shape{1}, Shape{2, 3, 5}, Shape{4, 16}}) {
     const auto card = card_of(shape, 1.0);
-    Numbers want = card.numbers<0>();
-    for (double& x : want) x = naive::sigmoid(x);
-    check_close(card.run().value, want, 1e-12);
+    check_close(card.run().value, reference::sigmoid(card.numbers<0>()), 1e-12);
     card.check();
   }
   card_of({70, 600}, 1.0).check_threads();
@@ -90,7 +91,7 @@ TEST_CASE("router brute force with a negative bias") {
       CAPTURE(r.n_group);
       CAPTURE(r.top_k);
       const Chosen got = choose(scores, bias, r);
-      const naive::Route want(scores, bias, r);
+      const reference::Route want(scores, bias, r);
       CHECK(got.ids == want.ids);
       check_close(got.weights, want.weights, 1e-12);
     }
@@ -100,36 +101,36 @@ TEST_CASE("router brute force with a negative bias") {
 TEST_CASE("a kept negative beats a masked group") {
   // Experts 0, 1 are kept (their sum is larger) though both are below 0: a mask of 0.0 would choose 2 or 3.
   const Chosen got = choose({0.3, 0.4, 0.1, 0.2}, {-1, -1, -2, -2}, {4, 2, 2, 1, false});
-  CHECK(got.ids == naive::Ints{1, 0});
+  CHECK(got.ids == Ints{1, 0});
   CHECK(got.weights == Numbers{0.4, 0.3});  // of the unbiased scores
 }
 
 TEST_CASE("a group is worth the sum of its two largest") {
   // Largest single: group 0 (0.9); sum of all: group 2 (0.5 * 3); sum of two: group 1 (1.2).
   const Numbers scores = {0.9, 0.1, 0.1, 0.6, 0.6, 0.1, 0.5, 0.5, 0.5};
-  CHECK(choose(scores, Numbers(9, 0), {9, 2, 3, 1}).ids == naive::Ints{3, 4});
+  CHECK(choose(scores, Numbers(9, 0), {9, 2, 3, 1}).ids == Ints{3, 4});
   // Only with their biases: group 0 again.
-  CHECK(choose(scores, {0.5, 0, 0, 0, 0, 0, 0, 0, 0}, {9, 2, 3, 1}).ids == naive::Ints{0, 1});
+  CHECK(choose(scores, {0.5, 0, 0, 0, 0, 0, 0, 0, 0}, {9, 2, 3, 1}).ids == Ints{0, 1});
   // Groups of one expert are worth that expert.
-  CHECK(choose({0.2, 0.8, 0.5}, Numbers(3, 0), {3, 2, 3, 2}).ids == naive::Ints{1, 2});
+  CHECK(choose({0.2, 0.8, 0.5}, Numbers(3, 0), {3, 2, 3, 2}).ids == Ints{1, 2});
 }
 
 TEST_CASE("route: ties go to the lowest index") {
-  CHECK(choose(Numbers(8, 0.5), Numbers(8, 0), {8, 3}).ids == naive::Ints{0, 1, 2});
-  CHECK(choose(Numbers(8, 0.5), Numbers(8, 0), {8, 3, 4, 2}).ids == naive::Ints{0, 1, 2});
-  CHECK(choose({0.1, 0.5, 0.2, 0.5, 0.5, 0.1}, Numbers(6, 0), {6, 4}).ids == naive::Ints{1, 3, 4, 2});
-  CHECK(choose({0.1, 0.1, 0.3, 0.4, 0.4, 0.3}, Numbers(6, 0), {6, 2, 3, 1}).ids == naive::Ints{3, 2});
+  CHECK(choose(Numbers(8, 0.5), Numbers(8, 0), {8, 3}).ids == Ints{0, 1, 2});
+  CHECK(choose(Numbers(8, 0.5), Numbers(8, 0), {8, 3, 4, 2}).ids == Ints{0, 1, 2});
+  CHECK(choose({0.1, 0.5, 0.2, 0.5, 0.5, 0.1}, Numbers(6, 0), {6, 4}).ids == Ints{1, 3, 4, 2});
+  CHECK(choose({0.1, 0.1, 0.3, 0.4, 0.4, 0.3}, Numbers(6, 0), {6, 2, 3, 1}).ids == Ints{3, 2});
 }
 
 TEST_CASE("route: NaN counts as -inf, and ids stay valid and distinct") {
   CHECK(choose({not_a_number, 0.2, not_a_number, 0.1}, Numbers(4, 0), {4, 3, 1, 1, false}).ids ==
-        naive::Ints{1, 3, 0});
-  CHECK(choose({not_a_number, 0.2, 0.3, 0.1}, Numbers(4, 0), {4, 2, 2, 1, false}).ids == naive::Ints{2, 3});
+        Ints{1, 3, 0});
+  CHECK(choose({not_a_number, 0.2, 0.3, 0.1}, Numbers(4, 0), {4, 2, 2, 1, false}).ids == Ints{2, 3});
   for (const double bad : {not_a_number, inf, -inf}) {
     for (const Routing& r : {Routing{6, 4}, Routing{6, 4, 3, 2}, Routing{6, 2, 6, 3}}) {
       const Numbers some = {bad, 0.5, bad, 0.5, 0.1, bad};
       for (const Numbers& scores : {some, Numbers(6, bad)}) {
-        const naive::Ints ids = choose(scores, Numbers(6, 0), r).ids;
+        const Ints ids = choose(scores, Numbers(6, 0), r).ids;
         const std::set<std::int32_t> distinct(ids.begin(), ids.end());
         CHECK(distinct.size() == static_cast<std::size_t>(r.top_k));
         CHECK((*distinct.begin() >= 0 && *distinct.rbegin() < 6));
@@ -146,7 +147,7 @@ TEST_CASE("route: the card") {
     const auto scores = spread_scores<double>({2, 3, r.n_experts}, 1);
     const auto bias = random_tensor<double>({r.n_experts}, 2, 0.03);
     const auto card = route_card(scores, bias, r);
-    check_close(card.run().value, naive::Route(host(scores), host(bias), r).weights, 1e-12);
+    check_close(card.run().value, reference::Route(host(scores), host(bias), r).weights, 1e-12);
     card.check();
   }
   const Routing r{64, 6, 8, 3, true, 2.5};
@@ -197,7 +198,8 @@ TEST_CASE("balance_loss: the card") {
   for (const Sizes& s : {Sizes{1, 1, 1, 1}, Sizes{1, 5, 4, 2}, Sizes{3, 4, 6, 3}}) {
     const auto card = balance_card(spread_scores<double>({s.batch, s.time, s.experts}, 1), s.top_k, 0.25);
     check_close(card.run().value,
-                {naive::balance_loss(card.numbers<0>(), s.batch, s.time, s.experts, s.top_k, 0.25)}, 1e-12);
+                {reference::balance_loss(card.numbers<0>(), s.batch, s.time, s.experts, s.top_k, 0.25)},
+                1e-12);
     card.check();
   }
   balance_card(spread_scores<double>({5, 60, 64}, 1), 6, 0.25).check_threads();
@@ -210,7 +212,7 @@ TEST_CASE("sum f P = 1 under perfect balance") {
   const Numbers row = {0.9, 0.3, 0.7, 0.2, 0.4};
   for (const Index top_k : {1, 2, 5}) {
     Numbers scores;
-    for (Index i = 0; i < 2 * 5 * 5; ++i) scores.push_back(naive::at(row, (i / 5 + i) % 5));
+    for (Index i = 0; i < 2 * 5 * 5; ++i) scores.push_back(nth(row, (i / 5 + i) % 5));
     check_close(balance_card(tensor<double>({2, 5, 5}, scores), top_k, 1.0).run().value, {1}, 1e-12);
     check_close(balance_card(tensor<double>({2, 5, 5}, scores), top_k, 1e-4).run().value, {1e-4}, 1e-12);
   }

@@ -1,7 +1,7 @@
 #include <mtpx/ops/swiglu.hpp>
 
 #include "support/card.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -17,19 +17,13 @@ auto swiglu_card(Shape shape) {
       activation(random_tensor<T>(shape, 1, 3)), activation(random_tensor<T>(shape, 2)));
 }
 
-Numbers reference(const Numbers& gate, const Numbers& up) {
-  Numbers y;
-  for (std::size_t i = 0; i < gate.size(); ++i) y.push_back(naive::silu(gate[i]) * up[i]);
-  return y;
-}
-
 }  // namespace
 
 TEST_CASE("swiglu: the card") {
   for (const Shape& shape : {Shape{1}, Shape{1, 1, 1}, Shape{2, 3, 5}, Shape{19}}) {
     CAPTURE(shape.str());
     const auto card = swiglu_card<double>(shape);
-    check_close(card.run().value, reference(card.numbers<0>(), card.numbers<1>()), 1e-12);
+    check_close(card.run().value, reference::swiglu(card.numbers<0>(), card.numbers<1>()), 1e-12);
     card.check();
   }
   swiglu_card<double>({7, 5003}).check_threads();
@@ -44,7 +38,7 @@ TEST_CASE("swiglu: an operand may be both gate and up") {
   const auto x = activation(random_tensor<double>({3, 7}, 1));
   const Card card(
       {"x"}, [](const auto& v) { return swiglu(v, v); }, x);
-  check_close(card.run().value, reference(host(x.value()), host(x.value())), 1e-12);
+  check_close(card.run().value, reference::swiglu(host(x.value()), host(x.value())), 1e-12);
   card.check();
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 // The op card: what every differentiable op must pass, whatever it computes. A test builds a Card from an op
-// and its operands, compares the value with a naive loop (naive.hpp), and calls the check_ functions.
+// and its operands, compares the value with the reference (reference.hpp), and calls the check_ functions.
 
 #include <mtpx/autograd/gradcheck.hpp>
 #include <mtpx/core/rng.hpp>
@@ -22,7 +22,14 @@ namespace mtpx::test {
 
 /// Everything is compared as doubles: every float and every bf16 is one.
 using Numbers = std::vector<double>;
+using Ints = std::vector<std::int32_t>;
 using Ids = Tensor<std::int32_t, Device>;
+
+/// Index arithmetic without casts everywhere.
+template <typename V>
+auto& nth(V& values, Index i) {
+  return values[static_cast<std::size_t>(i)];
+}
 
 // --- Operands ---------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 #include <mtpx/train/trainer.hpp>
 
 #include "support/model.hpp"
-#include "support/naive.hpp"
+#include "support/reference.hpp"
 
 #include <limits>
 
@@ -420,8 +420,8 @@ TEST_CASE("evaluate: losses, accuracy and agreement over all rows, against a loo
         Tape tape(Mode::inference);
         const auto out = model(tape, upload(device(), window, mask));
         const auto logits = [&](Index depth) {
-          return naive::linear(host(naive::at(out.normed, depth).value()), host(model.lm_head.weight.value()),
-                               8, 256);
+          return reference::linear(host(nth(out.normed, depth).value()), host(model.lm_head.weight.value()),
+                                   8, 256);
         };
         const Numbers z = logits(k), main = logits(0);
         const auto best = [](const Numbers& x, Index row) {
@@ -432,8 +432,8 @@ TEST_CASE("evaluate: losses, accuracy and agreement over all rows, against a loo
             if (window.position(b, i + k + 1) != window.position(b, i) + k + 1) continue;
             const Index row = b * (12 - k) + i;
             double total = 0;
-            for (Index v = 0; v < 256; ++v) total += std::exp(naive::at(z, row * 256 + v));
-            loss += std::log(total) - naive::at(z, row * 256 + window.token(b, i + k + 1));
+            for (Index v = 0; v < 256; ++v) total += std::exp(nth(z, row * 256 + v));
+            loss += std::log(total) - nth(z, row * 256 + window.token(b, i + k + 1));
             right += best(z, row) == window.token(b, i + k + 1) ? 1 : 0;
             same += best(z, row) == best(main, b * 12 + i + k) ? 1 : 0;
             ++rows;
@@ -441,10 +441,10 @@ TEST_CASE("evaluate: losses, accuracy and agreement over all rows, against a loo
         }
       }
       const auto n = static_cast<double>(rows);
-      CHECK(naive::at(got.rows, k) == rows);
-      CHECK(naive::at(got.loss, k) == doctest::Approx(loss / n).epsilon(1e-12));
-      CHECK(naive::at(got.accuracy, k) == right / n);
-      CHECK(naive::at(got.agreement, k) == same / n);
+      CHECK(nth(got.rows, k) == rows);
+      CHECK(nth(got.loss, k) == doctest::Approx(loss / n).epsilon(1e-12));
+      CHECK(nth(got.accuracy, k) == right / n);
+      CHECK(nth(got.agreement, k) == same / n);
     }
     CHECK(got.agreement[0] == 1);
     CHECK(got.rows[0] > got.rows[2]);

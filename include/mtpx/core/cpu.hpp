@@ -5,7 +5,6 @@
 #include <mtpx/core/team.hpp>
 
 #include <algorithm>
-#include <cstddef>
 #include <memory>
 #include <new>
 #include <thread>

@@ -7,6 +7,7 @@
 #include <mtpx/core/pool.hpp>
 #include <mtpx/core/shape.hpp>
 
+#include <cstdint>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -51,7 +52,8 @@ class Tensor {
     return tensor;
   }
 
-  /// A copy of host numbers; as many as `shape` has, else ShapeError.
+  /// A copy of host numbers, row by row; as many as `shape` has, else ShapeError. (The data() of an Eigen
+  /// matrix is column by column unless it says RowMajor: as_matrix(x) = m copies either, core/eigen.hpp.)
   static Tensor from(D device, Shape shape, std::span<const T> values) {
     require(static_cast<Index>(values.size()) == shape.size(), "tensor",
             "as many values as the shape has elements",
@@ -59,6 +61,33 @@ class Tensor {
     Tensor tensor(std::move(device), shape);
     copy_to_device(tensor.device_, tensor.data_, values.data(), tensor.bytes());
     return tensor;
+  }
+
+  /// A tensor over the caller's memory, without a copy: rows of shape.width() numbers, `row_stride` apart.
+  ///
+  /// The memory must outlive every tensor that shares it: views, modules, what a tape saved. What either side
+  /// writes, the other sees. It counts in no pool, and unique() is false: nothing takes it over. It needs the
+  /// alignment of T and no more, because kernels read and write registers by memcpy.
+  /// Throws ShapeError unless the memory holds all rows, Error where it is not aligned.
+  static Tensor borrow(D device, Shape shape, std::span<T> memory, Index row_stride) requires HostMemory<D> {
+    const Index reach = shape.size() == 0 ? 0 : (shape.rows() - 1) * row_stride + shape.width();
+    require(row_stride >= shape.width() && static_cast<Index>(memory.size()) >= reach, "borrow",
+            [&] { return cat("the memory must hold all rows, ", row_stride, " numbers apart"); },
+            {{"shape", shape}, {"memory", Shape{static_cast<Index>(memory.size())}}});
+    if (reinterpret_cast<std::uintptr_t>(memory.data()) % alignof(T) != 0)
+      throw Error(
+          cat("[borrow] memory of ", sizeof(T), "-byte numbers must start at a multiple of ", alignof(T)));
+    if (shape.size() == 0) return Tensor(std::move(device), shape);
+    Tensor tensor;
+    tensor.device_ = std::move(device);
+    tensor.data_ = memory.data();
+    tensor.shape_ = shape;
+    tensor.row_stride_ = row_stride;
+    return tensor;
+  }
+  /// The same for rows that touch each other.
+  static Tensor borrow(D device, Shape shape, std::span<T> memory) requires HostMemory<D> {
+    return borrow(std::move(device), shape, memory, shape.width());
   }
 
   bool defined() const { return data_ != nullptr; }

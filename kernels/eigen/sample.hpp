@@ -1,0 +1,31 @@
+#pragma once
+
+#include "views.hpp"
+
+#include "../sampling.hpp"
+
+#include <algorithm>
+
+namespace mtpx {
+
+/// The most likely token of every row, by the rule of ../sampling.hpp.   logits: [rows, V]   ids: [rows]
+template <typename T>
+void argmax_rows(const Reference&, Rows rows, const T* logits, std::int32_t* ids) {
+  for (Index r = 0; r < rows.count; ++r)
+    ids[r] = argmax(std::span<const T>(logits + r * rows.stride, static_cast<std::size_t>(rows.width)));
+}
+
+/// A token of every row, drawn as draws[r] says from the distribution that ../sampling.hpp makes of its
+/// logits, which can be kept.
+template <typename T>
+void draw_rows(const Reference&, Rows rows, const T* logits, const Draw* draws, std::int32_t* ids,
+               const Kept& kept) {
+  for (Index r = 0; r < rows.count; ++r) {
+    const std::span<const T> z(logits + r * rows.stride, static_cast<std::size_t>(rows.width));
+    const std::vector<double> p = distribution(z, draws[r].sampling);
+    if (kept.table != nullptr) std::copy(p.begin(), p.end(), kept.table + kept.rows[r] * rows.width);
+    ids[r] = sample(p, draws[r].number);
+  }
+}
+
+}  // namespace mtpx
