@@ -18,9 +18,9 @@ namespace mtpx {
 template <typename T, typename D>
 concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a, std::int32_t* i, double* f64,
                               Sink<T> st, Sink<acc_t<T>> sa, acc_t<T> x, AttentionShape attention,
-                              Routing routing, ExpertsShape experts, LatentShape latent, AdamWStep step,
-                              const SamplingOptions& sampling, Kept kept, VerifyRule rule, DraftRounds rounds,
-                              std::span<const AdamWTensor<T>> parameters,
+                              std::uint64_t seed, double deviation, Routing routing, ExpertsShape experts,
+                              LatentShape latent, AdamWStep step, const SamplingOptions& sampling, Kept kept,
+                              VerifyRule rule, DraftRounds rounds, std::span<const AdamWTensor<T>> parameters,
                               std::span<const std::span<const acc_t<T>>> gradients) {
   // embedding
   embedding_forward(d, rows, i, rows, t, t);
@@ -68,6 +68,8 @@ concept HasKernels = requires(const D& d, Rows rows, Index n, T* t, acc_t<T>* a,
   add_forward(d, n, t, t, t);
   scale_into(d, n, x, a, sa);
   fill_value(d, n, x, a);
+  draw_normals(d, n, seed, seed, deviation, t);
+  draw_normals(d, n, seed, seed, deviation, a);
   fill_positions(d, n, n, n, i);
   window_positions(d, rows, i, i);
   shift_labels(d, rows, n, i, i, i);

@@ -17,6 +17,7 @@
 #include "../../kernels/cpu/latent_attention.hpp"
 #include "../../kernels/cpu/linear.hpp"
 #include "../../kernels/cpu/linear_cross_entropy.hpp"
+#include "../../kernels/cpu/normals.hpp"
 #include "../../kernels/cpu/rms_norm.hpp"
 #include "../../kernels/cpu/rope.hpp"
 #include "../../kernels/cpu/router.hpp"

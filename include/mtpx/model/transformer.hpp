@@ -1,7 +1,7 @@
 #pragma once
 
 #include <mtpx/autograd/checkpoint.hpp>
-#include <mtpx/core/rng.hpp>
+#include <mtpx/kernels.hpp>
 #include <mtpx/model/config.hpp>
 #include <mtpx/mtp/parallel.hpp>
 #include <mtpx/mtp/sequential.hpp>
@@ -305,26 +305,22 @@ struct Transformer {
 
 /// Fills a model's weights: normal with standard deviation config.initializer_range (DeepSeek-V3 sec. 4.2),
 /// norm gains 1, router biases 0. A tensor's numbers depend on the seed and its published name alone: not on
-/// the device, the type, the depth or the order.
+/// the device, the depth or the order, and on the type only by rounding. The device draws them itself.
 template <typename T, typename D>
 void initialize(Transformer<T, D>& model, std::uint64_t seed) {
-  const double deviation = model.config.initializer_range;
-  for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
-    using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
-    std::vector<N> values(static_cast<std::size_t>(tensor.size()));
-    if (tensor.shape().rank() == 1) {
-      const bool gain = !name.ends_with("bias");
-      std::fill(values.begin(), values.end(), N(gain ? 1.0f : 0.0f));
-    } else {
-      std::uint64_t stream = 14695981039346656037ULL;  // FNV-1a of the name
-      for (const char c : name) stream = (stream ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
-      for (std::size_t i = 0; i < values.size(); i += 4) {
-        const auto normal = Philox::normals(seed, stream, i / 4);
-        for (std::size_t j = 0; j < 4 && i + j < values.size(); ++j) values[i + j] = N(deviation * normal[j]);
+  if constexpr (!requires { requires D::no_memory; }) {
+    for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
+      using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
+      const D& device = tensor.device();
+      if (tensor.shape().rank() == 1) {
+        fill_value(device, tensor.size(), N(name.ends_with("bias") ? 0.0F : 1.0F), tensor.data());
+      } else {
+        std::uint64_t stream = 14695981039346656037ULL;  // FNV-1a of the name
+        for (const char c : name) stream = (stream ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
+        draw_normals(device, tensor.size(), seed, stream, model.config.initializer_range, tensor.data());
       }
-    }
-    tensor.assign(values);
-  });
+    });
+  }
 }
 
 }  // namespace mtpx

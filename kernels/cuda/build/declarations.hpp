@@ -125,6 +125,8 @@ template <typename A>
 void scale_into(const Cuda&, Index count, A alpha, const A* x, Sink<A> y);
 template <typename A>
 void fill_value(const Cuda&, Index count, A value, A* y);
+template <typename T>
+void draw_normals(const Cuda&, Index count, std::uint64_t seed, std::uint64_t stream, double deviation, T* y);
 void fill_positions(const Cuda&, Index batch, Index time, Index start, std::int32_t* positions);
 void window_positions(const Cuda&, Rows rows, const std::int32_t* documents, std::int32_t* positions);
 void shift_labels(const Cuda&, Rows rows, Index depth, const std::int32_t* tokens,

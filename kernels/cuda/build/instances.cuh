@@ -45,6 +45,7 @@ namespace mtpx {
   template void copy_rows(const Cuda&, Index, Index, const T*, Index, T*, Index, bool);                      \
   template void add_forward(const Cuda&, Index, const T*, const T*, T*);                                     \
   template void fill_value(const Cuda&, Index, T, T*);                                                       \
+  template void draw_normals(const Cuda&, Index, std::uint64_t, std::uint64_t, double, T*);                  \
   template void adamw_step(const Cuda&, std::span<const AdamWTensor<T>>, AdamWStep, const double*,           \
                            const double*);                                                                   \
   template void absorb_query(const Cuda&, AttentionShape, Index, Index, const T*, const T*, acc_t<T>*);      \
