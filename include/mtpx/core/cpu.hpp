@@ -56,6 +56,12 @@ inline void copy_to_host(const Cpu&, void* to, const void* from, std::size_t byt
 inline void copy_on_device(const Cpu&, void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
+/// Overwrites device memory with what fill(piece, first byte, bytes) puts into pieces of the host's memory,
+/// in order. On the host there is one piece, and it is the memory itself.
+template <typename Fill>
+void fill_by_host(const Cpu&, void* to, std::size_t bytes, const Fill& fill) {
+  if (bytes > 0) fill(to, std::size_t{0}, bytes);
+}
 inline void set_zero(const Cpu&, void* data, std::size_t bytes) {
   if (bytes > 0) std::memset(data, 0, bytes);
 }
