@@ -54,7 +54,7 @@ void scale_into(const Cpu& cpu, Index count, A alpha, const A* x, Sink<A> y) {
 /// y_i = value, for a value known to the host.
 template <typename A>
 void fill_value(const Cpu& cpu, Index count, A value, A* y) {
-  // Large tasks: what is filled for the first time waits for the system's pages.
+  // On all threads, because what is touched for the first time waits for the system's pages.
   cpu::parallel_chunks(cpu, count, 1, [&](Index begin, Index end) { std::fill(y + begin, y + end, value); });
 }
 
