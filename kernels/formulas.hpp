@@ -96,6 +96,47 @@ MTPX_ANYWHERE V product(V a, V b) {
 
 namespace detail {
 
+/// Whole numbers I, or vectors of as many of them as V has elements.
+template <typename V, typename I>
+struct Whole {
+#ifndef __CUDACC__  // which has no vectors
+  typedef I type __attribute__((vector_size(sizeof(V))));
+#endif
+};
+template <typename I>
+struct Whole<float, I> {
+  using type = I;
+};
+template <typename I>
+struct Whole<double, I> {
+  using type = I;
+};
+template <typename V>
+inline constexpr bool of_floats = std::is_same_v<Element<V>, float>;
+
+}  // namespace detail
+
+/// What V's bits are as whole numbers, with and without a sign.
+template <typename V>
+using Ints =
+    typename detail::Whole<V, std::conditional_t<detail::of_floats<V>, std::int32_t, std::int64_t>>::type;
+template <typename V>
+using Words =
+    typename detail::Whole<V, std::conditional_t<detail::of_floats<V>, std::uint32_t, std::uint64_t>>::type;
+
+/// Small whole numbers as V, to nearest, ties to even.
+template <typename V>
+MTPX_ANYWHERE V real(Ints<V> n) {
+#ifndef __CUDACC__
+  if constexpr (!std::is_arithmetic_v<V>)
+    return __builtin_convertvector(n, V);
+  else
+#endif
+    return static_cast<V>(n);
+}
+
+namespace detail {
+
 /// ln_2 has so few bits that its products with whole numbers are not rounded; ln_2_rest is what it lacks.
 template <typename A>
 struct Exponential;
@@ -159,30 +200,53 @@ MTPX_ANYWHERE V exp(V x) {
   return x == x ? p : x;
 }
 
-/// ln x of one positive number, in double: within two units in the last place. 0: -inf; below 0: NaN.
-/// x = 2^n m, sqrt(1/2) <= m < sqrt(2), s = (m - 1) / (m + 1):  ln x = n ln 2 + 2 (s + s^3 / 3 + s^5 / 5 +
+namespace detail {
+
+template <typename A>
+struct Logarithm;
+template <>
+struct Logarithm<float> {
+  static constexpr int last = 9;                            // power of s: what follows is below 2^-28
+  static constexpr std::int32_t root_of_half = 0x3f3504f4;  // bits of the first number above sqrt(1/2)
+};
+template <>
+struct Logarithm<double> {
+  static constexpr int last = 23;  // 2^-65
+  static constexpr std::int64_t root_of_half = 0x3fe6a09e667f3bce;
+};
+
+}  // namespace detail
+
+/// ln x of positive normal numbers, within two units in the last place.
+/// x = 2^n m, sqrt(1/2) < m <= sqrt(2), s = (m - 1) / (m + 1):  ln x = n ln 2 + 2 (s + s^3 / 3 + s^5 / 5 +
 /// ...)
+template <typename V>
+MTPX_ANYWHERE V log_of_normal(V x) {
+  using A = Element<V>;
+  using E = detail::Exponential<A>;
+  using L = detail::Logarithm<A>;
+  const auto bits = std::bit_cast<Ints<V>>(x);
+  const auto n = (bits - L::root_of_half) >> E::mantissa;
+  const V m = std::bit_cast<V>(bits - (n << E::mantissa));
+  const V s = (m - all<V>(1)) / (m + all<V>(1)), z = product(s, s), twice = s + s;
+  V p = all<V>(A(1.0 / L::last));
+#ifdef __CUDACC__
+#pragma unroll
+#else
+#pragma GCC unroll 16
+#endif
+  for (int k = L::last - 2; k >= 3; k -= 2) p = fma(p, z, all<V>(static_cast<A>(1.0 / k)));
+  const V of_m = fma(product(twice, z), p, twice), power = real<V>(n);
+  return fma(power, all<V>(E::ln_2), fma(power, all<V>(E::ln_2_rest), of_m));
+}
+
+/// ln x of one number. 0: -inf; below 0: NaN.
 MTPX_ANYWHERE double log(double x) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   if (!(x > 0 && x < infinity)) {
     return x == 0 ? -infinity : x > 0 ? x : std::numeric_limits<double>::quiet_NaN();
   }
-  const auto bits = std::bit_cast<std::uint64_t>(x);
-  auto n = static_cast<int>(bits >> 52) - 1023;
-  double m = std::bit_cast<double>((bits & 0xfffffffffffffULL) | 0x3ff0000000000000ULL);
-  if (m > 1.4142135623730951) {
-    m *= 0.5;
-    ++n;
-  }
-  const double s = (m - 1) / (m + 1), z = s * s;
-  double p = 1.0 / 23;
-#ifdef __CUDACC__
-#pragma unroll
-#endif
-  for (int k = 21; k >= 3; k -= 2) p = fma(p, z, 1.0 / k);
-  using E = detail::Exponential<double>;
-  const double of_m = fma(product(2 * s, z), p, 2 * s), power = static_cast<double>(n);
-  return fma(power, E::ln_2, fma(power, E::ln_2_rest, of_m));
+  return log_of_normal(x);
 }
 MTPX_ANYWHERE float log(float x) { return static_cast<float>(log(static_cast<double>(x))); }
 

@@ -61,6 +61,8 @@
       (const D&, Rows rows, const T* x, Index vocab, const T* w, const std::int32_t* labels,                 \
        const acc_t<T>* lse, const acc_t<T>* factor, const acc_t<T>* dloss, Sink<T> dx, Sink<acc_t<T>> dw))   \
   KERNEL(add_forward, (const D&, Index count, const T* a, const T* b, T* y))                                 \
+  KERNEL(draw_normals,                                                                                       \
+         (const D&, Index count, std::uint64_t seed, std::uint64_t stream, double deviation, T* y))          \
   KERNEL(fill_value, (const D&, Index count, T value, T* y))                                                 \
   KERNEL(adamw_step, (const D&, std::span<const AdamWTensor<T>> parameters, AdamWStep s,                     \
                       const double* rates, const double* scale))                                             \

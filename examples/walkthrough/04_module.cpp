@@ -3,7 +3,6 @@
 #include "claim.hpp"
 
 #include <mtpx/core/cpu.hpp>
-#include <mtpx/core/rng.hpp>
 #include <mtpx/nn/linear.hpp>
 #include <mtpx/nn/rms_norm.hpp>
 #include <mtpx/ops/linear_cross_entropy.hpp>
@@ -44,15 +43,16 @@ int main() {
   const Cpu cpu(1);
   Classifier model(cpu);
 
-  std::uint64_t numbers = 0;
+  mtpx::Index numbers = 0;
   std::string names;
   mtpx::for_each_parameter(model, [&](const std::string& name, auto& parameter) {
-    std::vector<float> values(static_cast<std::size_t>(parameter.shape().size()), 1.0F);  // a norm's gain
-    for (float& value : values) {
-      if (parameter.shape().rank() > 1) value = static_cast<float>(mtpx::Philox::normals(1, 0, numbers)[0]);
-      ++numbers;
+    const mtpx::Index count = parameter.shape().size();
+    if (parameter.shape().rank() > 1) {
+      draw_normals(cpu, count, 1, static_cast<std::uint64_t>(numbers), 1.0, parameter.data());
+    } else {
+      fill_value(cpu, count, 1.0F, parameter.data());  // a norm's gain
     }
-    parameter.value().assign(values);
+    numbers += count;
     std::cout << name << ' ' << parameter.shape().str() << '\n';
     names += name + ' ';
   });

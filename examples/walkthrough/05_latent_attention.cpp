@@ -3,7 +3,6 @@
 #include "claim.hpp"
 
 #include <mtpx/core/cpu.hpp>
-#include <mtpx/core/rng.hpp>
 #include <mtpx/nn/mla.hpp>
 
 #include <cmath>
@@ -19,10 +18,9 @@ using Matrix = mtpx::Tensor<double, Cpu>;
 using Ids = mtpx::Tensor<std::int32_t, Cpu>;
 
 Matrix random(const Cpu& cpu, mtpx::Shape shape, std::uint64_t stream, double deviation) {
-  std::vector<double> values;
-  for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(shape.size()); ++i)
-    values.push_back(deviation * mtpx::Philox::normals(1, stream, i)[0]);
-  return Matrix::from(cpu, shape, values);
+  const Matrix numbers(cpu, shape);
+  draw_normals(cpu, shape.size(), 1, stream, deviation, numbers.data());
+  return numbers;
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 #include "claim.hpp"
 
 #include <mtpx/core/cpu.hpp>
-#include <mtpx/core/rng.hpp>
 #include <mtpx/nn/moe.hpp>
 
 #include <algorithm>
@@ -51,9 +50,9 @@ int main() {
   mtpx::MoeOptions options{.hidden = 8, .inner = 4, .shared = 1, .routing = {.n_experts = 8, .top_k = 2}};
   mtpx::Moe<double, Cpu> moe(cpu, options);
   std::uint64_t drawn = 0;
-  const auto random = [&drawn](mtpx::Index count) {
-    std::vector<double> values;
-    for (mtpx::Index i = 0; i < count; ++i) values.push_back(mtpx::Philox::normals(1, 0, drawn++)[0]);
+  const auto random = [&](mtpx::Index count) {
+    std::vector<double> values(static_cast<std::size_t>(count));
+    draw_normals(cpu, count, 1, drawn++, 1.0, values.data());
     return values;
   };
   mtpx::for_each_parameter(moe, [&](const std::string&, auto& parameter) {

@@ -16,6 +16,7 @@
 #include "../../kernels/cpu/latent_attention.hpp"
 #include "../../kernels/cpu/linear.hpp"
 #include "../../kernels/cpu/linear_cross_entropy.hpp"
+#include "../../kernels/cpu/normals.hpp"
 #include "../../kernels/cpu/positions.hpp"
 #include "../../kernels/cpu/rms_norm.hpp"
 #include "../../kernels/cpu/rope.hpp"

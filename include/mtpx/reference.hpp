@@ -15,6 +15,7 @@
 #include "../../kernels/eigen/latent_attention.hpp"
 #include "../../kernels/eigen/linear.hpp"
 #include "../../kernels/eigen/linear_cross_entropy.hpp"
+#include "../../kernels/eigen/normals.hpp"
 #include "../../kernels/eigen/positions.hpp"
 #include "../../kernels/eigen/rms_norm.hpp"
 #include "../../kernels/eigen/rope.hpp"

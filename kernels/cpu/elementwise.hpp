@@ -53,8 +53,9 @@ void scale_into(const Cpu& cpu, Index count, A alpha, const A* x, Sink<A> y) {
 
 /// y_i = value, for a value known to the host.
 template <typename A>
-void fill_value(const Cpu&, Index count, A value, A* y) {
-  std::fill_n(y, count, value);
+void fill_value(const Cpu& cpu, Index count, A value, A* y) {
+  // On all threads, because what is touched for the first time waits for the system's pages.
+  cpu::parallel_chunks(cpu, count, 1, [&](Index begin, Index end) { std::fill(y + begin, y + end, value); });
 }
 
 }  // namespace mtpx

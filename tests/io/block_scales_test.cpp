@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 using namespace mtpx;
 using mtpx_test::Folder;
@@ -21,7 +22,15 @@ std::vector<Number> dequantized(const std::vector<std::uint8_t>& codes, Index ro
   write_safetensors(folder.root / "f", tensors);
   const SafeTensors file = SafeTensors::open(folder.root / "f");
   std::vector<Number> out(codes.size());
-  dequantize<Number>(file, file.at("w"), scales, block, out);
+  dequantize<Number>(file, file.at("w"), scales, block, 0, out);
+  // In parts that begin and end anywhere: the same.
+  std::vector<Number> pieces(codes.size());
+  for (std::size_t first = 0, size = 1; first < pieces.size(); first += size, size = 2 * size + 1) {
+    size = std::min(size, pieces.size() - first);
+    dequantize<Number>(file, file.at("w"), scales, block, static_cast<Index>(first),
+                       std::span(pieces).subspan(first, size));
+  }
+  CHECK(std::memcmp(pieces.data(), out.data(), out.size() * sizeof(Number)) == 0);
   return out;
 }
 

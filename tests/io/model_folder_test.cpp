@@ -3,6 +3,9 @@
 #include "io/support.hpp"
 #include "support/model.hpp"
 
+#include <chrono>
+#include <thread>
+
 using namespace mtpx;
 using namespace mtpx::test;
 using mtpx_test::Folder;
@@ -111,6 +114,43 @@ TEST_CASE("load_model: float weights in a double model, double weights in a floa
   const auto wide = random_model<double>(mixture_config(1), 2);
   save_model(folder.root / "double", wide);
   CHECK(tensors(load_model<float>(device(), folder.root / "double").model) == tensors(wide));
+}
+
+TEST_CASE("load_model: tensors of many parts, mapped or read, at any number of threads") {
+  const Folder folder;
+  Config c = smallest();
+  c.vocab_size = 30011;
+  const auto model = random_model<bf16>(c, 1);
+  REQUIRE(model.embed_tokens.value().size() > 3 << 16);
+  save_model(folder.root, model);
+  const auto check = [&] {
+    for (const bool mmap : {true, false}) {
+      CHECK(tensors(load_model<float>(device(), folder.root, {mmap}).model) == tensors(model));
+      CHECK(tensors(load_model<bf16>(device(), folder.root, {mmap}).model) == tensors(model));
+    }
+  };
+  check();
+  other_ways(check);
+}
+
+TEST_CASE("in_parts: every number once, and the first part that fails is heard") {
+  for (const int threads : {1, 2, 3}) {
+    const Cpu cpu(threads);
+    std::vector<int> seen(200001);
+    mtpx::detail::in_parts(cpu, 200001, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
+    });
+    CHECK(seen == std::vector<int>(200001, 1));
+    mtpx::detail::in_parts(cpu, 0, [&](Index, Index) { FAIL("there are no parts"); });
+    for (int run = 0; run < 20; ++run) {
+      CHECK(Folder().error([&] {
+        mtpx::detail::in_parts(cpu, 1 << 20, [&](Index begin, Index) {
+          if (begin == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          if (begin > 0) throw FileError(cat("part at ", begin));
+        });
+      }) == "part at 65536");
+    }
+  }
 }
 
 TEST_CASE("load_model F9: missing, misshapen and unexpected tensors are listed") {

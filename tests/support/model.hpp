@@ -62,7 +62,7 @@ void randomize(Transformer<T, D>& model, std::uint64_t seed, double deviation = 
     std::vector<N> values;
     for (Index i = 0; i < tensor.size(); ++i) {
       const auto at = static_cast<std::uint64_t>(i);
-      double value = deviation * Philox::normals(seed, stream, at)[0];
+      double value = deviation * normal(seed, stream, i);
       if (tensor.shape().rank() == 1) value = Philox::uniform(seed, stream, at) - 0.5;
       if (name.ends_with("norm.weight")) value += 1;
       values.push_back(N(static_cast<float>(bf16(static_cast<float>(value)))));

@@ -1,4 +1,5 @@
-// Tokens drawn on a GPU against those that the host's distribution gives; drafts settled there and here.
+// Weights drawn on a GPU and on the host; tokens drawn on a GPU against those that the host's distribution
+// gives; drafts settled there and here.
 
 #include "twins/twins.hpp"
 
@@ -129,7 +130,34 @@ std::vector<float> coarse(Index rows, Index width) {
   return values;
 }
 
+/// What draw_normals leaves in `count` places from the `skip`-th on, and around them.
+template <typename T, typename D>
+Numbers drawn_normals(Index count, Index skip) {
+  const auto& on = device<D>();
+  const Tensor<T, D> y(on, {count + skip + 3});
+  fill_value(on, y.size(), T(-7.0F), y.data());
+  draw_normals(on, count, 5, 6, 0.02, y.data() + skip);
+  return host(y);
+}
+
+template <typename T>
+void check_normals() {
+  for (const Index count : {1, 3, 4, 5, 1023, 2048, 2051, 300001}) {
+    for (const Index skip : {0, 1, 2, 4}) {
+      INFO("count " << count << ", skip " << skip);
+      check_close(drawn_normals<T, Cuda>(count, skip), drawn_normals<T, Cpu>(count, skip),
+                  no_difference<T>());
+    }
+  }
+}
+
 }  // namespace
+
+TEST_CASE("twins: normal numbers" * doctest::test_suite("twins: model")) {
+  check_normals<float>();
+  check_normals<double>();
+  check_normals<bf16>();
+}
 
 TEST_CASE("twins: tokens drawn, each way once" * doctest::test_suite("twins: decoding")) {
   for (const Index top_k : {0, 5}) {

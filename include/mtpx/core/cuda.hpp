@@ -61,6 +61,7 @@ class CurrentGpu {
 class PinnedRing {
  public:
   static constexpr std::size_t slot_bytes = std::size_t{1} << 19;
+  static constexpr std::size_t batch_bytes = 8 * slot_bytes;  ///< half of the ring
 
   PinnedRing() = default;
   PinnedRing(const PinnedRing&) = delete;
@@ -72,25 +73,34 @@ class PinnedRing {
     if (memory_ != nullptr) (void)cudaFreeHost(memory_);
   }
 
-  void upload(cudaStream_t stream, void* to, const void* from, std::size_t bytes) {
+  /// Room for `bytes`, at most batch_bytes, that nobody reads any more: to be filled and sent.
+  void* claim(std::size_t bytes) {
     if (memory_ == nullptr) {
       detail::cuda_check(cudaMallocHost(reinterpret_cast<void**>(&memory_), done_.size() * slot_bytes),
                          "pinned");
       for (cudaEvent_t& event : done_)
         detail::cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "pinned");
     }
-    const std::size_t slot = next_++ % done_.size();
-    detail::cuda_check(cudaEventSynchronize(done_[slot]), "pinned");
-    char* const staged = memory_ + slot * slot_bytes;
-    std::memcpy(staged, from, bytes);
-    detail::cuda_check(cudaMemcpyAsync(to, staged, bytes, cudaMemcpyHostToDevice, stream), "copy");
-    detail::cuda_check(cudaEventRecord(done_[slot], stream), "pinned");
+    if (first_ + slots(bytes) > done_.size()) first_ = 0;
+    for (std::size_t i = 0; i < slots(bytes); ++i)
+      detail::cuda_check(cudaEventSynchronize(done_[first_ + i]), "pinned");
+    return memory_ + first_ * slot_bytes;
+  }
+  /// Queues the copy of what was claimed.
+  void send(cudaStream_t stream, void* to, std::size_t bytes) {
+    detail::cuda_check(
+        cudaMemcpyAsync(to, memory_ + first_ * slot_bytes, bytes, cudaMemcpyHostToDevice, stream), "copy");
+    for (std::size_t i = 0; i < slots(bytes); ++i)
+      detail::cuda_check(cudaEventRecord(done_[first_ + i], stream), "pinned");
+    first_ += slots(bytes);
   }
 
  private:
+  static std::size_t slots(std::size_t bytes) { return (bytes + slot_bytes - 1) / slot_bytes; }
+
   char* memory_ = nullptr;
   std::array<cudaEvent_t, 16> done_{};
-  std::size_t next_ = 0;
+  std::size_t first_ = 0;  // slot of the next upload, whose slots stand side by side
 };
 
 /// A handle to one GPU. Copies share the stream and the pool. All work of a handle is queued on its one
@@ -321,12 +331,23 @@ class Recorded<Cuda> {
 
 // Transfers and fills of raw bytes, in the order of the stream.
 
+/// Overwrites device memory with what fill(piece, first byte, bytes) puts into pieces of the host's memory,
+/// in order. A piece is on its way while the next is filled.
+template <typename Fill>
+void fill_by_host(const Cuda& device, void* to, std::size_t bytes, const Fill& fill) {
+  for (std::size_t at = 0; at < bytes; at += PinnedRing::batch_bytes) {
+    const std::size_t size = std::min(PinnedRing::batch_bytes, bytes - at);
+    fill(device.pinned().claim(size), at, size);
+    device.pinned().send(device.stream(), static_cast<char*>(to) + at, size);
+  }
+}
 /// Returns when `from` may change, which is before the device is done.
 inline void copy_to_device(const Cuda& device, void* to, const void* from, std::size_t bytes) {
   const Cuda::Current current(device);
   for (std::size_t at = 0; at < bytes; at += PinnedRing::slot_bytes) {
-    device.pinned().upload(device.stream(), static_cast<char*>(to) + at, static_cast<const char*>(from) + at,
-                           std::min(PinnedRing::slot_bytes, bytes - at));
+    const std::size_t size = std::min(PinnedRing::slot_bytes, bytes - at);
+    std::memcpy(device.pinned().claim(size), static_cast<const char*>(from) + at, size);
+    device.pinned().send(device.stream(), static_cast<char*>(to) + at, size);
   }
 }
 /// Waits for the device.

@@ -36,6 +36,9 @@ concept NoMemory = D::memory == Memory::none;
 ///   copy_to_device(device, to, from, bytes), set_zero(device, to, bytes); with memory also
 ///   copy_to_host, copy_on_device: raw bytes, in the order of the device's work. copy_to_host waits for it;
 ///                                `from` of copy_to_device may change when the call returns
+///   fill_by_host(device, to, bytes, fill): overwrites memory with what fill(piece, first byte, bytes) puts
+///                                into pieces of the host's memory, in order; with host memory there is one
+///                                piece, the memory itself
 ///   Recorded<D>                  work that is the same every time (core/recorded.hpp)
 template <typename D>
 concept IsDevice = std::copyable<D> && std::same_as<decltype(D::memory), const Memory> &&
@@ -46,6 +49,7 @@ concept IsDevice = std::copyable<D> && std::same_as<decltype(D::memory), const M
   typename D::Current;
   requires std::constructible_from<typename D::Current, const D&>;
   copy_to_device(device, to, from, bytes);
+  fill_by_host(device, to, bytes, [](void*, std::size_t, std::size_t) {});
   set_zero(device, to, bytes);
   recorded(device, work);
   recorded.forget();
@@ -66,6 +70,10 @@ void copy_to_host(const D&, void* to, const void* from, std::size_t bytes) {
 template <HostMemory D>
 void copy_on_device(const D&, void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
+}
+template <HostMemory D, typename Fill>
+void fill_by_host(const D&, void* to, std::size_t bytes, const Fill& fill) {
+  if (bytes > 0) fill(to, std::size_t{0}, bytes);
 }
 template <HostMemory D>
 void set_zero(const D&, void* to, std::size_t bytes) {

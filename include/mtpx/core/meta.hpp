@@ -33,6 +33,8 @@ class Meta {
 };
 
 inline void copy_to_device(const Meta&, void*, const void*, std::size_t) {}
+template <typename Fill>
+void fill_by_host(const Meta&, void*, std::size_t, const Fill&) {}
 inline void set_zero(const Meta&, void*, std::size_t) {}
 
 static_assert(IsDevice<Meta>);

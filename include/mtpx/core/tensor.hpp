@@ -159,20 +159,15 @@ class Tensor {
     return values;
   }
 
-  /// Overwrites all elements with what fill(std::span<T>) puts there. The span is the tensor's own memory
-  /// where the device's memory is the host's.
+  /// Overwrites all elements with what fill(Index first, std::span<T> part) puts there: the elements from
+  /// `first` on. The one part is the tensor's own memory where the device's memory is the host's; elsewhere
+  /// parts come in order, and the device fetches one while the next is filled.
   template <typename Fill>
   void assign_by(const Fill& fill) const {
-    if constexpr (NoMemory<D>) {
-      return;
-    } else if constexpr (HostMemory<D>) {
-      require(contiguous(), "assign", "a dense tensor", {{"x", shape_}});
-      fill(std::span<T>(data_, static_cast<std::size_t>(size())));
-    } else {
-      std::vector<T> values(static_cast<std::size_t>(size()));
-      fill(std::span<T>(values));
-      assign(values);
-    }
+    require(contiguous(), "assign", "a dense tensor", {{"x", shape_}});
+    fill_by_host(device_, data_, bytes(), [&](void* piece, std::size_t at, std::size_t size) {
+      fill(static_cast<Index>(at / sizeof(T)), std::span<T>(static_cast<T*>(piece), size / sizeof(T)));
+    });
   }
 
   /// Overwrites all elements with host numbers.

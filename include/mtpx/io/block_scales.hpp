@@ -29,25 +29,30 @@ inline std::string scale_name(const std::string& weight) { return weight + "_sca
 /// w_ij = q_ij s_{i / rows, j / columns} (DeepSeek-V3 sec. 3.3.2; inference/fp8_cast_bf16.py), multiplied in
 /// float and rounded once to Number. "inv" in the published name says that quantisation divided by s.
 ///
-/// quantized: F8_E4M3 [n, m] in `file`   scales: [ceil(n / rows), ceil(m / columns)]   out: n m numbers
+/// quantized: F8_E4M3 [n, m] in `file`   scales: [ceil(n / rows), ceil(m / columns)]
+/// out: elements from `first` on, row by row
 /// Memory: one row besides `out`. The shapes are the caller's promise.
 template <typename Number>
 void dequantize(const SafeTensors& file, const SafeTensorsEntry& quantized, std::span<const float> scales,
-                BlockSize block, std::span<Number> out) {
-  const Index rows = quantized.shape[0], columns = quantized.shape[1];
-  const Index across = (columns + block.columns - 1) / block.columns;
-  std::vector<std::byte> bytes(static_cast<std::size_t>(columns));
-  std::vector<float> row(static_cast<std::size_t>(columns));
-  for (Index i = 0; i < rows; ++i) {
-    file.read_bytes(quantized, i * columns, bytes);
-    convert(DType::f8_e4m3, bytes.data(), columns, row.data());
-    const float* scale = scales.data() + i / block.rows * across;
-    for (Index first = 0; first < columns; first += block.columns, ++scale) {
-      for (Index j = first; j < std::min(columns, first + block.columns); ++j) {
-        out[static_cast<std::size_t>(i * columns + j)] =
-            static_cast<Number>(row[static_cast<std::size_t>(j)] * *scale);
+                BlockSize block, Index first, std::span<Number> out) {
+  const Index columns = quantized.shape[1], across = (columns + block.columns - 1) / block.columns;
+  std::vector<float> row;
+  while (!out.empty()) {
+    const Index i = first / columns, begin = first % columns;
+    const Index count = std::min(columns - begin, static_cast<Index>(out.size()));
+    row.resize(static_cast<std::size_t>(count));
+    file.read(quantized, first, std::span(row));
+    const float* const scale = scales.data() + i / block.rows * across;
+    for (Index done = 0; done < count;) {
+      const Index b = (begin + done) / block.columns;
+      const Index end = std::min(count, (b + 1) * block.columns - begin);
+      for (; done < end; ++done) {
+        const auto j = static_cast<std::size_t>(done);
+        out[j] = static_cast<Number>(row[j] * scale[b]);
       }
     }
+    first += count;
+    out = out.subspan(static_cast<std::size_t>(count));
   }
 }
 

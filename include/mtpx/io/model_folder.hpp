@@ -5,11 +5,15 @@
 #include <mtpx/io/block_scales.hpp>
 #include <mtpx/io/config_json.hpp>
 #include <mtpx/io/weight_files.hpp>
+#include <mtpx/kernels.hpp>
 #include <mtpx/model/transformer.hpp>
 
+#include <algorithm>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <set>
 
 namespace mtpx {
@@ -115,6 +119,38 @@ class WeightCheck {
   std::vector<std::string> problems_;
 };
 
+/// The threads that feed a device: its own where it is the host.
+template <typename D>
+Cpu host_of(const D& device) {
+  if constexpr (std::is_same_v<D, Cpu>) {
+    return device;
+  } else {
+    return Cpu();
+  }
+}
+
+/// Runs part(begin, end) over parts of [0, count) on the host's threads. Parts may throw, unlike tasks: the
+/// first of them that does is heard, as if they ran in order.
+template <typename Part>
+void in_parts(const Cpu& host, Index count, const Part& part) {
+  constexpr Index size = Index{1} << 16;
+  const Index parts = (count + size - 1) / size;
+  std::mutex mutex;
+  Index failed = parts;
+  std::exception_ptr error;
+  cpu::parallel_for(host, parts, [&](Index i) {
+    try {
+      part(i * size, std::min(count, (i + 1) * size));
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      if (i >= failed) return;
+      failed = i;
+      error = std::current_exception();
+    }
+  });
+  if (error != nullptr) std::rethrow_exception(error);
+}
+
 /// Checks every tensor of `files` against the model that `config` describes, before that model exists.
 template <typename T>
 void check_weights(const ModelConfig& config, const WeightFiles& files) {
@@ -191,7 +227,8 @@ struct LoadedModel {
 /// scales of their blocks.
 ///
 /// Throws ConfigError or FileError. Missing, unexpected, misshapen and differing tensors are listed, ten at
-/// most, before the model is allocated. Memory: the model, and one row of an 8-bit weight.
+/// most, before the model is allocated. All threads of the host read and convert, each its part of a tensor.
+/// Memory: the model, and one row of an 8-bit weight a thread.
 template <typename T, typename D>
 LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folder,
                              SafeTensorsOptions options = {}) {
@@ -200,14 +237,22 @@ LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folde
   detail::check_weights<T>(config, files);
 
   LoadedModel<T, D> loaded{Transformer<T, D>(device, config.config), std::move(config.extra)};
+  const Cpu host = detail::host_of(device);
   for_each_tensor(loaded.model, [&](const std::string& name, const auto& tensor) {
     using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
     const auto [file, entry] = files.find(name);
-    const WeightFiles::Weight scales =
-        entry->dtype == DType::f8_e4m3 ? files.find(scale_name(name)) : WeightFiles::Weight{};
-    tensor.assign_by([&, file = file, entry = entry](std::span<N> out) {
-      if (scales.entry == nullptr) return file->read(*entry, out);
-      dequantize<N>(*file, *entry, scales.file->read<float>(*scales.entry), config.block_size, out);
+    std::vector<float> scales;
+    const bool scaled = entry->dtype == DType::f8_e4m3 && entry->shape.size() == 2;
+    if (scaled) {
+      const WeightFiles::Weight found = files.find(scale_name(name));
+      scales = found.file->template read<float>(*found.entry);
+    }
+    tensor.assign_by([&, file = file, entry = entry](Index first, std::span<N> out) {
+      detail::in_parts(host, static_cast<Index>(out.size()), [&](Index begin, Index end) {
+        const auto part = out.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
+        if (!scaled) return file->read(*entry, first + begin, part);
+        dequantize<N>(*file, *entry, scales, config.block_size, first + begin, part);
+      });
     });
   });
   return loaded;

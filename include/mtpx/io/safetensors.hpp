@@ -123,27 +123,32 @@ class SafeTensors {
   /// entry.count().
   template <typename Number>
   void read(const SafeTensorsEntry& entry, std::span<Number> out) const {
-    if (!entry.dtype) {
-      std::string known;
-      for (DType dtype : all_dtypes) known += cat(' ', dtype_name(dtype));
-      fail(entry, cat("dtype ", detail::quote(entry.dtype_name), " is not one of", known));
-    }
-    if (!is_integer(*entry.dtype) && dtype_of<Number>() == DType::i64) {
-      fail(entry, cat("holds ", entry.dtype_name, ", where whole numbers were asked for"));
-    }
     if (static_cast<Index>(out.size()) != entry.count()) {
+      check_numbers<Number>(entry);
       fail(entry, cat("has ", entry.count(), " elements; there is room for ", out.size()));
     }
-    if (mapping_.data() != nullptr) {
-      convert(*entry.dtype, bytes(entry).data(), entry.count(), out.data());
-      return;
+    read(entry, 0, out);
+  }
+
+  /// Converts out.size() elements from element `first` on. Several threads may read at once.
+  template <typename Number>
+  void read(const SafeTensorsEntry& entry, Index first, std::span<Number> out) const {
+    check_numbers<Number>(entry);
+    const auto all = static_cast<Index>(out.size());
+    if (first < 0 || first > entry.count() || all > entry.count() - first) {
+      fail(entry, cat(all, " elements from element ", first, " on were asked for; it has ", entry.count()));
     }
     const Index size = dtype_size(*entry.dtype);
-    const Index step = std::min(entry.count(), (Index{1} << 20) / size);
+    if (mapping_.data() != nullptr) {
+      convert(*entry.dtype, bytes(entry).data() + first * size, all, out.data());
+      return;
+    }
+    const Index step = std::min(all, (Index{1} << 20) / size);
     std::vector<std::byte> buffer(static_cast<std::size_t>(step * size));
-    for (Index done = 0; done < entry.count(); done += step) {
-      const Index count = std::min(step, entry.count() - done);
-      read_bytes(entry, done * size, std::span(buffer).first(static_cast<std::size_t>(count * size)));
+    for (Index done = 0; done < all; done += step) {
+      const Index count = std::min(step, all - done);
+      read_bytes(entry, (first + done) * size,
+                 std::span(buffer).first(static_cast<std::size_t>(count * size)));
       convert(*entry.dtype, buffer.data(), count, out.data() + done);
     }
   }
@@ -233,6 +238,19 @@ class SafeTensors {
       end = entry->end;
     }
     if (end != data_bytes_) file_.fail(cat("has ", data_bytes_, " bytes of data; the tensors take ", end));
+  }
+
+  // Whether the elements can be had as Number.
+  template <typename Number>
+  void check_numbers(const SafeTensorsEntry& entry) const {
+    if (!entry.dtype) {
+      std::string known;
+      for (DType dtype : all_dtypes) known += cat(' ', dtype_name(dtype));
+      fail(entry, cat("dtype ", detail::quote(entry.dtype_name), " is not one of", known));
+    }
+    if (!is_integer(*entry.dtype) && dtype_of<Number>() == DType::i64) {
+      fail(entry, cat("holds ", entry.dtype_name, ", where whole numbers were asked for"));
+    }
   }
 
   // An entry of another file must not lead out of this one.

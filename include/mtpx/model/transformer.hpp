@@ -1,10 +1,10 @@
 #pragma once
 
-#include <mtpx/core/rng.hpp>
 #include <mtpx/model/config.hpp>
 #include <mtpx/mtp/depths.hpp>
 #include <mtpx/nn/cached_rows.hpp>
 #include <mtpx/nn/windows.hpp>
+#include <mtpx/ops/fill.hpp>
 
 namespace mtpx {
 
@@ -250,25 +250,17 @@ struct Transformer {
 
 /// Fills a model's weights: normal with standard deviation config.initializer_range (DeepSeek-V3 sec. 4.2),
 /// norm gains 1, router biases 0. A tensor's numbers depend on the seed and its published name alone: not on
-/// the device, the type, the depth or the order.
+/// the device, the depth or the order, and on the type only by rounding. The device draws them itself.
 template <typename T, typename D>
 void initialize(Transformer<T, D>& model, std::uint64_t seed) {
-  const double deviation = model.config.initializer_range;
   for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
-    using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
-    std::vector<N> values(static_cast<std::size_t>(tensor.size()));
     if (tensor.shape().rank() == 1) {
-      const bool gain = !name.ends_with("bias");
-      std::fill(values.begin(), values.end(), N(gain ? 1.0f : 0.0f));
+      fill(tensor, name.ends_with("bias") ? 0 : 1);
     } else {
       std::uint64_t stream = 14695981039346656037ULL;  // FNV-1a of the name
       for (const char c : name) stream = (stream ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
-      for (std::size_t i = 0; i < values.size(); i += 4) {
-        const auto normal = Philox::normals(seed, stream, i / 4);
-        for (std::size_t j = 0; j < 4 && i + j < values.size(); ++j) values[i + j] = N(deviation * normal[j]);
-      }
+      fill_normal(tensor, seed, stream, model.config.initializer_range);
     }
-    tensor.assign(values);
   });
 }
 

@@ -33,11 +33,12 @@ RopeTable<A, D> make_rope_table(const D& device, Index positions, Index rope, do
   const double magnitude = rope_magnitude(scaling);
   const auto table = [&](double (*function)(double)) {
     Tensor<A, D> all(device, {positions, rope / 2});
-    all.assign_by([&](std::span<A> out) {
-      std::size_t i = 0;
-      for (Index p = 0; p < positions; ++p) {
-        for (const double f : frequencies)
-          out[i++] = static_cast<A>(magnitude * function(static_cast<double>(p) * f));
+    all.assign_by([&](Index first, std::span<A> out) {
+      for (A& value : out) {
+        const Index position = first / (rope / 2), pair = first % (rope / 2);
+        value = static_cast<A>(magnitude * function(static_cast<double>(position) *
+                                                    frequencies[static_cast<std::size_t>(pair)]));
+        ++first;
       }
     });
     return all;

@@ -224,7 +224,9 @@ class AdamW {
   static Moments fresh(const P& parameter) {
     const D& device = parameter.device();
     const Shape shape = parameter.shape();
-    Moments state{Tensor<A, D>::zeros(device, shape), Tensor<A, D>::zeros(device, shape), {}, {}};
+    Moments state{Tensor<A, D>(device, shape), Tensor<A, D>(device, shape), {}, {}};
+    for (const Tensor<A, D>& moment : {state.m, state.v})
+      fill_value(device, shape.size(), A(0), moment.data());
     if constexpr (std::is_same_v<typename P::value_type, A>) {
       state.master = parameter.value();
     } else {

@@ -9,6 +9,7 @@
 #include "../latent_attention.cuh"
 #include "../linear.cuh"
 #include "../linear_cross_entropy.cuh"
+#include "../normals.cuh"
 #include "../rms_norm.cuh"
 #include "../rope.cuh"
 #include "../router.cuh"

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <mtpx/core/rng.hpp>
+
+#include "../normals.hpp"
+#include "core/parallel.hpp"
+#include "core/simd.hpp"
+
+namespace mtpx {
+
+namespace cpu {
+
+/// A register of 64-bit words.
+typedef std::uint64_t LongWords __attribute__((vector_size(register_bytes)));
+
+/// The lower half of each word, times m.
+struct LowProducts {
+  LongWords operator()(LongWords x, std::uint32_t m) const {
+    const LongWords factor = LongWords{} + m;
+#if defined(__AVX512F__)
+    return (LongWords)_mm512_mul_epu32((__m512i)x, (__m512i)factor);
+#elif defined(__AVX2__)
+    return (LongWords)_mm256_mul_epu32((__m256i)x, (__m256i)factor);
+#elif defined(__SSE2__) && !defined(__AVX__)
+    return (LongWords)_mm_mul_epu32((__m128i)x, (__m128i)factor);
+#else
+    return (x & 0xffffffffU) * factor;
+#endif
+  }
+};
+
+/// The normal numbers of lanes<float> blocks, counter, counter + 1, ..: y[4 * lanes<float>], block by block.
+inline void normals_of_blocks(std::uint64_t seed, std::uint64_t stream, std::uint64_t counter, float* y) {
+  constexpr int blocks = static_cast<int>(lanes<float>);
+  LongWords at{};
+  for (int i = 0; i < blocks / 2; ++i) at[i] = counter + 2 * static_cast<std::uint64_t>(i);
+  LongWords even[4], odd[4];
+  Philox::blocks(seed, stream, at, LowProducts{}, even);
+  Philox::blocks(seed, stream, at + 1, LowProducts{}, odd);
+  using Words = exact::Words<Vec<float>>;
+  Words words[4];
+  for (int j = 0; j < 4; ++j) words[j] = (Words)((even[j] & 0xffffffffU) | (odd[j] << 32));
+  Vec<float> n[4];
+  exact::normals(
+      words, [](Vec<float> x) { return sqrt<float>(x); }, n);
+  for (int b = 0; b < blocks; ++b) {
+    for (int j = 0; j < 4; ++j) y[4 * b + j] = n[j][b];
+  }
+}
+
+}  // namespace cpu
+
+/// y_i = deviation n_i: the standard normal floats of exact::normals(), n_i being the one of word i % 4 of
+/// Philox block i / 4. Multiplied in the accumulation type, rounded to T.
+template <typename T>
+void draw_normals(const Cpu& cpu, Index count, std::uint64_t seed, std::uint64_t stream, double deviation,
+                  T* y) {
+  using A = acc_t<T>;
+  constexpr Index step = 4 * cpu::lanes<float>;
+  const auto factor = static_cast<A>(deviation);
+  cpu::parallel_chunks(cpu, (count + step - 1) / step, 4 * step, [&](Index begin, Index end) {
+    for (Index i = begin * step; i < std::min(count, end * step); i += step) {
+      float n[step];
+      cpu::normals_of_blocks(seed, stream, static_cast<std::uint64_t>(i / 4), n);
+      T scaled[step];
+      for (Index j = 0; j < step; ++j) scaled[j] = static_cast<T>(factor * static_cast<A>(n[j]));
+      std::memcpy(static_cast<void*>(y + i), scaled,
+                  static_cast<std::size_t>(std::min(step, count - i)) * sizeof(T));
+    }
+  });
+}
+
+}  // namespace mtpx
