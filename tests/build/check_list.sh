@@ -48,3 +48,20 @@ MTPX_KERNELS_OF_FUSED_DECODING(MTPX_CHECK_KERNEL, Cuda, bf16)
 "${compile[@]}" <<<"$(gpu "$heads")" || fail "a kernel of kernels/cuda/ is not what the list says"
 refuses decode_tokens "$(gpu "${heads//decode_tokens/decode_token}")"
 refuses clip_scale "$(gpu "${heads//double max_norm/float max_norm}")"
+
+# A device fuses decoding if it has all the kernels of a fused pass.
+"${compile[@]}" <<<'
+#include "kernels/list.hpp"
+namespace mtpx {
+struct Complete {};
+struct Unfinished {};
+MTPX_DECLARE_KERNELS(Complete)
+MTPX_CHECK_KERNELS(Complete)
+template <typename T> void decode_attention(const Unfinished&, const DecodeAttention<T>&, const T*, T*);
+template <typename T> void decode_feed_forward(const Unfinished&, const DecodeFeedForward<T>&, const T*, T*);
+}
+#include <mtpx/ops/decode_block.hpp>
+using namespace mtpx;
+static_assert(fuses_decoding<bf16, Complete> && !fuses_decoding<float, Complete>);
+static_assert(!fuses_decoding<bf16, Unfinished> && !fuses_decoding<bf16, Cpu>);
+' || fail "fuses_decoding does not ask for all of them"

@@ -24,6 +24,28 @@ concept HostMemory = D::memory == Memory::host;
 template <typename D>
 concept NoMemory = D::memory == Memory::none;
 
+// The transfers of every device with host memory.
+template <HostMemory D>
+void copy_to_device(const D&, void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+template <HostMemory D>
+void copy_to_host(const D&, void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+template <HostMemory D>
+void copy_on_device(const D&, void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+template <HostMemory D, typename Fill>
+void fill_by_host(const D&, void* to, std::size_t bytes, const Fill& fill) {
+  if (bytes > 0) fill(to, std::size_t{0}, bytes);
+}
+template <HostMemory D>
+void set_zero(const D&, void* to, std::size_t bytes) {
+  if (bytes > 0) std::memset(to, 0, bytes);
+}
+
 /// A handle with its memory, its transfers and a guard:
 ///
 ///   D(D::Empty{})                a handle to nothing, for undefined tensors
@@ -57,28 +79,6 @@ concept IsDevice = std::copyable<D> && std::same_as<decltype(D::memory), const M
   copy_to_host(device, to, from, bytes);
   copy_on_device(device, to, from, bytes);
 });
-
-// The transfers of every device with host memory.
-template <HostMemory D>
-void copy_to_device(const D&, void* to, const void* from, std::size_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-}
-template <HostMemory D>
-void copy_to_host(const D&, void* to, const void* from, std::size_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-}
-template <HostMemory D>
-void copy_on_device(const D&, void* to, const void* from, std::size_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-}
-template <HostMemory D, typename Fill>
-void fill_by_host(const D&, void* to, std::size_t bytes, const Fill& fill) {
-  if (bytes > 0) fill(to, std::size_t{0}, bytes);
-}
-template <HostMemory D>
-void set_zero(const D&, void* to, std::size_t bytes) {
-  if (bytes > 0) std::memset(to, 0, bytes);
-}
 
 /// The guard of a device that needs none.
 struct AlwaysCurrent {
