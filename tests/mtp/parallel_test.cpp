@@ -151,7 +151,7 @@ TEST_CASE("mtp_backward: memory does not grow with the number of parallel heads"
     const Batch<Device> batch{random_ids({4, 201}, 3, 0, 2048), {}, false};
     mtp_backward(model, batch);  // gradients are there
     model.device().pool().reset_peak();
-    const Index before = model.device().pool().bytes_in_use();
+    const std::size_t before = model.device().pool().bytes_in_use();
     if (naive) {
       Tape tape;
       tape.backward(mtp_loss(model, model(tape, batch), batch).total);
