@@ -425,8 +425,9 @@ TEST_CASE("SPEC 11.14: a million drawn tokens: chi-square, and acceptance as the
       while (text.size() < 3) {
         Tokens drafts;
         while (drafts.size() < 2) drafts.push_back(sample(round_after(text, drafts).next_q(), uniform()));
-        const Verdict v =
-            round_after(text, drafts).run({uniform(), uniform()}, {uniform(), uniform(), uniform()});
+        const Numbers keeps{uniform(), uniform()};
+        const Numbers draws{uniform(), uniform(), uniform()};
+        const Verdict v = round_after(text, drafts).run(keeps, draws);
         if (text.empty() && v.accepted > 0) ++stood;
         text.insert(text.end(), drafts.begin(), drafts.begin() + v.accepted);
         text.push_back(v.next);

@@ -79,7 +79,8 @@ void check_rounds(Index vocab, Index sequences) {
       for (Index i = 0; i < count; ++i) {
         Numbers z = main[static_cast<std::size_t>(i)];
         for (double& x : z) x += apart * uniform();
-        drafts[static_cast<std::size_t>(i)] = sample(add(z), uniform());
+        const auto row = add(z);
+        drafts[static_cast<std::size_t>(i)] = sample(row, uniform());
       }
       integers.insert(integers.end(), {static_cast<std::int32_t>(count), p_row, q_row});
       integers.insert(integers.end(), drafts.begin(), drafts.end());
