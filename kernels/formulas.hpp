@@ -9,6 +9,7 @@
 // square root are rounded correctly everywhere.
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -16,6 +17,22 @@
 
 #if defined(__FMA__) && !defined(__CUDACC__)
 #include <immintrin.h>
+#endif
+
+// Under these flags a compiler reorders sums and forgets NaN, so bits would depend on the processor, the
+// compiler and the number of threads, and a step with a gradient that is not finite would not be noticed.
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "mtpx: -Ofast, -ffast-math and -ffinite-math-only take sums their order and NaN its meaning"
+#endif
+
+// A build for every x86-64 processor may not take fused multiply-add for granted: it asks the one it runs on.
+// 0: as on a processor without, for tests.
+#ifndef MTPX_FMA_AT_RUN_TIME
+#if defined(__SSE2__) && !defined(__FMA__) && !defined(__CUDACC__)
+#define MTPX_FMA_AT_RUN_TIME 1
+#else
+#define MTPX_FMA_AT_RUN_TIME 0
+#endif
 #endif
 
 #ifdef __CUDACC__
@@ -55,7 +72,44 @@ MTPX_ANYWHERE V all(Element<V> value) {
   }
 }
 
-/// a * b + c, rounded once; twice on a host without such an instruction.
+namespace detail {
+#if MTPX_FMA_AT_RUN_TIME
+/// a * b + c by the instruction that this build may not take for granted.
+template <typename V>
+inline V fma_of_processor(V a, V b, V c) {
+  if constexpr (std::is_same_v<V, float>) {
+    __asm__("vfmadd231ss {%2, %1, %0|%0, %1, %2}" : "+x"(c) : "x"(a), "x"(b));
+  } else if constexpr (std::is_same_v<V, double>) {
+    __asm__("vfmadd231sd {%2, %1, %0|%0, %1, %2}" : "+x"(c) : "x"(a), "x"(b));
+  } else if constexpr (std::is_same_v<Element<V>, float>) {
+    __asm__("vfmadd231ps {%2, %1, %0|%0, %1, %2}" : "+x"(c) : "x"(a), "x"(b));
+  } else {
+    __asm__("vfmadd231pd {%2, %1, %0|%0, %1, %2}" : "+x"(c) : "x"(a), "x"(b));
+  }
+  return c;
+}
+#endif
+
+/// a * b + c, rounded once, without such an instruction. The double product of two floats is exact; its sum
+/// with c is rounded to odd, so that the rounding to float sees what was cut off (Boldo & Melquiond 2008,
+/// "Emulation of a FMA and correctly rounded sums", theorem 3).
+inline float fma_in_software(float a, float b, float c) {
+  const double p = static_cast<double>(a) * static_cast<double>(b), z = static_cast<double>(c), sum = p + z;
+  const double of_z = sum - p, rest = (p - (sum - of_z)) + (z - of_z);
+  auto bits = std::bit_cast<std::uint64_t>(sum);
+  if ((rest < 0 || rest > 0) && bits % 2 == 0) bits = (rest > 0) == (sum > 0) ? bits + 1 : bits - 1;
+  return static_cast<float>(std::bit_cast<double>(bits));
+}
+inline double fma_in_software(double a, double b, double c) { return __builtin_fma(a, b, c); }
+template <typename V>
+inline V fma_in_software(V a, V b, V c) {
+  for (std::size_t i = 0; i < sizeof(V) / sizeof(Element<V>); ++i) c[i] = fma_in_software(a[i], b[i], c[i]);
+  return c;
+}
+}  // namespace detail
+
+/// a * b + c, rounded once. Twice on a processor without such an instruction, unless MTPX_EXACT_FMA is
+/// defined.
 template <typename V>
 MTPX_ANYWHERE V fma(V a, V b, V c) {
 #if defined(__CUDA_ARCH__)
@@ -77,7 +131,14 @@ MTPX_ANYWHERE V fma(V a, V b, V c) {
   if constexpr (sizeof(V) == 32 && std::is_same_v<Element<V>, double>)
     return V(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
 #endif
+#if MTPX_FMA_AT_RUN_TIME
+  if (__builtin_cpu_supports("fma")) return detail::fma_of_processor(a, b, c);
+#endif
+#ifdef MTPX_EXACT_FMA
+  return detail::fma_in_software(a, b, c);
+#else
   return a * b + c;
+#endif
 #endif
 }
 

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Installs what is missing (apt), configures, builds and runs all tests.
-# Usage: tests/run.sh [PRESET]     release (default), asan, debug, clang or tsan; the last two need clang-14
+# Usage: tests/run.sh [PRESET]     release (default), asan, debug, clang or tsan; the last two install clang-14
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=examples/install.sh
 source examples/install.sh
 
 preset=${1:-release}
-install_missing "${build_packages[@]}" "${test_packages[@]}"
+packages=("${build_packages[@]}" "${test_packages[@]}")
+if [[ $preset == clang || $preset == tsan ]]; then packages+=("${clang_packages[@]}" "${clang_openmp_packages[@]}"); fi
+install_missing "${packages[@]}"
 
 build_start=$SECONDS
 configure "$preset" -DMTPX_BUILD_TESTS=ON -DMTPX_WERROR=ON
@@ -32,5 +34,6 @@ ctest --preset "$preset" --parallel "$(nproc)" </dev/null | tee "$log" || status
 
 echo
 echo "$preset: built in $((build_end - build_start)) s, tests ran in $((SECONDS - run_start)) s$cuda"
+cat "build/$preset/tests/build/same_bits/report.txt" 2>/dev/null || true
 grep -E '^[0-9]+% tests passed' "$log" || echo "no test ran"
 exit "$status"

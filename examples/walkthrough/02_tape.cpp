@@ -35,7 +35,11 @@ int main() {
   const Matrix numbers = Matrix::from(cpu, {1, 3}, Numbers{5, 7, 11});
 
   // y = w . x + w . x, so that dy/dw = 2 x and dy/dx = 2 w.
-  const auto forward = [&w](const mtpx::Var<float, mtpx::Cpu>& x) { return add(linear(x, w), linear(x, w)); };
+  const auto forward = [&w](const mtpx::Var<float, mtpx::Cpu>& x) {
+    const auto first = linear(x, w);
+    const auto second = linear(x, w);
+    return add(first, second);
+  };
 
   mtpx::Tape tape;
   const auto x = tape.input(numbers);  // the start: whatever is computed from x is on the tape, too

@@ -5,7 +5,8 @@
 
 #include "../../kernels/list.hpp"
 
-// Eigen, which the CPU's kernels need, is not for nvcc's eyes: a .cu file gets the GPU's alone.
+// The host's vectors, which the CPU's kernels are made of, are not for nvcc's eyes: a .cu file gets the GPU's
+// alone.
 #ifndef __CUDACC__
 #include "../../kernels/cpu/adamw.hpp"
 #include "../../kernels/cpu/attention.hpp"

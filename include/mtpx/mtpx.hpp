@@ -1,13 +1,11 @@
 #pragma once
-// All of mtpx but io/, which needs a JSON library. Depends on Eigen alone.
+// All of mtpx but io/, which needs a JSON library, and what is written with Eigen: <mtpx/core/eigen.hpp> and
+// <mtpx/reference.hpp>. Depends on the standard library alone.
 
 #include <mtpx/autograd/checkpoint.hpp>
 #include <mtpx/autograd/gradcheck.hpp>
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/core/cpu.hpp>
-#ifndef __CUDACC__
-#include <mtpx/core/eigen.hpp>
-#endif
 #include <mtpx/decode/generate.hpp>
 #include <mtpx/model/backward.hpp>
 #include <mtpx/model/loss.hpp>

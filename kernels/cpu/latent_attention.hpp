@@ -159,8 +159,8 @@ void latent_attention(const Cpu& cpu, LatentShape s, const std::int32_t* sequenc
       for (Index i = 0; i < parts; ++i) {
         const A* const from = first + i * partial;
         const A share = exact::exp(from[s.heads * s.latent + h] - highest);
-        total += share * from[s.heads * (s.latent + 1) + h];
-        for (Index c = 0; c < s.latent; ++c) o[c] += share * from[h * s.latent + c];
+        total = exact::fma(share, from[s.heads * (s.latent + 1) + h], total);
+        for (Index c = 0; c < s.latent; ++c) o[c] = exact::fma(share, from[h * s.latent + c], o[c]);
       }
       for (Index c = 0; c < s.latent; ++c) o[c] /= total;
     }

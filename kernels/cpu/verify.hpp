@@ -25,7 +25,7 @@ struct HostRound : DraftRound {
     double sum = 0;
     for (Index x = 0; x < vocab; ++x) {
       const double px = p(i, x);
-      sum -= px > 0 ? px * exact::log(px) : 0.0;
+      sum -= px > 0 ? exact::product(px, exact::log(px)) : 0.0;
     }
     return sum;
   }

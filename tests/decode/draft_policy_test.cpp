@@ -53,10 +53,11 @@ TEST_CASE("DraftPolicy: comes close to the best fixed K, and never much below pl
       {{{1, 1.2, 1.35, 1.9, 2.5}, {0.9, 0.7, 0.1, 0.1}}, 2},
       {{{1, 1.6, 2.2, 2.8, 3.4}, {0.3, 0.2, 0.1, 0.1}}, 0},  // they do not pay
       {{{1, 1.5, 2.0, 2.5, 3.0}, {0.0, 0.0, 0.0, 0.0}}, 0}};
-  for (const auto& [machine, best] : cases) {
+  for (const Case& c : cases) {
+    const Index best = c.best;
     std::vector<int> chosen(5, 0), ignored(5, 0);
     DraftPolicy policy(4), unused(4);
-    Machine a = machine, b = machine;
+    Machine a = c.machine, b = c.machine;
     const double automatic = a.run(policy, 4000, chosen);
     const double fixed = b.run(unused, 4000, ignored, best);
     INFO("best " << best << ", chosen " << chosen[0] << ", " << chosen[1] << ", " << chosen[2] << ' '

@@ -285,7 +285,8 @@ TEST_CASE("Transformer: decoding gives the states of the pass that training uses
         const Shape shape{1, static_cast<Index>(states.size()) / 8, 8};
         return host(model.lm_head(tape.constant(tensor<double>(shape, states))).value());
       };
-      check_close(head(decoded.states[k]), head(host(trained.normed[k].value())), 1e-10, "logits");
+      const Numbers got = head(decoded.states[k]);
+      check_close(got, head(host(trained.normed[k].value())), 1e-10, "logits");
     }
   }
 }
@@ -359,17 +360,17 @@ TEST_CASE("sampled text, plain and drafted, against the model's chances: chi-squ
       DraftTokens tokens;
       Verification verification;
     };
-    for (const auto& [k, drafts, verification] :
+    for (const Way& way :
          {Way{0, DraftTokens::chosen, Verification::exact}, Way{3, DraftTokens::chosen, Verification::exact},
           Way{1, DraftTokens::drawn, Verification::exact}, Way{3, DraftTokens::drawn, Verification::exact},
           Way{3, DraftTokens::drawn, Verification::block},
           Way{2, DraftTokens::chosen, Verification::block}}) {
       GenerateOptions options;
       options.max_tokens = 3;
-      options.draft = k;
+      options.draft = way.k;
       options.sampling = sampling;
-      options.draft_tokens = drafts;
-      options.verification = verification;
+      options.draft_tokens = way.tokens;
+      options.verification = way.verification;
       Numbers seen(64, 0.0);
       for (int seed = 0; seed < runs; ++seed) {
         options.seed = static_cast<std::uint64_t>(seed);
@@ -399,7 +400,7 @@ TEST_CASE("sampled text, plain and drafted, against the model's chances: chi-squ
       }
       // Mean cells - 1, deviation sqrt(2 (cells - 1)): four deviations.
       const double freedom = cells - 1;
-      INFO("K = " << k << ": chi-square " << chi_square << " with " << freedom << " degrees of freedom");
+      INFO("K = " << way.k << ": chi-square " << chi_square << " with " << freedom << " degrees of freedom");
       CHECK(freedom > 10);
       CHECK(chi_square < freedom + 4 * std::sqrt(2 * freedom));
     }

@@ -1,3 +1,4 @@
+#include <mtpx/core/rng.hpp>
 #include <mtpx/kernels.hpp>
 
 #include <doctest/doctest.h>
@@ -190,12 +191,69 @@ TEST_CASE_TEMPLATE("simd: a product is rounded before it is added to", T, float,
   CHECK(exact::fma(one, one, other) > 0);
 }
 
-TEST_CASE_TEMPLATE("simd: the square root is rounded correctly", T, float, double) {
-  for (T x = T(1e-30); x < T(1e30); x *= T(1.37)) {
-    CHECK(cpu::sqrt<T>(cpu::broadcast(x))[0] == std::sqrt(x));
+TEST_CASE_TEMPLATE("simd: the square root is rounded correctly, in every place of a register", T, float,
+                   double) {
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  using Limits = std::numeric_limits<T>;
+  // The root r of x is correct where x lies between the squares of the two middles beside r, which long
+  // double holds for floats. For doubles the processor's root of a single number decides.
+  const auto is_root = [](T x, T r) {
+    const auto wide = [](T a) { return static_cast<long double>(a); };
+    const long double below = (wide(std::nextafter(r, T(0))) + wide(r)) / 2;
+    const long double above = (wide(std::nextafter(r, Limits::infinity())) + wide(r)) / 2;
+    const bool between = below * below <= wide(x) && wide(x) <= above * above;
+    return r == std::sqrt(x) && (between || sizeof(T) == 8);
+  };
+  std::vector<T> points = {Limits::denorm_min(), 3 * Limits::denorm_min(), Limits::min(), Limits::max(),
+                           T(1)};
+  for (const T x : {Limits::min(), T(1), T(2), T(4)}) {
+    points.push_back(std::nextafter(x, T(0)));
+    points.push_back(std::nextafter(x, Limits::infinity()));
   }
-  CHECK(cpu::sqrt<T>(cpu::broadcast(std::numeric_limits<T>::denorm_min()))[0] ==
-        std::sqrt(std::numeric_limits<T>::denorm_min()));
+  for (T x = Limits::denorm_min(); x < Limits::max() / 2; x *= 2) points.push_back(x);
+  // All bit patterns of positive numbers, at a stride that shares no factor with any power of two.
+  constexpr Bits last = std::bit_cast<Bits>(Limits::max()), stride = last / 300001 | 1;
+  for (Bits bits = 1; bits < last - stride; bits += stride) points.push_back(std::bit_cast<T>(bits));
+  points.resize(points.size() / static_cast<std::size_t>(width<T>) * static_cast<std::size_t>(width<T>));
+
+  Index wrong = 0;
+  for (auto at = points.begin(); at != points.end(); at += width<T>) {
+    const cpu::Vec<T> roots = cpu::sqrt<T>(cpu::load(&*at));
+    for (int i = 0; i < static_cast<int>(width<T>); ++i) {
+      if (!is_root(at[i], roots[i])) ++wrong;
+    }
+  }
+  CHECK(wrong == 0);
+  CHECK(cpu::sqrt<T>(cpu::broadcast(T(0)))[0] == 0);
+  CHECK(std::signbit(cpu::sqrt<T>(cpu::broadcast(T(-0.0)))[0]));
+  CHECK(cpu::sqrt<T>(cpu::broadcast(Limits::infinity()))[0] == Limits::infinity());
+  CHECK(std::isnan(cpu::sqrt<T>(cpu::broadcast(T(-1)))[0]));
+  CHECK(std::isnan(cpu::sqrt<T>(cpu::broadcast(Limits::quiet_NaN()))[0]));
+}
+
+TEST_CASE("simd: multiply-add in software has the bits of the instruction") {
+  // Numbers near one another, so that sums cancel, tie and end below the smallest normal number.
+  const auto number = [](std::uint64_t i) {
+    const std::uint32_t bits = Philox::block(3, 5, i)[0];
+    const std::uint32_t exponent = 127 - 64 + (bits >> 8) % 3 * 32 + bits % 7;
+    return std::bit_cast<float>((bits & 0x80000000U) | exponent << 23 |
+                                (bits & (bits & 16 ? 0x700000U : 0x7fffffU)));
+  };
+  Index wrong = 0, twice = 0;
+  for (std::uint64_t i = 0; i < 300000; ++i) {
+    const float a = number(3 * i), b = number(3 * i + 1), c = i % 2 == 0 ? -a * b : number(3 * i + 2) * a;
+    const float got = exact::detail::fma_in_software(a, b, c), want = std::fma(a, b, c);
+    if (std::bit_cast<std::uint32_t>(got) != std::bit_cast<std::uint32_t>(want)) ++wrong;
+    if (want != static_cast<float>(static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c)))
+      ++twice;
+  }
+  CHECK(wrong == 0);
+  CHECK(twice > 0);  // the points include some where rounding to double first would show
+  const float infinity = std::numeric_limits<float>::infinity(), large = std::numeric_limits<float>::max();
+  CHECK(exact::detail::fma_in_software(large, 2.0F, -large) == large);
+  CHECK(exact::detail::fma_in_software(large, 2.0F, 0.0F) == infinity);
+  CHECK(exact::detail::fma_in_software(infinity, 1.0F, 1.0F) == infinity);
+  CHECK(std::isnan(exact::detail::fma_in_software(infinity, 0.0F, 1.0F)));
 }
 
 TEST_CASE("simd: the logarithm against the long double function") {

@@ -364,15 +364,17 @@ TEST_CASE("verify_rounds: rounds side by side are each settled alone, chosen dra
 }
 
 TEST_CASE("the next three tokens, by exact enumeration of every rule, are the model's to 1e-12") {
-  for (const std::uint64_t seed : {1, 2, 3}) {
+  for (const std::uint64_t seed : {1U, 2U, 3U}) {
     const Numbers expected = language(seed, 3);
     double by_token = 0;
-    for (const auto& [rule, drawn] : {std::pair{Rule::chosen, false},
-                                      {Rule::tokens, false},
-                                      {Rule::tokens, true},
-                                      {Rule::block, false},
-                                      {Rule::block, true}}) {
-      for (const std::size_t drafts : {1, 2, 3}) {
+    for (const std::pair<Rule, bool>& way : {std::pair{Rule::chosen, false},
+                                             {Rule::tokens, false},
+                                             {Rule::tokens, true},
+                                             {Rule::block, false},
+                                             {Rule::block, true}}) {
+      const Rule rule = way.first;
+      const bool drawn = way.second;
+      for (const std::size_t drafts : {1U, 2U, 3U}) {
         Enumeration all{rule, drawn, seed, 3, drafts};
         const Numbers got = all.joint({}, 3);
         double worst = 0;
@@ -391,8 +393,10 @@ TEST_CASE("the next three tokens, by exact enumeration of every rule, are the mo
 TEST_CASE("a million drawn tokens: chi-square, and acceptance as the formulas say") {
   constexpr std::size_t vocab = 4;
   constexpr int runs = 333334;  // of three tokens
-  for (const auto& [rule, drawn] :
+  for (const std::pair<Rule, bool>& way :
        {std::pair{Rule::chosen, false}, {Rule::tokens, true}, {Rule::block, true}}) {
+    const Rule rule = way.first;
+    const bool drawn = way.second;
     const std::uint64_t seed = 7;
     std::uint64_t at = 0;
     const auto uniform = [&] { return Philox::uniform(99, static_cast<std::uint64_t>(rule), at++); };
@@ -415,8 +419,9 @@ TEST_CASE("a million drawn tokens: chi-square, and acceptance as the formulas sa
       while (text.size() < 3) {
         Tokens drafts;
         while (drafts.size() < 2) drafts.push_back(sample(round_after(text, drafts).next_q(), uniform()));
-        const Verdict v =
-            round_after(text, drafts).run({uniform(), uniform()}, {uniform(), uniform(), uniform()});
+        const Numbers keeps{uniform(), uniform()};
+        const Numbers draws{uniform(), uniform(), uniform()};
+        const Verdict v = round_after(text, drafts).run(keeps, draws);
         if (text.empty() && v.accepted > 0) ++stood;
         text.insert(text.end(), drafts.begin(), drafts.begin() + v.accepted);
         text.push_back(v.next);

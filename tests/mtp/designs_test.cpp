@@ -151,7 +151,7 @@ TEST_CASE("mtp_backward: memory does not grow with the number of parallel heads"
     const Batch<Device> batch{random_ids({4, 201}, 3, 0, 2048), {}, false};
     mtp_backward(model, batch);  // gradients are there
     model.device().pool().reset_peak();
-    const Index before = model.device().pool().bytes_in_use();
+    const std::size_t before = model.device().pool().bytes_in_use();
     if (naive) {
       Tape tape;
       tape.backward(mtp_loss(model, model(tape, batch), batch).total);
@@ -215,9 +215,10 @@ TEST_CASE("with_depths: the main model stays, depths of the same design too, oth
     const auto batch = random_batch(2, 8, 11);
     for (const MtpHeads wanted : designs) {
       const auto to = with_depths(from, 3, wanted, 9);
-      check_bits(logits_of(to, batch, 0), logits_of(from, batch, 0), "main");
+      const auto main = logits_of(from, batch, 0), first = logits_of(from, batch, 1);
+      check_bits(logits_of(to, batch, 0), main, "main");
       CHECK(to.config.num_nextn_predict_layers == 3);
-      CHECK((logits_of(to, batch, 1) == logits_of(from, batch, 1)) == (wanted == heads));
+      CHECK((logits_of(to, batch, 1) == first) == (wanted == heads));
     }
     CHECK(with_depths(from, 0, heads, 9).config.num_layers() == 3);
   }

@@ -62,11 +62,12 @@ auto composed_card(ExpertsShape s, const Ids& ids) {
       for (Index k = 0; k < s.top_k; ++k) {
         const Index slot = n * s.top_k + k;
         const Index e = chosen[static_cast<std::size_t>(slot)];
-        const V hidden = swiglu(linear(token, matrix(gate, e, s.inner, s.width)),
-                                linear(token, matrix(up, e, s.inner, s.width)));
-        const V out = linear(hidden, matrix(down, e, s.width, s.inner));
-        const V weighted =
-            linear(reshape(out, Shape{s.width, 1}), narrow(row(weights), slot, 1));  // out * weight
+        const V to_gate = linear(token, matrix(gate, e, s.inner, s.width));
+        const V to_up = linear(token, matrix(up, e, s.inner, s.width));
+        const V hidden = swiglu(to_gate, to_up);
+        const V out = reshape(linear(hidden, matrix(down, e, s.width, s.inner)), Shape{s.width, 1});
+        const V weight = narrow(row(weights), slot, 1);
+        const V weighted = linear(out, weight);  // out * weight
         total = k == 0 ? row(weighted) : add(total, row(weighted));
       }
       all = n == 0 ? total : concat(all, total);

@@ -83,7 +83,8 @@ void check_rounds(Index vocab, Index sequences) {
       for (Index i = 0; i < count; ++i) {
         Numbers z = main[static_cast<std::size_t>(i)];
         for (double& x : z) x += apart * uniform();
-        drafts.push_back(sample(add(z), uniform()));
+        const auto row = add(z);
+        drafts.push_back(sample(row, uniform()));
       }
       Numbers keeps, draws;
       for (Index i = 0; i < count; ++i) keeps.push_back(uniform());

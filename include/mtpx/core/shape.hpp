@@ -50,20 +50,14 @@ class Shape {
     return shape;
   }
 
-  /// The same shape with another first extent.
+  /// The same shape with another first extent; rank 0 stays as it is.
   Shape with_front(Index front) const {
     Shape shape = *this;
-    shape.extents_[0] = front;
+    if (shape.rank_ > 0) shape.extents_[0] = front;
     return shape;
   }
 
-  friend bool operator==(const Shape& a, const Shape& b) {
-    if (a.rank_ != b.rank_) return false;
-    for (int axis = 0; axis < a.rank_; ++axis) {
-      if (a[axis] != b[axis]) return false;
-    }
-    return true;
-  }
+  friend bool operator==(const Shape& a, const Shape& b) = default;
 
   /// "[2, 3, 4]"; "[]" for rank 0.
   std::string str() const {
@@ -76,7 +70,7 @@ class Shape {
   }
 
  private:
-  std::array<Index, max_rank> extents_{};
+  std::array<Index, max_rank> extents_{};  // 0 from the rank on
   int rank_ = 0;
 };
 

@@ -15,7 +15,13 @@ struct SwiGlu {
       : gate_proj(device, hidden, inner), up_proj(device, hidden, inner), down_proj(device, inner, hidden) {}
 
   /// x: [..., hidden]   returns [..., hidden]
-  Var<T, D> operator()(const Var<T, D>& x) const { return down_proj(swiglu(gate_proj(x), up_proj(x))); }
+  Var<T, D> operator()(const Var<T, D>& x) const {
+    // Two locals: of two arguments, compilers choose which to record first, and with it the order of x's
+    // gradient.
+    const Var<T, D> gate = gate_proj(x);
+    const Var<T, D> up = up_proj(x);
+    return down_proj(swiglu(gate, up));
+  }
 
   /// Adds what the call computes to the description of a fused decoding pass.
   void describe(DecodeFeedForward<T>& p) const {

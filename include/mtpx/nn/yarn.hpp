@@ -1,5 +1,8 @@
 #pragma once
 // Rotation frequencies of the rotary position embedding, stretched by YaRN where a model asks for it.
+//
+// std::fma wherever a product is added to something: a compiler may contract a * b + c or not, and this it
+// rounds once in every build.
 
 #include <mtpx/core/shape.hpp>
 
@@ -25,7 +28,7 @@ struct RopeScaling {
 /// 0.1 mscale ln(factor) + 1; 1 where nothing is stretched (Peng et al. 2023, arXiv 2309.00071, eq. 22, with
 /// DeepSeek's factor mscale).
 inline double yarn_mscale(double factor, double mscale) {
-  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+  return factor <= 1 ? 1.0 : std::fma(0.1 * mscale, std::log(factor), 1.0);
 }
 
 /// Angle per position of each rotated pair: theta_i = theta^(-2i/d), i < d / 2; with YaRN
@@ -55,7 +58,7 @@ inline std::vector<double> rope_frequencies(Index rope, double theta,
   for (Index i = 0; i < rope / 2; ++i) {
     double& f = frequencies[static_cast<std::size_t>(i)];
     const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
-    f = f / scaling->factor * ramp + f * (1 - ramp);
+    f = std::fma(f / scaling->factor, ramp, f * (1 - ramp));
   }
   return frequencies;
 }

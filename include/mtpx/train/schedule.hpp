@@ -22,7 +22,8 @@ struct LearningRate {
     if (steps <= 0 || static_cast<double>(step) <= begin) return peak;
     const double done =
         std::min(1.0, (static_cast<double>(step) - begin) / (static_cast<double>(steps) - begin));
-    return peak * (final_ratio + (1 - final_ratio) * 0.5 * (1 + std::cos(3.14159265358979323846 * done)));
+    const double cosine = 1 + std::cos(3.14159265358979323846 * done);
+    return peak * std::fma(0.5 * (1 - final_ratio), cosine, final_ratio);  // rounded alike in every build
   }
 };
 

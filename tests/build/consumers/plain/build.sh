@@ -6,6 +6,6 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$4"
-"$1" -std=c++20 -O2 -I "$2/include" -isystem "$3" \
+"$1" -std=c++20 -O3 -I "$2/include" -isystem "$3" \
   -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror "$here/../main.cpp" -o "$4/consumer"
 "$4/consumer"
