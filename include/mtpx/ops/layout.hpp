@@ -1,6 +1,5 @@
 #pragma once
-// Ops that move numbers without computing: narrow, concat, reshape, contiguous,
-// copy_into, filled, take_front.
+// Ops that move numbers without computing: narrow, concat, reshape, contiguous, copy_into, filled, take_front.
 
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/kernels.hpp>
