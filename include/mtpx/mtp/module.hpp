@@ -70,8 +70,7 @@ struct MtpModule {
   std::optional<MtpInput<T, D>> input;  ///< of designs that read a token
   std::optional<Block<T, D>> block;     ///< of designs that attend
   std::optional<Linear<T, D>> linear;   ///< of others: [hidden, hidden]
-  std::optional<RmsNorm<T, D>>
-      norm;  ///< of designs with a norm of their own; shared_head.norm in model files
+  std::optional<RmsNorm<T, D>> norm;    ///< of designs with one of their own; shared_head.norm in files
   MtpHidden carries = MtpHidden::post_norm;
 
   struct Output {

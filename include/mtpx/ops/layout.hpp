@@ -1,6 +1,5 @@
 #pragma once
-// Ops that move numbers without computing: narrow, concat, reshape, contiguous,
-// copy_into, filled, take_front.
+// Ops that move numbers without computing: views, copies, joins. The first three below have no gradient.
 
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/kernels.hpp>

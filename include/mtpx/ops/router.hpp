@@ -69,8 +69,8 @@ Route<A, D> route(const Var<A, D>& scores, const Tensor<A, D>& bias, const Routi
 ///
 ///   b_i += speed * sign(mean load - load_i),   load_i = 0
 ///
-/// load, bias: [E]   scale: null, or a number on the device: where it is NaN, no bias moves   Throws
-/// ShapeError.
+/// load, bias: [E]   scale: null, or a number on the device: where it is NaN, no bias moves
+/// Throws ShapeError.
 template <typename A, typename D>
 void update_bias(const Tensor<A, D>& load, const Tensor<A, D>& bias, A speed, const double* scale) {
   require(load.shape() == bias.shape() && load.contiguous() && bias.contiguous(), "update_bias",
