@@ -1,7 +1,8 @@
 #pragma once
 // The door to the device Reference and its kernels, which nothing else includes: who does not compare does
 // not compile them. Where in a file this stands does not matter, as long as nothing before it runs on a
-// Reference.
+// Reference. (For AVX-512, g++ 12 warns of Eigen's products: it takes undefined registers of its own headers
+// for mistakes.)
 
 #include <mtpx/core/reference.hpp>
 #include <mtpx/kernels.hpp>
