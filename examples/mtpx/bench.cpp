@@ -208,10 +208,11 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(2, 1 << 24))
       ->needs(decode)
       ->capture_default_str();
-  command->add_option("--prompts", d.prompts, "Prompts, evenly spaced over the held-out text")
+  command->add_option("--prompts", d.prompts, "Prompts, evenly spaced over the text")
       ->check(CLI::Range(1, 1 << 20))
       ->needs(decode)
       ->capture_default_str();
+  command->add_flag("--table", d.table, "Lines for people instead of JSON")->needs(decode);
   command->add_option("--temperature", d.rules.sampling.temperature, "0 = greedy")
       ->check(CLI::NonNegativeNumber)
       ->needs(decode)

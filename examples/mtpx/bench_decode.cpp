@@ -181,6 +181,26 @@ struct Measured {
   }
 };
 
+/// The same as lines for people: speed, and how many of the first, second, .. drafts stood.
+void print_table(const DecodeBench& o, const std::vector<Index>& ks, const std::vector<Measured>& all) {
+  const double temperature = o.rules.sampling.temperature;
+  std::cout << (temperature > 0 ? mtpx::cat("temperature ", temperature) : std::string("greedy")) << ": "
+            << fixed(all[0].rate(), 0) << " tokens/s without drafts\n";
+  for (std::size_t i = 1; i < ks.size(); ++i) {
+    const mtpx::DecodeStatistics& s = all[i].statistics;
+    std::cout << (ks[i] < 0    ? "  as many as pay"
+                  : ks[i] == 1 ? "  1 draft       "
+                               : mtpx::cat("  ", ks[i], " drafts      "))
+              << "  " << fixed(all[i].rate() / all[0].rate(), 2) << " x   " << fixed(s.tokens_per_pass(), 2)
+              << " tokens a pass   stood:";
+    for (std::size_t j = 0; j < s.accepted.size(); ++j)
+      std::cout << ' ' << fixed(100 * s.acceptance(j), 0) << " %";
+    std::cout << '\n';
+  }
+  std::cout << std::flush;
+  written();
+}
+
 template <typename T, typename D>
 void run(const DecodeBench& o, const D& device) {
   const mtpx::Transformer<T, D> model = make_model<T>(o, device);
@@ -223,6 +243,7 @@ void run(const DecodeBench& o, const D& device) {
     for (std::size_t i = 0; i < ks.size(); ++i) all[i].add(std::move(runs[i]));
   }
   for (std::size_t i = 0; i < ks.size(); ++i) all[i].statistics = decoders[i]->statistics();
+  if (o.table) return print_table(o, ks, all);
   const double one = median(costs.rows[1]);
   const double bytes = bytes_per_token(model, middle(o));
   const double roof = read_rate(device, bytes);

@@ -136,9 +136,11 @@ void run(Options o, const D& device) {
   // One prompt streams; several are written in their order, once all have ended.
   const bool stream = prompts.size() == 1 && !o.json;
   std::vector<std::vector<std::int32_t>> tokens;
+  std::vector<mtpx::Index> lengths;  // prompt and what came, in tokens
   std::vector<Text> texts;
   for (const std::string& prompt : prompts) {
     tokens.push_back(bytes_as_tokens(prompt));
+    lengths.push_back(static_cast<mtpx::Index>(tokens.back().size()));
     texts.push_back({{}, mtpx::StopText(o.stop), prompt});
   }
   const auto write = [&](const std::string& part) {
@@ -148,6 +150,7 @@ void run(Options o, const D& device) {
   if (stream && !write(prompts[0])) return;
   const mtpx::DecodeStatistics s =
       mtpx::generate_batch(loaded.model, tokens, o.batch, o.generate, [&](std::size_t i, std::int32_t token) {
+        ++lengths[i];
         const std::string part = texts[i].push(token);
         return (!stream || write(part)) && !texts[i].stop.found();
       });
@@ -157,6 +160,11 @@ void run(Options o, const D& device) {
     for (Text& text : texts) text.finish();
   }
   const auto count = static_cast<mtpx::Index>(prompts.size());
+  if (const mtpx::Index known = config.mtpx_trained_window;
+      known > 0 && *std::max_element(lengths.begin(), lengths.end()) > known) {
+    std::cerr << "notice: the text went past " << known
+              << " tokens, the longest window that the model was trained on\n";
+  }
   if (!o.json) {
     for (std::size_t i = 0; !stream && i < texts.size(); ++i) {
       if (!write(texts[i].all + '\n')) return;

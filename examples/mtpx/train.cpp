@@ -25,7 +25,7 @@ void on_signal(int signal) {
 }
 
 struct Options {
-  std::vector<std::string> data;
+  std::vector<std::string> data, validation_data;
   std::string out;
   ModelSource init;
   ConfigSource config;
@@ -43,7 +43,7 @@ struct Options {
   double validation = 0.1;
   mtpx::Index eval_every = 0;
   mtpx::Index eval_windows = 64;
-  std::string prompt = "template <typename T";
+  std::string prompt;
   bool activation_checkpointing = false;
   bool force = false;
   bool overfit = false;
@@ -136,6 +136,15 @@ mtpx::Corpus first_windows(const mtpx::Corpus& corpus, mtpx::Index tokens) {
   return mtpx::Corpus::from_text(text);
 }
 
+/// The start of a text, up to a space: what samples continue where nobody says what.
+std::string first_words(const mtpx::Corpus& text) {
+  std::string words;
+  for (mtpx::Index i = 0; i < std::min<mtpx::Index>(text.size(), 48); ++i)
+    words += static_cast<char>(text.token(i));
+  words.resize(std::min(words.size(), words.find_last_of(" \n")));
+  return mtpx::Utf8Stream::valid(words) ? words : "";
+}
+
 void prepare_out(const Options& o) {
   const std::filesystem::path out(o.out);
   std::error_code failed;
@@ -206,7 +215,11 @@ void run(Options o, const D& device) {
   const mtpx::Index size = corpus.size();
   const mtpx::Index needed = mtpx::Batches::minimum(o.batches.seq, depth);
   if (o.overfit) corpus = first_windows(corpus, std::max(needed, o.batches.batch * o.batches.seq));
-  auto [train, held_out] = o.overfit ? mtpx::CorpusSplit{corpus, {}} : corpus.split(o.validation, needed);
+  auto [train, held_out] = o.overfit ? mtpx::CorpusSplit{corpus, {}}
+                           : o.validation_data.empty()
+                               ? corpus.split(o.validation, needed)
+                               : mtpx::CorpusSplit{corpus, read_corpus(o.validation_data)};
+  if (o.prompt.empty()) o.prompt = first_words(held_out);
   const mtpx::Index training_tokens = train.size();
   mtpx::BatchOptions windows_of = o.batches;
   windows_of.depth = depth;
@@ -372,13 +385,16 @@ void add_train(CLI::App& app) {
   command->add_option("--validation", o.validation, "Share of the text held out")
       ->check(CLI::Range(0.0, 0.9))
       ->capture_default_str();
+  command->add_option("--validation-data", o.validation_data,
+                      "Files or folders to validate on instead; then all of --data is trained on");
   command->add_option("--eval-every", o.eval_every, "Steps between validations; default: a quarter of all")
       ->check(CLI::Range(1, 1 << 30));
   command->add_option("--eval-windows", o.eval_windows, "Most validation windows")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
-  command->add_option("--prompt", o.prompt, "Start of the text sample shown with each validation")
-      ->capture_default_str();
+  command->add_option(
+      "--prompt", o.prompt,
+      "Start of the text sample shown with each validation; default: that of the held-out text");
   command->add_flag("--overfit-batch", o.overfit, "Train on one fixed batch only: every loss must go to 0");
   command->add_flag("--force", o.force, "Replace the model in --out");
   command->add_option("--seed", o.batches.seed, "Seed of weights and shuffling")->capture_default_str();

@@ -67,7 +67,7 @@ TEST_CASE("device: one with the host's memory brings a pool, and nothing else") 
     CHECK(x.narrow_last(1, 2).to_host() == std::vector<float>{2, 3, 5, 6});
     const Tensor<float, Third> y(third, {2, 3});
     copy_on_device(third, y.data(), x.data(), x.bytes());
-    x.assign_by([](std::span<float> all) { all[0] = 9; });
+    x.assign_by([](Index, std::span<float> all) { all[0] = 9; });
     CHECK(x.to_host()[0] == 9);
     CHECK(y.to_host() == numbers);
     CHECK(Tensor<float, Third>::zeros(third, {2}).to_host() == std::vector<float>{0, 0});

@@ -59,6 +59,7 @@ struct Config {
   MtpConcat mtp_concat = MtpConcat::embedding_hidden;
   MtpHidden mtp_hidden = MtpHidden::post_norm;
   MtpHeads mtpx_heads = MtpHeads::sequential;
+  Index mtpx_trained_window = 0;  ///< longest window it was trained on, in tokens; 0 = not known
 
   bool operator==(const Config&) const = default;
 
@@ -131,7 +132,8 @@ struct Config {
                                  {"first_k_dense_replace", first_k_dense_replace, 0},
                                  {"max_position_embeddings", max_position_embeddings, 1},
                                  {"bos_token_id", bos_token_id, -1},
-                                 {"eos_token_id", eos_token_id, -1}};
+                                 {"eos_token_id", eos_token_id, -1},
+                                 {"mtpx_trained_window", mtpx_trained_window, 0}};
     if (n_routed_experts > 0) {  // otherwise nobody reads them
       counts.insert(counts.end(), {{"moe_intermediate_size", moe_intermediate_size, 1},
                                    {"n_shared_experts", n_shared_experts, 0},
@@ -360,12 +362,34 @@ inline Config small() {
   return config;
 }
 
+/// A model that learns words in three minutes on two CPU cores: bytes as tokens, 6 narrow dense layers, and one
+/// module that drafts two tokens, each at a sixth of the trunk's price.
+inline Config nano() {
+  Config config;
+  config.vocab_size = 256;
+  config.hidden_size = 96;
+  config.intermediate_size = 288;
+  config.num_hidden_layers = 6;
+  config.num_nextn_predict_layers = 2;
+  config.num_attention_heads = 3;
+  config.kv_lora_rank = 32;
+  config.qk_nope_head_dim = 32;
+  config.qk_rope_head_dim = 16;
+  config.v_head_dim = 32;
+  config.first_k_dense_replace = 8;
+  config.max_position_embeddings = 2048;
+  config.initializer_range = 0.03;
+  config.mtpx_heads = MtpHeads::repeated;
+  return config;
+}
+
 /// The preset of that name. Throws ConfigError naming the known ones.
 inline Config preset(std::string_view name) {
+  if (name == "nano") return nano();
   if (name == "tiny") return tiny();
   if (name == "deep") return deep();
   if (name == "small") return small();
-  throw ConfigError(cat("[config] no preset is called \"", name, "\"; there are tiny, deep and small"));
+  throw ConfigError(cat("[config] no preset is called \"", name, "\"; there are nano, tiny, deep and small"));
 }
 
 }  // namespace mtpx

@@ -56,6 +56,7 @@ class TrainStep {
       record_.forget();
       if constexpr (!HostMemory<D>) optimizer_.reserve(model_);
     }
+    model_.config.mtpx_trained_window = std::max(model_.config.mtpx_trained_window, inputs_[0].time());
     optimizer_.begin_step(model_.device(), lr);
     record_(model_.device(), [this] { run(); });
   }
