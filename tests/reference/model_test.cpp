@@ -40,7 +40,7 @@ Pass train(const Config& c, bool documents) {
   auto model = random_model<double, D>(c, 1);
   Batch<D> batch = random_batch<D>(2, 9, c.vocab_size);
   if (documents) {
-    batch.documents =
+    batch.positions =
         tensor<std::int32_t, D>({2, 10}, {0, 1, 2, 0, 1, 2, 3, 4, 5, 0, 7, 8, 9, 10, 0, 1, 0, 1, 2, 3});
     batch.mask_documents = true;
   }
@@ -64,11 +64,10 @@ std::pair<Numbers, std::map<std::string, Numbers>> trained(Config c) {
   for (std::uint64_t i = 0; i < 500; ++i) text += static_cast<char>('a' + Philox::block(3, 3, i)[0] % 16);
   TrainOptions o;
   o.steps = 4;
-  o.batch = 2;
-  o.seq = 12;
   o.accumulation = 2;
-  o.clip = 0.5;
-  Trainer<double, D> trainer(model, o, Batches(Corpus::from_text(text), {o.batch, o.seq, o.seed, 2}));
+  o.step.clip = 0.5;
+  Trainer<double, D> trainer(
+      model, o, Batches(Corpus::from_text(text), {.batch = 2, .seq = 12, .seed = 1337, .depth = 2}));
   Numbers figures;
   for (Index step = 0; step < o.steps; ++step) {
     const StepReport report = trainer.step();

@@ -77,14 +77,12 @@ class Run {
   static TrainOptions options() {
     TrainOptions o;
     o.steps = steps;
-    o.batch = 4;
-    o.seq = 24;
     return o;
   }
   static Batches text() {
     std::string all;
     for (std::uint64_t i = 0; i < 3000; ++i) all += static_cast<char>('a' + Philox::block(3, 3, i)[0] % 16);
-    return Batches(Corpus::from_text(all), {options().batch, options().seq, options().seed, 2});
+    return Batches(Corpus::from_text(all), {.batch = 4, .seq = 24, .seed = 1337, .depth = 2});
   }
 
   Transformer<T, Cuda> model_;

@@ -335,6 +335,7 @@ class Recorded<Cuda> {
 /// in order. A piece is on its way while the next is filled.
 template <typename Fill>
 void fill_by_host(const Cuda& device, void* to, std::size_t bytes, const Fill& fill) {
+  const Cuda::Current current(device);
   for (std::size_t at = 0; at < bytes; at += PinnedRing::batch_bytes) {
     const std::size_t size = std::min(PinnedRing::batch_bytes, bytes - at);
     fill(device.pinned().claim(size), at, size);

@@ -65,13 +65,13 @@ void set_zero(const D&, void* to, std::size_t bytes) {
 template <typename D>
 concept IsDevice = std::copyable<D> && std::same_as<decltype(D::memory), const Memory> &&
     requires(const D& device, void* to, const void* from, std::size_t bytes, Recorded<D>& recorded,
-             void (*work)()) {
+             void (*work)(), void (*fill)(void*, std::size_t, std::size_t)) {
   D(typename D::Empty{});
   { device.pool() } -> std::same_as<Pool&>;
   typename D::Current;
   requires std::constructible_from<typename D::Current, const D&>;
   copy_to_device(device, to, from, bytes);
-  fill_by_host(device, to, bytes, [](void*, std::size_t, std::size_t) {});
+  fill_by_host(device, to, bytes, fill);
   set_zero(device, to, bytes);
   recorded(device, work);
   recorded.forget();

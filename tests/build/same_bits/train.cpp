@@ -69,8 +69,9 @@ std::string run(int threads) {
   mtpx::initialize(model, 1);
   mtpx::StepOptions options;
   options.loss.depth_weights = mtpx::exponential_weights(2, 0.7);
-  const mtpx::LearningRate lr{.peak = 1e-2, .warmup = 5, .steps = 20};
+  const mtpx::LearningRate lr{.peak = 1e-2, .warmup = 5};
   const mtpx::LambdaSchedule lambda;
+  const mtpx::Index steps = 20;
   mtpx::TrainStep<T, Cpu> step(model, {batch(cpu, 3, 38, 0), batch(cpu, 3, 38, 1)}, options);
 
   std::string bytes;
@@ -78,8 +79,9 @@ std::string run(int threads) {
     const auto numbers = tensor.to_host();
     bytes.append(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(numbers[0]));
   };
-  for (mtpx::Index i = 0; i < lr.steps; ++i) {
-    step(lambda.at(i, lr.steps), lr.at(i));
+  for (mtpx::Index i = 0; i < steps; ++i) {
+    step.set_lambda(lambda.at(options.loss.lambda, i, steps));
+    step(lr.at(i, steps));
     append(step.losses());
     append(step.norm());
   }
