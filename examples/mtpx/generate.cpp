@@ -160,15 +160,17 @@ void run(Options o, const D& device) {
     for (Text& text : texts) text.finish();
   }
   const auto count = static_cast<mtpx::Index>(prompts.size());
-  if (const mtpx::Index known = config.mtpx_trained_window;
-      known > 0 && *std::max_element(lengths.begin(), lengths.end()) > known) {
+  const auto say_if_past = [&] {
+    const mtpx::Index known = config.mtpx_trained_window;
+    if (known == 0 || *std::max_element(lengths.begin(), lengths.end()) <= known) return;
     std::cerr << "notice: the text went past " << known
               << " tokens, the longest window that the model was trained on\n";
-  }
+  };
   if (!o.json) {
     for (std::size_t i = 0; !stream && i < texts.size(); ++i) {
       if (!write(texts[i].all + '\n')) return;
     }
+    say_if_past();
     print_statistics(s, count);
     return;
   }
@@ -181,7 +183,7 @@ void run(Options o, const D& device) {
   line["draft"] = o.generate.draft == mtpx::GenerateOptions::automatic ? mtpx::Json("auto")
                                                                        : mtpx::Json(o.generate.draft);
   std::cout << line.dump() << std::endl;
-  written();
+  if (written()) say_if_past();
 }
 
 /// "auto" or a number from 0 to 1024.
