@@ -18,7 +18,8 @@ struct LowProducts {
   LongWords operator()(LongWords x, std::uint32_t m) const {
     const LongWords factor = LongWords{} + m;
 #if defined(__AVX512F__)
-    return (LongWords)_mm512_mul_epu32((__m512i)x, (__m512i)factor);
+    // With a mask: the other form reads what g++ 12 takes for an uninitialized register.
+    return (LongWords)_mm512_maskz_mul_epu32(0xff, (__m512i)x, (__m512i)factor);
 #elif defined(__AVX2__)
     return (LongWords)_mm256_mul_epu32((__m256i)x, (__m256i)factor);
 #elif defined(__SSE2__) && !defined(__AVX__)
