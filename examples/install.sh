@@ -7,11 +7,9 @@
 build_packages=(g++ cmake ninja-build libeigen3-dev libcli11-dev nlohmann-json3-dev)
 # shellcheck disable=SC2034
 test_packages=(doctest-dev)
-# The second compiler, for tests/run.sh clang and tsan; and its OpenMP.
+# The second compiler, for tests/run.sh clang and tsan.
 # shellcheck disable=SC2034
 clang_packages=(clang-14)
-# shellcheck disable=SC2034
-clang_openmp_packages=(libomp-14-dev)
 # shellcheck disable=SC2034
 corpus_packages=(bible-kjv)
 

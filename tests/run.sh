@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Installs what is missing (apt), configures, builds and runs all tests.
-# Usage: tests/run.sh [PRESET]     release (default), asan, debug, clang or tsan; the last two install clang-14
+# Usage: tests/run.sh [PRESET [TESTS]]   PRESET: release (default), asan, debug, clang or tsan; the last two install
+# clang-14   TESTS: an expression; those whose names match it are run
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=examples/install.sh
 source examples/install.sh
 
-preset=${1:-release}
+preset=${1:-release} tests=${2:-.}
 packages=("${build_packages[@]}" "${test_packages[@]}")
-if [[ $preset == clang || $preset == tsan ]]; then packages+=("${clang_packages[@]}" "${clang_openmp_packages[@]}"); fi
+if [[ $preset == clang || $preset == tsan ]]; then packages+=("${clang_packages[@]}"); fi
 install_missing "${packages[@]}"
 
 build_start=$SECONDS
@@ -30,7 +31,7 @@ run_start=$SECONDS
 # The summary is printed again at the very end, after the times and after ctest's list of skipped tests.
 log=build/$preset/ctest.log
 status=0
-ctest --preset "$preset" --parallel "$(nproc)" </dev/null | tee "$log" || status=$?
+ctest --preset "$preset" --parallel "$(nproc)" --tests-regex "$tests" </dev/null | tee "$log" || status=$?
 
 echo
 echo "$preset: built in $((build_end - build_start)) s, tests ran in $((SECONDS - run_start)) s$cuda"

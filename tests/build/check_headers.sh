@@ -6,21 +6,25 @@ cd "$1"
 out=$2
 compiler=("${@:3}" -std=c++20 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -I . -I include)
 
-# Where Eigen is read, reading it is most of the price: precompiled. The others do without, because it would bring
-# standard headers that they forgot.
-with_eigen='kernels/eigen/|mtpx/reference.hpp|core/eigen.hpp'
-mkdir -p "$out"
-echo '#include <Eigen/Core>' >"$out/eigen.hpp"
-"${compiler[@]}" -x c++-header "$out/eigen.hpp" -o "$out/eigen.hpp.gch"
-
 compile() {  # HEADER COMPILER FLAG...
   printf '#include "%s"\n#include "%s"\n' "$1" "$1" | "${@:2}" -fsyntax-only -x c++ - ||
     { echo "$1: does not compile alone" && exit 1; }
 }
 export -f compile
 
+# What nearly all of a group reads is most of the price, so it is precompiled: Eigen for the reference, the kernels for
+# what is made of ops, JSON for what reads it. The others do without, because it would bring headers that they forgot.
+groups=('kernels/eigen/|mtpx/reference.hpp|core/eigen.hpp'
+  'mtpx/io/(config_json|json|model_folder|safetensors|weight_files)'
+  'include/mtpx/(ops|nn|mtp|model|decode)/|train/(adamw|step|trainer)')
+shared=('Eigen/Core' 'nlohmann/json.hpp' 'mtpx/kernels.hpp')
 headers=$(find include kernels -name '*.hpp' | grep -v cuda | sort)  # those need the CUDA toolkit
-grep -Ev "$with_eigen" <<<"$headers" |
-  xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "${compiler[@]}"
-grep -E "$with_eigen" <<<"$headers" |
-  xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "${compiler[@]}" -include "$out/eigen.hpp"
+mkdir -p "$out"
+for i in "${!groups[@]}"; do
+  echo "#include <${shared[i]}>" >"$out/$i.hpp"
+  "${compiler[@]}" -x c++-header "$out/$i.hpp" -o "$out/$i.hpp.gch"
+  grep -E "${groups[i]}" <<<"$headers" |
+    xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "${compiler[@]}" -include "$out/$i.hpp"
+  headers=$(grep -Ev "${groups[i]}" <<<"$headers")
+done
+xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "${compiler[@]}" <<<"$headers"

@@ -362,8 +362,8 @@ inline Config small() {
   return config;
 }
 
-/// A model that learns words in three minutes on two CPU cores: bytes as tokens, 6 narrow dense layers, and one
-/// module that drafts two tokens, each at a sixth of the trunk's price.
+/// A model that learns words in three minutes on two CPU cores: bytes as tokens, 6 narrow dense layers, and
+/// one module that drafts two tokens, each at a sixth of the trunk's price.
 inline Config nano() {
   Config config;
   config.vocab_size = 256;
