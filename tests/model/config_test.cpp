@@ -93,7 +93,8 @@ TEST_CASE("config: the presets") {
   CHECK(deep().hidden_size == 192);
   for (const char* name : {"tiny", "deep", "small"}) CHECK_NOTHROW(preset(name).validate());
   CHECK_THROWS_WITH_AS(preset("huge"),
-                       "[config] no preset is called \"huge\"; there are nano, tiny, deep and small", ConfigError);
+                       "[config] no preset is called \"huge\"; there are nano, tiny, deep and small",
+                       ConfigError);
 }
 
 TEST_CASE("config: which layers route to experts") {
