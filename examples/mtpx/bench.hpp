@@ -12,7 +12,7 @@ struct DecodeBench {
   mtpx::Index context = 512;
   mtpx::Index tokens = 64;
   mtpx::Index prompts = 8;
-  bool table = false;  ///< lines for people instead of JSON
+  bool table = false;           ///< lines for people instead of JSON
   mtpx::GenerateOptions rules;  ///< temperature, how drafts are picked and checked
   DeviceOptions device;
 };
