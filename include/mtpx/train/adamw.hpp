@@ -179,15 +179,14 @@ class AdamW {
   template <typename Module, typename Visit>
   void for_each_state(Module& module, const Visit& visit) {
     const auto each = [&](const char* what, const auto& pick) {
-      detail::visit_published<false>(
-          module,
-          [&](const std::string& name, const Tensor<A, D>& tensor) {
-            if (tensor.defined()) visit(name + what, tensor);
-          },
-          [&](const auto& parameter) {
-            const bool has = !parameter.frozen() || states_.contains(parameter.data());
-            return has ? pick(parameter, state_of(parameter)) : Tensor<A, D>();
-          });
+      const auto show = [&](const std::string& name, const Tensor<A, D>& tensor) {
+        if (tensor.defined()) visit(name + what, tensor);
+      };
+      const auto find = [&](const auto& parameter) {
+        const bool has = !parameter.frozen() || states_.contains(parameter.data());
+        return has ? pick(parameter, state_of(parameter)) : Tensor<A, D>();
+      };
+      detail::visit_published<false>(module, show, find);
     };
     each(".exp_avg", [](const auto&, const Moments& state) { return state.m; });
     each(".exp_avg_sq", [](const auto&, const Moments& state) { return state.v; });
@@ -225,8 +224,8 @@ class AdamW {
     const D& device = parameter.device();
     const Shape shape = parameter.shape();
     Moments state{Tensor<A, D>(device, shape), Tensor<A, D>(device, shape), {}, {}};
-    for (const Tensor<A, D>& moment : {state.m, state.v})
-      fill_value(device, shape.size(), A(0), moment.data());
+    fill_value(device, shape.size(), A(0), state.m.data());
+    fill_value(device, shape.size(), A(0), state.v.data());
     if constexpr (std::is_same_v<typename P::value_type, A>) {
       state.master = parameter.value();
     } else {
