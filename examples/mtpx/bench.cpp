@@ -11,9 +11,7 @@
 namespace program {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-struct Options {
+struct BenchFlags {
   ConfigSource config;
   mtpx::Index batch = 8;
   mtpx::Index seq = 256;
@@ -26,13 +24,6 @@ struct Options {
 };
 
 const Clock::time_point program_start = Clock::now();
-
-double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
-
-double rounded(double value, int digits) {
-  const double unit = std::pow(10.0, digits);
-  return std::round(value * unit) / unit;
-}
 
 /// Operations of one step: 2 a multiply-add, three products (output, two gradients) per weight that a token
 /// meets, and causal attention's two products forward and five backward (scores are computed again).
@@ -68,7 +59,7 @@ double operations(const mtpx::Config& c, mtpx::Index batch, mtpx::Index seq) {
 
 /// Four batches of random tokens.
 template <typename D>
-std::vector<mtpx::Tensor<std::int32_t, D>> random_batches(const D& device, const Options& o,
+std::vector<mtpx::Tensor<std::int32_t, D>> random_batches(const D& device, const BenchFlags& o,
                                                           mtpx::Index vocabulary) {
   std::vector<mtpx::Tensor<std::int32_t, D>> batches;
   for (std::uint64_t i = 0; i < 4; ++i) {
@@ -101,7 +92,7 @@ void add_figures(mtpx::Json& line, const mtpx::Cuda& gpu, double work) {
 #endif
 
 template <typename T, typename D>
-void run(const Options& o, const D& device) {
+void run(const BenchFlags& o, const D& device) {
   mtpx::Config config = o.config.read().config;
   if (o.depth >= 0) config.num_nextn_predict_layers = o.depth;
   if (!o.heads.empty()) config.mtpx_heads = heads_of(o.heads);
@@ -120,7 +111,7 @@ void run(const Options& o, const D& device) {
   constexpr bool host = mtpx::HostMemory<D>;
   const auto begin = Clock::now();
   step(0);
-  const double first_seconds = seconds(begin), start_seconds = seconds(program_start);
+  const double first_seconds = seconds_since(begin), start_seconds = seconds_since(program_start);
   const double first = main_loss();
   if (!host) {  // its first two steps make the record, and show what memory a step needs; replays ask for
                 // none
@@ -133,7 +124,7 @@ void run(const Options& o, const D& device) {
   for (mtpx::Index i = 0; i < o.steps; ++i) {
     const auto start = Clock::now();
     step(i);
-    times.push_back(seconds(start));
+    times.push_back(seconds_since(start));
   }
   const double last = main_loss();
   std::sort(times.begin(), times.end());
@@ -169,8 +160,8 @@ void run(const Options& o, const D& device) {
 }  // namespace
 
 void add_bench(CLI::App& app) {
-  auto options = std::make_shared<Options>();
-  Options& o = *options;
+  auto options = std::make_shared<BenchFlags>();
+  BenchFlags& o = *options;
   CLI::App* command =
       app.add_subcommand("bench", "Time training steps on random tokens, or decoding; prints JSON lines");
   o.config.add(*command);

@@ -13,23 +13,13 @@ namespace {
 
 using mtpx::Index;
 using Tokens = std::vector<std::int32_t>;
-using Clock = std::chrono::steady_clock;
 
 constexpr Index most_drafts = 4;
 constexpr std::size_t repeats = 3;  // of each prompt with each number of drafts
 
-double seconds_since(Clock::time_point from) {
-  return std::chrono::duration<double>(Clock::now() - from).count();
-}
-
 double median(std::vector<double> times) {
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
-}
-
-double rounded(double value, int digits) {
-  const double unit = std::pow(10.0, digits);
-  return std::round(value * unit) / unit;
 }
 
 /// Weights and cache entries that one token of plain decoding reads.

@@ -19,11 +19,8 @@ namespace {
 
 using mtpx::Index;
 using mtpx::Json;
-using Clock = std::chrono::steady_clock;
 
-double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
-
-struct Options {
+struct CompareFlags {
   std::vector<std::string> data;
   std::string out;
   ConfigSource config;
@@ -94,7 +91,7 @@ Design resized(Design design, Index parameters) {
 }
 
 /// The same for every run: text and prompts.
-struct Text {
+struct Texts {
   mtpx::Corpus train;
   mtpx::ValidationWindows windows;
   std::vector<std::vector<std::int32_t>> prompts;
@@ -102,7 +99,8 @@ struct Text {
 
 /// Decoding after every prompt, plain and with D drafts in turn.
 template <typename T, typename D>
-Json decode(const mtpx::Transformer<T, D>& model, const Text& text, const Options& o, double temperature) {
+Json decode(const mtpx::Transformer<T, D>& model, const Texts& text, const CompareFlags& o,
+            double temperature) {
   const Index depth = model.config.num_nextn_predict_layers;
   const Index positions = o.context + o.tokens + depth + 1;
   double time[2] = {0, 0}, emitted[2] = {0, 0};
@@ -122,7 +120,7 @@ Json decode(const mtpx::Transformer<T, D>& model, const Text& text, const Option
       const auto known = static_cast<Index>(decoder.tokens(slot).size());
       const auto start = Clock::now();
       while (static_cast<Index>(decoder.tokens(slot).size()) < o.context + o.tokens) decoder.step();
-      time[i] += seconds(start);
+      time[i] += seconds_since(start);
       emitted[i] += static_cast<double>(static_cast<Index>(decoder.tokens(slot).size()) - known);
       decoder.remove(slot);
     }
@@ -141,7 +139,8 @@ Json decode(const mtpx::Transformer<T, D>& model, const Text& text, const Option
 
 /// Trains one model and measures it.
 template <typename T, typename D>
-Json run(const D& device, const Design& design, std::uint64_t seed, const Text& text, const Options& o) {
+Json run(const D& device, const Design& design, std::uint64_t seed, const Texts& text,
+         const CompareFlags& o) {
   mtpx::Transformer<T, D> model(device, design.config);
   mtpx::initialize(model, seed);
   model.detach_depths = design.detached;
@@ -160,7 +159,7 @@ Json run(const D& device, const Design& design, std::uint64_t seed, const Text& 
     trainer.advance();
     if (step * o.evaluations % o.steps >= o.evaluations && step != o.steps) continue;
     trainer.reports();
-    training += seconds(start);
+    training += seconds_since(start);
     const mtpx::Evaluation e = mtpx::evaluate(model, text.windows);
     line["curve"].push_back(
         {{"step", step}, {"loss", e.loss}, {"accuracy", e.accuracy}, {"agreement", e.agreement}});
@@ -303,13 +302,13 @@ void draw(const std::filesystem::path& out, Json report) {
   written();
 }
 
-void redraw(const Options& o) {
+void redraw(const CompareFlags& o) {
   const mtpx::InputFile file("compare", std::filesystem::path(o.out) / "report.json");
   draw(o.out, mtpx::parse_json("compare", file.read_text(Index{1} << 26), file.path()));
 }
 
 template <typename T, typename D>
-void compare(const Options& o, const D& device) {
+void compare(const CompareFlags& o, const D& device) {
   mtpx::Config config = o.config.read().config;
   require_bytes(config);
   config.num_nextn_predict_layers = o.depth;
@@ -330,9 +329,9 @@ void compare(const Options& o, const D& device) {
   mtpx::Corpus corpus = read_corpus(o.data);
   const Index bytes = corpus.size(), needed = mtpx::Batches::minimum(o.seq, o.depth);
   auto [train, held_out] = corpus.split(o.validation, needed);
-  Text text{std::move(train),
-            mtpx::ValidationWindows(std::move(held_out), {o.batch, o.seq, o.eval_windows, o.depth}),
-            {}};
+  Texts text{std::move(train),
+             mtpx::ValidationWindows(std::move(held_out), {o.batch, o.seq, o.eval_windows, o.depth}),
+             {}};
   if (text.windows.windows() == 0) throw mtpx::ConfigError("[compare] no text is left over for validation");
   for (Index i = 0; static_cast<Index>(text.prompts.size()) < o.prompts && i < text.windows.size(); ++i) {
     const auto host = text.windows.at(i);
@@ -382,7 +381,7 @@ void compare(const Options& o, const D& device) {
       for (Index seed = 1; seed <= o.seeds; ++seed) {
         line["runs"].push_back(run<T>(again(device), d, static_cast<std::uint64_t>(seed), text, o));
         ++done;
-        const double elapsed = seconds(begin);
+        const double elapsed = seconds_since(begin);
         const Json& last = line["runs"].back();
         std::cout << "run " << done << '/' << runs << "  " << title << ", " << d.name << ", seed " << seed
                   << ": main head " << fixed(last["curve"].back()["loss"][0].get<double>(), 4)
@@ -407,15 +406,15 @@ void compare(const Options& o, const D& device) {
   for (Json& table : report["tables"]) {
     for (Json& design : table["designs"]) design["summary"] = summaries[i++];
   }
-  report["settings"]["seconds"] = seconds(begin);
+  report["settings"]["seconds"] = seconds_since(begin);
   draw(out, std::move(report));
 }
 
 }  // namespace
 
 void add_compare(CLI::App& app) {
-  auto options = std::make_shared<Options>();
-  Options& o = *options;
+  auto options = std::make_shared<CompareFlags>();
+  CompareFlags& o = *options;
   CLI::App* command = app.add_subcommand(
       "compare",
       "Train designs of multi-token prediction side by side and write report.html and report.json");

@@ -12,7 +12,7 @@
 namespace program {
 namespace {
 
-struct Options {
+struct GenerateFlags {
   ModelSource model;
   std::string prompt, prompts;
   mtpx::Index batch = 1;
@@ -24,7 +24,7 @@ struct Options {
 };
 
 /// --prompt, or the lines of --prompts; each must be what can be tokenised and leaves room to generate.
-std::vector<std::string> read_prompts(const Options& o, const mtpx::Config& config) {
+std::vector<std::string> read_prompts(const GenerateFlags& o, const mtpx::Config& config) {
   std::vector<std::string> prompts;
   std::vector<std::string> names;
   if (o.prompts.empty()) {
@@ -61,7 +61,7 @@ std::vector<std::string> read_prompts(const Options& o, const mtpx::Config& conf
 }
 
 /// A prompt and what came after it, as whole characters.
-struct Text {
+struct Written {
   mtpx::Utf8Stream characters{};
   mtpx::StopText stop{};
   std::string all{};
@@ -123,7 +123,7 @@ mtpx::Json report(const mtpx::DecodeStatistics& s, mtpx::Index prompts) {
 }
 
 template <typename T, typename D>
-void run(Options o, const D& device) {
+void run(GenerateFlags o, const D& device) {
   if (o.draft != "auto") o.generate.draft = std::stoll(o.draft);
   o.generate.sampling.validate();
   const auto loaded = o.model.load<T>(device);
@@ -137,7 +137,7 @@ void run(Options o, const D& device) {
   const bool stream = prompts.size() == 1 && !o.json;
   std::vector<std::vector<std::int32_t>> tokens;
   std::vector<mtpx::Index> lengths;  // prompt and what came, in tokens
-  std::vector<Text> texts;
+  std::vector<Written> texts;
   for (const std::string& prompt : prompts) {
     tokens.push_back(bytes_as_tokens(prompt));
     lengths.push_back(static_cast<mtpx::Index>(tokens.back().size()));
@@ -157,7 +157,7 @@ void run(Options o, const D& device) {
   if (stream) {
     if (!write(texts[0].finish() + '\n')) return;
   } else {
-    for (Text& text : texts) text.finish();
+    for (Written& text : texts) text.finish();
   }
   const auto count = static_cast<mtpx::Index>(prompts.size());
   const auto say_if_past = [&] {
@@ -178,7 +178,7 @@ void run(Options o, const D& device) {
   if (o.prompts.empty()) {
     line["text"] = texts[0].all;
   } else {
-    for (const Text& text : texts) line["texts"].push_back(text.all);
+    for (const Written& text : texts) line["texts"].push_back(text.all);
   }
   line["draft"] = o.generate.draft == mtpx::GenerateOptions::automatic ? mtpx::Json("auto")
                                                                        : mtpx::Json(o.generate.draft);
@@ -197,8 +197,8 @@ std::string check_draft(const std::string& text) {
 }  // namespace
 
 void add_generate(CLI::App& app) {
-  auto options = std::make_shared<Options>();
-  Options& o = *options;
+  auto options = std::make_shared<GenerateFlags>();
+  GenerateFlags& o = *options;
   o.generate.max_tokens = 256;
   CLI::App* command =
       app.add_subcommand("generate", "Continue prompts; text on standard output, figures on standard error");

@@ -3,7 +3,7 @@
 
 #include "program.hpp"
 
-#include <mtpx/io/model_folder.hpp>
+#include <mtpx/io/instances.hpp>
 #include <mtpx/mtpx.hpp>
 
 #include <filesystem>
@@ -13,29 +13,6 @@
 #include <string>
 #include <type_traits>
 #include <vector>
-
-// The model is compiled once a device, in model_cpu.cpp and model_cuda.cpp; the subcommands compile calls.
-#define MTPX_SCORED_MODEL(HOW, T, D)                                                                   \
-  HOW template struct Transformer<T, D>;                                                               \
-  HOW template MtpLoss<T, D> mtp_loss(const Transformer<T, D>&, const Forward<T, D>&, const Batch<D>&, \
-                                      const MtpLossOptions&);                                          \
-  HOW template Evaluation evaluate(const Transformer<T, D>&, const ValidationWindows&, bool);          \
-  HOW template LoadedModel<T, D> load_model(const D&, const std::filesystem::path&, SafeTensorsOptions);
-#define MTPX_MODEL(HOW, T, D)                                      \
-  MTPX_SCORED_MODEL(HOW, T, D)                                     \
-  HOW template class TrainStep<T, D>;                              \
-  HOW template class Trainer<T, D>;                                \
-  HOW template class Speculator<T, D>;                             \
-  HOW template void initialize(Transformer<T, D>&, std::uint64_t); \
-  HOW template void save_model(const std::filesystem::path&, const Transformer<T, D>&, const Json&, bool);
-namespace mtpx {
-MTPX_MODEL(extern, float, Cpu)
-MTPX_MODEL(extern, bf16, Cpu)
-#ifdef MTPX_CUDA
-MTPX_MODEL(extern, float, Cuda)
-MTPX_MODEL(extern, bf16, Cuda)
-#endif
-}  // namespace mtpx
 
 namespace program {
 

@@ -6,6 +6,8 @@
 #include <CLI/CLI.hpp>
 
 #include <cerrno>
+#include <chrono>
+#include <cmath>
 #include <cstring>
 #include <iomanip>
 #include <iostream>
@@ -14,6 +16,18 @@
 #include <vector>
 
 namespace program {
+
+using Clock = std::chrono::steady_clock;
+
+inline double seconds_since(Clock::time_point from) {
+  return std::chrono::duration<double>(Clock::now() - from).count();
+}
+
+/// To so many digits behind the point, as JSON lines show figures.
+inline double rounded(double value, int digits) {
+  const double unit = std::pow(10.0, digits);
+  return std::round(value * unit) / unit;
+}
 
 /// How a run ended, for scripts: the same meaning in every subcommand.
 enum ExitCode {

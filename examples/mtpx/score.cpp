@@ -8,17 +8,12 @@
 #include <iostream>
 #include <limits>
 
-namespace mtpx {  // in model_reference.cpp
-MTPX_SCORED_MODEL(extern, float, Reference)
-MTPX_SCORED_MODEL(extern, double, Reference)
-}  // namespace mtpx
-
 namespace program {
 namespace {
 
 using mtpx::Index;
 
-struct Options {
+struct ScoreFlags {
   ModelSource model;
   std::vector<std::string> data;
   std::string tokens;
@@ -170,7 +165,7 @@ mtpx::Json report(mtpx::Evaluation e, const mtpx::Config& config, const mtpx::Mt
 }
 
 template <typename T, typename D>
-void run(const Options& o, const D& device) {
+void run(const ScoreFlags& o, const D& device) {
   const auto model = o.model.load<T>(device).model;
   mtpx::MtpLossOptions weights = mtpx::published_weights(model.design);
   if (o.lambda >= 0) weights.lambda = o.lambda;
@@ -201,7 +196,7 @@ void run(const Options& o, const D& device) {
   std::cout << report(mtpx::evaluate(model, windows), model.config, weights).dump() << std::endl;
 }
 
-void run_reference(const Options& o) {
+void run_reference(const ScoreFlags& o) {
   if (o.device.dtype == "bf16") {
     throw mtpx::ConfigError("[device] --device reference: computes in float32 or float64, not in bf16");
   }
@@ -211,8 +206,8 @@ void run_reference(const Options& o) {
 }  // namespace
 
 void add_score(CLI::App& app) {
-  auto options = std::make_shared<Options>();
-  Options& o = *options;
+  auto options = std::make_shared<ScoreFlags>();
+  ScoreFlags& o = *options;
   CLI::App* command = app.add_subcommand(
       "score", "Losses and accuracies of every depth on given tokens or text, as one JSON line");
   o.model.add(*command)->required();

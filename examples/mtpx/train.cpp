@@ -16,15 +16,13 @@
 namespace program {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 volatile std::sig_atomic_t caught = 0;
 void on_signal(int signal) {
   if (caught != 0) std::_Exit(128 + signal);
   caught = signal;
 }
 
-struct Options {
+struct TrainFlags {
   std::vector<std::string> data, validation_data;
   std::string out;
   ModelSource init;
@@ -51,8 +49,6 @@ struct Options {
   DeviceOptions device;
 };
 
-double seconds(Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); }
-
 /// One line that is rewritten on a terminal; plain lines otherwise, about twenty a run.
 class Progress {
  public:
@@ -65,7 +61,7 @@ class Progress {
   bool shows(mtpx::Index step) const { return step == 1 || step % every_ == 0 || step == steps_; }
 
   void show(const mtpx::StepReport& report, mtpx::Index tokens_per_step) {
-    const double elapsed = seconds(start_);
+    const double elapsed = seconds_since(start_);
     const double rate = static_cast<double>(report.step * tokens_per_step) / elapsed;
     const double left =
         elapsed / static_cast<double>(report.step) * static_cast<double>(steps_ - report.step);
@@ -145,7 +141,7 @@ std::string first_words(const mtpx::Corpus& text) {
   return mtpx::Utf8Stream::valid(words) ? words : "";
 }
 
-void prepare_out(const Options& o) {
+void prepare_out(const TrainFlags& o) {
   const std::filesystem::path out(o.out);
   std::error_code failed;
   if (std::filesystem::exists(out / "model.safetensors") && !o.force) {
@@ -160,7 +156,7 @@ void prepare_out(const Options& o) {
 
 template <typename T, typename D>
 void report_evaluation(Progress& progress, Metrics& metrics, const mtpx::Transformer<T, D>& model,
-                       const mtpx::ValidationWindows& windows, mtpx::Index step, const Options& o) {
+                       const mtpx::ValidationWindows& windows, mtpx::Index step, const TrainFlags& o) {
   const mtpx::Evaluation e = mtpx::evaluate(model, windows, o.train.mask_documents);
   if (e.empty()) return;
   progress.say(mtpx::cat("  validation at step ", step, ": ", fixed(e.bits_per_byte(), 3), " bits per byte"));
@@ -182,7 +178,7 @@ void report_evaluation(Progress& progress, Metrics& metrics, const mtpx::Transfo
 }
 
 /// The weights that the design was published with, where none are asked for.
-void set_weights(Options& o, const mtpx::Config& config) {
+void set_weights(TrainFlags& o, const mtpx::Config& config) {
   const mtpx::MtpDesign design = config.design();
   const mtpx::MtpLossOptions published = mtpx::published_weights(design);
   mtpx::MtpLossOptions& loss = o.train.step.loss;
@@ -194,7 +190,7 @@ void set_weights(Options& o, const mtpx::Config& config) {
 }
 
 template <typename T, typename D>
-void run(Options o, const D& device) {
+void run(TrainFlags o, const D& device) {
   using Model = mtpx::Transformer<T, D>;
   mtpx::ModelConfig source = o.init.folder.empty()
                                  ? o.config.read()
@@ -259,7 +255,8 @@ void run(Options o, const D& device) {
   const auto catch_up = [&] {
     const std::vector<mtpx::StepReport> reports = trainer.reports();
     if (reports.empty()) return;
-    const double rate = static_cast<double>(tokens) * static_cast<double>(reports.size()) / seconds(start);
+    const double rate =
+        static_cast<double>(tokens) * static_cast<double>(reports.size()) / seconds_since(start);
     progress.show(reports.back(), tokens);
     for (const mtpx::StepReport& report : reports) {
       metrics.add({{"step", report.step},
@@ -284,7 +281,7 @@ void run(Options o, const D& device) {
     start = Clock::now();
   }
   catch_up();
-  const double elapsed = seconds(begin);
+  const double elapsed = seconds_since(begin);
   write_output([&] { mtpx::save_model(o.out, model, loaded.extra, !o.export_no_mtp); });
   progress.say(mtpx::cat("trained ", trainer.steps_done(), " steps in ", fixed(elapsed, 1), " s, ",
                          fixed(static_cast<double>(trainer.steps_done() * tokens) / elapsed, 0),
@@ -297,8 +294,8 @@ void run(Options o, const D& device) {
 }  // namespace
 
 void add_train(CLI::App& app) {
-  auto options = std::make_shared<Options>();
-  Options& o = *options;
+  auto options = std::make_shared<TrainFlags>();
+  TrainFlags& o = *options;
   o.train.lr.peak = 3e-3;
   o.train.lr.warmup = 100;
   CLI::App* command = app.add_subcommand("train", "Train a model on text and write it to a folder");

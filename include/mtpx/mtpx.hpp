@@ -17,3 +17,6 @@
 #include <mtpx/train/schedule.hpp>
 #include <mtpx/train/trainer.hpp>
 #include <mtpx/version.hpp>
+#ifdef MTPX_COMPILED
+#include <mtpx/instances.hpp>
+#endif

@@ -7,8 +7,8 @@ using namespace mtpx;
 
 namespace {
 
-using Numbers = std::vector<float>;
-using Matrix = Tensor<float, Cpu>;
+using Floats = std::vector<float>;
+using FloatMatrix = Tensor<float, Cpu>;
 
 /// Writes `value` everywhere the way a backward kernel does.
 void deliver(const Sink<float>& sink, Index count, float value) {
@@ -23,7 +23,7 @@ TEST_CASE("var: without a slot it is a constant, without a tape a leaf") {
   const Var<float, Cpu> nothing;
   CHECK(!nothing.defined());
 
-  const Var<float, Cpu> x(Matrix::from(cpu, {2, 2}, Numbers{1, 2, 3, 4}));
+  const Var<float, Cpu> x(FloatMatrix::from(cpu, {2, 2}, Floats{1, 2, 3, 4}));
   CHECK(x.defined());
   CHECK(!x.wants_grad());
   CHECK(x.tape() == nullptr);
@@ -40,10 +40,11 @@ TEST_CASE("var: without a slot it is a constant, without a tape a leaf") {
 TEST_CASE("parameter: the first gradient overwrites, the next ones add") {
   const Cpu cpu(1);
   {
-    Matrix junk = Matrix::from(cpu, {3}, Numbers{9, 9, 9});  // the gradient's buffer holds nines at first
+    FloatMatrix junk =
+        FloatMatrix::from(cpu, {3}, Floats{9, 9, 9});  // the gradient's buffer holds nines at first
   }
-  const Matrix value(cpu, {3});
-  const Matrix more_junk = Matrix::from(cpu, {3}, Numbers{9, 9, 9});
+  const FloatMatrix value(cpu, {3});
+  const FloatMatrix more_junk = FloatMatrix::from(cpu, {3}, Floats{9, 9, 9});
   Parameter<float, Cpu> p(value);
   CHECK(p.wants_grad());
   CHECK(p.tape() == nullptr);
@@ -51,10 +52,10 @@ TEST_CASE("parameter: the first gradient overwrites, the next ones add") {
   CHECK(!p.slot()->grad.defined());  // no buffer before somebody writes
 
   deliver(p.sink(), 3, 2);
-  CHECK(p.grad().to_host() == Numbers{2, 2, 2});
+  CHECK(p.grad().to_host() == Floats{2, 2, 2});
   deliver(p.sink(), 3, 5);
   deliver(p.destination().sink(), 3, 1);
-  CHECK(p.grad().to_host() == Numbers{8, 8, 8});
+  CHECK(p.grad().to_host() == Floats{8, 8, 8});
 
   const float* const buffer = p.grad().data();
   p.zero_grad();
@@ -63,7 +64,7 @@ TEST_CASE("parameter: the first gradient overwrites, the next ones add") {
   CHECK(!again.accumulate);
   CHECK(again.data == buffer);
   deliver(again, 3, 1);
-  CHECK(p.grad().to_host() == Numbers{1, 1, 1});
+  CHECK(p.grad().to_host() == Floats{1, 1, 1});
 }
 
 TEST_CASE("parameter: the gradient is dense, of the value's shape and of the accumulation type") {
@@ -77,7 +78,7 @@ TEST_CASE("parameter: the gradient is dense, of the value's shape and of the acc
   CHECK(p.grad().data() == sink.data);
 
   const auto slot = std::make_shared<detail::Slot<float, Cpu>>();
-  const Var<float, Cpu> strided(Matrix(cpu, {4, 8}).narrow_last(2, 3), slot, nullptr);
+  const Var<float, Cpu> strided(FloatMatrix(cpu, {4, 8}).narrow_last(2, 3), slot, nullptr);
   CHECK(strided.rows().stride == 8);
   strided.sink();
   CHECK(strided.grad().shape() == Shape{4, 3});
@@ -96,12 +97,12 @@ TEST_CASE("parameter: moves and never copies") {
   const float* const value = a.data();
   const P b = std::move(a);
   CHECK(b.data() == value);
-  CHECK(b.grad().to_host() == Numbers{3, 3});
+  CHECK(b.grad().to_host() == Floats{3, 3});
 
   // As ops see it: another handle to the same value and the same gradient.
   const Weight<float, Cpu> w = b;
   deliver(w.sink(), 2, 1);
-  CHECK(b.grad().to_host() == Numbers{4, 4});
+  CHECK(b.grad().to_host() == Floats{4, 4});
 }
 
 TEST_CASE("parameter: frozen, it has no gradient; thawed, it starts anew") {
@@ -127,7 +128,7 @@ TEST_CASE("parameter: frozen, it has no gradient; thawed, it starts anew") {
 TEST_CASE("destination: keeps the place for a gradient, not the value") {
   const Cpu cpu(1);
   const auto slot = std::make_shared<detail::Slot<float, Cpu>>();
-  auto x = std::make_unique<Var<float, Cpu>>(Matrix(cpu, {2, 32}), slot, nullptr);
+  auto x = std::make_unique<Var<float, Cpu>>(FloatMatrix(cpu, {2, 32}), slot, nullptr);
   const Destination<float, Cpu> destination = x->destination();
   CHECK(cpu.pool().bytes_in_use() == 256);
   x.reset();
@@ -135,5 +136,5 @@ TEST_CASE("destination: keeps the place for a gradient, not the value") {
   CHECK(destination.shape() == Shape{2, 32});
   deliver(destination.sink(), 64, 3);
   CHECK(slot->filled);
-  CHECK(slot->grad.to_host() == Numbers(64, 3.0f));
+  CHECK(slot->grad.to_host() == Floats(64, 3.0f));
 }

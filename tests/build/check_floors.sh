@@ -6,9 +6,10 @@ set -euo pipefail
 cd "$1"
 status=0
 
-find include kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' \) -exec awk '
+find include instances kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' \) -exec awk '
   # Floor of a file, named from include/ ("mtpx/core/shape.hpp") or from the repository ("kernels/...").
   function floor_of(name) {
+    if (name ~ /^(mtpx\/(mtpx|instances|io\/instances)\.hpp$|instances\/)/) return 8
     if (name ~ /^mtpx\/core\// || name == "mtpx/version.hpp") return 0
     if (name ~ /^kernels\// || name ~ /^mtpx\/(kernels|reference)\.hpp$/) return 1
     if (name ~ /^mtpx\/autograd\//) return 2
@@ -17,7 +18,6 @@ find include kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' 
     if (name ~ /^mtpx\/mtp\//) return 5
     if (name ~ /^mtpx\/model\//) return 6
     if (name ~ /^mtpx\/(train|decode|io)\//) return 7
-    if (name == "mtpx/mtpx.hpp") return 8
     return -1
   }
   function complain(rule) {
@@ -41,8 +41,8 @@ find include kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' 
       if (floor_of(name) < 0) complain("include of a folder without a floor")
       if (floor_of(name) > floor) complain("include points up")
       if (file ~ /^mtpx\/(nn|mtp|model|decode)\// && floor_of(name) == 1) complain("made of ops, never of kernels")
-      if (name == "mtpx/reference.hpp" && file !~ /^kernels\/eigen\//) complain("only who compares includes the reference")
-      if (name ~ /^mtpx\/io\// && file !~ /^mtpx\/io\//) complain("only io includes io")
+      if (name == "mtpx/reference.hpp" && file !~ /^(kernels\/eigen|instances)\//) complain("only who compares includes the reference")
+      if (name ~ /^mtpx\/io\// && file !~ /^(mtpx\/io|instances)\//) complain("only io includes io")
     } else if (quoted) {
       # Kernels include their siblings; the doors from include/ to kernels/ are kernels.hpp and reference.hpp.
       if (floor != 1) complain("write <mtpx/...>")

@@ -12,19 +12,27 @@ compile() {  # HEADER COMPILER FLAG...
 }
 export -f compile
 
-# What nearly all of a group reads is most of the price, so it is precompiled: Eigen for the reference, the kernels for
-# what is made of ops, JSON for what reads it. The others do without, because it would bring headers that they forgot.
+# What nearly all of a group reads is most of the price, so it is precompiled: Eigen for the reference, JSON for what
+# reads it, the kernels for what is made of ops, vectors and threads for the kernels. The others do without, because it
+# would bring headers that they forgot.
 groups=('kernels/eigen/|mtpx/reference.hpp|core/eigen.hpp'
-  'mtpx/io/(config_json|json|model_folder|safetensors|weight_files)'
-  'include/mtpx/(ops|nn|mtp|model|decode)/|train/(adamw|step|trainer)')
-shared=('Eigen/Core' 'nlohmann/json.hpp' 'mtpx/kernels.hpp')
+  'mtpx/io/(block_scales|config_json|instances|json|model_folder|safetensors|weight_files)'
+  'include/mtpx/(instances|mtpx|(ops|nn|mtp|model|decode)/)|train/(adamw|step|trainer)|autograd/(checkpoint|gradcheck|tape)'
+  'kernels/cpu/([a-z_]*|products/.*|build/.*)\.hpp')
+shared=('Eigen/Core' 'nlohmann/json.hpp' 'mtpx/kernels.hpp' 'kernels/cpu/core/parallel.hpp')
 headers=$(find include kernels -name '*.hpp' | grep -v cuda | sort)  # those need the CUDA toolkit
 mkdir -p "$out"
 for i in "${!groups[@]}"; do
   echo "#include <${shared[i]}>" >"$out/$i.hpp"
-  "${compiler[@]}" -x c++-header "$out/$i.hpp" -o "$out/$i.hpp.gch"
-  grep -E "${groups[i]}" <<<"$headers" |
-    xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "${compiler[@]}" -include "$out/$i.hpp"
+done
+printf '%s\n' "${!groups[@]}" |
+  xargs -P "$(nproc)" -I{} "${compiler[@]}" -x c++-header "$out/{}.hpp" -o "$out/{}.hpp.gch"
+
+check() {  # FLAG...   reads names of headers
+  xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "${compiler[@]}" "$@"
+}
+for i in "${!groups[@]}"; do
+  grep -E "${groups[i]}" <<<"$headers" | check -include "$out/$i.hpp"
   headers=$(grep -Ev "${groups[i]}" <<<"$headers")
 done
-xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "${compiler[@]}" <<<"$headers"
+check <<<"$headers"

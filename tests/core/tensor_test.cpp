@@ -9,29 +9,29 @@ using namespace mtpx;
 
 namespace {
 
-using Numbers = std::vector<float>;
-using Matrix = Tensor<float, Cpu>;
+using Floats = std::vector<float>;
+using FloatMatrix = Tensor<float, Cpu>;
 
 /// 0, 1, 2, ... in `shape`.
-Matrix counting(const Cpu& cpu, const Shape& shape) {
-  Numbers values(static_cast<std::size_t>(shape.size()));
+FloatMatrix counting(const Cpu& cpu, const Shape& shape) {
+  Floats values(static_cast<std::size_t>(shape.size()));
   std::iota(values.begin(), values.end(), 0.0f);
-  return Matrix::from(cpu, shape, values);
+  return FloatMatrix::from(cpu, shape, values);
 }
 
 }  // namespace
 
 TEST_CASE("tensor: an undefined one has no storage and makes no pool") {
-  const Matrix nothing;
+  const FloatMatrix nothing;
   CHECK(!nothing.defined());
   CHECK(nothing.data() == nullptr);
-  const Matrix copy = nothing;
+  const FloatMatrix copy = nothing;
   CHECK(!copy.defined());
 }
 
 TEST_CASE("tensor: a new one is dense") {
   const Cpu cpu(1);
-  const Matrix x(cpu, {2, 3, 4});
+  const FloatMatrix x(cpu, {2, 3, 4});
   CHECK(x.defined());
   CHECK(x.shape() == Shape{2, 3, 4});
   CHECK(x.size() == 24);
@@ -49,22 +49,22 @@ TEST_CASE("tensor: a new one is dense") {
 TEST_CASE("tensor: a scalar is one number") {
   const Cpu cpu(1);
   const float one = 7;
-  const Matrix x = Matrix::from(cpu, {}, std::span(&one, 1));
+  const FloatMatrix x = FloatMatrix::from(cpu, {}, std::span(&one, 1));
   CHECK(x.size() == 1);
-  CHECK(x.to_host() == Numbers{7});
-  CHECK(x.reshape({1, 1}).to_host() == Numbers{7});
+  CHECK(x.to_host() == Floats{7});
+  CHECK(x.reshape({1, 1}).to_host() == Floats{7});
 }
 
 TEST_CASE("tensor: zeros, numbers from the host and back") {
   const Cpu cpu(1);
   {
-    const Matrix junk = counting(cpu, {4, 4});  // the next one of its size gets its memory
+    const FloatMatrix junk = counting(cpu, {4, 4});  // the next one of its size gets its memory
   }
-  CHECK(Matrix::zeros(cpu, {4, 4}).to_host() == Numbers(16, 0.0f));
-  const Matrix x = Matrix::from(cpu, {2, 2}, Numbers{1, 2, 3, 4});
-  CHECK(x.to_host() == Numbers{1, 2, 3, 4});
-  x.assign(Numbers{5, 6, 7, 8});
-  CHECK(x.to_host() == Numbers{5, 6, 7, 8});
+  CHECK(FloatMatrix::zeros(cpu, {4, 4}).to_host() == Floats(16, 0.0f));
+  const FloatMatrix x = FloatMatrix::from(cpu, {2, 2}, Floats{1, 2, 3, 4});
+  CHECK(x.to_host() == Floats{1, 2, 3, 4});
+  x.assign(Floats{5, 6, 7, 8});
+  CHECK(x.to_host() == Floats{5, 6, 7, 8});
 
   const std::vector<std::int32_t> ids{3, -1};
   CHECK(Tensor<std::int32_t, Cpu>::from(cpu, {2}, ids).to_host() == ids);
@@ -76,13 +76,13 @@ TEST_CASE("tensor: zeros, numbers from the host and back") {
 
 TEST_CASE("tensor: as many values as elements") {
   const Cpu cpu(1);
-  CHECK_THROWS_WITH_AS(Matrix::from(cpu, {2, 3}, Numbers(5)),
+  CHECK_THROWS_WITH_AS(FloatMatrix::from(cpu, {2, 3}, Floats(5)),
                        "[tensor] as many values as the shape has elements\n  shape: [2, 3]\n  values: [5]",
                        ShapeError);
-  CHECK_THROWS_WITH_AS(Matrix(cpu, {2, 3}).assign(Numbers(7)),
+  CHECK_THROWS_WITH_AS(FloatMatrix(cpu, {2, 3}).assign(Floats(7)),
                        "[assign] as many values as a dense tensor has elements\n  x: [2, 3]\n  values: [7]",
                        ShapeError);
-  CHECK_THROWS_WITH_AS(Matrix(cpu, {2, 3}).narrow_last(0, 2).assign(Numbers(4)),
+  CHECK_THROWS_WITH_AS(FloatMatrix(cpu, {2, 3}).narrow_last(0, 2).assign(Floats(4)),
                        "[assign] as many values as a dense tensor has elements\n  x: [2, 2]\n  values: [4]",
                        ShapeError);
   CHECK(cpu.pool().bytes_in_use() == 0);
@@ -90,47 +90,47 @@ TEST_CASE("tensor: as many values as elements") {
 
 TEST_CASE("tensor: copies and views share storage; the last one returns it") {
   const Cpu cpu(1);
-  Matrix view;
+  FloatMatrix view;
   {
-    const Matrix x = counting(cpu, {4, 6});
-    const Matrix copy = x;
+    const FloatMatrix x = counting(cpu, {4, 6});
+    const FloatMatrix copy = x;
     CHECK(copy.data() == x.data());
     view = x.slice_front(1, 3).narrow_last(2, 3);
     CHECK(cpu.pool().bytes_in_use() == 128);
     copy.data()[8] = -1;
   }
   CHECK(cpu.pool().bytes_in_use() == 128);
-  CHECK(view.to_host() == Numbers{-1, 9, 10, 14, 15, 16});
-  view = Matrix();
+  CHECK(view.to_host() == Floats{-1, 9, 10, 14, 15, 16});
+  view = FloatMatrix();
   CHECK(cpu.pool().bytes_in_use() == 0);
 }
 
 TEST_CASE("tensor: may be the last owner of its device") {
-  Matrix x(Cpu(1), {4});
-  x = Matrix();
+  FloatMatrix x(Cpu(1), {4});
+  x = FloatMatrix();
   CHECK(!x.defined());
-  x = Matrix::zeros(Cpu(1), {4});
-  x = Matrix::zeros(Cpu(2), {5});
-  const Matrix& same = x;
+  x = FloatMatrix::zeros(Cpu(1), {4});
+  x = FloatMatrix::zeros(Cpu(2), {5});
+  const FloatMatrix& same = x;
   x = same;
-  CHECK(x.to_host() == Numbers(5, 0.0f));
+  CHECK(x.to_host() == Floats(5, 0.0f));
 }
 
 TEST_CASE("tensor: moved from, it is undefined") {
   const Cpu cpu(1);
-  Matrix x = counting(cpu, {2, 3});
-  const Matrix y = std::move(x);
-  CHECK(y.to_host() == Numbers{0, 1, 2, 3, 4, 5});
+  FloatMatrix x = counting(cpu, {2, 3});
+  const FloatMatrix y = std::move(x);
+  CHECK(y.to_host() == Floats{0, 1, 2, 3, 4, 5});
   CHECK(!x.defined());  // NOLINT(bugprone-use-after-move)
   CHECK(x.shape() == Shape{});
   x = y.slice_front(1, 2);
-  CHECK(x.to_host() == Numbers{3, 4, 5});
+  CHECK(x.to_host() == Floats{3, 4, 5});
 }
 
 TEST_CASE("tensor: reshape") {
   const Cpu cpu(1);
-  const Matrix x = counting(cpu, {2, 6});
-  const Matrix y = x.reshape({3, 2, 2});
+  const FloatMatrix x = counting(cpu, {2, 6});
+  const FloatMatrix y = x.reshape({3, 2, 2});
   CHECK(y.data() == x.data());
   CHECK(y.shape() == Shape{3, 2, 2});
   CHECK(y.row_stride() == 2);
@@ -142,28 +142,28 @@ TEST_CASE("tensor: reshape") {
 
 TEST_CASE("tensor: a strided view may be regrouped, but its rows stay whole") {
   const Cpu cpu(1);
-  const Matrix x = counting(cpu, {4, 3}).narrow_last(1, 2);
+  const FloatMatrix x = counting(cpu, {4, 3}).narrow_last(1, 2);
   CHECK(!x.contiguous());
-  const Matrix y = x.reshape({2, 2, 2});
+  const FloatMatrix y = x.reshape({2, 2, 2});
   CHECK(y.row_stride() == 3);
-  CHECK(y.to_host() == Numbers{1, 2, 4, 5, 7, 8, 10, 11});
+  CHECK(y.to_host() == Floats{1, 2, 4, 5, 7, 8, 10, 11});
   CHECK_THROWS_WITH_AS(x.reshape({2, 4}),
                        "[reshape] a strided view keeps its width; make it dense with contiguous(x)\n"
                        "  from: [4, 2]\n"
                        "  to: [2, 4]",
                        ShapeError);
   // A single row is dense wherever it stands.
-  const Matrix row = x.slice_front(2, 3);
+  const FloatMatrix row = x.slice_front(2, 3);
   CHECK(row.contiguous());
   CHECK(row.row_stride() == 3);
-  CHECK(row.reshape({2, 1}).to_host() == Numbers{7, 8});
+  CHECK(row.reshape({2, 1}).to_host() == Floats{7, 8});
   CHECK(row.reshape({2, 1}).row_stride() == 1);
 }
 
 TEST_CASE("tensor: narrow_last") {
   const Cpu cpu(1);
-  const Matrix x = counting(cpu, {2, 2, 4});
-  const Matrix y = x.narrow_last(1, 2);
+  const FloatMatrix x = counting(cpu, {2, 2, 4});
+  const FloatMatrix y = x.narrow_last(1, 2);
   CHECK(y.data() == x.data() + 1);
   CHECK(y.shape() == Shape{2, 2, 2});
   CHECK(y.row_stride() == 4);
@@ -172,8 +172,8 @@ TEST_CASE("tensor: narrow_last") {
   CHECK(y.rows().stride == 4);
   CHECK(!y.contiguous());
   CHECK(y.bytes() == 32);
-  CHECK(y.to_host() == Numbers{1, 2, 5, 6, 9, 10, 13, 14});
-  CHECK(y.narrow_last(1, 1).to_host() == Numbers{2, 6, 10, 14});
+  CHECK(y.to_host() == Floats{1, 2, 5, 6, 9, 10, 13, 14});
+  CHECK(y.narrow_last(1, 1).to_host() == Floats{2, 6, 10, 14});
   CHECK(x.narrow_last(0, 4).contiguous());
   CHECK(x.narrow_last(4, 0).size() == 0);
   CHECK(x.narrow_last(4, 0).to_host().empty());
@@ -188,22 +188,22 @@ TEST_CASE("tensor: narrow_last") {
 
 TEST_CASE("tensor: slice_front") {
   const Cpu cpu(1);
-  const Matrix x = counting(cpu, {3, 2, 2});
-  const Matrix y = x.slice_front(1, 3);
+  const FloatMatrix x = counting(cpu, {3, 2, 2});
+  const FloatMatrix y = x.slice_front(1, 3);
   CHECK(y.data() == x.data() + 4);
   CHECK(y.shape() == Shape{2, 2, 2});
   CHECK(y.row_stride() == 2);
-  CHECK(y.to_host() == Numbers{4, 5, 6, 7, 8, 9, 10, 11});
+  CHECK(y.to_host() == Floats{4, 5, 6, 7, 8, 9, 10, 11});
   CHECK(x.slice_front(0, 3).to_host() == x.to_host());
   CHECK(x.slice_front(2, 2).size() == 0);
   CHECK(x.slice_front(3, 3).to_host().empty());
-  CHECK(x.narrow_last(1, 1).slice_front(1, 2).to_host() == Numbers{5, 7});
+  CHECK(x.narrow_last(1, 1).slice_front(1, 2).to_host() == Floats{5, 7});
 
-  const Matrix line = counting(cpu, {5});
-  CHECK(line.slice_front(1, 4).to_host() == Numbers{1, 2, 3});
+  const FloatMatrix line = counting(cpu, {5});
+  CHECK(line.slice_front(1, 4).to_host() == Floats{1, 2, 3});
   CHECK(line.slice_front(1, 4).contiguous());
-  CHECK(line.slice_front(1, 4).slice_front(1, 2).to_host() == Numbers{2});
-  CHECK(line.narrow_last(1, 3).slice_front(2, 3).to_host() == Numbers{3});
+  CHECK(line.slice_front(1, 4).slice_front(1, 2).to_host() == Floats{2});
+  CHECK(line.narrow_last(1, 3).slice_front(2, 3).to_host() == Floats{3});
 
   const auto text = [](const char* entries, const char* shape) {
     return std::string("[slice_front] entries ") + entries + " must lie inside the first axis\n  x: " + shape;
@@ -211,14 +211,14 @@ TEST_CASE("tensor: slice_front") {
   CHECK_THROWS_WITH_AS(x.slice_front(1, 4), text("1 to 4", "[3, 2, 2]").c_str(), ShapeError);
   CHECK_THROWS_WITH_AS(x.slice_front(-1, 2), text("-1 to 2", "[3, 2, 2]").c_str(), ShapeError);
   CHECK_THROWS_WITH_AS(x.slice_front(2, 1), text("2 to 1", "[3, 2, 2]").c_str(), ShapeError);
-  CHECK_THROWS_WITH_AS(Matrix(cpu, {}).slice_front(0, 1), text("0 to 1", "[]").c_str(), ShapeError);
+  CHECK_THROWS_WITH_AS(FloatMatrix(cpu, {}).slice_front(0, 1), text("0 to 1", "[]").c_str(), ShapeError);
 }
 
 TEST_CASE("tensor: without elements") {
   const Cpu cpu(1);
   for (const Shape& shape : {Shape{0}, Shape{0, 3}, Shape{3, 0}, Shape{2, 0, 3}}) {
     CAPTURE(shape.str());
-    const Matrix x(cpu, shape);
+    const FloatMatrix x(cpu, shape);
     CHECK(x.defined());
     CHECK(x.size() == 0);
     CHECK(x.bytes() == 0);
@@ -226,9 +226,9 @@ TEST_CASE("tensor: without elements") {
     CHECK(x.to_host().empty());
     CHECK(x.reshape({7, 0}).shape() == Shape{7, 0});
     CHECK(x.slice_front(0, 0).to_host().empty());
-    CHECK_NOTHROW(x.assign(Numbers{}));
-    CHECK(Matrix::zeros(cpu, shape).to_host().empty());
-    CHECK(Matrix::from(cpu, shape, Numbers{}).shape() == shape);
+    CHECK_NOTHROW(x.assign(Floats{}));
+    CHECK(FloatMatrix::zeros(cpu, shape).to_host().empty());
+    CHECK(FloatMatrix::from(cpu, shape, Floats{}).shape() == shape);
   }
   CHECK(cpu.pool().bytes_in_use() == 0);
 }

@@ -1,4 +1,4 @@
-#include <mtpx/io/model_folder.hpp>
+#include <mtpx/io/instances.hpp>
 
 #include "io/support.hpp"
 #include "support/model.hpp"

@@ -13,7 +13,7 @@ namespace {
 
 using Numbers = std::vector<double>;
 constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
-constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double unbounded = std::numeric_limits<double>::infinity();
 
 Numbers distribution(const Numbers& logits, const SamplingOptions& options) {
   return mtpx::distribution(std::span<const double>(logits), options);
@@ -51,7 +51,7 @@ TEST_CASE("argmax: the lowest id on ties, never NaN") {
   CHECK(argmax({1, 3, 2}) == 1);
   CHECK(argmax({3, 1, 3}) == 0);
   CHECK(argmax({not_a_number, 1, 2}) == 2);
-  CHECK(argmax({not_a_number, -infinity}) == 1);
+  CHECK(argmax({not_a_number, -unbounded}) == 1);
   CHECK(argmax({2, not_a_number, 1}) == 0);
   CHECK(argmax({not_a_number, not_a_number}) == 0);
 }
@@ -86,13 +86,13 @@ TEST_CASE("distribution: equally likely tokens stay from the lowest id") {
 
 TEST_CASE("distribution: large logits and masked tokens do not overflow") {
   CHECK(distribution({1e4, -1e4, 1e4}, {1.0}) == Numbers{0.5, 0, 0.5});
-  CHECK(distribution({0, -infinity}, {1.0}) == Numbers{1, 0});
+  CHECK(distribution({0, -unbounded}, {1.0}) == Numbers{1, 0});
 }
 
 TEST_CASE("distribution: NaN has no chance beside a number, and of NaN alone token 0 is drawn") {
   constexpr double none = not_a_number;
   CHECK(distribution({none, 1, none, 1}, {1.0}) == Numbers{0, 0.5, 0, 0.5});
-  CHECK(distribution({none, 1, none, infinity}, {0.5, 3, 0.9}) == Numbers{0, 0, 0, 1});
+  CHECK(distribution({none, 1, none, unbounded}, {0.5, 3, 0.9}) == Numbers{0, 0, 0, 1});
   for (const SamplingOptions& o : {SamplingOptions{}, SamplingOptions{1.0}, SamplingOptions{1.0, 2, 0.5}})
     CHECK(distribution({none, none, none}, o) == Numbers{1, 0, 0});
 }
@@ -171,7 +171,7 @@ TEST_CASE("SamplingOptions: validate names the option and its value") {
   CHECK(text({1e-3, 1000000, 1}) == "");
   CHECK(text({-1}) == "[sampling] temperature = -1: must be 0 (greedy) or positive");
   CHECK(text({not_a_number}) == "[sampling] temperature = nan: must be 0 (greedy) or positive");
-  CHECK(text({infinity}) == "[sampling] temperature = inf: must be 0 (greedy) or positive");
+  CHECK(text({unbounded}) == "[sampling] temperature = inf: must be 0 (greedy) or positive");
   CHECK(text({1, -1}) == "[sampling] top_k = -1: must be 0 (all tokens) or positive");
   CHECK(text({1, 0, 0}) == "[sampling] top_p = 0: must be above 0 and at most 1");
   CHECK(text({1, 0, 1.1}) == "[sampling] top_p = 1.1: must be above 0 and at most 1");

@@ -102,7 +102,7 @@ struct Round {
     longer.insert(longer.end(), drafts.begin(), drafts.end());
     Numbers from = conditional(seed + 1000, longer, vocab);
     if (drawn) return from;
-    const std::int32_t best = argmax(std::span<const double>(from));
+    const std::int32_t best = mtpx::argmax(std::span<const double>(from));
     Numbers one_hot(vocab, 0.0);
     one_hot[static_cast<std::size_t>(best)] = 1;
     return one_hot;

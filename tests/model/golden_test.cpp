@@ -1,7 +1,7 @@
 // tests/golden: folders in the published format, and what transformers computed with them (make_golden.py).
 // The bounds are the project's: in float64 they are what the published router's float32 leaves.
 
-#include <mtpx/io/model_folder.hpp>
+#include <mtpx/io/instances.hpp>
 #include <mtpx/model/loss.hpp>
 #include <mtpx/ops/linear.hpp>
 

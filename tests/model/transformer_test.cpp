@@ -14,17 +14,17 @@ namespace {
 using Model = Transformer<double, Device>;
 
 /// Loss of every depth and all gradients.
-struct Pass {
+struct TrainPass {
   Numbers losses;
   std::map<std::string, Numbers> gradients;
 };
 
-Pass train(Model& model, const Batch<Device>& batch, const MtpLossOptions& options = {}) {
+TrainPass train(Model& model, const Batch<Device>& batch, const MtpLossOptions& options = {}) {
   model.zero_grad();
   Tape tape;
   const auto loss = mtp_loss(model, model(tape, batch), batch, options);
   tape.backward(loss.total);
-  Pass pass;
+  TrainPass pass;
   for (const auto& depth : loss.depths) pass.losses.push_back(host(depth.loss.value())[0]);
   pass.losses.push_back(host(loss.total.value())[0]);
   pass.gradients = gradients(model);
@@ -184,7 +184,7 @@ TEST_CASE("Transformer: at the start every depth's loss is about ln(vocabulary)"
   c.initializer_range = 0.006;
   Model model(device(), c);
   initialize(model, 3);
-  const Pass pass = train(model, random_batch(2, 40, 300));
+  const TrainPass pass = train(model, random_batch(2, 40, 300));
   for (std::size_t k = 0; k <= 2; ++k)
     CHECK(pass.losses[k] == doctest::Approx(std::log(300.0)).epsilon(0.01));
 }
@@ -193,9 +193,9 @@ TEST_CASE("Transformer: the same bits of losses and all gradients at 1, 2 and 3 
   Config c = wide_config();
   Model model = random_model(c, 1, 0.1);
   const auto batch = random_batch(3, 40, 300);
-  const Pass one = train(model, batch);
+  const TrainPass one = train(model, batch);
   other_ways([&] {
-    const Pass again = train(model, batch);
+    const TrainPass again = train(model, batch);
     check_bits(again.losses, one.losses);
     check_bits(again.gradients, one.gradients);
   });
@@ -210,7 +210,7 @@ TEST_CASE("Transformer: activation checkpointing gives the same bits and loads f
     model.update_bias(0);
     const std::size_t before = device().pool().bytes_in_use();
     device().pool().reset_peak();
-    const Pass pass = train(model, batch);
+    const TrainPass pass = train(model, batch);
     const Numbers load = host(model.layers[1].moe->load);
     return std::tuple(pass, load, device().pool().peak_bytes() - before);
   };

@@ -17,7 +17,7 @@ namespace {
 using Model = Transformer<double, Device>;
 using Tokens = std::vector<std::int32_t>;
 
-constexpr Index depth = 3, vocab = 5;
+constexpr Index depth = 3, vocabulary = 5;
 
 /// Calls check(model) for a random model of every combination of facts.
 template <typename Check>
@@ -31,7 +31,7 @@ void for_all_facts(const Check& check) {
     design.shares_weights = (facts & 16) != 0;
     design.own_layers = facts / 32;
     Config c = dense_config(depth);
-    c.vocab_size = vocab;
+    c.vocab_size = vocabulary;
     Model model(device(), c, design);
     randomize(model, 17, 0.5);
     INFO("facts " << facts);
@@ -82,7 +82,7 @@ Numbers first(const LatentCache<double, Device>& cache, Index count) {
 TEST_CASE("MtpDepths: every weight trains, and mtp_backward gives the gradients of the common tape") {
   for_all_facts([](Model& model) {
     CHECK(model.mtp.size() == (model.design.shares_weights ? 1 : depth));
-    const auto batch = random_batch(2, 6, vocab);
+    const auto batch = random_batch(2, 6, vocabulary);
     const MtpLossOptions options{.lambda = 0.7};
     Tape tape;
     tape.backward(mtp_loss(model, model(tape, batch), batch, options).total);
@@ -100,7 +100,7 @@ TEST_CASE("MtpDepths: every weight trains, and mtp_backward gives the gradients 
 TEST_CASE("MtpDepths: windows and caches give the same states") {
   for_all_facts([](const Model& model) {
     Tape tape(Mode::inference);
-    const Batch<Device> window{random_ids({1, 7}, 3, 0, vocab), {}, false};
+    const Batch<Device> window{random_ids({1, 7}, 3, 0, vocabulary), {}, false};
     Tokens tokens = window.tokens.to_host();
     tokens.pop_back();  // the last one's label
     const auto whole = model(tape, window);

@@ -11,11 +11,11 @@ TEST_SUITE_BEGIN("mtpx/mtp/loss.hpp");
 
 namespace {
 
-constexpr Index batch = 2, steps = 4, depth = 2;
+constexpr Index batch = 2, steps = 4, depths = 2;
 using Model = Transformer<double, Device>;
 
 Config config() {
-  Config c = dense_config(depth);
+  Config c = dense_config(depths);
   c.num_hidden_layers = 1;
   return c;
 }
@@ -25,7 +25,7 @@ struct States {
   std::vector<Var<double, Device>> leaves;
 
   States() {
-    for (Index k = 0; k <= depth; ++k) {
+    for (Index k = 0; k <= depths; ++k) {
       leaves.push_back(
           activation(random_tensor<double>({batch, steps - k, 8}, 60 + static_cast<std::uint64_t>(k))));
     }
@@ -78,7 +78,7 @@ TEST_CASE("mtp_loss: total = L_main + lambda / D sum_k w_k L_k + balance losses"
       Tape tape;
       const auto loss = mtp_loss(model, states.on(tape, {10, 20}), b, {lambda, w, LossDivisor::valid_rows});
       double want = 30;
-      for (Index k = 0; k <= depth; ++k) {
+      for (Index k = 0; k <= depths; ++k) {
         const double one = reference_depth(model, states, b, k).loss;
         const auto place = static_cast<std::size_t>(k);
         CHECK(losses(loss)[place] == doctest::Approx(one).epsilon(1e-13));
@@ -111,7 +111,7 @@ TEST_CASE("mtp_loss: gradients of the head and of every state are those of the s
   const auto loss = mtp_loss(model, states.on(tape), b, {.lambda = 0.6});
   tape.backward(loss.total);
   Numbers dw(static_cast<std::size_t>(11 * 8), 0.0);
-  for (Index k = 0; k <= depth; ++k) {
+  for (Index k = 0; k <= depths; ++k) {
     const auto want = reference_depth(model, states, b, k);
     const double weight = k == 0 ? 1.0 : 0.3;
     Numbers dx = want.dx;
@@ -133,7 +133,7 @@ TEST_CASE("mtp_loss: documents: a target in another document does not count") {
     Tape tape;
     const auto loss = mtp_loss(model, states.on(tape), b, {.divisor = divisor});
     const Index fixed = divisor == LossDivisor::valid_rows ? 0 : batch * steps;
-    for (Index k = 0; k <= depth; ++k) {
+    for (Index k = 0; k <= depths; ++k) {
       const auto want = reference_depth(model, states, b, k, fixed);
       const auto& got = loss.depths[static_cast<std::size_t>(k)];
       check_close(host(got.loss.value()), {want.loss}, 1e-13, cat("depth ", k));

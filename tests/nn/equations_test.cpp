@@ -28,12 +28,6 @@ Mla<double, Device> random_mla(Index q_lora_rank) {
   return mla;
 }
 
-Ids positions(Index batch, Index time, Index start) {
-  Ids p(device(), {batch, time});
-  fill_positions(device(), batch, time, start, p.data());
-  return p;
-}
-
 /// All ways to choose `count` of 0 .. n - 1, in lexicographic order.
 std::vector<std::vector<Index>> subsets(Index n, Index count) {
   std::vector<std::vector<Index>> all;

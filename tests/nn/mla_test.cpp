@@ -32,12 +32,6 @@ RopeTable<acc_t<T>, Device> table() {
   return make_rope_table<acc_t<T>>(device(), 128, 4, theta, {});
 }
 
-Ids positions(Index batch, Index time, Index start = 0) {
-  Ids p(device(), {batch, time});
-  fill_positions(device(), batch, time, start, p.data());
-  return p;
-}
-
 /// Columns [begin, begin + width) of rows of `stride`.
 Numbers columns(const Numbers& x, Index stride, Index begin, Index width) {
   Numbers part;

@@ -10,14 +10,14 @@ TEST_SUITE_BEGIN("mtpx/ops/attention.hpp");
 
 namespace {
 
-constexpr double scale = 0.7;
+constexpr double softmax_scale = 0.7;
 
 template <typename T>
 auto attention_card(AttentionShape s, const Ids& positions = {}, double spread = 1) {
   return Card(
       {"q", "kv", "k_rope"},
       [=](const auto& q, const auto& kv, const auto& k_rope) {
-        return attention(q, kv, k_rope, s, static_cast<acc_t<T>>(scale), positions);
+        return attention(q, kv, k_rope, s, static_cast<acc_t<T>>(softmax_scale), positions);
       },
       activation(random_tensor<T>({s.batch, s.time, s.heads * (s.nope + s.rope)}, 1, spread)),
       activation(random_tensor<T>({s.batch, s.time, s.heads * (s.nope + s.v)}, 2)),
@@ -39,7 +39,7 @@ void check_reference(const CardType& card, AttentionShape s, const Ids& position
   const Ints ids = positions.defined() ? positions.to_host() : Ints();
   const Numbers d_o = host(random_tensor<double>({s.batch, s.time, s.heads * s.v}, 1000));
   const reference::Attention want(s, card.template numbers<0>(), card.template numbers<1>(),
-                                  card.template numbers<2>(), ids, scale, d_o);
+                                  card.template numbers<2>(), ids, softmax_scale, d_o);
   check_close(got.value, want.o, 1e-12);
   check_close(got.grads[0], want.dq, 1e-12, "gradient of q");
   check_close(got.grads[1], want.dkv, 1e-12, "gradient of kv");
@@ -130,7 +130,7 @@ TEST_CASE("packed documents equal separate ones") {
     Tape tape(Mode::inference);
     const auto o =
         attention(tape.constant(part(packed.operand<0>())), tape.constant(part(packed.operand<1>())),
-                  tape.constant(part(packed.operand<2>())), alone, scale);
+                  tape.constant(part(packed.operand<2>())), alone, softmax_scale);
     check_close(host(o.value()), Numbers(value.begin() + d * 40 * 8, value.begin() + (d + 1) * 40 * 8),
                 1e-12);
   }
@@ -151,8 +151,9 @@ TEST_CASE("attention: a query's bits depend on itself and its keys alone") {
     AttentionShape shorter = s;
     shorter.time = time;
     Tape tape(Mode::inference);
-    const auto o = attention(tape.constant(front(card.operand<0>())), tape.constant(front(card.operand<1>())),
-                             tape.constant(front(card.operand<2>())), shorter, static_cast<float>(scale));
+    const auto o =
+        attention(tape.constant(front(card.operand<0>())), tape.constant(front(card.operand<1>())),
+                  tape.constant(front(card.operand<2>())), shorter, static_cast<float>(softmax_scale));
     check_bits(host(o.value()), Numbers(whole.begin(), whole.begin() + time * 10));
   }
 }
@@ -172,7 +173,8 @@ TEST_CASE("attention: huge scores stay finite") {
   // Almost every row has one key that takes all, so gradients are 0 but for rounding: no use comparing them.
   const AttentionShape s{1, 70, 1, 2, 2, 3};
   const auto card = attention_card<double>(s, {}, 1e4);
-  const reference::Attention want(s, card.numbers<0>(), card.numbers<1>(), card.numbers<2>(), {}, scale);
+  const reference::Attention want(s, card.numbers<0>(), card.numbers<1>(), card.numbers<2>(), {},
+                                  softmax_scale);
   const Result in_double = card.run();
   check_close(in_double.value, want.o, 1e-11);
   const Result in_float = attention_card<float>(s, {}, 1e4).run();
@@ -190,15 +192,15 @@ TEST_CASE("attention: errors") {
   const std::string rule =
       "[attention] q, kv and k_rope must be dense [1, 3, *] of 2 heads with nope 2, rope 2, v 3"
       "\n  q: [1, 3, 8]\n  kv: [1, 3, ";
-  CHECK_THROWS_WITH_AS(attention(q, x(9), k_rope, s, scale), (rule + "9]\n  k_rope: [1, 3, 2]").c_str(),
+  CHECK_THROWS_WITH_AS(attention(q, x(9), k_rope, s, softmax_scale),
+                       (rule + "9]\n  k_rope: [1, 3, 2]").c_str(), ShapeError);
+  CHECK_THROWS_WITH_AS(attention(q, kv, x(4), s, softmax_scale), (rule + "10]\n  k_rope: [1, 3, 4]").c_str(),
                        ShapeError);
-  CHECK_THROWS_WITH_AS(attention(q, kv, x(4), s, scale), (rule + "10]\n  k_rope: [1, 3, 4]").c_str(),
-                       ShapeError);
-  CHECK_THROWS_WITH_AS(attention(tape.input(with_gaps(q.value())), kv, k_rope, s, scale),
+  CHECK_THROWS_WITH_AS(attention(tape.input(with_gaps(q.value())), kv, k_rope, s, softmax_scale),
                        (rule + "10]\n  k_rope: [1, 3, 2]").c_str(), ShapeError);
   const Tape::Scope scope(tape, "self_attn");
   CHECK_THROWS_WITH_AS(
-      attention(q, kv, k_rope, s, scale, random_ids({1, 2}, 1, 0, 2)),
+      attention(q, kv, k_rope, s, softmax_scale, random_ids({1, 2}, 1, 0, 2)),
       "[attention] every row needs one position\n  q: [1, 3, 8]\n  positions: [1, 2]\n  in self_attn",
       ShapeError);
 }

@@ -16,7 +16,7 @@ auto embedding_card(const Ids& ids, Index vocab, Index width) {
       weight(random_tensor<T>({vocab, width}, 1)));
 }
 
-Numbers reference(const Ids& ids, const Numbers& table, Index width) {
+Numbers looked_up(const Ids& ids, const Numbers& table, Index width) {
   Numbers y;
   for (const std::int32_t id : ids.to_host()) {
     y.insert(y.end(), table.begin() + id * width, table.begin() + (id + 1) * width);
@@ -31,7 +31,7 @@ TEST_CASE("embedding: the card") {
     CAPTURE(width);
     const Ids ids = random_ids({2, 7}, 3, 0, 4);              // some ids several times
     const auto card = embedding_card<double>(ids, 5, width);  // id 4 never: its gradient is 0
-    check_bits(card.run().value, reference(ids, card.numbers<0>(), width));
+    check_bits(card.run().value, looked_up(ids, card.numbers<0>(), width));
     card.check();
   }
   embedding_card<double>(random_ids({1, 1}, 3, 0, 1), 1, 1).check();
@@ -44,7 +44,7 @@ TEST_CASE("embedding: ids may be a slice of longer rows") {
   const Ids dense = tensor<std::int32_t>({2, 6}, slice.to_host());
   const auto card = embedding_card<double>(slice, 5, 3);
   card.check_same_bits(card.run(), embedding_card<double>(dense, 5, 3).run());
-  CHECK(card.run().value == reference(slice, card.numbers<0>(), 3));
+  CHECK(card.run().value == looked_up(slice, card.numbers<0>(), 3));
 }
 
 TEST_CASE("embedding: bf16 sums its gradient in float") {

@@ -11,7 +11,7 @@ TEST_SUITE_BEGIN("mtpx/ops/latent_attention.hpp");
 
 namespace {
 
-constexpr double scale = 0.7;
+constexpr double factor = 0.7;
 constexpr Index latent = 5;
 
 /// Whole sequences: q, latent and k_rope of every token, as a prefill would have them.
@@ -28,7 +28,7 @@ struct Sequences {
     Tape tape(Mode::inference);
     const auto kv = linear(tape.constant(c), Weight<T, Device>(w));
     return host(
-        attention(tape.constant(q), kv, tape.constant(k_rope), s, static_cast<acc_t<T>>(scale)).value());
+        attention(tape.constant(q), kv, tape.constant(k_rope), s, static_cast<acc_t<T>>(factor)).value());
   }
 
   /// Decoded: `step` tokens of every sequence in one pass, sequences in turn or, backwards, in reverse.
@@ -61,7 +61,7 @@ struct Sequences {
       Tape tape(Mode::inference);
       const Numbers o =
           host(latent_attention(tape.constant(pick(q)), tape.constant(pick(c)), tape.constant(pick(k_rope)),
-                                Weight<T, Device>(w), s, static_cast<acc_t<T>>(scale), rows, cache)
+                                Weight<T, Device>(w), s, static_cast<acc_t<T>>(factor), rows, cache)
                    .value());
       for (std::size_t i = 0; i < positions.size(); ++i) {
         const auto from = o.begin() + static_cast<Index>(i) * width;
@@ -111,7 +111,7 @@ TEST_CASE("latent_attention: errors") {
   const LatentCache<double, Device> cache{random_tensor<double>({1, 4, 7}, 1)};
   const auto w = weight(random_tensor<double>({7, 5}, 1));
   const auto run = [&](Tape& on, const auto& kv_b, const DecodeRows<Device>& at) {
-    return latent_attention(x(on, 5), x(on, 5), x(on, 2), kv_b, s, scale, at, cache);
+    return latent_attention(x(on, 5), x(on, 5), x(on, 2), kv_b, s, factor, at, cache);
   };
   CHECK_NOTHROW(run(tape, w, rows));
   Tape recording;

@@ -87,6 +87,13 @@ Tensor<std::int32_t, D> random_ids(Shape shape, std::uint64_t stream, Index low,
   return Tensor<std::int32_t, D>::from(device<D>(), shape, values);
 }
 
+/// [batch, time]: the place of each row in its sequence, counted from `start`.
+inline Ids positions(Index batch, Index time, Index start = 0) {
+  Ids p(device(), {batch, time});
+  fill_positions(device(), batch, time, start, p.data());
+  return p;
+}
+
 template <typename T, typename D = Device>
 Tensor<T, D> tensor(Shape shape, const std::vector<T>& values) {
   return Tensor<T, D>::from(device<D>(), shape, values);

@@ -4,9 +4,7 @@
 //
 // Usage: train FILE
 
-#include <mtpx/core/rng.hpp>
-#include <mtpx/train/schedule.hpp>
-#include <mtpx/train/step.hpp>
+#include <mtpx/mtpx.hpp>
 
 #include <cstdio>
 #include <fstream>

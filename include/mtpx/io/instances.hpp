@@ -1,0 +1,32 @@
+#pragma once
+// Model folders and JSON, as our own programs hold them once: ../instances.hpp, for what needs the JSON
+// library.
+
+#include <mtpx/core/cpu.hpp>
+#include <mtpx/instances.hpp>
+#include <mtpx/io/json.hpp>
+#include <mtpx/io/model_folder.hpp>
+
+#define MTPX_MODEL_FOLDER(HOW, T, D)      \
+  HOW template struct LoadedModel<T, D>;  \
+  MTPX_INSTANCE_OF(HOW, load_model<T, D>) \
+  MTPX_INSTANCE_OF(HOW, save_model<T, D>)
+
+#define MTPX_MODEL_FOLDERS(HOW, D)  \
+  MTPX_MODEL_FOLDER(HOW, float, D)  \
+  MTPX_MODEL_FOLDER(HOW, double, D) \
+  MTPX_MODEL_FOLDER(HOW, bf16, D)
+
+#define MTPX_JSON(HOW)                    \
+  MTPX_INSTANCE_OF(HOW, parse_json<Json>) \
+  MTPX_INSTANCE_OF(HOW, parse_json<nlohmann::json>)
+
+#ifdef MTPX_COMPILED_IO
+namespace mtpx {
+MTPX_JSON(extern)
+MTPX_MODEL_FOLDERS(extern, Cpu)
+#ifdef MTPX_CUDA
+MTPX_MODEL_FOLDERS(extern, Cuda)
+#endif
+}  // namespace mtpx
+#endif
