@@ -13,13 +13,11 @@ compile() {  # HEADER COMPILER FLAG...
 export -f compile
 
 # What nearly all of a group reads is most of the price, so it is precompiled: Eigen for the reference, JSON for what
-# reads it, the kernels for what is made of ops, vectors and threads for the kernels. The others do without, because it
-# would bring headers that they forgot.
+# reads it, the kernels for what is made of ops. The others do without, because it would bring headers that they forgot.
 groups=('kernels/eigen/|mtpx/reference.hpp|core/eigen.hpp'
-  'mtpx/io/(block_scales|config_json|instances|json|model_folder|safetensors|weight_files)'
-  'include/mtpx/(instances|mtpx|(ops|nn|mtp|model|decode)/)|train/(adamw|step|trainer)|autograd/(checkpoint|gradcheck|tape)'
-  'kernels/cpu/([a-z_]*|products/.*|build/.*)\.hpp')
-shared=('Eigen/Core' 'nlohmann/json.hpp' 'mtpx/kernels.hpp' 'kernels/cpu/core/parallel.hpp')
+  'mtpx/io/(config_json|instances|json|model_folder|safetensors|weight_files)'
+  'include/mtpx/(ops|nn|mtp|model|decode)/|train/(adamw|step|trainer)')
+shared=('Eigen/Core' 'nlohmann/json.hpp' 'mtpx/kernels.hpp')
 headers=$(find include kernels -name '*.hpp' | grep -v cuda | sort)  # those need the CUDA toolkit
 mkdir -p "$out"
 for i in "${!groups[@]}"; do
