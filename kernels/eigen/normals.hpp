@@ -5,6 +5,8 @@
 
 #include "../normals.hpp"
 
+#include <cmath>
+
 namespace mtpx {
 
 /// deviation times the standard normal numbers of ../normals.hpp: what a seed means is the same everywhere.

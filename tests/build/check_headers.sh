@@ -6,31 +6,62 @@ cd "$1"
 out=$2
 compiler=("${@:3}" -std=c++20 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -I . -I include)
 
-compile() {  # HEADER COMPILER FLAG...
-  printf '#include "%s"\n#include "%s"\n' "$1" "$1" | "${@:2}" -fsyntax-only -x c++ - ||
-    { echo "$1: does not compile alone" && exit 1; }
+compile() {  # COMPILER FLAG... HEADER PRECOMPILED
+  local header=${*: -2:1} precompiled=${*: -1}
+  printf '#include "%s"\n#include "%s"\n' "$header" "$header" |
+    "${@:1:$#-2}" -include "$precompiled" -fsyntax-only -x c++ - || { echo "$header: does not compile alone" && exit 1; }
 }
 export -f compile
 
-# What nearly all of a group reads is most of the price, so it is precompiled: Eigen for the reference, JSON for what
-# reads it, the kernels for what is made of ops. The others do without, because it would bring headers that they forgot.
-groups=('kernels/eigen/|mtpx/reference.hpp|core/eigen.hpp'
-  'mtpx/io/(config_json|instances|json|model_folder|safetensors|weight_files)'
-  'include/mtpx/(ops|nn|mtp|model|decode)/|train/(adamw|step|trainer)')
-shared=('Eigen/Core' 'nlohmann/json.hpp' 'mtpx/kernels.hpp')
 headers=$(find include kernels -name '*.hpp' | grep -v cuda | sort)  # those need the CUDA toolkit
+
+# Parsing what many headers read is most of the price, so these are precompiled. A header gets the first of them that it
+# includes itself, directly or not: then nothing is hidden that it forgot, because it would have it anyway.
+shared=(include/mtpx/kernels.hpp nlohmann/json.hpp Eigen/Core kernels/cpu/core/simd.hpp include/mtpx/core/cpu.hpp
+  include/mtpx/core/tensor.hpp)
 mkdir -p "$out"
-for i in "${!groups[@]}"; do
+for i in "${!shared[@]}"; do
   echo "#include <${shared[i]}>" >"$out/$i.hpp"
 done
-printf '%s\n' "${!groups[@]}" |
+: >"$out/none.hpp"
+printf '%s\n' "${!shared[@]}" |
   xargs -P "$(nproc)" -I{} "${compiler[@]}" -x c++-header "$out/{}.hpp" -o "$out/{}.hpp.gch"
 
-check() {  # FLAG...   reads names of headers
-  xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "${compiler[@]}" "$@"
-}
-for i in "${!groups[@]}"; do
-  grep -E "${groups[i]}" <<<"$headers" | check -include "$out/$i.hpp"
-  headers=$(grep -Ev "${groups[i]}" <<<"$headers")
-done
-check <<<"$headers"
+# Lines of: header, what is precompiled for it. Includes under an #if do not count.
+# shellcheck disable=SC2086
+awk -v shared="${shared[*]}" -v out="$out" '
+  function absolute(name, quoted, parts, kept, n, i, k, path) {
+    if (!quoted) return name ~ /^mtpx\// ? "include/" name : name
+    path = FILENAME
+    sub(/[^\/]*$/, "", path)
+    n = split(path name, parts, "/")
+    for (i = 1; i <= n; ++i) {
+      if (parts[i] == "..") --k
+      else kept[++k] = parts[i]
+    }
+    path = kept[1]
+    for (i = 2; i <= k; ++i) path = path "/" kept[i]
+    return path
+  }
+  function reaches(from, to, seen, next_ones, n, i) {
+    if (from in seen) return 0
+    seen[from] = 1
+    n = split(includes[from], next_ones, " ")
+    for (i = 1; i <= n; ++i) if (next_ones[i] == to || reaches(next_ones[i], to, seen)) return 1
+    return 0
+  }
+  FNR == 1 { all[++count] = FILENAME; conditions = 0 }
+  /^#if/ { ++conditions }
+  /^#endif/ { --conditions }
+  /^#include/ && !conditions && match($0, /[<"][^>"]*[>"]/) {
+    includes[FILENAME] = includes[FILENAME] " " absolute(substr($0, RSTART + 1, RLENGTH - 2), substr($0, RSTART, 1) == "\"")
+  }
+  END {
+    n = split(shared, names, " ")
+    for (h = 1; h <= count; ++h) {
+      found = "none"
+      for (i = n; i >= 1; --i) { split("", seen); if (reaches(all[h], names[i], seen)) found = i - 1 }
+      print all[h], out "/" found ".hpp"
+    }
+  }' $headers >"$out/groups"
+xargs -P "$(nproc)" -L 1 bash -c 'compile "$@"' compile "${compiler[@]}" <"$out/groups"
