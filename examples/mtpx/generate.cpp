@@ -3,7 +3,7 @@
 #include "model.hpp"
 
 #include <mtpx/io/stop_text.hpp>
-#include <mtpx/io/utf8.hpp>
+#include <mtpx/text/utf8.hpp>
 
 #include <fstream>
 #include <iomanip>

@@ -2,7 +2,7 @@
 
 #include "model.hpp"
 
-#include <mtpx/io/utf8.hpp>
+#include <mtpx/text/utf8.hpp>
 
 #include <sys/ioctl.h>
 #include <unistd.h>

@@ -11,6 +11,8 @@
 #include <mtpx/model/loss.hpp>
 #include <mtpx/model/transformer.hpp>
 #include <mtpx/model/with_depths.hpp>
+#include <mtpx/text/bpe_train.hpp>
+#include <mtpx/text/tokenizer.hpp>
 #include <mtpx/train/adamw.hpp>
 #include <mtpx/train/batches.hpp>
 #include <mtpx/train/corpus.hpp>

@@ -17,7 +17,7 @@ find include instances kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -nam
     if (name ~ /^mtpx\/nn\//) return 4
     if (name ~ /^mtpx\/mtp\//) return 5
     if (name ~ /^mtpx\/model\//) return 6
-    if (name ~ /^mtpx\/(train|decode|io)\//) return 7
+    if (name ~ /^mtpx\/(text|train|decode|io)\//) return 7
     return -1
   }
   function complain(rule) {

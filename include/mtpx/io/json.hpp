@@ -2,6 +2,7 @@
 // JSON that came from outside: bounded depth, no key twice, errors with a place.
 
 #include <mtpx/core/error.hpp>
+#include <mtpx/text/utf8.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -36,38 +37,6 @@ std::string json_text(const Value& value) {
   if (value.is_object()) return "an object";
   if (value.is_array()) return "an array";
   return value.dump();
-}
-
-/// The first byte that is not part of a UTF-8 character (Unicode 15, table 3-7), or the size if there is
-/// none.
-inline std::size_t utf8_prefix(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
-  const auto within = [&](std::size_t i, unsigned low, unsigned high) {
-    return byte(i) >= low && byte(i) <= high;
-  };
-  std::size_t i = 0;
-  while (i < text.size()) {
-    const unsigned lead = byte(i);
-    std::size_t length = 0;
-    if (lead < 0x80U) {
-      length = 1;
-    } else if (lead >= 0xc2U && lead <= 0xdfU) {
-      length = 2;
-    } else if (lead >= 0xe0U && lead <= 0xefU) {  // no overlong forms, no surrogates
-      if (!within(i + 1, lead == 0xe0U ? 0xa0U : 0x80U, lead == 0xedU ? 0x9fU : 0xbfU)) return i;
-      length = 3;
-    } else if (lead >= 0xf0U && lead <= 0xf4U) {  // no overlong forms, nothing above U+10FFFF
-      if (!within(i + 1, lead == 0xf0U ? 0x90U : 0x80U, lead == 0xf4U ? 0x8fU : 0xbfU)) return i;
-      length = 4;
-    } else {
-      return i;
-    }
-    for (std::size_t tail = 1; tail < length; ++tail) {
-      if (!within(i + tail, 0x80U, 0xbfU)) return i;
-    }
-    i += length;
-  }
-  return i;
 }
 }  // namespace detail
 

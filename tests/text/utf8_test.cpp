@@ -1,4 +1,4 @@
-#include <mtpx/io/utf8.hpp>
+#include <mtpx/text/utf8.hpp>
 
 #include <doctest/doctest.h>
 
@@ -6,7 +6,7 @@
 
 using namespace mtpx;
 
-TEST_SUITE_BEGIN("mtpx/io/utf8.hpp");
+TEST_SUITE_BEGIN("mtpx/text/utf8.hpp");
 
 namespace {
 

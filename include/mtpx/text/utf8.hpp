@@ -1,10 +1,53 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 
 namespace mtpx {
+
+namespace detail {
+/// The first byte that is not part of a UTF-8 character (Unicode 15, table 3-7), or the size if there is
+/// none.
+inline std::size_t utf8_prefix(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
+  const auto within = [&](std::size_t i, unsigned low, unsigned high) {
+    return byte(i) >= low && byte(i) <= high;
+  };
+  std::size_t i = 0;
+  while (i < text.size()) {
+    constexpr std::uint64_t high_bits = 0x8080808080808080;
+    std::uint64_t eight = high_bits;  // most text is ASCII
+    if (text.size() - i >= sizeof(eight)) std::memcpy(&eight, text.data() + i, sizeof(eight));
+    if ((eight & high_bits) == 0) {
+      i += sizeof(eight);
+      continue;
+    }
+    const unsigned lead = byte(i);
+    std::size_t length = 0;
+    if (lead < 0x80U) {
+      length = 1;
+    } else if (lead >= 0xc2U && lead <= 0xdfU) {
+      length = 2;
+    } else if (lead >= 0xe0U && lead <= 0xefU) {  // no overlong forms, no surrogates
+      if (!within(i + 1, lead == 0xe0U ? 0xa0U : 0x80U, lead == 0xedU ? 0x9fU : 0xbfU)) return i;
+      length = 3;
+    } else if (lead >= 0xf0U && lead <= 0xf4U) {  // no overlong forms, nothing above U+10FFFF
+      if (!within(i + 1, lead == 0xf0U ? 0x90U : 0x80U, lead == 0xf4U ? 0x8fU : 0xbfU)) return i;
+      length = 4;
+    } else {
+      return i;
+    }
+    for (std::size_t tail = 1; tail < length; ++tail) {
+      if (!within(i + tail, 0x80U, 0xbfU)) return i;
+    }
+    i += length;
+  }
+  return i;
+}
+}  // namespace detail
 
 /// Turns bytes that arrive one by one into whole UTF-8 characters. A byte that cannot belong to one becomes
 /// U+FFFD, the replacement character, so what comes out is always valid UTF-8.
@@ -52,12 +95,7 @@ class Utf8Stream {
   }
 
   /// Whether `text` is UTF-8 throughout.
-  static bool valid(std::string_view text) {
-    Utf8Stream stream;
-    std::string out;
-    for (const char c : text) out += stream.push(static_cast<unsigned char>(c));
-    return out + stream.finish() == text;
-  }
+  static bool valid(std::string_view text) { return detail::utf8_prefix(text) == text.size(); }
 
  private:
   static constexpr const char* replacement = "\xEF\xBF\xBD";
