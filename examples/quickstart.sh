@@ -34,19 +34,19 @@ else
   mv "$text"/include_mtpx_decode_* "$held_out"
 fi
 
-say "3. Train: each byte's successor (main), and the two bytes after it (depths 1 and 2)"
+say "3. Learn 2048 tokens (byte-level BPE); train each one's successor (main), and the two after it (depths 1 and 2)"
 "$mtpx" train --preset nano --data "$text" --validation-data "$held_out" --out "$out" \
-  --steps 1650 --batch 2 --seq 256 --lr 4e-3
+  --steps 1400 --batch 2 --seq 256 --lr 4e-3
 
 # Text goes to standard output and the figures to standard error.
-prompt=$(head -c 60 "$(find "$held_out" -type f | sort | head -n 1)")
-generate() { "$mtpx" generate --model "$out" --prompt "$prompt" --max-tokens 190 --temperature 0.5 --draft "$1"; }
+prompt=$(head -n 1 "$(find "$held_out" -type f | sort | head -n 1)" | cut -d ' ' -f 1-12)
+generate() { "$mtpx" generate --model "$out" --prompt "$prompt" --max-tokens 80 --temperature 0.5 --draft "$1"; }
 
-say "4. Write, one byte a forward pass (--draft 0)"
+say "4. Write, one token a forward pass (--draft 0)"
 generate 0 >"$out/plain.txt" 2>"$out/plain.stats"
 cat "$out/plain.txt" "$out/plain.stats"
 
-say "5. Write again: the module drafts two bytes, the main model verifies them (--draft 2)"
+say "5. Write again: the module drafts two tokens, the main model verifies them (--draft 2)"
 generate 2 >"$out/drafted.txt" 2>"$out/drafted.stats"
 cat "$out/drafted.stats"
 

@@ -124,13 +124,13 @@
 
 // --- No templates ----------------------------------------------------------------------------------------
 
-#define MTPX_KERNELS_OF_NO_TYPE(KERNEL, D)                                                             \
-  KERNEL(fill_positions, (const D&, Index batch, Index time, Index start, std::int32_t* positions))    \
-  KERNEL(window_positions, (const D&, Rows rows, const std::int32_t* positions, std::int32_t* window)) \
-  KERNEL(shift_labels, (const D&, Rows rows, Index depth, const std::int32_t* tokens,                  \
-                        const std::int32_t* positions, std::int32_t* labels))                          \
-  KERNEL(clip_scale, (const D&, Index parts, const double* squares, double max_norm, double* norm,     \
-                      double* scale, double* halted))                                                  \
+#define MTPX_KERNELS_OF_NO_TYPE(KERNEL, D)                                                                \
+  KERNEL(fill_positions, (const D&, Index batch, Index time, Index start, std::int32_t* positions))       \
+  KERNEL(window_positions, (const D&, Rows rows, const std::int32_t* positions, std::int32_t* window))    \
+  KERNEL(shift_labels, (const D&, Rows rows, Index depth, const std::int32_t* tokens,                     \
+                        const std::int32_t* positions, const std::int32_t* counts, std::int32_t* labels)) \
+  KERNEL(clip_scale, (const D&, Index parts, const double* squares, double max_norm, double* norm,        \
+                      double* scale, double* halted))                                                     \
   KERNEL(verify_rounds, (const D&, const VerifyRule& rule, const DraftRounds& rounds, Verdict* verdicts))
 
 // --- Which types a device has them for -------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 #include "bench.hpp"
 #include "roofs.hpp"
+#include "text.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -123,11 +124,12 @@ mtpx::Transformer<T, D> make_model(const DecodeBench& o, const D& device) {
 /// Where the terms of the cost model are measured: half-way through what is decoded.
 Index middle(const DecodeBench& o) { return o.context + o.tokens / 2; }
 
-/// Prompts of `context` tokens, evenly spaced over the text, each with the tokens that follow it.
+/// Prompts of `context` tokens, evenly spaced over the text, each with the tokens that follow it. Random
+/// weights with another vocabulary than bytes get random ids.
 std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
   std::vector<Tokens> prompts;
   const Index length = middle(o) + most_drafts + 2;
-  if (c.vocab_size != mtpx::Corpus::vocabulary) {
+  if (o.model.folder.empty() && c.vocab_size != 256) {
     for (Index i = 0; i < o.prompts; ++i) {
       Tokens& ids = prompts.emplace_back();
       for (Index j = 0; j < length; ++j) {
@@ -139,7 +141,9 @@ std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
     return prompts;
   }
   const mtpx::Corpus corpus = read_corpus(o.data);
-  const mtpx::ValidationWindows windows(corpus, {1, length, o.prompts, 0});
+  const mtpx::Tokenizer tokenizer =
+      o.model.folder.empty() ? mtpx::Tokenizer() : tokenizer_of(o.model.folder, c);
+  const mtpx::ValidationWindows windows(tokens_of(corpus, tokenizer), {1, length, o.prompts, 0});
   for (Index i = 0; i < windows.size(); ++i) {
     Tokens ids = windows.at(i).tokens;
     ids.resize(static_cast<std::size_t>(length));
@@ -147,7 +151,7 @@ std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
   }
   if (prompts.empty()) {
     throw mtpx::ConfigError(
-        mtpx::cat("[bench] --context ", o.context, ": the text has no window of ", length + 1, " bytes"));
+        mtpx::cat("[bench] --context ", o.context, ": the text has no window of ", length + 1, " tokens"));
   }
   return prompts;
 }

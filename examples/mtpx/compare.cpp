@@ -1,7 +1,7 @@
 // mtpx compare: designs of multi-token prediction side by side: same trunk, same text, same batches.
 
-#include "model.hpp"
 #include "report.hpp"
+#include "text.hpp"
 
 #include <mtpx/io/file.hpp>
 
@@ -92,7 +92,7 @@ Design resized(Design design, Index parameters) {
 
 /// The same for every run: text and prompts.
 struct Texts {
-  mtpx::Corpus train;
+  mtpx::Tokens train;
   mtpx::ValidationWindows windows;
   std::vector<std::vector<std::int32_t>> prompts;
 };
@@ -310,7 +310,6 @@ void redraw(const CompareFlags& o) {
 template <typename T, typename D>
 void compare(const CompareFlags& o, const D& device) {
   mtpx::Config config = o.config.read().config;
-  require_bytes(config);
   config.num_nextn_predict_layers = o.depth;
   config.validate();
   if (o.context + o.tokens + o.depth + 1 > config.max_position_embeddings || o.context > o.seq) {
@@ -326,12 +325,14 @@ void compare(const CompareFlags& o, const D& device) {
   std::filesystem::create_directories(out, failed);
   if (failed) throw OutputError(mtpx::cat("[compare] --out ", o.out, ": cannot be made: ", failed.message()));
 
-  mtpx::Corpus corpus = read_corpus(o.data);
-  const Index bytes = corpus.size(), needed = mtpx::Batches::minimum(o.seq, o.depth);
-  auto [train, held_out] = corpus.split(o.validation, needed);
-  Texts text{std::move(train),
-             mtpx::ValidationWindows(std::move(held_out), {o.batch, o.seq, o.eval_windows, o.depth}),
-             {}};
+  const mtpx::Corpus corpus = read_corpus(o.data);
+  const Index needed = mtpx::Batches::minimum(o.seq, o.depth);
+  const auto [train, held_out] = corpus.split(o.validation, needed);
+  const mtpx::Tokenizer tokenizer = new_tokenizer("", config, train);
+  Texts text{
+      tokens_of(train, tokenizer),
+      mtpx::ValidationWindows(tokens_of(held_out, tokenizer), {o.batch, o.seq, o.eval_windows, o.depth}),
+      {}};
   if (text.windows.windows() == 0) throw mtpx::ConfigError("[compare] no text is left over for validation");
   for (Index i = 0; static_cast<Index>(text.prompts.size()) < o.prompts && i < text.windows.size(); ++i) {
     const auto host = text.windows.at(i);
@@ -360,7 +361,7 @@ void compare(const CompareFlags& o, const D& device) {
                 {"seeds", o.seeds},
                 {"device", device_name(device)},
                 {"dtype", o.device.dtype},
-                {"text_bytes", bytes},
+                {"text_bytes", corpus.size()},
                 {"validation_windows", text.windows.windows()},
                 {"prompts", text.prompts.size()},
                 {"context", o.context},
@@ -422,8 +423,7 @@ void add_compare(CLI::App& app) {
   const auto count = [&](const char* name, Index& into, const char* help) {
     command->add_option(name, into, help)->check(CLI::Range(1, 1 << 24))->capture_default_str();
   };
-  command->add_option("--data", o.data,
-                      "Files or folders of text, read as bytes; default: this repository's own");
+  command->add_option("--data", o.data, "Files or folders of text; default: this repository's own");
   command->add_option("--out", o.out, "Folder for the report")->required();
   o.config.add(*command);
   command->add_option("--depth", o.depth, "Depth D of every design but the baseline")

@@ -1,9 +1,8 @@
 // mtpx generate: continue prompts, with or without drafts.
 
-#include "model.hpp"
+#include "text.hpp"
 
 #include <mtpx/io/stop_text.hpp>
-#include <mtpx/text/utf8.hpp>
 
 #include <fstream>
 #include <iomanip>
@@ -23,12 +22,18 @@ struct GenerateFlags {
   DeviceOptions device;
 };
 
+struct Prompt {
+  std::string text;
+  std::vector<std::int32_t> ids;
+};
+
 /// --prompt, or the lines of --prompts; each must be what can be tokenised and leaves room to generate.
-std::vector<std::string> read_prompts(const GenerateFlags& o, const mtpx::Config& config) {
-  std::vector<std::string> prompts;
+std::vector<Prompt> read_prompts(const GenerateFlags& o, const mtpx::Config& config,
+                                 const mtpx::Tokenizer& tokenizer) {
+  std::vector<Prompt> prompts;
   std::vector<std::string> names;
   if (o.prompts.empty()) {
-    prompts.push_back(o.prompt);
+    prompts.push_back({o.prompt, {}});
     names.emplace_back("--prompt");
   } else {
     std::ifstream file(o.prompts);
@@ -39,7 +44,7 @@ std::vector<std::string> read_prompts(const GenerateFlags& o, const mtpx::Config
       ++number;
       if (line.ends_with('\r')) line.pop_back();
       if (line.empty()) continue;
-      prompts.push_back(line);
+      prompts.push_back({line, {}});
       names.push_back(mtpx::cat("--prompts ", o.prompts, " line ", number));
     }
     if (prompts.empty())
@@ -49,10 +54,11 @@ std::vector<std::string> read_prompts(const GenerateFlags& o, const mtpx::Config
     const auto fail = [&](const std::string& cause) {
       throw mtpx::ConfigError(mtpx::cat("[generate] ", names[i], cause));
     };
-    if (prompts[i].empty()) fail(" is empty");
-    if (!mtpx::Utf8Stream::valid(prompts[i])) fail(" is not valid UTF-8");
-    if (static_cast<mtpx::Index>(prompts[i].size()) >= config.max_position_embeddings) {
-      fail(mtpx::cat(" has ", prompts[i].size(),
+    if (prompts[i].text.empty()) fail(" is empty");
+    if (!mtpx::Utf8Stream::valid(prompts[i].text)) fail(" is not valid UTF-8");
+    prompts[i].ids = prompt_ids(prompts[i].text, tokenizer);
+    if (static_cast<mtpx::Index>(prompts[i].ids.size()) >= config.max_position_embeddings) {
+      fail(mtpx::cat(" has ", prompts[i].ids.size(),
                      " tokens; max_position_embeddings = ", config.max_position_embeddings,
                      " leaves room for ", config.max_position_embeddings - 1));
     }
@@ -62,14 +68,12 @@ std::vector<std::string> read_prompts(const GenerateFlags& o, const mtpx::Config
 
 /// A prompt and what came after it, as whole characters.
 struct Written {
-  mtpx::Utf8Stream characters{};
-  mtpx::StopText stop{};
-  std::string all{};
+  Decoded characters;
+  mtpx::StopText stop;
+  std::string all;
 
   /// Adds a token; returns what it completed.
-  std::string push(std::int32_t token) {
-    return add(stop.push(characters.push(static_cast<unsigned char>(token))));
-  }
+  std::string push(std::int32_t token) { return add(stop.push(characters.push(token))); }
   std::string finish() {
     if (stop.found()) return "";
     const std::string last = stop.push(characters.finish());
@@ -128,9 +132,9 @@ void run(GenerateFlags o, const D& device) {
   o.generate.sampling.validate();
   const auto loaded = o.model.load<T>(device);
   const mtpx::Config& config = loaded.model.config;
-  require_bytes(config);
+  const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, config);
   o.generate.validate(config.num_nextn_predict_layers, config.design());
-  const std::vector<std::string> prompts = read_prompts(o, config);
+  const std::vector<Prompt> prompts = read_prompts(o, config, tokenizer);
   if (config.eos_token_id >= 0) o.generate.stop.push_back(static_cast<std::int32_t>(config.eos_token_id));
 
   // One prompt streams; several are written in their order, once all have ended.
@@ -138,16 +142,16 @@ void run(GenerateFlags o, const D& device) {
   std::vector<std::vector<std::int32_t>> tokens;
   std::vector<mtpx::Index> lengths;  // prompt and what came, in tokens
   std::vector<Written> texts;
-  for (const std::string& prompt : prompts) {
-    tokens.push_back(bytes_as_tokens(prompt));
-    lengths.push_back(static_cast<mtpx::Index>(tokens.back().size()));
-    texts.push_back({{}, mtpx::StopText(o.stop), prompt});
+  for (const Prompt& prompt : prompts) {
+    tokens.push_back(prompt.ids);
+    lengths.push_back(static_cast<mtpx::Index>(prompt.ids.size()));
+    texts.push_back({Decoded(tokenizer), mtpx::StopText(o.stop), prompt.text});
   }
   const auto write = [&](const std::string& part) {
     std::cout << part << std::flush;
     return written();  // a closed pipe ends the run
   };
-  if (stream && !write(prompts[0])) return;
+  if (stream && !write(prompts[0].text)) return;
   const mtpx::DecodeStatistics s =
       mtpx::generate_batch(loaded.model, tokens, o.batch, o.generate, [&](std::size_t i, std::int32_t token) {
         ++lengths[i];

@@ -1,5 +1,5 @@
 #pragma once
-// What the subcommands share: the model, and where configurations and text come from.
+// What the subcommands share: the model, and where its configuration comes from.
 
 #include "program.hpp"
 
@@ -122,25 +122,6 @@ inline void add_heads(CLI::App& command, std::string& heads) {
                   "What predicts the tokens after the next, over the configuration's mtpx_heads: sequential "
                   "(DeepSeek-V3), repeated (one module for all depths), parallel (Gloeckle et al.), linear")
       ->check(CLI::IsMember({"sequential", "repeated", "parallel", "linear"}));
-}
-
-/// The text under `paths`; without any, this repository's own sources and documents.
-inline mtpx::Corpus read_corpus(const std::vector<std::string>& paths) {
-  if (paths.empty()) return mtpx::Corpus::from_paths({MTPX_SOURCE_DIR});
-  return mtpx::Corpus::from_paths({paths.begin(), paths.end()});
-}
-
-inline std::vector<std::int32_t> bytes_as_tokens(std::string_view text) {
-  std::vector<std::int32_t> tokens;
-  for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
-  return tokens;
-}
-
-/// Text is bytes: a model of another vocabulary would need its tokenizer.
-inline void require_bytes(const mtpx::Config& config) {
-  if (config.vocab_size == mtpx::Corpus::vocabulary) return;
-  throw mtpx::ConfigError(mtpx::cat("[config] vocab_size = ", config.vocab_size,
-                                    ": text is read as bytes, which takes a vocabulary of 256"));
 }
 
 /// How drafts are picked and checked.

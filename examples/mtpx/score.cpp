@@ -1,6 +1,6 @@
 // mtpx score: the losses of a model on given tokens or text, and what they came from.
 
-#include "model.hpp"
+#include "text.hpp"
 
 #include <mtpx/reference.hpp>
 
@@ -144,7 +144,9 @@ void write_dump(const std::string& path, const mtpx::Transformer<T, D>& model, c
   file.finish();
 }
 
-mtpx::Json report(mtpx::Evaluation e, const mtpx::Config& config, const mtpx::MtpLossOptions& weights) {
+/// has_text: whether it is known how many bytes the tokens stand for
+mtpx::Json report(mtpx::Evaluation e, const mtpx::Config& config, const mtpx::MtpLossOptions& weights,
+                  bool has_text) {
   const auto depth = static_cast<std::size_t>(config.num_nextn_predict_layers);
   e.loss.resize(depth + 1);  // a depth without a row has no loss
   e.accuracy.resize(depth + 1);
@@ -156,12 +158,11 @@ mtpx::Json report(mtpx::Evaluation e, const mtpx::Config& config, const mtpx::Mt
     if (!std::isfinite(e.loss[k]))
       throw mtpx::NumericError(mtpx::cat("[score] the loss of depth ", k, " is ", e.loss[k]));
   }
-  const bool bytes = config.vocab_size == mtpx::Corpus::vocabulary;
   return {{"loss", total},
           {"ce", e.loss},
           {"accuracy", e.accuracy},
           {"rows", e.rows},
-          {"bits_per_byte", bytes ? mtpx::Json(e.bits_per_byte()) : mtpx::Json(nullptr)}};
+          {"bits_per_byte", has_text ? mtpx::Json(e.bits_per_byte()) : mtpx::Json(nullptr)}};
 }
 
 template <typename T, typename D>
@@ -173,7 +174,7 @@ void run(const ScoreFlags& o, const D& device) {
   if (!o.tokens.empty()) {
     const TokenRows tokens(o.tokens, model.config, o.batch);
     evaluation = mtpx::evaluate(model, tokens);
-    const mtpx::Json line = report(evaluation, model.config, weights);
+    const mtpx::Json line = report(evaluation, model.config, weights, model.config.vocab_size == 256);
     if (o.gradients) add_gradients(model, tokens, weights);
     if (!o.dump.empty()) {
       write_output([&] { write_dump(o.dump, model, tokens, o.gradients); });
@@ -181,19 +182,21 @@ void run(const ScoreFlags& o, const D& device) {
     std::cout << line.dump() << std::endl;
     return;
   }
-  require_bytes(model.config);
+  const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, model.config);
   if (o.seq > model.config.max_position_embeddings) {
     throw mtpx::ConfigError(mtpx::cat("[score] --seq ", o.seq,
                                       ": max_position_embeddings = ", model.config.max_position_embeddings));
   }
   const mtpx::Corpus corpus = read_corpus(o.data);
   const Index depth = model.config.num_nextn_predict_layers;
-  const mtpx::ValidationWindows windows(corpus, {o.batch, o.seq, std::numeric_limits<Index>::max(), depth});
+  const mtpx::Tokens tokens = tokens_of(corpus, tokenizer);
+  const mtpx::ValidationWindows windows(tokens, {o.batch, o.seq, std::numeric_limits<Index>::max(), depth});
   if (windows.windows() == 0) {
-    throw mtpx::ConfigError(mtpx::cat("[score] --seq ", o.seq, ": the text has ", corpus.size(),
-                                      " bytes; a window takes ", o.seq + 1));
+    throw mtpx::ConfigError(mtpx::cat("[score] --seq ", o.seq, ": the text has ", tokens.size(),
+                                      " tokens; a window takes ", o.seq + 1));
   }
-  std::cout << report(mtpx::evaluate(model, windows), model.config, weights).dump() << std::endl;
+  evaluation = mtpx::evaluate(model, windows, false, token_bytes(tokenizer, model.config));
+  std::cout << report(evaluation, model.config, weights, true).dump() << std::endl;
 }
 
 void run_reference(const ScoreFlags& o) {
@@ -211,8 +214,8 @@ void add_score(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "score", "Losses and accuracies of every depth on given tokens or text, as one JSON line");
   o.model.add(*command)->required();
-  auto* data = command->add_option("--data", o.data,
-                                   "Files or folders of text, read as bytes; default: this repository's own");
+  auto* data =
+      command->add_option("--data", o.data, "Files or folders of text; default: this repository's own");
   auto* tokens = command->add_option("--tokens", o.tokens, "safetensors file with `tokens`, I64 [B, T + 1]")
                      ->excludes(data);
   auto* dump =

@@ -1,8 +1,6 @@
 // mtpx train: text in, a model folder out.
 
-#include "model.hpp"
-
-#include <mtpx/text/utf8.hpp>
+#include "text.hpp"
 
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -27,6 +25,8 @@ struct TrainFlags {
   std::string out;
   ModelSource init;
   ConfigSource config;
+  std::string tokenizer;
+  mtpx::Index vocabulary = 0;
   mtpx::Index depth = -1;
   mtpx::TrainOptions train;
   mtpx::BatchOptions batches{.seed = 1337};
@@ -93,17 +93,22 @@ class Progress {
   Clock::time_point start_ = Clock::now();
 };
 
+/// What comes after the prompt: some 120 bytes; nothing if the prompt leaves no room.
 template <typename T, typename D>
-std::string sample(const mtpx::Transformer<T, D>& model, const std::string& prompt) {
+std::string sample(const mtpx::Transformer<T, D>& model, const mtpx::Tokenizer& tokenizer,
+                   const std::string& prompt) {
+  constexpr std::size_t enough = 120;
+  const std::vector<std::int32_t> ids = prompt_ids(prompt, tokenizer);
   mtpx::GenerateOptions options;
-  options.max_tokens = std::min<mtpx::Index>(
-      120, model.config.max_position_embeddings - static_cast<mtpx::Index>(prompt.size()));
+  options.max_tokens = std::min(static_cast<mtpx::Index>(enough),
+                                model.config.max_position_embeddings - static_cast<mtpx::Index>(ids.size()));
+  if (options.max_tokens < 1) return "";
   options.sampling = {0.7, 0, 0.95};
-  mtpx::Utf8Stream text;
+  Decoded text(tokenizer);
   std::string out;
-  mtpx::generate(model, bytes_as_tokens(prompt), options, [&](std::int32_t token) {
-    out += text.push(static_cast<unsigned char>(token));
-    return true;
+  mtpx::generate(model, ids, options, [&](std::int32_t token) {
+    out += text.push(token);
+    return out.size() < enough;
   });
   return out + text.finish();
 }
@@ -126,17 +131,18 @@ class Metrics {
 };
 
 /// Only windows of one fixed batch, for `--overfit-batch`: the same step again and again.
-mtpx::Corpus first_windows(const mtpx::Corpus& corpus, mtpx::Index tokens) {
-  std::string text;
-  for (mtpx::Index i = 0; i < tokens; ++i) text += static_cast<char>(corpus.token(i % corpus.size()));
-  return mtpx::Corpus::from_text(text);
+mtpx::Tokens first_windows(const mtpx::Tokens& all, mtpx::Index count) {
+  std::vector<std::int32_t> ids;
+  for (mtpx::Index i = 0; i < count; ++i) ids.push_back(all.at(i % all.size()));
+  mtpx::Tokens tokens;
+  tokens.add(ids);
+  return tokens;
 }
 
 /// The start of a text, up to a space: what samples continue where nobody says what.
 std::string first_words(const mtpx::Corpus& text) {
-  std::string words;
-  for (mtpx::Index i = 0; i < std::min<mtpx::Index>(text.size(), 48); ++i)
-    words += static_cast<char>(text.token(i));
+  if (text.empty()) return "";
+  std::string words(text.text(0).substr(0, 48));
   words.resize(std::min(words.size(), words.find_last_of(" \n")));
   return mtpx::Utf8Stream::valid(words) ? words : "";
 }
@@ -156,8 +162,10 @@ void prepare_out(const TrainFlags& o) {
 
 template <typename T, typename D>
 void report_evaluation(Progress& progress, Metrics& metrics, const mtpx::Transformer<T, D>& model,
-                       const mtpx::ValidationWindows& windows, mtpx::Index step, const TrainFlags& o) {
-  const mtpx::Evaluation e = mtpx::evaluate(model, windows, o.train.mask_documents);
+                       const mtpx::Tokenizer& tokenizer, const mtpx::ValidationWindows& windows,
+                       mtpx::Index step, const TrainFlags& o) {
+  const mtpx::Evaluation e =
+      mtpx::evaluate(model, windows, o.train.mask_documents, token_bytes(tokenizer, model.config));
   if (e.empty()) return;
   progress.say(mtpx::cat("  validation at step ", step, ": ", fixed(e.bits_per_byte(), 3), " bits per byte"));
   for (std::size_t k = 0; k < e.loss.size(); ++k) {
@@ -172,9 +180,9 @@ void report_evaluation(Progress& progress, Metrics& metrics, const mtpx::Transfo
                {"acceptance", e.accuracy},
                {"agreement", e.agreement},
                {"bits_per_byte", e.bits_per_byte()}});
-  if (static_cast<mtpx::Index>(o.prompt.size()) < model.config.max_position_embeddings && !o.prompt.empty()) {
-    progress.say(mtpx::cat("  sample: ", mtpx::Json(o.prompt + sample(model, o.prompt)).dump()));
-  }
+  if (o.prompt.empty()) return;
+  const std::string more = sample(model, tokenizer, o.prompt);
+  if (!more.empty()) progress.say(mtpx::cat("  sample: ", mtpx::Json(o.prompt + more).dump()));
 }
 
 /// The weights that the design was published with, where none are asked for.
@@ -197,8 +205,8 @@ void run(TrainFlags o, const D& device) {
                                  : mtpx::read_config(std::filesystem::path(o.init.folder) / "config.json");
   if (o.depth >= 0) source.config.num_nextn_predict_layers = o.depth;
   if (!o.heads.empty()) source.config.mtpx_heads = heads_of(o.heads);
+  if (o.vocabulary > 0) source.config.vocab_size = o.vocabulary;
   source.config.validate();
-  require_bytes(source.config);
   const mtpx::Index depth = source.config.num_nextn_predict_layers;
   set_weights(o, source.config);
   if (o.depth_decay != 1) o.train.step.loss.depth_weights = mtpx::exponential_weights(depth, o.depth_decay);
@@ -206,22 +214,25 @@ void run(TrainFlags o, const D& device) {
   o.train.lr.warmup = std::min(o.train.lr.warmup, o.train.steps / 10);
   if (!mtpx::Utf8Stream::valid(o.prompt)) throw mtpx::ConfigError("[train] --prompt is not valid UTF-8");
 
-  mtpx::Corpus corpus = read_corpus(o.data);
-  const mtpx::Index documents = corpus.documents();
-  const mtpx::Index size = corpus.size();
+  const mtpx::Corpus corpus = read_corpus(o.data);
   const mtpx::Index needed = mtpx::Batches::minimum(o.batches.seq, depth);
-  if (o.overfit) corpus = first_windows(corpus, std::max(needed, o.batches.batch * o.batches.seq));
-  auto [train, held_out] = o.overfit ? mtpx::CorpusSplit{corpus, {}}
-                           : o.validation_data.empty()
-                               ? corpus.split(o.validation, needed)
-                               : mtpx::CorpusSplit{corpus, read_corpus(o.validation_data)};
+  const auto [train, held_out] = o.overfit ? mtpx::CorpusSplit{corpus, {}}
+                                 : o.validation_data.empty()
+                                     ? corpus.split(o.validation, needed)
+                                     : mtpx::CorpusSplit{corpus, read_corpus(o.validation_data)};
   if (o.prompt.empty()) o.prompt = first_words(held_out);
-  const mtpx::Index training_tokens = train.size();
+  const mtpx::Tokenizer tokenizer = o.init.folder.empty() ? new_tokenizer(o.tokenizer, source.config, train)
+                                                          : tokenizer_of(o.init.folder, source.config);
+  mtpx::Tokens tokens = tokens_of(train, tokenizer);
+  if (o.overfit) tokens = first_windows(tokens, std::max(needed, o.batches.batch * o.batches.seq));
+  std::string text = mtpx::cat(corpus.size(), " bytes in ", corpus.documents(), " documents, ", train.size(),
+                               " to train on");
+  if (!tokenizer.is_bytes()) text += mtpx::cat(" as ", tokens.size(), " tokens of ", tokenizer.size());
   mtpx::BatchOptions windows_of = o.batches;
   windows_of.depth = depth;
   if (o.overfit) windows_of.seed = 0;
-  mtpx::Batches batches(std::move(train), windows_of);
-  const mtpx::ValidationWindows windows(std::move(held_out),
+  mtpx::Batches batches(std::move(tokens), windows_of);
+  const mtpx::ValidationWindows windows(tokens_of(held_out, tokenizer),
                                         {o.batches.batch, o.batches.seq, o.eval_windows, depth});
 
   mtpx::LoadedModel<T, D> loaded = o.init.folder.empty()
@@ -242,22 +253,22 @@ void run(TrainFlags o, const D& device) {
 
   Progress progress(o.train.steps);
   progress.say(mtpx::cat("model: ", source.config.num_hidden_layers, " layers, depth ", depth, ", ",
-                         source.config.parameter_count(), " parameters; text: ", size, " bytes in ",
-                         documents, " documents, ", training_tokens, " to train on; ", device_text(device)));
+                         source.config.parameter_count(), " parameters; text: ", text, "; ",
+                         device_text(device)));
   if (windows.windows() == 0) progress.say("notice: no text is left over for validation");
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
 
   const mtpx::Index every = o.eval_every > 0 ? o.eval_every : std::max<mtpx::Index>(1, o.train.steps / 4);
-  const mtpx::Index tokens = o.batches.batch * o.batches.seq * o.train.accumulation;
+  const mtpx::Index step_tokens = o.batches.batch * o.batches.seq * o.train.accumulation;
   const auto begin = Clock::now();
   auto start = begin;
   const auto catch_up = [&] {
     const std::vector<mtpx::StepReport> reports = trainer.reports();
     if (reports.empty()) return;
     const double rate =
-        static_cast<double>(tokens) * static_cast<double>(reports.size()) / seconds_since(start);
-    progress.show(reports.back(), tokens);
+        static_cast<double>(step_tokens) * static_cast<double>(reports.size()) / seconds_since(start);
+    progress.show(reports.back(), step_tokens);
     for (const mtpx::StepReport& report : reports) {
       metrics.add({{"step", report.step},
                    {"loss", report.loss},
@@ -277,14 +288,18 @@ void run(TrainFlags o, const D& device) {
     const bool at_once = mtpx::HostMemory<D>;
     if (at_once || evaluate || progress.shows(step) || step % 50 == 0) catch_up();
     if (!evaluate) continue;
-    report_evaluation(progress, metrics, model, windows, step, o);
+    report_evaluation(progress, metrics, model, tokenizer, windows, step, o);
     start = Clock::now();
   }
   catch_up();
   const double elapsed = seconds_since(begin);
+  const std::string tokenizer_file = o.init.folder.empty()
+                                         ? o.tokenizer
+                                         : (std::filesystem::path(o.init.folder) / "tokenizer.json").string();
+  write_output([&] { save_tokenizer(tokenizer, tokenizer_file, o.out); });
   write_output([&] { mtpx::save_model(o.out, model, loaded.extra, !o.export_no_mtp); });
   progress.say(mtpx::cat("trained ", trainer.steps_done(), " steps in ", fixed(elapsed, 1), " s, ",
-                         fixed(static_cast<double>(trainer.steps_done() * tokens) / elapsed, 0),
+                         fixed(static_cast<double>(trainer.steps_done() * step_tokens) / elapsed, 0),
                          " tokens/s with validation; peak of tensors ",
                          fixed(static_cast<double>(device.peak_bytes()) / 1048576.0, 0), " MiB; model in ",
                          o.out));
@@ -299,8 +314,7 @@ void add_train(CLI::App& app) {
   o.train.lr.peak = 3e-3;
   o.train.lr.warmup = 100;
   CLI::App* command = app.add_subcommand("train", "Train a model on text and write it to a folder");
-  command->add_option("--data", o.data,
-                      "Files or folders of text, read as bytes; default: this repository's own");
+  command->add_option("--data", o.data, "Files or folders of text; default: this repository's own");
   command->add_option("--out", o.out, "Folder for config.json, model.safetensors and metrics.jsonl")
       ->required();
   auto* init =
@@ -309,6 +323,15 @@ void add_train(CLI::App& app) {
   command->add_flag("--export-no-mtp", o.export_no_mtp,
                     "Write the main model alone, for programs that know no MTP layers");
   o.config.add(*command);
+  command
+      ->add_option(
+          "--tokenizer", o.tokenizer,
+          "tokenizer.json of a new model; default: bytes for a vocabulary of 256, else byte-level BPE "
+          "learnt from the text")
+      ->excludes(init);
+  command->add_option("--vocab-size", o.vocabulary, "Ids of a new model, over the configuration's vocab_size")
+      ->check(CLI::Range(256, 1 << 24))
+      ->excludes(init);
   command
       ->add_option("--depth", o.depth,
                    "Depth D: tokens predicted after the next, over num_nextn_predict_layers")

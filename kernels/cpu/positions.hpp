@@ -25,17 +25,19 @@ inline void window_positions(const Cpu&, Rows rows, const std::int32_t* position
 }
 
 /// Labels of depth k: label[b][i] = token[b][i + k + 1], or -1 where that token belongs to another document
-/// than token i: there position[i + k + 1] != position[i] + k + 1.
-/// tokens, positions: [B, T + 1] rows with the same stride   labels: [B, T - k]
+/// than token i: there position[i + k + 1] != position[i] + k + 1. Or where counts[i + k + 1] is 0.
+/// tokens, positions, counts: [B, T + 1] rows with the same stride; null: one document; all count
+/// labels: [B, T - k]
 inline void shift_labels(const Cpu&, Rows rows, Index depth, const std::int32_t* tokens,
-                         const std::int32_t* positions, std::int32_t* labels) {
+                         const std::int32_t* positions, const std::int32_t* counts, std::int32_t* labels) {
   const Index ahead = depth + 1;
   const Index count = rows.width - ahead;
   for (Index b = 0; b < rows.count; ++b) {
     for (Index i = 0; i < count; ++i) {
       const Index at = b * rows.stride + i;
       const bool same = positions == nullptr || positions[at + ahead] == positions[at] + ahead;
-      labels[b * count + i] = same ? tokens[at + ahead] : -1;
+      const bool counted = counts == nullptr || counts[at + ahead] != 0;
+      labels[b * count + i] = same && counted ? tokens[at + ahead] : -1;
     }
   }
 }

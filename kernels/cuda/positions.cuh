@@ -25,11 +25,12 @@ struct WindowPositions {
 
 struct ShiftedLabels {
   Index count, stride, ahead;
-  const std::int32_t *tokens, *positions;
+  const std::int32_t *tokens, *positions, *counts;
   __device__ __forceinline__ std::int32_t operator()(Index i) const {
     const Index at = i / count * stride + i % count;
     const bool same = positions == nullptr || positions[at + ahead] == positions[at] + ahead;
-    return same ? tokens[at + ahead] : -1;
+    const bool counted = counts == nullptr || counts[at + ahead] != 0;
+    return same && counted ? tokens[at + ahead] : -1;
   }
 };
 
@@ -48,14 +49,16 @@ inline void window_positions(const Cuda& device, Rows rows, const std::int32_t* 
              cuda::WindowPositions{rows.width, rows.stride, positions});
 }
 
-/// label[b][i] = token[b][i + k + 1] for depth k, or -1 where position[i + k + 1] != position[i] + k + 1.
-/// tokens, positions: [B, T + 1] rows with the same stride   labels: [B, T - k]
+/// label[b][i] = token[b][i + k + 1] for depth k, or -1 where position[i + k + 1] != position[i] + k + 1 or
+/// counts[i + k + 1] is 0.
+/// tokens, positions, counts: [B, T + 1] rows with the same stride; null: one document; all count
+/// labels: [B, T - k]
 inline void shift_labels(const Cuda& device, Rows rows, Index depth, const std::int32_t* tokens,
-                         const std::int32_t* positions, std::int32_t* labels) {
+                         const std::int32_t* positions, const std::int32_t* counts, std::int32_t* labels) {
   const Index ahead = depth + 1, count = rows.width - ahead;
   if (count <= 0) return;
   cuda::fill(device, "shift_labels", rows.count * count, labels,
-             cuda::ShiftedLabels{count, rows.stride, ahead, tokens, positions});
+             cuda::ShiftedLabels{count, rows.stride, ahead, tokens, positions, counts});
 }
 
 }  // namespace mtpx

@@ -24,15 +24,16 @@ inline void window_positions(const Reference&, Rows rows, const std::int32_t* po
 }
 
 /// What depth k predicts at place i (Eq. 24, from 0): token i + k + 1, or -1 where that is no longer the
-/// document of token i.   tokens, positions: [B, T + 1]   labels: [B, T - k]
+/// document of token i, or is not to be learnt.   tokens, positions, counts: [B, T + 1]   labels: [B, T - k]
 inline void shift_labels(const Reference&, Rows rows, Index depth, const std::int32_t* tokens,
-                         const std::int32_t* positions, std::int32_t* labels) {
+                         const std::int32_t* positions, const std::int32_t* counts, std::int32_t* labels) {
   const Index ahead = depth + 1;
   for (Index b = 0; b < rows.count; ++b) {
     for (Index i = 0; i + ahead < rows.width; ++i) {
       const Index at = b * rows.stride + i;
       const bool same = positions == nullptr || positions[at + ahead] == positions[at] + ahead;
-      *labels++ = same ? tokens[at + ahead] : -1;
+      const bool counted = counts == nullptr || counts[at + ahead] != 0;
+      *labels++ = same && counted ? tokens[at + ahead] : -1;
     }
   }
 }

@@ -158,7 +158,7 @@ TEST_CASE("Batches: tokens and positions are those of the documents, packed in o
   CHECK(seen == std::vector<bool>(stream.size(), true));  // every phase occurs
 }
 
-TEST_CASE("HostBatch: same_document is true exactly when a target stays in its document (D11)") {
+TEST_CASE("HostBatch: is_label is true exactly when a target stays in its document (D11)") {
   // Letters name the document; the ring's end is a boundary too, so equal letters must also not be wrapped.
   const Batches batches(documents({7, 1, 1, 3, 12, 2}), {.batch = 2, .seq = 8, .seed = 4, .depth = 3});
   for (Index step = 0; step < 100; ++step) {
@@ -167,7 +167,7 @@ TEST_CASE("HostBatch: same_document is true exactly when a target stays in its d
       for (Index i = 0; i < 8; ++i) {
         for (Index ahead = 1; ahead <= 4; ++ahead) {
           const bool inside = i + ahead <= 8;
-          CHECK(batch.same_document(row, i, ahead) ==
+          CHECK(batch.is_label(row, i, ahead) ==
                 (inside && batch.token(row, i) == batch.token(row, i + ahead)));
         }
       }
@@ -183,7 +183,7 @@ TEST_CASE("Batches: one document that wraps onto itself is a boundary") {
     for (Index i = 0; i < 5; ++i) {
       CHECK(batch.token(0, i) == 'a' + batch.position(0, i));
       const bool follows = batch.token(0, i + 1) == batch.token(0, i) + 1;
-      CHECK(batch.same_document(0, i, 1) == follows);
+      CHECK(batch.is_label(0, i, 1) == follows);
       wrapped = wrapped || !follows;
     }
   }
@@ -195,7 +195,7 @@ TEST_CASE("Batches: documents of one byte leave no valid target (D10)") {
   for (Index step = 0; step < 10; ++step) {
     const HostBatch batch = batches.at(step);
     CHECK(batch.positions == std::vector<std::int32_t>(10, 0));
-    for (Index i = 0; i < 4; ++i) CHECK_FALSE(batch.same_document(0, i, 1));
+    for (Index i = 0; i < 4; ++i) CHECK_FALSE(batch.is_label(0, i, 1));
   }
 }
 
@@ -230,7 +230,7 @@ TEST_CASE("Batches: sizes that make no sense are refused (D4)") {
   CHECK_THROWS_WITH_AS(make(1, 0, 0), "[data] seq must be at least 1, it is 0", mtpx::ConfigError);
   CHECK_THROWS_WITH_AS(make(1, 4, -1), "[data] depth must not be negative, it is -1", mtpx::ConfigError);
   CHECK_THROWS_WITH_AS(make(1, 4, 1).at(-1), "[data] step must not be negative, it is -1", mtpx::ConfigError);
-  CHECK(make(1, 4, 3).at(0).same_document(0, 0, 4) == true);  // depth = seq - 1 has one target a window
+  CHECK(make(1, 4, 3).at(0).is_label(0, 0, 4) == true);  // depth = seq - 1 has one target a window
   CHECK(make(2, 1, 0).at(0).tokens.size() == 4);
 }
 
@@ -242,7 +242,7 @@ TEST_CASE("ValidationWindows: in order, evenly spread, each token predicted at m
       const HostBatch batch = windows.at(b);
       CHECK(batch.tokens.size() == static_cast<std::size_t>(batch.batch * 17));
       for (Index row = 0; row < batch.batch; ++row) {
-        for (Index i = 0; i < 16; ++i) CHECK(batch.same_document(row, i, 1));  // never wraps
+        for (Index i = 0; i < 16; ++i) CHECK(batch.is_label(row, i, 1));  // never wraps
         result.push_back(batch.position(row, 0));
       }
     }
@@ -271,4 +271,25 @@ TEST_CASE("ValidationWindows: too little text gives no windows, bad sizes are re
   CHECK_THROWS_WITH_AS(ValidationWindows(noise(17), {.batch = 2, .seq = 16, .limit = 0}),
                        "[data] limit must be at least 1, it is 0", mtpx::ConfigError);
   CHECK_THROWS_AS(ValidationWindows(noise(17), {.batch = 2, .seq = 2, .depth = 2}), mtpx::ConfigError);
+}
+
+TEST_CASE("HostBatch: without positions each row is a document; counts take labels away") {
+  HostBatch batch;
+  batch.batch = 2;
+  batch.seq = 3;
+  batch.tokens = {1, 2, 3, 4, 5, 6, 7, 8};
+  batch.check(9);
+  for (Index row = 0; row < 2; ++row) {
+    for (Index i = 0; i < 3; ++i) {
+      CHECK(batch.position(row, i) == i);
+      CHECK(batch.is_label(row, i, 1));
+    }
+    CHECK_FALSE(batch.is_label(row, 2, 2));
+  }
+  batch.counts = {1, 1, 0, 1, 1, 1, 1, 0};
+  CHECK_FALSE(batch.is_label(0, 1, 1));
+  CHECK(batch.is_label(0, 1, 2));
+  CHECK_FALSE(batch.is_label(1, 2, 1));
+  CHECK_THROWS_WITH_AS(batch.check(8), "[data] a batch has the id 8, outside the vocabulary of 8",
+                       mtpx::ConfigError);
 }

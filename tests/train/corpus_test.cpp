@@ -1,4 +1,4 @@
-#include <mtpx/train/corpus.hpp>
+#include <mtpx/train/tokens.hpp>
 
 #include <doctest/doctest.h>
 
@@ -125,7 +125,8 @@ TEST_CASE("Corpus: a named file is taken byte for byte (D5)") {
   const Corpus corpus = Corpus::from_paths({folder.write("odd.bin", bytes)});
   REQUIRE(corpus.size() == static_cast<Index>(bytes.size()));
   CHECK(corpus.text(0) == bytes);
-  for (int byte = 0; byte < 256; ++byte) CHECK(corpus.token(corpus.size() - 256 + byte) == byte);
+  const mtpx::Tokens tokens(corpus);
+  for (int byte = 0; byte < 256; ++byte) CHECK(tokens.at(tokens.size() - 256 + byte) == byte);
 
   const std::string line(10'000'000, 'x');  // 10 MB without a newline
   CHECK(Corpus::from_paths({folder.write("line.txt", line)}).text(0) == line);
@@ -161,7 +162,7 @@ TEST_CASE("Corpus: a file that cannot be read is an error, also inside a folder"
         "[data] " + folder.root.string() + "/b.txt: cannot be read (Permission denied)");
 }
 
-TEST_CASE("Corpus: documents are found by offset") {
+TEST_CASE("Corpus and Tokens: documents are found by offset") {
   Corpus corpus;
   CHECK(corpus.empty());
   CHECK(corpus.start(0) == 0);
@@ -171,11 +172,16 @@ TEST_CASE("Corpus: documents are found by offset") {
   corpus.add("ef", "three");
   CHECK(corpus.documents() == 3);
   CHECK(corpus.size() == 6);
+  const mtpx::Tokens tokens(corpus);
+  CHECK(tokens.documents() == 3);
+  CHECK(tokens.size() == 6);
   const std::vector<Index> expected{0, 0, 0, 1, 2, 2};
   for (Index offset = 0; offset < 6; ++offset) {
-    CHECK(corpus.document_at(offset) == expected[static_cast<std::size_t>(offset)]);
-    CHECK(corpus.token(offset) == 'a' + offset);
+    CHECK(tokens.document_at(offset) == expected[static_cast<std::size_t>(offset)]);
+    CHECK(tokens.at(offset) == 'a' + offset);
   }
+  CHECK(tokens.start(2) == 4);
+  CHECK(tokens.length(2) == 2);
   CHECK(corpus.start(2) == 4);
   CHECK(corpus.length(2) == 2);
   CHECK(corpus.name(1) == "two");
@@ -254,4 +260,40 @@ TEST_CASE("Corpus::split: a fraction outside [0, 1) is refused") {
   CHECK_THROWS_WITH_AS(text.split(-0.5), "[data] the validation fraction must be in [0, 1), it is -0.5",
                        mtpx::ConfigError);
   CHECK_THROWS_AS(text.split(std::numeric_limits<double>::quiet_NaN()), mtpx::ConfigError);
+}
+
+TEST_CASE("Tokens: ids of one's own, however large, and those of any tokenizer") {
+  mtpx::Tokens tokens;
+  CHECK(tokens.empty());
+  const std::vector<std::vector<std::int32_t>> documents{
+      {0, 255, 7}, {}, {256, 65535}, {3}, {65536, 2147483647, 0}};  // one, two and four bytes each
+  std::vector<std::int32_t> all;
+  for (const auto& ids : documents) {
+    tokens.add(ids);
+    all.insert(all.end(), ids.begin(), ids.end());
+    REQUIRE(tokens.size() == static_cast<Index>(all.size()));  // those before keep their values
+    for (std::size_t i = 0; i < all.size(); ++i) CHECK(tokens.at(static_cast<Index>(i)) == all[i]);
+  }
+  CHECK(tokens.documents() == 4);
+  CHECK(tokens.start(1) == 3);
+  CHECK(tokens.document_at(5) == 2);
+  CHECK_THROWS_WITH_AS(tokens.add(std::vector<std::int32_t>{1, -2}),
+                       "[data] document 4 has the id -2: ids start at 0", mtpx::ConfigError);
+  CHECK(tokens.size() == 9);
+
+  Corpus corpus;
+  for (int d = 0; d < 20; ++d) corpus.add(std::string(static_cast<std::size_t>(d + 1), 'a'), "d");
+  const auto lengths = [](std::string_view text) {
+    return std::vector<std::int32_t>{static_cast<std::int32_t>(text.size()), 1000};
+  };
+  for (const int threads : {1, 3}) {
+    const mtpx::Tokens encoded(corpus, lengths, mtpx::Cpu(threads));
+    REQUIRE(encoded.documents() == 20);
+    for (Index d = 0; d < 20; ++d) CHECK(encoded.at(encoded.start(d)) == d + 1);
+  }
+  const auto refuse = [](std::string_view text) -> std::vector<std::int32_t> {
+    if (text.size() == 7) throw mtpx::FileError("seven");
+    return {1};
+  };
+  CHECK_THROWS_WITH_AS(mtpx::Tokens(corpus, refuse), "seven", mtpx::FileError);
 }

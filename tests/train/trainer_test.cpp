@@ -305,6 +305,87 @@ TEST_CASE("Trainer: attention inside documents on request") {
   CHECK(std::abs(loss(true) - loss(false)) > 1e-6);
 }
 
+TEST_CASE("Trainer: batches of one's own, with labels that do not count") {
+  Model model = random_model(byte_config(2), 1);
+  const HostBatch whole = batches(text(1, 400), 2).at(0);
+  HostBatch masked = whole;
+  for (std::size_t i = 0; i < whole.tokens.size(); ++i) masked.counts.push_back(i % 3 == 0 ? 0 : 1);
+  const auto own = [&](Index) { return masked; };
+  Trainer<double, Device> trainer(model, options(1), own);
+
+  // By hand: the mean over the rows whose label counts, of the losses without a mask.
+  Tape tape(Mode::inference);
+  const Batch<Device> batch = upload(device(), whole);
+  const auto loss = mtp_loss(model, model(tape, batch), batch);
+  Index rows_of_main = 0;
+  std::vector<double> want;
+  for (Index k = 0; k <= 2; ++k) {
+    const Numbers row_loss = host(nth(loss.depths, k).row_loss);
+    double sum = 0;
+    Index rows = 0;
+    for (Index b = 0; b < 2; ++b) {
+      for (Index i = 0; i + k < 12; ++i) {
+        if (!whole.is_label(b, i, k + 1) || (b * 13 + i + k + 1) % 3 == 0) continue;
+        sum += nth(row_loss, b * (12 - k) + i);
+        ++rows;
+      }
+    }
+    want.push_back(sum / static_cast<double>(rows));
+    if (k == 0) rows_of_main = rows;
+  }
+  struct One {
+    HostBatch batch;
+    Index size() const { return 1; }
+    HostBatch at(Index) const { return batch; }
+  };
+  const Evaluation seen = evaluate(model, One{masked});
+  CHECK(seen.rows[0] == rows_of_main);
+  CHECK(seen.loss[0] == doctest::Approx(want[0]).epsilon(1e-12));
+  const StepReport report = trainer.step();
+  for (std::size_t k = 0; k < 3; ++k) CHECK(report.loss[k] == doctest::Approx(want[k]).epsilon(1e-12));
+
+  // What does not fit is refused before it reaches the device.
+  const auto says = [&](const auto& change) {
+    HostBatch other = masked;
+    change(other);
+    Model fresh = random_model(byte_config(2), 1);
+    return error_text<ConfigError>([&] {
+      Trainer<double, Device> first(fresh, options(1), [&](Index n) { return n == 0 ? masked : other; });
+      first.step();
+      first.step();
+    });
+  };
+  CHECK(says([](HostBatch&) {}) == "");
+  CHECK(says([](HostBatch& b) { b.tokens[3] = 256; }) ==
+        "[data] a batch has the id 256, outside the vocabulary of 256");
+  CHECK(says([](HostBatch& b) { b.tokens.pop_back(); }) ==
+        "[data] a batch of 2 windows of 12 + 1 tokens has 25 tokens, 26 positions and 26 counts");
+  CHECK(says([](HostBatch& b) { b.counts.clear(); }) ==
+        "[data] micro-batch 1 is not of the first one's shape, or has no positions or counts where it has");
+}
+
+TEST_CASE("Trainer: a schedule of one's own, and a run that its caller ends") {
+  Model model = random_model(byte_config(1), 1);
+  TrainOptions o = options(1);
+  o.schedule = [](Index step, Index steps) { return 1e-3 * static_cast<double>(steps - step); };
+  Trainer<double, Device> trainer(model, o, batches(text(3, 100), 2));
+  std::vector<double> rates;
+  const auto until_four = [&](const StepReport& report) {
+    rates.push_back(report.lr);
+    return report.step < 4;
+  };
+  CHECK(!trainer.run(until_four));
+  CHECK(trainer.steps_done() == 4);
+  CHECK(rates == std::vector<double>{1e-3 * 10, 1e-3 * 9, 1e-3 * 8, 1e-3 * 7});
+  CHECK(trainer.run([](const StepReport&) { return true; }, 4));  // figures come late, all of them
+  CHECK(trainer.steps_done() == 10);
+
+  o.schedule = [](Index, Index) { return std::nan(""); };
+  Trainer<double, Device> wrong(model, o, batches(text(3, 100), 2));
+  CHECK(error_text<ConfigError>([&] { wrong.step(); }) ==
+        "[train] step 1: the schedule gives nan, a learning rate must be 0 or positive");
+}
+
 TEST_CASE("Trainer: equal states go on equally, at any number of threads") {
   Config c = byte_config(2);
   const Corpus corpus = text(5, 200);

@@ -238,6 +238,7 @@ TEST_CASE("twins: positions and labels") {
     };
     const auto tokens = random_ids<D>({3, 71}, 1, 0, 256);
     const auto places = random_ids<D>({3, 71}, 2, 0, 4);  // many breaks between documents
+    const auto chosen = random_ids<D>({3, 71}, 3, 0, 2);
     const Tensor<std::int32_t, D> positions(on, {3, 70});
     fill_positions(on, 3, 70, 9, positions.data());
     add(positions);
@@ -247,8 +248,11 @@ TEST_CASE("twins: positions and labels") {
       const Tensor<std::int32_t, D> labels(on, {3, 70 - depth});
       for (const std::int32_t* const documents :
            std::initializer_list<const std::int32_t*>{nullptr, places.data()}) {
-        shift_labels(on, tokens.rows(), depth, tokens.data(), documents, labels.data());
-        add(labels);
+        for (const std::int32_t* const counts :
+             std::initializer_list<const std::int32_t*>{nullptr, chosen.data()}) {
+          shift_labels(on, tokens.rows(), depth, tokens.data(), documents, counts, labels.data());
+          add(labels);
+        }
       }
     }
     return numbers;

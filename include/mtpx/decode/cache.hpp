@@ -1,6 +1,6 @@
 #pragma once
 
-#include <mtpx/model/transformer.hpp>
+#include <mtpx/decode/drafts.hpp>
 #include <mtpx/ops/state_cache.hpp>
 
 namespace mtpx {
@@ -19,14 +19,14 @@ struct KvCache {
   std::vector<StateCache<T, D>> states;
   Index capacity = 0;  ///< positions per sequence
 
-  KvCache(const Transformer<T, D>& model, Index sequences, Index positions, Index modules_wanted)
-      : capacity(positions) {
+  template <Drafts M>
+  KvCache(const M& model, Index sequences, Index positions, Index modules_wanted) : capacity(positions) {
     const Config& c = model.config;
     const auto entries = [&](Index width) {
       return Tensor<T, D>::zeros(model.device(), {sequences, positions, width});
     };
     const Index latent = c.kv_lora_rank + c.qk_rope_head_dim;
-    for (std::size_t i = 0; i < model.layers.size(); ++i) trunk.push_back({entries(latent)});
+    for (Index i = 0; i < c.num_hidden_layers; ++i) trunk.push_back({entries(latent)});
     for (Index k = 0; k < modules_wanted; ++k) {
       modules.push_back({model.design.attends ? entries(latent) : Tensor<T, D>()});
       if (k == 0 || model.design.chains) states.push_back({entries(c.hidden_size)});

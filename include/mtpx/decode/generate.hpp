@@ -2,23 +2,39 @@
 
 #include <mtpx/decode/speculator.hpp>
 
+#include <concepts>
+
 namespace mtpx {
 
+namespace detail {
+
+/// Whether what was written ends with a stop token or sequence.
+inline bool stops(const GenerateOptions& options, std::span<const std::int32_t> written) {
+  if (std::find(options.stop.begin(), options.stop.end(), written.back()) != options.stop.end()) return true;
+  return std::any_of(options.stop_sequences.begin(), options.stop_sequences.end(), [&](const auto& sequence) {
+    return written.size() >= sequence.size() &&
+           std::equal(sequence.begin(), sequence.end(),
+                      written.end() - static_cast<std::ptrdiff_t>(sequence.size()));
+  });
+}
+
+}  // namespace detail
+
 /// Continues several prompts, `batch` of them at a time; the next one starts when one ends.
-/// `on_token(prompt, token)` is called for every emitted token, in order within a prompt, as soon as a pass
-/// settled it; return false from it to stop that prompt. A prompt ends after max_tokens, after a stop token,
-/// or when the context (max_position_embeddings) is full. Prompt i is sampled with seed options.seed + i and,
-/// where there is one, by sampling[i]: its text is the one that it has alone.
+/// `on_token(prompt, token)`, or `on_token(prompt, token, log_probability)`, is called for every emitted
+/// token, in order within a prompt, as soon as a pass settled it; return false from it to stop that prompt. A
+/// prompt ends after max_tokens, after a stop token or sequence, or when the context
+/// (max_position_embeddings) is full. Prompt i is sampled with seed options.seed + i and, where there is one,
+/// by sampling[i]: its text is the one that it has alone.
 ///
 /// sampling: one for each prompt; empty: options.sampling for all of them
 ///
 /// Returns the counts of the run; tokens after the end inside an accepted draft are neither emitted nor
 /// counted. Throws ConfigError for options, or a prompt, that the model cannot serve, before it emits
 /// anything.
-template <typename T, typename D, typename OnToken>
-DecodeStatistics generate_batch(const Transformer<T, D>& model,
-                                const std::vector<std::vector<std::int32_t>>& prompts, Index batch,
-                                const GenerateOptions& options, const OnToken& on_token,
+template <Drafts M, typename OnToken>
+DecodeStatistics generate_batch(const M& model, const std::vector<std::vector<std::int32_t>>& prompts,
+                                Index batch, const GenerateOptions& options, const OnToken& on_token,
                                 std::span<const SamplingOptions> sampling = {}) {
   using Clock = std::chrono::steady_clock;
   const auto since = [](Clock::time_point from) {
@@ -45,7 +61,7 @@ DecodeStatistics generate_batch(const Transformer<T, D>& model,
   const Index positions =
       std::min(context, static_cast<Index>(longest) + std::min(options.max_tokens, context) +
                             std::max<Index>(0, options.draft) + 1);
-  Speculator<T, D> speculator(model, options, slots, positions);
+  Speculator speculator(model, options, slots, positions);
 
   struct Run {
     std::size_t prompt = 0;
@@ -57,13 +73,23 @@ DecodeStatistics generate_batch(const Transformer<T, D>& model,
   double prefill = 0, decode = 0;
   const auto deliver = [&](Index slot) {
     Run& run = runs[static_cast<std::size_t>(slot)];
-    for (const std::int32_t token : speculator.emitted(slot)) {
-      if (!run.open) break;
+    const std::span<const std::int32_t> tokens = speculator.emitted(slot);
+    const std::span<const double> log_probabilities = speculator.log_probabilities(slot);
+    for (std::size_t i = 0; i < tokens.size() && run.open; ++i) {
       ++run.emitted;
       ++emitted;
-      const bool wanted = static_cast<bool>(on_token(run.prompt, token));
-      const bool stopped = std::find(options.stop.begin(), options.stop.end(), token) != options.stop.end();
-      run.open = wanted && !stopped && run.emitted < options.max_tokens;
+      bool wanted = true;
+      if constexpr (std::invocable<const OnToken&, std::size_t, std::int32_t, double>) {
+        constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
+        const double log_p = log_probabilities.empty() ? unknown : log_probabilities[i];
+        wanted = static_cast<bool>(on_token(run.prompt, tokens[i], log_p));
+      } else {
+        wanted = static_cast<bool>(on_token(run.prompt, tokens[i]));
+      }
+      const auto end = prompts[run.prompt].size() + static_cast<std::size_t>(run.emitted);
+      const auto written =
+          std::span(speculator.tokens(slot)).first(end).last(static_cast<std::size_t>(run.emitted));
+      run.open = wanted && !detail::stops(options, written) && run.emitted < options.max_tokens;
     }
     run.open = run.open && !speculator.full(slot);
     if (!run.open) speculator.remove(slot);
@@ -97,12 +123,19 @@ DecodeStatistics generate_batch(const Transformer<T, D>& model,
   return statistics;
 }
 
-/// Continues one prompt: generate_batch() of it alone, with on_token(token).
-template <typename T, typename D, typename OnToken>
-DecodeStatistics generate(const Transformer<T, D>& model, const std::vector<std::int32_t>& prompt,
+/// Continues one prompt: generate_batch() of it alone, with on_token(token) or on_token(token,
+/// log_probability).
+template <Drafts M, typename OnToken>
+DecodeStatistics generate(const M& model, const std::vector<std::int32_t>& prompt,
                           const GenerateOptions& options, const OnToken& on_token) {
-  return generate_batch(model, {prompt}, 1, options,
-                        [&](std::size_t, std::int32_t token) { return on_token(token); });
+  if constexpr (std::invocable<const OnToken&, std::int32_t, double>) {
+    return generate_batch(model, {prompt}, 1, options, [&](std::size_t, std::int32_t token, double log_p) {
+      return on_token(token, log_p);
+    });
+  } else {
+    return generate_batch(model, {prompt}, 1, options,
+                          [&](std::size_t, std::int32_t token) { return on_token(token); });
+  }
 }
 
 }  // namespace mtpx

@@ -6,6 +6,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <vector>
 
 namespace mtpx {
@@ -24,6 +26,13 @@ struct GenerateOptions {
   SamplingOptions sampling{};  ///< of every sequence that is not given its own
   std::uint64_t seed = 0;
   std::vector<std::int32_t> stop{};  ///< nothing is emitted after one of these tokens (which is emitted)
+  std::vector<std::vector<std::int32_t>> stop_sequences{};  ///< nor after these, one token after the other
+  /// Changes what a token is picked from, on the host: `logits` [V] of what comes after `text` (the prompt
+  /// and what was written, or drafted, since). Minus infinity forbids a token: a constraint. It must depend
+  /// on its arguments alone: what it is asked depends on what was drafted, the text does not.
+  std::function<void(std::span<const std::int32_t> text, std::span<double> logits)> logits_hook{};
+  /// Whether log p of each token is wanted: of softmax(logits), after the hook, before temperature and cuts.
+  bool log_probabilities = false;
   DraftTokens draft_tokens = DraftTokens::chosen;
   Verification verification = Verification::exact;
   double typical_epsilon = 0.09;  ///< of lossy_typical
@@ -35,6 +44,8 @@ struct GenerateOptions {
     return verification == Verification::exact && (of.greedy() || draft_tokens == DraftTokens::chosen);
   }
   bool same_text() const { return same_text(sampling); }
+  /// Whether tokens are picked on the host, from logits that leave the device.
+  bool on_host() const { return log_probabilities || logits_hook; }
 
   /// Throws ConfigError naming the option and its value.   modules: D
   void validate(Index modules, const MtpDesign& design) const {
@@ -49,6 +60,8 @@ struct GenerateOptions {
           cat("this model's ", modules,
               " heads draft a token each: heads that do not read each other cannot "
               "run again on their own output"));
+    for (const auto& sequence : stop_sequences)
+      check(!sequence.empty(), "stop_sequences", "[]", "each must have a token");
     check(typical_epsilon >= 0 && typical_epsilon <= 1, "typical_epsilon", typical_epsilon,
           "must be between 0 and 1");
     check(typical_delta >= 0 && std::isfinite(typical_delta), "typical_delta", typical_delta,
@@ -59,6 +72,12 @@ struct GenerateOptions {
   /// The same for what a sequence is sampled with.
   void validate(Index modules, const SamplingOptions& of) const {
     of.validate();
+    if (on_host() && !same_text(of)) {
+      throw ConfigError(
+          "[generate] logits_hook and log_probabilities need chosen drafts and exact verification: others "
+          "are "
+          "settled on the device");
+    }
     if (draft != automatic || same_text(of) || modules == 0) return;
     throw ConfigError(
         "[generate] draft = automatic: what is chosen depends on the clock, and with drawn drafts, block or "

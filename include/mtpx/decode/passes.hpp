@@ -14,7 +14,8 @@ enum class Answer {
   nothing,
   tokens,  ///< the most likely ones: nothing else leaves the device
   drawn,   ///< tokens drawn, each row as its Draw says
-  kept     ///< the same, and what they were drawn from stays on the device, in given rows of a table
+  kept,    ///< the same, and what they were drawn from stays on the device, in given rows of a table
+  logits   ///< what tokens are picked from, for a caller who picks them
 };
 
 /// How tokens are drawn from a pass's last rows.
@@ -26,13 +27,16 @@ struct Draws {
 /// The passes of a model that decodes: rows go in, tokens after the last ones come out. A pass of few rows is
 /// recorded where the device can (see Recorded): its inputs stand at the same addresses every time, so from
 /// the third pass of a kind on the host does no more than to write them and to read the answer.
-template <typename T, typename D>
+template <Drafts M>
 class Passes {
+  using T = typename M::value_type;
+  using D = typename M::device_type;
+
  public:
   /// slots, positions: of the cache   modules: those that draft   most_rows: of one pass   most_answers: rows
   /// that a pass is asked about   most_kept: rows of the table
-  Passes(const Transformer<T, D>& model, Index slots, Index positions, Index modules, Index most_rows,
-         Index most_answers, Index most_kept)
+  Passes(const M& model, Index slots, Index positions, Index modules, Index most_rows, Index most_answers,
+         Index most_kept)
       : model_(model),
         cache_(model, slots, positions, modules),
         modules_(modules),
@@ -58,7 +62,7 @@ class Passes {
         const DecodeRows<D> rows = rows_of(n);
         const Hidden<T, D> h = model_.decode(tape_, input(0, n).reshape({1, n}), rows, cache_.trunk);
         if (modules_ > 0) store_rows(h.carried.value(), rows, cache_.states[0]);
-        ask(h.normed.value(), answer, n, asked);
+        ask(0, h.normed.value(), answer, n, asked);
       });
       if (answer != Answer::kept) fetch(answer, done, asked);  // a round that is settled draws by itself
       begin += n;
@@ -86,7 +90,7 @@ class Passes {
         const Hidden<T, D> out = model_.decode_mtp(tape_, module, tape_.constant(from),
                                                    input(0, n).reshape({1, n}), rows, cache_.modules[depth]);
         if (chain && module < modules_) store_rows(out.carried.value(), rows, cache_.states[depth + 1]);
-        ask(out.normed.value(), answer, n, asked);
+        ask(module, out.normed.value(), answer, n, asked);
         if (chain && asked > 0) {
           const Tensor<T, D> carried = out.carried.value().reshape({n, width});
           copy_into(carried.slice_front(n - asked, n), newest_.slice_front(done, done + asked));
@@ -123,6 +127,11 @@ class Passes {
 
   /// The answer about row i of those asked about.
   std::int32_t token(Index i) const { return answered_tokens_[static_cast<std::size_t>(i)]; }
+  /// The logits of row i of those asked about, [V].
+  std::span<const acc_t<T>> logits(Index i) const {
+    const auto vocab = static_cast<std::size_t>(model_.config.vocab_size);
+    return std::span(answered_logits_).subspan(static_cast<std::size_t>(i) * vocab, vocab);
+  }
   /// How round i of those settled ended.
   Verdict verdict(std::size_t i) const { return answered_verdicts_[i]; }
 
@@ -175,15 +184,18 @@ class Passes {
   void run(const Kind& kind, const Work& work) {
     if (kind.answer == Answer::kept && !table_.defined())
       table_ = Tensor<double, D>(model_.device(), {most_kept_, model_.config.vocab_size});
+    if (kind.answer == Answer::logits && !logits_.defined())
+      logits_ = Tensor<acc_t<T>, D>(model_.device(), {tokens_.size(), model_.config.vocab_size});
     if (kind.asked == 0 || kind.rows > most_alike_rows<T, D>()) return work();  // part of a prompt
     records_[kind](model_.device(), work);
   }
 
-  /// The last `count` of n rows of x through the head.
-  void ask(const Tensor<T, D>& x, Answer answer, Index n, Index count) {
+  /// The last `count` of n rows of x through the head of a depth (0: the main model).
+  void ask(Index depth, const Tensor<T, D>& x, Answer answer, Index n, Index count) {
     if (answer == Answer::nothing || count == 0) return;
     const Tensor<T, D> read = x.reshape({n, model_.config.hidden_size}).slice_front(n - count, n);
-    const Weight<T, D>& head = model_.lm_head.weight;
+    const Weight<T, D> head = model_.head(depth);
+    if (answer == Answer::logits) return copy_into(logits_of(read, head), logits_.slice_front(0, count));
     if (answer == Answer::tokens) return choose_tokens(read, head, tokens_);
     draw_tokens(read, head, draws_, tokens_,
                 answer == Answer::kept ? Kept{table_.data(), input(3, n).data()} : Kept{});
@@ -192,6 +204,14 @@ class Passes {
   /// The answer about `count` rows becomes that about rows [done, done + count).
   void fetch(Answer answer, Index done, Index count) {
     if (answer == Answer::nothing || count == 0) return;
+    if (answer == Answer::logits) {
+      const Index vocab = model_.config.vocab_size;
+      answered_logits_.resize(
+          std::max(answered_logits_.size(), static_cast<std::size_t>((done + count) * vocab)));
+      copy_to_host(model_.device(), answered_logits_.data() + done * vocab, logits_.data(),
+                   static_cast<std::size_t>(count * vocab) * sizeof(acc_t<T>));
+      return;
+    }
     answered_tokens_.resize(std::max(answered_tokens_.size(), static_cast<std::size_t>(done + count)));
     copy_to_host(model_.device(), answered_tokens_.data() + done, tokens_.data(),
                  static_cast<std::size_t>(count) * sizeof(std::int32_t));
@@ -203,7 +223,7 @@ class Passes {
     if (!memory.defined() || memory.size() < count) memory = Tensor<I, D>(model_.device(), {count});
   }
 
-  const Transformer<T, D>& model_;
+  const M& model_;
   KvCache<T, D> cache_;
   const Index modules_;
   const Index most_kept_;
@@ -212,6 +232,7 @@ class Passes {
   Tensor<std::int32_t, D> tokens_;  // [most_answers]
   Tensor<Draw, D> draws_;           // [most_answers]
   Tensor<double, D> table_;         // [most_kept, vocab], once distributions are kept
+  Tensor<acc_t<T>, D> logits_;      // [most_answers, vocab], once they are asked for
   Tensor<T, D> newest_;             // [most_answers, hidden]
   std::map<Kind, Recorded<D>> records_;
   Tape tape_{Mode::inference};
@@ -221,6 +242,7 @@ class Passes {
   Tensor<Verdict, D> verdicts_;
   std::vector<std::int32_t> staged_, answered_tokens_;
   std::vector<Verdict> answered_verdicts_;
+  std::vector<acc_t<T>> answered_logits_;
 };
 
 }  // namespace mtpx

@@ -4,6 +4,7 @@
 #include <mtpx/decode/draft_policy.hpp>
 #include <mtpx/decode/options.hpp>
 #include <mtpx/decode/passes.hpp>
+#include <mtpx/model/transformer.hpp>
 
 #include <chrono>
 #include <limits>
@@ -28,13 +29,12 @@ namespace mtpx {
 /// it is final once p + k <= e. Drafting writes later entries from drafted tokens; the next round decodes
 /// those again, from the true tokens and states. Entry p of a parallel head is made from the trunk's state at
 /// p alone; drafts are what the heads say about the newest position.
-template <typename T, typename D>
+template <typename T, typename D, Drafts M = Transformer<T, D>>
 class Speculator {
  public:
   /// slots: sequences at a time   positions: of each, at most and by default max_position_embeddings
   /// Throws ConfigError for options that the model cannot serve.
-  Speculator(const Transformer<T, D>& model, const GenerateOptions& options, Index slots = 1,
-             Index positions = 0)
+  Speculator(const M& model, const GenerateOptions& options, Index slots = 1, Index positions = 0)
       : model_(model),
         options_(options),
         most_drafts_(options.draft != GenerateOptions::automatic ? options.draft : longest_useful(model)),
@@ -83,10 +83,11 @@ class Speculator {
     for (; begin + chunk < rows_.size(); begin += chunk)
       passes_.trunk(rows_, begin, begin + chunk, Answer::nothing, 0);
     draws_.assign(1, {s.sampling, of_place(s, 0)});
-    passes_.trunk(rows_, begin, rows_.size(), s.sampling.greedy() ? Answer::tokens : Answer::drawn, 1,
-                  {draws_, {}});
+    passes_.trunk(rows_, begin, rows_.size(), answer_of_tokens(s.sampling.greedy()), 1, {draws_, {}});
     s.emitted_from = s.tokens.size();
-    s.tokens.push_back(passes_.token(0));
+    s.first_row = 0;
+    s.log_probabilities.clear();
+    s.tokens.push_back(plain_token(s, 0));
     s.active = true;
     if (!policy_ || policy_->begin_sequence()) read_prompt(slot);
     statistics_.prompt_tokens += static_cast<Index>(prompt.size());
@@ -105,6 +106,7 @@ class Speculator {
     for (Index slot = 0; slot < static_cast<Index>(slots_.size()); ++slot) {
       Slot& s = slots_[static_cast<std::size_t>(slot)];
       s.emitted_from = s.tokens.size();
+      s.log_probabilities.clear();
       if (s.active && room(s) > 0) running_.push_back(slot);
     }
     if (running_.empty()) return;
@@ -153,6 +155,10 @@ class Speculator {
     const Slot& s = slots_[static_cast<std::size_t>(slot)];
     return std::span(s.tokens).subspan(s.emitted_from);
   }
+  /// log p of each of them, where options ask for it.
+  std::span<const double> log_probabilities(Index slot = 0) const {
+    return slots_[static_cast<std::size_t>(slot)].log_probabilities;
+  }
   const DecodeStatistics& statistics() const { return statistics_; }
   const KvCache<T, D>& cache() const { return passes_.cache(); }
 
@@ -169,12 +175,13 @@ class Speculator {
     std::vector<Index> ready;  // [modules]: entries of module k + 1 that are final
     Index want = 0;            // tokens to draft in this round
     std::vector<std::int32_t> drafts;
-    Index first_row = 0;  // of this round's logits
+    Index first_row = 0;                    // of this round's logits
+    std::vector<double> log_probabilities;  // of what was emitted last
   };
 
-  static Index modules_of(const Transformer<T, D>& model) { return model.config.num_nextn_predict_layers; }
+  static Index modules_of(const M& model) { return model.config.num_nextn_predict_layers; }
   /// The most tokens that an automatic draft may have: more than there are modules, if they can run again.
-  static Index longest_useful(const Transformer<T, D>& model) {
+  static Index longest_useful(const M& model) {
     const Index modules = modules_of(model);
     return modules > 0 && model.design.chains ? std::max<Index>(4, modules) : modules;
   }
@@ -229,8 +236,7 @@ class Speculator {
     }
     if (by_tokens) {
       const bool greedy = all_of(running_, [](const Slot& s) { return s.sampling.greedy(); });
-      passes_.trunk(rows_, 0, rows_.size(), greedy ? Answer::tokens : Answer::drawn, rows_.size(),
-                    {draws_, {}});
+      passes_.trunk(rows_, 0, rows_.size(), answer_of_tokens(greedy), rows_.size(), {draws_, {}});
       return;
     }
     for (Index r = 0; r < rows_.size(); ++r) kept_.push_back(static_cast<std::int32_t>(r));
@@ -256,9 +262,36 @@ class Speculator {
   }
 
   /// Which drafts are the tokens that plain decoding picks.
-  Verdict by_plain_tokens(const Slot& s) const {
-    return verify_chosen(drafts_of(s),
-                         [&](std::size_t i) { return passes_.token(s.first_row + static_cast<Index>(i)); });
+  Verdict by_plain_tokens(Slot& s) {
+    return verify_chosen(drafts_of(s), [&](std::size_t i) { return plain_token(s, i); });
+  }
+
+  Answer answer_of_tokens(bool greedy) const {
+    return options_.on_host() ? Answer::logits : greedy ? Answer::tokens : Answer::drawn;
+  }
+
+  /// The token that plain decoding picks after a sequence's first i drafts. Asked in order: where log p is
+  /// wanted, it is noted.
+  std::int32_t plain_token(Slot& s, std::size_t i) {
+    const Index row = s.first_row + static_cast<Index>(i);
+    if (!options_.on_host()) return passes_.token(row);
+    const auto logits = passes_.logits(row);
+    picked_from_.assign(logits.begin(), logits.end());
+    if (options_.logits_hook) {
+      text_ = s.tokens;
+      text_.insert(text_.end(), s.drafts.begin(), s.drafts.begin() + static_cast<std::ptrdiff_t>(i));
+      options_.logits_hook(text_, picked_from_);
+    }
+    const std::span<const double> z = picked_from_;
+    const std::int32_t token =
+        s.sampling.greedy() ? argmax(z) : sample(distribution(z, s.sampling), of_place(s, i));
+    if (options_.log_probabilities) {
+      const double top = z[static_cast<std::size_t>(argmax(z))];
+      double sum = 0;
+      for (const double logit : z) sum += std::exp(logit - top);
+      s.log_probabilities.push_back(z[static_cast<std::size_t>(token)] - top - std::log(sum));
+    }
+    return token;
   }
 
   /// How many entries of a module are final: p + k <= e. Where depths read no token, entries are final once
@@ -354,11 +387,11 @@ class Speculator {
     drafting_.resize(kept);
   }
 
-  const Transformer<T, D>& model_;
+  const M& model_;
   const GenerateOptions options_;
   const Index most_drafts_;
   const Index modules_;  // that draft
-  Passes<T, D> passes_;
+  Passes<M> passes_;
   std::vector<Slot> slots_;
   std::optional<DraftPolicy> policy_;
   DecodeStatistics statistics_;
@@ -368,6 +401,12 @@ class Speculator {
   std::vector<std::int32_t> kept_;
   std::vector<Draw> draws_;
   RoundList rounds_;
+  std::vector<double> picked_from_;
+  std::vector<std::int32_t> text_;
 };
+
+template <Drafts M>
+Speculator(const M&, const GenerateOptions&, Index = 1, Index = 0)
+    -> Speculator<typename M::value_type, typename M::device_type, M>;
 
 }  // namespace mtpx

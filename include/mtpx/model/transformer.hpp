@@ -20,6 +20,9 @@ struct Forward {
 /// sequential modules, or parallel heads on the trunk. See MtpDesign.
 template <typename T, typename D>
 struct Transformer {
+  using value_type = T;
+  using device_type = D;
+
   Config config;
   MtpDesign design;
   Parameter<T, D> embed_tokens;  ///< [vocab, hidden], shared by all depths

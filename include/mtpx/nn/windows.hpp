@@ -4,14 +4,25 @@
 #include <mtpx/nn/block.hpp>
 #include <mtpx/ops/positions.hpp>
 
+#include <utility>
+
 namespace mtpx {
 
 /// Token windows on a device.
 template <typename D>
 struct Batch {
-  Tensor<std::int32_t, D> tokens;     ///< [B, T + 1]: T inputs, and the label of the last
-  Tensor<std::int32_t, D> positions;  ///< [B, T + 1]: of each token in its document; undefined: one document
-  bool mask_documents = false;        ///< attention stays inside documents, too
+  using Numbers = Tensor<std::int32_t, D>;
+
+  Numbers tokens;       ///< [B, T + 1]: T inputs, and the label of the last
+  Numbers positions;    ///< [B, T + 1]: of each token in its document; undefined: one document
+  bool mask_documents;  ///< attention stays inside documents, too
+  Numbers counts;       ///< [B, T + 1]: 0 where a token is nobody's label; undefined: all count
+
+  Batch(Numbers all, Numbers of_documents = {}, bool mask = false, Numbers counted = {})
+      : tokens(std::move(all)),
+        positions(std::move(of_documents)),
+        mask_documents(mask),
+        counts(std::move(counted)) {}
 
   Index batch() const { return tokens.shape()[0]; }
   Index time() const { return tokens.shape()[1] - 1; }

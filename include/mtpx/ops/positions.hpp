@@ -27,22 +27,28 @@ Tensor<std::int32_t, D> document_windows(const Tensor<std::int32_t, D>& position
 }
 
 /// What depth k predicts (DeepSeek-V3 Eq. 24): the token k + 1 ahead of each row, or -1 where that belongs to
-/// another document than the row's own.
+/// another document than the row's own or is not to be learnt.
 ///
 ///   label_bi = token_b,i+k+1,  i < T - k
 ///
 /// tokens: [B, T + 1] dense   positions: the same, of each token in its document; undefined: one document
+/// counts: the same, 0 where a token is nobody's label; undefined: all count
 /// returns [B, T - k]   Throws ShapeError.
 template <typename D>
 Tensor<std::int32_t, D> labels_ahead(const Tensor<std::int32_t, D>& tokens,
-                                     const Tensor<std::int32_t, D>& positions, Index k) {
-  require(tokens.shape().rank() == 2 && k >= 0 && k < tokens.shape()[1] - 1 &&
-              (!positions.defined() ||
-               (positions.shape() == tokens.shape() && positions.row_stride() == tokens.row_stride())),
-          "labels_ahead", "tokens and positions are [B, T + 1] with T above k and rows equally far apart",
-          {{"tokens", tokens.shape()}, {"positions", positions.shape()}});
+                                     const Tensor<std::int32_t, D>& positions,
+                                     const Tensor<std::int32_t, D>& counts, Index k) {
+  const auto alike = [&](const Tensor<std::int32_t, D>& x) {
+    return !x.defined() || (x.shape() == tokens.shape() && x.row_stride() == tokens.row_stride());
+  };
+  require(
+      tokens.shape().rank() == 2 && k >= 0 && k < tokens.shape()[1] - 1 && alike(positions) && alike(counts),
+      "labels_ahead", "tokens, positions and counts are [B, T + 1] with T above k and rows equally far apart",
+      {{"tokens", tokens.shape()}, {"positions", positions.shape()}, {"counts", counts.shape()}});
+  const auto memory = [](const Tensor<std::int32_t, D>& x) { return x.defined() ? x.data() : nullptr; };
   Tensor<std::int32_t, D> labels(tokens.device(), {tokens.shape()[0], tokens.shape()[1] - 1 - k});
-  shift_labels(tokens.device(), tokens.rows(), k, tokens.data(), positions.data(), labels.data());
+  shift_labels(tokens.device(), tokens.rows(), k, tokens.data(), memory(positions), memory(counts),
+               labels.data());
   return labels;
 }
 

@@ -4,7 +4,7 @@
 #include <mtpx/core/error.hpp>
 #include <mtpx/core/rng.hpp>
 #include <mtpx/core/shape.hpp>
-#include <mtpx/train/corpus.hpp>
+#include <mtpx/train/tokens.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -22,17 +22,44 @@ namespace mtpx {
 ///   valid  <=>  positions[b, i + k + 1] == positions[b, i] + k + 1
 ///
 /// This is exact: behind a document's start, positions are smaller than their distance to anything before it.
+///
+/// A program may put its own together: a window a row, or a sample padded to the longest, whose counts say
+/// which of its tokens are learnt.
 struct HostBatch {
   Index batch = 0, seq = 0;
-  std::vector<std::int32_t> tokens;     // [batch, seq + 1]  ids 0 ... 255
-  std::vector<std::int32_t> positions;  // [batch, seq + 1]  offset of each token in its own document
+  std::vector<std::int32_t> tokens;     // [batch, seq + 1]  ids
+  std::vector<std::int32_t> positions;  // [batch, seq + 1]  offset of each token in its own document; empty:
+                                        // a document a row
+  std::vector<std::int32_t>
+      counts{};  // [batch, seq + 1]  0: nobody's label (prompts, padding); empty: all count
 
   std::int32_t token(Index row, Index i) const { return tokens[at(row, i)]; }
-  std::int32_t position(Index row, Index i) const { return positions[at(row, i)]; }
+  std::int32_t position(Index row, Index i) const {
+    return positions.empty() ? static_cast<std::int32_t>(i) : positions[at(row, i)];
+  }
 
-  /// Whether token i + ahead exists in the window and is in the same document as token i.
-  bool same_document(Index row, Index i, Index ahead) const {
-    return i + ahead <= seq && position(row, i + ahead) == position(row, i) + ahead;
+  /// Whether token i + ahead exists in the window, is in the same document as token i, and is to be learnt.
+  bool is_label(Index row, Index i, Index ahead) const {
+    return i + ahead <= seq && position(row, i + ahead) == position(row, i) + ahead &&
+           (counts.empty() || counts[at(row, i + ahead)] != 0);
+  }
+
+  /// Throws ConfigError unless it has an id of the vocabulary, and a position and a count where there are
+  /// any, for each token.
+  void check(Index vocabulary) const {
+    const auto tokens_wanted = static_cast<std::size_t>(batch * (seq + 1));
+    const auto fits = [&](const std::vector<std::int32_t>& all) {
+      return all.empty() || all.size() == tokens_wanted;
+    };
+    if (batch < 1 || seq < 1 || tokens.size() != tokens_wanted || !fits(positions) || !fits(counts)) {
+      throw ConfigError(cat("[data] a batch of ", batch, " windows of ", seq, " + 1 tokens has ",
+                            tokens.size(), " tokens, ", positions.size(), " positions and ", counts.size(),
+                            " counts"));
+    }
+    for (const std::int32_t id : tokens) {
+      if (id >= 0 && id < vocabulary) continue;
+      throw ConfigError(cat("[data] a batch has the id ", id, ", outside the vocabulary of ", vocabulary));
+    }
   }
 
  private:
@@ -51,15 +78,15 @@ inline HostBatch empty_batch(Index batch, Index seq) {
   return result;
 }
 
-/// Appends the seq + 1 tokens of the corpus from `offset` on, and their positions. The end of the stream is
+/// Appends the seq + 1 tokens of the stream from `offset` on, and their positions. The end of the stream is
 /// followed by its beginning, which is a document's start like any other.
-inline void append_window(const Corpus& corpus, Index offset, HostBatch& batch) {
-  Index document = corpus.document_at(offset);
+inline void append_window(const Tokens& tokens, Index offset, HostBatch& batch) {
+  Index document = tokens.document_at(offset);
   for (Index i = 0; i <= batch.seq; ++i) {
-    batch.tokens.push_back(corpus.token(offset));
-    batch.positions.push_back(static_cast<std::int32_t>(offset - corpus.start(document)));
-    if (++offset < corpus.start(document + 1)) continue;
-    if (++document < corpus.documents()) continue;
+    batch.tokens.push_back(tokens.at(offset));
+    batch.positions.push_back(static_cast<std::int32_t>(offset - tokens.start(document)));
+    if (++offset < tokens.start(document + 1)) continue;
+    if (++document < tokens.documents()) continue;
     offset = document = 0;
   }
 }
@@ -137,30 +164,32 @@ class Batches {
   /// The fewest tokens that can be trained on.
   static Index minimum(Index seq, Index depth) { return seq + 1 + depth; }
 
-  /// Keeps a copy of the corpus (move it in to avoid the copy).
-  /// Throws ConfigError if batch < 1, seq < 1, depth < 0 or seq <= depth; FileError if the corpus has fewer
-  /// than `minimum(seq, depth)` tokens.
-  Batches(Corpus corpus, const BatchOptions& options) : corpus_(std::move(corpus)), options_(options) {
+  /// Keeps a copy of the tokens (move them in to avoid the copy).
+  /// Throws ConfigError if batch < 1, seq < 1, depth < 0 or seq <= depth; FileError if there are fewer than
+  /// `minimum(seq, depth)` tokens.
+  Batches(Tokens tokens, const BatchOptions& options) : tokens_(std::move(tokens)), options_(options) {
     detail::check_batch_sizes(options.batch, options.seq, options.depth);
     const Index needed = minimum(options.seq, options.depth);
-    if (corpus_.size() < needed) {
+    if (tokens_.size() < needed) {
       throw FileError(cat("[data] the text needs at least ", needed, " tokens (seq ", options.seq,
-                          " + 1 + depth ", options.depth, "), found ", corpus_.size()));
+                          " + 1 + depth ", options.depth, "), found ", tokens_.size()));
     }
   }
 
-  /// The batch of a step, counted from 0. Throws ConfigError if `step` is negative.
+  /// The batch of a step or micro-batch, counted from 0. Throws ConfigError if `step` is negative.
   HostBatch at(Index step) const {
     if (step < 0) throw ConfigError(cat("[data] step must not be negative, it is ", step));
     HostBatch result = detail::empty_batch(options_.batch, options_.seq);
     for (Index row = 0; row < options_.batch; ++row) {
-      detail::append_window(corpus_, window(step * options_.batch + row), result);
+      detail::append_window(tokens_, window(step * options_.batch + row), result);
     }
     return result;
   }
 
-  Index windows_per_epoch() const { return corpus_.size() / options_.seq; }
-  const Corpus& corpus() const { return corpus_; }
+  HostBatch operator()(Index step) const { return at(step); }
+
+  Index windows_per_epoch() const { return tokens_.size() / options_.seq; }
+  const Tokens& tokens() const { return tokens_; }
   const BatchOptions& options() const { return options_; }
 
  private:
@@ -171,14 +200,14 @@ class Batches {
     const Permutation order(windows_per_epoch(), options_.seed, stream);
     const auto words = Philox::block(options_.seed, stream, ~std::uint64_t{0});
     const auto random = std::uint64_t{words[1]} << 32 | words[0];
-    const auto phase = static_cast<Index>(random % static_cast<std::uint64_t>(corpus_.size()));
-    return (phase + order(n % windows_per_epoch()) * options_.seq) % corpus_.size();
+    const auto phase = static_cast<Index>(random % static_cast<std::uint64_t>(tokens_.size()));
+    return (phase + order(n % windows_per_epoch()) * options_.seq) % tokens_.size();
   }
 
   // Streams of the batches, one an epoch: far from those of any other use of the same seed ("data" in ASCII).
   static constexpr std::uint64_t first_stream = std::uint64_t{0x64617461} << 32;
 
-  Corpus corpus_;
+  Tokens tokens_;
   BatchOptions options_;
 };
 
@@ -189,19 +218,19 @@ struct ValidationOptions {
   Index depth = 0;   // of multi-token prediction; only to check seq
 };
 
-/// The same windows at every validation: at most `limit`, evenly spread over the corpus, in its order. Each
+/// The same windows at every validation: at most `limit`, evenly spread over the tokens, in their order. Each
 /// window has seq inputs and starts where the one before it (chosen or not) made its last prediction, so no
 /// token is a next-token target twice.
 class ValidationWindows {
  public:
-  /// Keeps a copy of the corpus (move it in to avoid the copy). A corpus too short for one window, or empty,
+  /// Keeps a copy of the tokens (move them in to avoid the copy). Tokens too few for one window, or empty,
   /// is no error here: it gives `windows() == 0`, and the caller says that there is nothing to validate on.
   /// Throws ConfigError as Batches does, and if limit < 1.
-  ValidationWindows(Corpus corpus, const ValidationOptions& options)
-      : corpus_(std::move(corpus)), options_(options) {
+  ValidationWindows(Tokens tokens, const ValidationOptions& options)
+      : tokens_(std::move(tokens)), options_(options) {
     detail::check_batch_sizes(options.batch, options.seq, options.depth);
     if (options.limit < 1) throw ConfigError(cat("[data] limit must be at least 1, it is ", options.limit));
-    available_ = std::max<Index>(corpus_.size() - 1, 0) / options.seq;
+    available_ = std::max<Index>(tokens_.size() - 1, 0) / options.seq;
   }
 
   /// Windows in all batches together.
@@ -219,15 +248,15 @@ class ValidationWindows {
     HostBatch result = detail::empty_batch(std::min(options_.batch, windows() - first), options_.seq);
     for (Index row = 0; row < result.batch; ++row) {
       const Index window = (first + row) * available_ / windows();
-      detail::append_window(corpus_, window * options_.seq, result);
+      detail::append_window(tokens_, window * options_.seq, result);
     }
     return result;
   }
 
-  const Corpus& corpus() const { return corpus_; }
+  const Tokens& tokens() const { return tokens_; }
 
  private:
-  Corpus corpus_;
+  Tokens tokens_;
   ValidationOptions options_;
   Index available_ = 0;
 };

@@ -23,14 +23,13 @@ namespace mtpx {
 
 struct CorpusSplit;
 
-/// Documents laid end to end in one stream. One file is one document, one byte is one token (vocabulary
-/// 256): UTF-8, broken UTF-8, NUL, byte order marks and CRLF all pass through unchanged.
+/// Documents laid end to end. One file is one document: UTF-8, broken UTF-8, NUL, byte order marks and CRLF
+/// all pass through unchanged. What a model learns from is their ids: Tokens.
 ///
 /// The text is held in memory: a file that changes after reading does not change a run. `fingerprint()`
 /// tells a resumed run whether it reads the same text again.
 class Corpus {
  public:
-  static constexpr std::int32_t vocabulary = 256;
   /// Positions inside a document are int32, so a longer document is refused.
   static constexpr Index longest_document = std::numeric_limits<std::int32_t>::max();
 
@@ -56,26 +55,16 @@ class Corpus {
   /// Appends one document; an empty text is no document and is left out. `name` is for messages.
   void add(std::string_view text, std::string name);
 
-  /// Tokens in all documents together.
+  /// Bytes in all documents together.
   Index size() const { return static_cast<Index>(bytes_.size()); }
   Index documents() const { return static_cast<Index>(starts_.size()); }
   bool empty() const { return bytes_.empty(); }
 
-  /// The token at `offset` of the stream: 0 ... 255.
-  std::int32_t token(Index offset) const {
-    return static_cast<unsigned char>(bytes_[static_cast<std::size_t>(offset)]);
-  }
-
-  /// Offset in the stream of the document's first token. `start(documents())` is `size()`.
+  /// Where the document's first byte is among all. `start(documents())` is `size()`.
   Index start(Index document) const {
     return document == documents() ? size() : starts_[static_cast<std::size_t>(document)];
   }
   Index length(Index document) const { return start(document + 1) - start(document); }
-
-  /// The document that holds the token at `offset`.
-  Index document_at(Index offset) const {
-    return std::upper_bound(starts_.begin(), starts_.end(), offset) - starts_.begin() - 1;
-  }
 
   /// The bytes of a document; valid as long as the corpus is neither changed nor destroyed.
   std::string_view text(Index document) const {

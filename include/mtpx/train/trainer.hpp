@@ -5,6 +5,9 @@
 #include <mtpx/train/step.hpp>
 
 #include <cmath>
+#include <cstdint>
+#include <functional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -16,6 +19,8 @@ struct TrainOptions {
   Index steps = 300;
   Index accumulation = 1;  ///< micro-batches per optimiser step
   LearningRate lr{};
+  /// The learning rate of a step (from 0) of so many steps, instead of `lr`.
+  std::function<double(Index step, Index steps)> schedule{};
   LambdaSchedule lambda{};      ///< from step.loss.lambda on; late = step.loss.lambda: constant
   StepOptions step{};           ///< loss, AdamW, clipping, router biases
   bool mask_documents = false;  ///< attention stays inside documents (DeepSeek-V3 sec. 4.1 does not)
@@ -38,19 +43,29 @@ struct Evaluation {
   std::vector<double>
       agreement;            ///< share of rows whose argmax is the main head's own choice for that position
   std::vector<Index> rows;  ///< labels that counted
+  Index bytes = 0;          ///< of the text that the main head's labels stand for
 
   bool empty() const { return rows.empty() || rows[0] == 0; }
-  /// Bits per byte of the main head, for tokens that are bytes.
-  double bits_per_byte() const { return loss.empty() ? 0.0 : loss[0] / std::log(2.0); }
+  /// Bits per byte of the main head: what models of different vocabularies can be compared by.
+  double bits_per_byte() const {
+    return bytes == 0 ? 0.0
+                      : loss[0] * static_cast<double>(rows[0]) / (static_cast<double>(bytes) * std::log(2.0));
+  }
 };
 
 /// A batch of the host on a device.
 template <typename D>
 Batch<D> upload(const D& device, const HostBatch& host, bool mask_documents = false) {
-  const Shape shape{host.batch, host.seq + 1};
-  return {Tensor<std::int32_t, D>::from(device, shape, host.tokens),
-          Tensor<std::int32_t, D>::from(device, shape, host.positions), mask_documents};
+  const auto numbers = [&](const std::vector<std::int32_t>& all) {
+    return all.empty() ? Tensor<std::int32_t, D>()
+                       : Tensor<std::int32_t, D>::from(device, {host.batch, host.seq + 1}, all);
+  };
+  return {numbers(host.tokens), numbers(host.positions), mask_documents, numbers(host.counts)};
 }
+
+/// Where a run's micro-batches come from: any function that gives micro-batch n, from 0, the same at every
+/// call, all of one shape and kind. `Batches` is one, over tokens; a program's own may collate, pad and mask.
+using BatchSource = std::function<HostBatch(Index n)>;
 
 /// The training loop's body: forward, backward, clip, AdamW, router biases. State is the model, the moments
 /// and the step; batches and noise are functions of seed and step, so equal states go on equally.
@@ -61,12 +76,28 @@ template <typename T, typename D>
 class Trainer {
  public:
   /// Throws ConfigError for options that make no sense, or batches that do not suit the model.
-  Trainer(Transformer<T, D>& model, const TrainOptions& options, Batches batches)
+  Trainer(Transformer<T, D>& model, const TrainOptions& options, BatchSource batches)
       : options_(options),
         batches_(std::move(batches)),
-        step_(model, windows(model, options, batches_), options.step),
+        first_(batches_(0)),
+        vocabulary_(model.config.vocab_size),
+        step_(model, windows(model, options, first_), options.step),
         losses_(model.device(), {ring, step_.losses().size()}),
         norms_(model.device(), {ring}) {}
+
+  /// The steps that are left, until on_step(const StepReport&) returns false: true if they were all taken. A
+  /// GPU, which has steps queued, is asked every `every` steps, so that on_step may come later than the step.
+  template <typename OnStep>
+  bool run(const OnStep& on_step, Index every = HostMemory<D> ? 1 : 16) {
+    while (steps_ < options_.steps) {
+      advance();
+      if (steps_ % every != 0 && steps_ != options_.steps) continue;
+      for (const StepReport& report : reports()) {
+        if (!on_step(report)) return false;
+      }
+    }
+    return true;
+  }
 
   /// One optimiser step. Throws NumericError, before anything is changed, when the loss or the gradient norm
   /// is not finite.
@@ -82,13 +113,27 @@ class Trainer {
     if (queued_.size() == static_cast<std::size_t>(ring)) collect();
     StepReport report;
     report.step = steps_ + 1;
-    report.lr = options_.lr.at(steps_, options_.steps);
+    report.lr = options_.schedule ? options_.schedule(steps_, options_.steps)
+                                  : options_.lr.at(steps_, options_.steps);
+    if (!(report.lr >= 0 && std::isfinite(report.lr)))
+      throw ConfigError(cat("[train] step ", report.step, ": the schedule gives ", report.lr,
+                            ", a learning rate must be 0 or positive"));
     report.lambda = options_.lambda.at(options_.step.loss.lambda, steps_, options_.steps);
     for (Index micro = 0; micro < options_.accumulation; ++micro) {
-      const HostBatch host = batches_.at(steps_ * options_.accumulation + micro);
+      const HostBatch host = batches_(steps_ * options_.accumulation + micro);
+      host.check(vocabulary_);
       const Batch<D>& input = step_.inputs()[static_cast<std::size_t>(micro)];
-      input.tokens.assign(host.tokens);
-      input.positions.assign(host.positions);
+      const auto assign = [&](const Tensor<std::int32_t, D>& to, const std::vector<std::int32_t>& from) {
+        const auto size = to.defined() ? static_cast<std::size_t>(to.size()) : 0;
+        if (from.size() != size)
+          throw ConfigError(
+              cat("[data] micro-batch ", steps_ * options_.accumulation + micro,
+                  " is not of the first one's shape, or has no positions or counts where it has"));
+        if (size > 0) to.assign(from);
+      };
+      assign(input.tokens, host.tokens);
+      assign(input.positions, host.positions);
+      assign(input.counts, host.counts);
     }
     step_.set_lambda(report.lambda);
     step_(report.lr);
@@ -111,13 +156,12 @@ class Trainer {
   /// Steps taken or queued.
   Index steps_done() const { return steps_; }
   const TrainOptions& options() const { return options_; }
-  const Batches& batches() const { return batches_; }
   AdamW<T, D>& optimizer() { return step_.optimizer(); }
 
  private:
   static constexpr Index ring = 64;  // steps whose figures the device keeps
 
-  static void check(const Transformer<T, D>& model, const TrainOptions& options, const Batches& batches) {
+  static void check(const Transformer<T, D>& model, const TrainOptions& options, const HostBatch& batch) {
     const auto rule = [](bool holds, const char* name, const auto& value, const auto& text) {
       if (!holds) throw ConfigError(cat("[train] ", name, " = ", value, ": ", text));
     };
@@ -126,25 +170,22 @@ class Trainer {
     rule(options.lr.peak >= 0 && std::isfinite(options.lr.peak), "lr", options.lr.peak,
          "must be 0 or positive");
     rule(options.step.clip >= 0, "clip", options.step.clip, "must be 0 (none) or positive");
-    const Index seq = batches.options().seq, longest = model.config.max_position_embeddings;
+    const Index seq = batch.seq, longest = model.config.max_position_embeddings;
     const Index depth = model.config.num_nextn_predict_layers;
     rule(seq <= longest, "seq", seq, cat("must not exceed max_position_embeddings = ", longest));
     rule(seq > depth, "seq", seq, cat("must be larger than num_nextn_predict_layers = ", depth));
+    batch.check(model.config.vocab_size);
     if (model.main_frozen() && model.config.num_nextn_predict_layers == 0)
       throw ConfigError("[train] the main model is frozen and the depth is 0: nothing would train");
   }
 
   /// Memory for the windows of a step.
   static std::vector<Batch<D>> windows(const Transformer<T, D>& model, const TrainOptions& options,
-                                       const Batches& batches) {
-    check(model, options, batches);
-    const D& device = model.device();
-    const Shape shape{batches.options().batch, batches.options().seq + 1};
+                                       const HostBatch& first) {
+    check(model, options, first);
     std::vector<Batch<D>> all;
-    for (Index micro = 0; micro < options.accumulation; ++micro) {
-      all.push_back({Tensor<std::int32_t, D>(device, shape), Tensor<std::int32_t, D>(device, shape),
-                     options.mask_documents});
-    }
+    for (Index micro = 0; micro < options.accumulation; ++micro)
+      all.push_back(upload(model.device(), first, options.mask_documents));
     return all;
   }
 
@@ -181,7 +222,9 @@ class Trainer {
   }
 
   TrainOptions options_;
-  Batches batches_;
+  BatchSource batches_;
+  HostBatch first_;  // what all others are like
+  Index vocabulary_;
   TrainStep<T, D> step_;
   Tensor<acc_t<T>, D> losses_;      // [ring, what step_.losses() holds]
   Tensor<double, D> norms_;         // [ring]
@@ -191,8 +234,10 @@ class Trainer {
 };
 
 /// Loss and acceptance of all depths over validation windows (any type with size() and at(i) -> HostBatch).
+/// token_bytes: how many bytes of text each id stands for; none given: a byte each.
 template <typename T, typename D, typename Windows>
-Evaluation evaluate(const Transformer<T, D>& model, const Windows& windows, bool mask_documents = false) {
+Evaluation evaluate(const Transformer<T, D>& model, const Windows& windows, bool mask_documents = false,
+                    std::span<const std::int32_t> token_bytes = {}) {
   Evaluation result;
   std::vector<double> hits, same;
   for (Index i = 0; i < windows.size(); ++i) {
@@ -210,11 +255,13 @@ Evaluation evaluate(const Transformer<T, D>& model, const Windows& windows, bool
       const auto ahead = static_cast<Index>(k);
       for (Index b = 0; b < host.batch; ++b) {
         for (Index t = 0; t + ahead < host.seq; ++t) {
-          if (!host.same_document(b, t, ahead + 1)) continue;
+          if (!host.is_label(b, t, ahead + 1)) continue;
           const auto at = static_cast<std::size_t>(b * (host.seq - ahead) + t);
+          const std::int32_t label = host.token(b, t + ahead + 1);
           ++result.rows[k];
+          if (k == 0) result.bytes += token_bytes.empty() ? 1 : token_bytes[static_cast<std::size_t>(label)];
           result.loss[k] += static_cast<double>(row_loss[at]);
-          hits[k] += best[at] == host.token(b, t + ahead + 1) ? 1 : 0;
+          hits[k] += best[at] == label ? 1 : 0;
           same[k] += best[at] == main[static_cast<std::size_t>(b * host.seq + t + ahead)] ? 1 : 0;
         }
       }
