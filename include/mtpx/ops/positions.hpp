@@ -42,7 +42,7 @@ Tensor<std::int32_t, D> labels_ahead(const Tensor<std::int32_t, D>& tokens,
           "labels_ahead", "tokens and positions are [B, T + 1] with T above k and rows equally far apart",
           {{"tokens", tokens.shape()}, {"positions", positions.shape()}});
   Tensor<std::int32_t, D> labels(tokens.device(), {tokens.shape()[0], tokens.shape()[1] - 1 - k});
-  shift_labels(tokens.device(), tokens.rows(), k, tokens.data(), positions.data(), labels.data());
+  shift_labels(tokens.device(), tokens.rows(), k, tokens.data(), positions.data_or_null(), labels.data());
   return labels;
 }
 
