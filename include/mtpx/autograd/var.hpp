@@ -128,7 +128,7 @@ using Weight = Var<T, D, acc_t<T>>;
 /// A trainable tensor. Move-only, so that a copy of a module cannot train half a model by mistake. Its
 /// gradient lasts across tapes: several backwards before one optimiser step accumulate for free.
 ///
-/// A new one of some shape is NaN until something is assigned to it, as initialize() does:
+/// A new one of some shape is NaN until something is assigned to it, as initialize() and load_module() do:
 /// what was forgotten shows in the first loss, and not as whatever the memory held before.
 template <typename T, typename D>
 class Parameter : public Weight<T, D> {
