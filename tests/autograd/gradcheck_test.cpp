@@ -115,3 +115,20 @@ TEST_CASE("gradcheck: nothing compared is not a success") {
   CHECK(!GradcheckReport{}.within(1));
   CHECK(GradcheckReport{1, 0.5, ""}.within(0.5));
 }
+
+TEST_CASE("gradcheck: what cannot be compared is refused by name") {
+  Check check;
+  const auto run = [&](const Weight<double, Cpu>& target, double h = 1e-3, Index stride = 1) {
+    return gradcheck<Cpu>(
+        {{"w", target}}, [&](Tape& tape) { return curve(tape, check.x, Fault::none); }, h, stride);
+  };
+  Parameter<double, Cpu> frozen(Matrix::from(check.cpu, {1}, Numbers{1}));
+  frozen.freeze();  // was a segmentation fault
+  const char* const text = "[gradcheck] w has no gradient to compare: it is frozen or a constant";
+  CHECK_THROWS_WITH_AS(run(frozen), text, Error);
+  CHECK_THROWS_WITH_AS(run(Weight<double, Cpu>(frozen.value())), text, Error);
+  CHECK_THROWS_WITH_AS(run({}), "[gradcheck] w is undefined", Error);
+  CHECK_THROWS_WITH_AS(run(check.x, 0), "[gradcheck] h = 0 and stride = 1 must be positive", Error);
+  CHECK_THROWS_WITH_AS(run(check.x, 1e-3, 0), "[gradcheck] h = 0.001 and stride = 0 must be positive",
+                       Error);  // had no end
+}

@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include <memory>
 #include <sstream>
 
 using namespace mtpx;
@@ -398,4 +399,41 @@ TEST_CASE("tape: operands on two tapes, or on none, throw") {
   CHECK(&tape_of("op", leaf, on_a) == &a);
   CHECK(&tape_of("op", on_b, leaf) == &b);
   CHECK(a.size() + b.size() == 0);
+}
+
+TEST_CASE("tape: what was computed on it keeps value and gradient when it is gone, and is not computed on") {
+  const Cpu cpu(1);
+  Node x, y;
+  for (const Mode mode : {Mode::training, Mode::inference}) {
+    auto tape = std::make_unique<Tape>(mode);
+    x = tape->input(numbers(cpu, {2, 3}));
+    y = times(x, 2);
+    if (mode == Mode::training) tape->backward(y, numbers(cpu, {1, 1}));
+    const Node copy = y;
+    tape.reset();
+    // All of these read freed memory before; the first reported 3370750452 steps.
+    const auto text = [](const char* op) {
+      return cat('[', op, "] the tape of an operand is gone; it must live while ops use what is on it");
+    };
+    CHECK_THROWS_WITH_AS(add(y, y), text("add").c_str(), Error);
+    CHECK_THROWS_WITH_AS(narrow(copy, 0, 1), text("narrow").c_str(), Error);
+    CHECK_THROWS_WITH_AS(x.tape(), text("tape").c_str(), Error);
+    Tape other;
+    CHECK_THROWS_WITH_AS(add(other.constant(numbers(cpu, {1, 1})), y), text("add").c_str(), Error);
+    CHECK_THROWS_WITH_AS(other.backward(y, numbers(cpu, {1, 1})), text("backward").c_str(), Error);
+    CHECK(y.value().to_host() == Numbers{4, 6});
+    if (mode == Mode::training) CHECK(x.grad().to_host() == Numbers{2, 2});
+    CHECK(times(other.adopt(y), 2).value().to_host() == Numbers{8, 12});  // on a tape that lives
+  }
+}
+
+TEST_CASE("tape: a loss or gradient that is undefined is refused") {
+  const Cpu cpu(1);
+  Tape tape;
+  CHECK_THROWS_WITH_AS(tape.backward(Node()), "[backward] the loss must be one number\n  loss: undefined",
+                       ShapeError);
+  const Node y = times(tape.input(numbers(cpu, {2})), 2);
+  CHECK_THROWS_WITH_AS(tape.backward(y, Matrix()),
+                       "[backward] the gradient needs the shape of what it is of\n  y: [1]\n  dy: undefined",
+                       ShapeError);
 }

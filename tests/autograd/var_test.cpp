@@ -1,7 +1,10 @@
 #include <mtpx/autograd/var.hpp>
 #include <mtpx/core/cpu.hpp>
+#include <mtpx/core/meta.hpp>
 
 #include <doctest/doctest.h>
+
+#include <cmath>
 
 using namespace mtpx;
 
@@ -50,6 +53,9 @@ TEST_CASE("parameter: the first gradient overwrites, the next ones add") {
   CHECK(p.tape() == nullptr);
   CHECK(!p.grad().defined());
   CHECK(!p.slot()->grad.defined());  // no buffer before somebody writes
+  // Was a segmentation fault.
+  CHECK_THROWS_WITH_AS(p.grad().to_host(),
+                       "[to_host] the tensor is undefined, as a gradient is before backward()", ShapeError);
 
   deliver(p.sink(), 3, 2);
   CHECK(p.grad().to_host() == Floats{2, 2, 2});
@@ -83,6 +89,24 @@ TEST_CASE("parameter: the gradient is dense, of the value's shape and of the acc
   strided.sink();
   CHECK(strided.grad().shape() == Shape{4, 3});
   CHECK(strided.grad().row_stride() == 3);
+}
+
+TEST_CASE("parameter: a new one is NaN, not what its memory held before") {
+  const Cpu cpu(2);
+  { const FloatMatrix junk = FloatMatrix::from(cpu, {2, 2}, Floats{9, 8, 7, 6}); }
+  const Parameter<float, Cpu> p(cpu, {2, 2});  // was 9, 8, 7, 6
+  for (const float x : p.value().to_host()) CHECK(std::isnan(x));
+  for (const bf16 x : Parameter<bf16, Cpu>(cpu, {3}).value().to_host()) CHECK(std::isnan(float{x}));
+  for (const double x : Parameter<double, Cpu>(cpu, {3}).value().to_host()) CHECK(std::isnan(x));
+  CHECK(Parameter<float, Meta>(Meta(), {1 << 20, 1 << 20}).shape() == Shape{1 << 20, 1 << 20});
+}
+
+TEST_CASE("var: item and << are its value's") {
+  const Var<float, Cpu> x(FloatMatrix::from(Cpu(1), {1, 1}, Floats{7}));
+  CHECK(x.item() == 7);
+  CHECK(cat(x) == "float [1, 1]\n[[7]]");
+  CHECK(cat(Var<float, Cpu>()) == "float undefined");
+  CHECK_THROWS_AS((Var<float, Cpu>(FloatMatrix(Cpu(1), {2})).item()), ShapeError);
 }
 
 TEST_CASE("parameter: moves and never copies") {

@@ -1,5 +1,8 @@
 #include <mtpx/core/error.hpp>
 
+#include <mtpx/core/cpu.hpp>
+#include <mtpx/core/tensor.hpp>
+
 #include <doctest/doctest.h>
 
 using namespace mtpx;
@@ -57,5 +60,22 @@ TEST_CASE("require: the rule, a line for each operand, the path") {
                        "  a: [1]\n"
                        "  b: [0, 2]\n"
                        "  in model.layers.3.mlp",
+                       ShapeError);
+}
+
+TEST_CASE("require: a tensor's text says where its rows are apart, and that it is undefined") {
+  const Tensor<float, Cpu> x(Cpu(1), {2, 2, 6});
+  const auto text = [](const Operand& operand) { return operand.str(); };
+  CHECK(text({"x", x}) == "[2, 2, 6]");
+  CHECK(text({"x", x.narrow_last(1, 4)}) == "[2, 2, 4], rows 6 apart");
+  CHECK(text({"x", x.narrow_last(1, 4).reshape({4, 4}).slice_front(0, 1)}) == "[1, 4]");  // one row is dense
+  CHECK(text({"x", Tensor<float, Cpu>()}) == "undefined");
+  CHECK(text({"x", Shape{}}) == "[]");
+  CHECK_THROWS_WITH_AS(require(false, "add", "a and b need the same shape and dense rows",
+                               {{"a", x}, {"b", x.narrow_last(1, 4)}}, "mlp"),
+                       "[add] a and b need the same shape and dense rows\n"
+                       "  a: [2, 2, 6]\n"
+                       "  b: [2, 2, 4], rows 6 apart\n"
+                       "  in mlp",
                        ShapeError);
 }

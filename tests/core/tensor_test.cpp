@@ -24,9 +24,73 @@ FloatMatrix counting(const Cpu& cpu, const Shape& shape) {
 TEST_CASE("tensor: an undefined one has no storage and makes no pool") {
   const FloatMatrix nothing;
   CHECK(!nothing.defined());
-  CHECK(nothing.data() == nullptr);
+  CHECK(nothing.data_or_null() == nullptr);
   const FloatMatrix copy = nothing;
   CHECK(!copy.defined());
+}
+
+TEST_CASE("tensor: an undefined one says so to whoever asks for more") {
+  const FloatMatrix nothing;
+  const auto text = [](const auto& access) {
+    try {
+      access();
+    } catch (const ShapeError& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing was thrown");
+  };
+  const auto refuses = [&](const char* name, const auto& access) {
+    CHECK(text(access) == cat('[', name, "] the tensor is undefined, as a gradient is before backward()"));
+  };
+  refuses("data", [&] { return nothing.data(); });
+  refuses("device", [&] { return &nothing.device(); });
+  refuses("size", [&] { return nothing.size(); });
+  refuses("size", [&] { return nothing.bytes(); });
+  refuses("rows", [&] { return nothing.rows(); });
+  refuses("item", [&] { return nothing.item(); });
+  refuses("at", [&] { return nothing.at(); });
+  refuses("to_host", [&] { return nothing.to_host(); });  // read one float from a null pointer before
+  refuses("reshape", [&] { return nothing.reshape({1, 1}); });
+  refuses("narrow_last", [&] { return nothing.narrow_last(0, 1); });
+  refuses("slice_front", [&] { return nothing.slice_front(0, 1); });
+  refuses("assign", [&] { nothing.assign(Floats{1}); });  // wrote one to it
+  refuses("assign", [&] { nothing.assign_by([](Index, std::span<float>) {}); });
+}
+
+TEST_CASE("tensor: item is the only number") {
+  const Cpu cpu(1);
+  CHECK(FloatMatrix::from(cpu, {}, Floats{7}).item() == 7);
+  CHECK(FloatMatrix::from(cpu, {1, 1}, Floats{7}).item() == 7);
+  CHECK(counting(cpu, {2, 3}).narrow_last(2, 1).slice_front(1, 2).item() == 5);
+  CHECK_THROWS_WITH_AS(counting(cpu, {2, 3}).narrow_last(1, 1).item(),
+                       "[item] a tensor of one number\n  x: [2, 1], rows 3 apart", ShapeError);
+  CHECK_THROWS_AS(FloatMatrix(cpu, {0}).item(), ShapeError);
+}
+
+TEST_CASE("tensor: at reads and writes one number, of views too; never outside") {
+  const Cpu cpu(1);
+  const FloatMatrix x = counting(cpu, {2, 3, 4});
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 3; ++j) {
+      for (Index k = 0; k < 4; ++k) CHECK(x.at(i, j, k) == static_cast<float>(12 * i + 4 * j + k));
+    }
+  }
+  const FloatMatrix view = x.narrow_last(1, 2).slice_front(1, 2).reshape({3, 2});
+  CHECK(view.at(2, 1) == 22);
+  view.at(2, 1) = -1;
+  CHECK(x.at(1, 2, 2) == -1);
+  CHECK(x.reshape({24}).at(5) == 5);
+  CHECK(FloatMatrix::from(cpu, {}, Floats{7}).at() == 7);
+
+  const auto text = [](const char* indices, const char* shape) {
+    return cat("[at] an index for each axis, inside it, not (", indices, ")\n  x: ", shape);
+  };
+  CHECK_THROWS_WITH_AS(view.at(3, 0), text("3, 0", "[3, 2], rows 4 apart").c_str(), ShapeError);
+  CHECK_THROWS_WITH_AS(view.at(0, 2), text("0, 2", "[3, 2], rows 4 apart").c_str(), ShapeError);
+  CHECK_THROWS_WITH_AS(view.at(-1, 0), text("-1, 0", "[3, 2], rows 4 apart").c_str(), ShapeError);
+  CHECK_THROWS_WITH_AS(view.at(1), text("1", "[3, 2], rows 4 apart").c_str(), ShapeError);
+  CHECK_THROWS_WITH_AS(view.at(1, 0, 0), text("1, 0, 0", "[3, 2], rows 4 apart").c_str(), ShapeError);
+  CHECK_THROWS_WITH_AS(view.at(), text("", "[3, 2], rows 4 apart").c_str(), ShapeError);
 }
 
 TEST_CASE("tensor: a new one is dense") {
@@ -82,9 +146,10 @@ TEST_CASE("tensor: as many values as elements") {
   CHECK_THROWS_WITH_AS(FloatMatrix(cpu, {2, 3}).assign(Floats(7)),
                        "[assign] as many values as a dense tensor has elements\n  x: [2, 3]\n  values: [7]",
                        ShapeError);
-  CHECK_THROWS_WITH_AS(FloatMatrix(cpu, {2, 3}).narrow_last(0, 2).assign(Floats(4)),
-                       "[assign] as many values as a dense tensor has elements\n  x: [2, 2]\n  values: [4]",
-                       ShapeError);
+  CHECK_THROWS_WITH_AS(
+      FloatMatrix(cpu, {2, 3}).narrow_last(0, 2).assign(Floats(4)),
+      "[assign] as many values as a dense tensor has elements\n  x: [2, 2], rows 3 apart\n  values: [4]",
+      ShapeError);
   CHECK(cpu.pool().bytes_in_use() == 0);
 }
 
@@ -149,7 +214,7 @@ TEST_CASE("tensor: a strided view may be regrouped, but its rows stay whole") {
   CHECK(y.to_host() == Floats{1, 2, 4, 5, 7, 8, 10, 11});
   CHECK_THROWS_WITH_AS(x.reshape({2, 4}),
                        "[reshape] a strided view keeps its width; make it dense with contiguous(x)\n"
-                       "  from: [4, 2]\n"
+                       "  from: [4, 2], rows 3 apart\n"
                        "  to: [2, 4]",
                        ShapeError);
   // A single row is dense wherever it stands.

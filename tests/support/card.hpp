@@ -338,7 +338,7 @@ class Card {
 
   template <typename T, typename G>
   static Var<T, D, G> on(Tape& tape, const Var<T, D, G>& x, bool frozen) {
-    return Var<T, D, G>(x.value(), frozen ? nullptr : x.slot(), &tape);
+    return tape.adopt(Var<T, D, G>(x.value(), frozen ? nullptr : x.slot(), nullptr));
   }
 
   template <typename T, typename G>

@@ -257,6 +257,20 @@ TEST_CASE("AdamW: one optimiser, several modules with equal names: each as with 
   compare(second, second_alone);
 }
 
+TEST_CASE("AdamW: a step on a larger module is a step on other parameters") {
+  // By position, the moments of the first would be written beyond their end.
+  Parameter<double, Device> little(tensor<double>({2}, {1, 1}));
+  Parameter<double, Device> large(tensor<double>({4000}, Numbers(4000, 1.0)));
+  AdamW<double, Device> optimizer({.eps = 0, .weight_decay = 0});
+  for (Parameter<double, Device>* one : {&little, &large}) {
+    Alone module{*one};
+    set_gradient(*one, Numbers(static_cast<std::size_t>(one->shape().size()), 3.0));
+    optimizer.set_steps(0);
+    optimizer.step(module, clip_norm(module, 0), 0.25);
+    check_close(host(one->value()), Numbers(static_cast<std::size_t>(one->shape().size()), 0.75), 1e-14);
+  }
+}
+
 TEST_CASE("AdamW: freezing, thawing, parts that come and go: nobody takes over another's moments") {
   Toy<double> toy, reference;
   std::map<std::string, AdamW<double, Device>> apart;  // an optimiser for each parameter

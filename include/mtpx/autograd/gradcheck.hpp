@@ -34,10 +34,22 @@ struct GradcheckTarget {
 /// loss: a function of a tape that computes one number on it, from the targets' current values. It must be
 /// smooth within 2h: keep choices (experts, maxima) away from ties.
 /// stride: check every stride-th entry of each target; 1 checks all.
+///
+/// Throws Error for a target that is frozen, constant or undefined, and for an h or a stride that is not
+/// positive.
 template <typename D>
 GradcheckReport gradcheck(const std::vector<GradcheckTarget<D>>& targets,
                           const std::function<Var<double, D>(Tape&)>& loss, double h = 1e-3,
                           Index stride = 1) {
+  if (!(h > 0) || stride < 1)
+    throw Error(cat("[gradcheck] h = ", h, " and stride = ", stride, " must be positive"));
+  for (const auto& target : targets) {
+    if (!target.var.defined()) throw Error(cat("[gradcheck] ", target.name, " is undefined"));
+    if (!target.var.wants_grad())
+      throw Error(
+          cat("[gradcheck] ", target.name, " has no gradient to compare: it is frozen or a constant"));
+    require(target.var.value().contiguous(), "gradcheck", "targets are dense", {{target.name, target.var}});
+  }
   for (const auto& target : targets) target.var.slot()->filled = false;
   {
     Tape tape;
@@ -45,7 +57,7 @@ GradcheckReport gradcheck(const std::vector<GradcheckTarget<D>>& targets,
   }
   const auto value = [&loss] {
     Tape tape(Mode::inference);
-    return loss(tape).value().to_host()[0];
+    return loss(tape).item();
   };
   GradcheckReport report;
   for (const auto& target : targets) {

@@ -28,6 +28,7 @@ class Tape {
   explicit Tape(Mode mode = Mode::training) : mode_(mode), statistics_(mode == Mode::training) {}
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
+  ~Tape() { *place_ = nullptr; }
 
   bool recording() const { return mode_ == Mode::training; }
 
@@ -39,20 +40,20 @@ class Tape {
   /// A differentiable input that is no parameter: its gradient can be read after backward.
   template <typename T, typename D>
   Var<T, D> input(Tensor<T, D> value) {
-    if (!recording()) return Var<T, D>(std::move(value), nullptr, this);
-    return Var<T, D>(std::move(value), std::make_shared<detail::Slot<T, D>>(), this);
+    if (!recording()) return Var<T, D>(std::move(value), nullptr, place_);
+    return Var<T, D>(std::move(value), std::make_shared<detail::Slot<T, D>>(), place_);
   }
 
   /// A value on this tape whose gradient nobody wants.
   template <typename T, typename D>
   Var<T, D> constant(Tensor<T, D> value) {
-    return Var<T, D>(std::move(value), nullptr, this);
+    return Var<T, D>(std::move(value), nullptr, place_);
   }
 
   /// Another tape's value as this tape's input; the gradient goes where the other tape looks for it.
   template <typename T, typename D, typename G>
   Var<T, D, G> adopt(const Var<T, D, G>& var) {
-    return Var<T, D, G>(var.value(), var.slot(), this);
+    return Var<T, D, G>(var.value(), var.slot(), place_);
   }
 
   /// Appends an op: its output and what computes the operands' gradients from the output's,
@@ -69,11 +70,11 @@ class Tape {
     if (spent_)
       throw Error(cat("[", op, "] this tape's backward has run; a tape serves one forward and one backward"));
     if (!recording()) {
-      return std::apply([this](auto&... y) { return std::tuple(Var<Ts, D>(std::move(y), nullptr, this)...); },
-                        ys);
+      return std::apply(
+          [this](auto&... y) { return std::tuple(Var<Ts, D>(std::move(y), nullptr, place_)...); }, ys);
     }
     auto outputs =
-        std::apply([this](auto&... y) { return std::tuple(Var<Ts, D>(y, fresh_slot(y), this)...); }, ys);
+        std::apply([this](auto&... y) { return std::tuple(Var<Ts, D>(y, fresh_slot(y), place_)...); }, ys);
     // The step keeps the outputs' gradients, not the outputs: those live only while another op saves them.
     auto wanted = std::apply(
         [](const auto&... y) {
@@ -94,7 +95,8 @@ class Tape {
   /// d(loss)/d(everything that wants it), for a loss of one number.
   template <typename T, typename D>
   void backward(const Var<T, D>& loss) {
-    require(loss.shape().size() == 1, "backward", "the loss must be one number", {{"loss", loss.shape()}});
+    require(loss.defined() && loss.shape().size() == 1, "backward", "the loss must be one number",
+            {{"loss", loss}});
     Tensor<T, D> one(loss.device(), loss.shape());
     fill_value(loss.device(), 1, T(1.0f), one.data());
     backward(loss, one);
@@ -110,11 +112,11 @@ class Tape {
   /// Adds a gradient to an output, before run(). For backward from several outputs.
   template <typename T, typename D>
   void seed(const Var<T, D>& y, const Tensor<T, D>& dy) {
-    if (y.tape() != this) throw Error("[backward] the loss was not computed on this tape");
+    if (y.tape("backward") != this) throw Error("[backward] the loss was not computed on this tape");
     if (!recording()) throw Error("[backward] this tape is in inference mode and recorded nothing");
     if (spent_) throw Error("[backward] this tape's backward has run; make a new tape for the next step");
-    require(dy.shape() == y.shape(), "backward", "the gradient needs the shape of what it is of",
-            {{"y", y.shape()}, {"dy", dy.shape()}});
+    require(dy.defined() && dy.shape() == y.shape(), "backward",
+            "the gradient needs the shape of what it is of", {{"y", y}, {"dy", dy}});
     // A copy: later ops of this tape may add to the gradient, and the caller keeps dy.
     const Rows rows = dy.rows();
     if (const Sink<T> sink = y.sink()) {
@@ -190,6 +192,7 @@ class Tape {
     }
   };
 
+  const detail::TapePlace place_ = std::make_shared<Tape*>(this);
   Mode mode_;
   bool statistics_;
   bool spent_ = false;
@@ -197,16 +200,18 @@ class Tape {
   std::vector<std::string> scopes_;
 };
 
-/// The one tape that the operands of `op` are on. Throws when there is none or more than one.
+/// The one tape that the operands of `op` are on. Throws when there is none or more than one, and when it is
+/// gone.
 template <typename... Vars>
 Tape& tape_of(std::string_view op, const Vars&... vars) {
   Tape* tape = nullptr;
   bool several = false;
   (
       [&] {
-        if (vars.tape() == nullptr) return;
-        if (tape != nullptr && tape != vars.tape()) several = true;
-        tape = vars.tape();
+        Tape* const its = vars.tape(op);
+        if (its == nullptr) return;
+        if (tape != nullptr && tape != its) several = true;
+        tape = its;
       }(),
       ...);
   if (several) throw Error(cat("[", op, "] the operands are on two different tapes"));

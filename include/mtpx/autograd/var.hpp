@@ -1,9 +1,14 @@
 #pragma once
 // Var: a value on a tape, and Parameter: a value that outlives tapes.
 
+#include <mtpx/core/error.hpp>
 #include <mtpx/core/tensor.hpp>
+#include <mtpx/kernels.hpp>
 
+#include <limits>
 #include <memory>
+#include <ostream>
+#include <string_view>
 #include <utility>
 
 namespace mtpx {
@@ -18,6 +23,9 @@ struct Slot {
   Tensor<G, D> grad;
   bool filled = false;
 };
+
+/// Where a tape is, shared by all that was computed on it: null inside once the tape is gone.
+using TapePlace = std::shared_ptr<Tape*>;
 
 }  // namespace detail
 
@@ -60,6 +68,8 @@ class Destination {
 /// A value of type T with a place for its gradient, of type G. A null slot makes it a constant: nobody
 /// wants its gradient. A null tape makes it a leaf: it was not computed by an op.
 ///
+/// Its value and gradient may outlive its tape; to compute on it, or back from it, then throws Error.
+///
 /// Activations have G = T, parameters G = acc_t<T> (see Weight).
 template <typename T, typename D, typename G = T>
 class Var {
@@ -71,16 +81,25 @@ class Var {
   Var() = default;
   /// A constant.
   explicit Var(Tensor<T, D> value) : value_(std::move(value)) {}
-  Var(Tensor<T, D> value, std::shared_ptr<detail::Slot<G, D>> slot, Tape* tape)
-      : value_(std::move(value)), slot_(std::move(slot)), tape_(tape) {}
+  Var(Tensor<T, D> value, std::shared_ptr<detail::Slot<G, D>> slot, detail::TapePlace tape)
+      : value_(std::move(value)), slot_(std::move(slot)), tape_(std::move(tape)) {}
 
   bool defined() const { return value_.defined(); }
   const Tensor<T, D>& value() const { return value_; }
   const D& device() const { return value_.device(); }
   const Shape& shape() const { return value_.shape(); }
   Rows rows() const { return value_.rows(); }
+  Index row_stride() const { return value_.row_stride(); }
   T* data() const { return value_.data(); }
-  Tape* tape() const { return tape_; }
+  /// See Tensor::item().
+  T item() const { return value_.item(); }
+  /// Null for a leaf. Throws Error, headed by `op`, once the tape is gone.
+  Tape* tape(std::string_view op = "tape") const {
+    if (tape_ == nullptr) return nullptr;
+    if (*tape_ == nullptr)
+      throw Error(cat("[", op, "] the tape of an operand is gone; it must live while ops use what is on it"));
+    return *tape_;
+  }
   const std::shared_ptr<detail::Slot<G, D>>& slot() const { return slot_; }
   bool wants_grad() const { return slot_ != nullptr; }
 
@@ -93,8 +112,14 @@ class Var {
  protected:
   Tensor<T, D> value_;
   std::shared_ptr<detail::Slot<G, D>> slot_;
-  Tape* tape_ = nullptr;
+  detail::TapePlace tape_;
 };
+
+/// Prints the value, as a tensor prints.
+template <typename T, typename D, typename G>
+std::ostream& operator<<(std::ostream& out, const Var<T, D, G>& x) {
+  return out << x.value();
+}
 
 /// A parameter as ops see it: values in T, gradient in acc_t<T>.
 template <typename T, typename D>
@@ -102,13 +127,21 @@ using Weight = Var<T, D, acc_t<T>>;
 
 /// A trainable tensor. Move-only, so that a copy of a module cannot train half a model by mistake. Its
 /// gradient lasts across tapes: several backwards before one optimiser step accumulate for free.
+///
+/// A new one of some shape is NaN until something is assigned to it, as initialize() and load_module() do:
+/// what was forgotten shows in the first loss, and not as whatever the memory held before.
 template <typename T, typename D>
 class Parameter : public Weight<T, D> {
  public:
   Parameter() = default;
   explicit Parameter(Tensor<T, D> value)
       : Weight<T, D>(std::move(value), std::make_shared<detail::Slot<acc_t<T>, D>>(), nullptr) {}
-  Parameter(D device, Shape shape) : Parameter(Tensor<T, D>(std::move(device), shape)) {}
+  Parameter(D device, Shape shape) : Parameter(Tensor<T, D>(std::move(device), shape)) {
+    if constexpr (!NoMemory<D>) {
+      const T nan(std::numeric_limits<acc_t<T>>::quiet_NaN());
+      fill_value(this->device(), this->value_.size(), nan, this->data());
+    }
+  }
   Parameter(const Parameter&) = delete;
   Parameter& operator=(const Parameter&) = delete;
   Parameter(Parameter&&) = default;

@@ -1,11 +1,13 @@
 #pragma once
 // Eigen at the door: a tensor's rows as an Eigen matrix, and an Eigen matrix as a tensor, neither with a
-// copy.
+// copy; and a tensor from a matrix of any layout, with one.
 
 #include <mtpx/core/tensor.hpp>
 
 #include <Eigen/Core>
 
+#include <memory>
+#include <span>
 #include <type_traits>
 
 namespace mtpx {
@@ -34,14 +36,14 @@ RowMap<T> as_matrix(T* data, Rows rows) {
 /// The map must not outlive the tensor's memory.   Throws ShapeError for an undefined tensor.
 template <typename T, typename D>
 requires HostMemory<D> RowMap<T> as_matrix(const Tensor<T, D>& x) {
-  require(x.defined(), "as_matrix", "the tensor is undefined", {{"x", x.shape()}});
+  require(x.defined(), "as_matrix", "the tensor is undefined");
   return as_matrix(x.data(), x.rows());
 }
 
 /// The same, to read only.
 template <typename T, typename D>
 requires HostMemory<D> RowMap<const T> as_const_matrix(const Tensor<T, D>& x) {
-  require(x.defined(), "as_const_matrix", "the tensor is undefined", {{"x", x.shape()}});
+  require(x.defined(), "as_const_matrix", "the tensor is undefined");
   return as_matrix(static_cast<const T*>(x.data()), x.rows());
 }
 
@@ -49,15 +51,15 @@ requires HostMemory<D> RowMap<const T> as_const_matrix(const Tensor<T, D>& x) {
 ///
 /// What Tensor::borrow says of memory holds here: the matrix must outlive every tensor that shares it, and
 /// may not be resized or moved from meanwhile. Column-major matrices do not compile: they would have to be
-/// copied, as `as_matrix(x) = matrix` does.   Throws Error where the memory is not aligned.
+/// copied, as from(device, matrix) does.   Throws Error where the memory is not aligned.
 template <typename D, typename M>
-requires HostMemory<D>
-auto borrow(const D& device, M&& matrix) {
+requires(HostMemory<D>&& requires { typename std::remove_cvref_t<M>::Scalar; }) auto borrow(const D& device,
+                                                                                            M&& matrix) {
   using E = std::remove_cvref_t<M>;
   using T = typename E::Scalar;
   static_assert(
       E::IsVectorAtCompileTime || E::IsRowMajor,
-      "tensors are row-major: declare the matrix with Eigen::RowMajor, or copy it by as_matrix(x) = m");
+      "tensors are row-major: declare the matrix with Eigen::RowMajor, or copy it by from(device, m)");
   static_assert(E::InnerStrideAtCompileTime == 1, "numbers of a row must touch each other");
   static_assert(std::is_same_v<decltype(matrix.data()), T*>,
                 "a tensor can be written to: the matrix is const");
@@ -70,6 +72,29 @@ auto borrow(const D& device, M&& matrix) {
   const Index reach = shape.size() == 0 ? 0 : (rows - 1) * stride + width;
   return Tensor<T, D>::borrow(device, shape, std::span<T>(matrix.data(), static_cast<std::size_t>(reach)),
                               stride);
+}
+
+/// The same for a matrix or vector that the tensor shares with its owner: it lives while a tensor needs it.
+template <typename D, typename M>
+requires HostMemory<D>
+auto borrow(const D& device, const std::shared_ptr<M>& matrix) {
+  const auto x = borrow(device, *matrix);
+  const Rows rows = x.rows();
+  const Index reach = x.size() == 0 ? 0 : (rows.count - 1) * rows.stride + rows.width;
+  return x.borrow(device, x.shape(), {x.data(), static_cast<std::size_t>(reach)}, rows.stride, matrix);
+}
+
+/// A copy of a matrix or expression of Eigen's on any device, whatever its layout: x_ij = m(i, j).
+///
+/// m: [rows, columns], or a vector [size]   returns the same shape
+template <typename D, typename M>
+auto from(const D& device, const Eigen::DenseBase<M>& m) {
+  using T = typename M::Scalar;
+  RowMatrix<T> rows(m.rows(), m.cols());
+  rows = m.derived();
+  const Shape shape = M::IsVectorAtCompileTime ? Shape{m.size()} : Shape{m.rows(), m.cols()};
+  return Tensor<T, D>::from(device, shape,
+                            std::span<const T>(rows.data(), static_cast<std::size_t>(rows.size())));
 }
 
 }  // namespace mtpx

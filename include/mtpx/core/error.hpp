@@ -1,5 +1,6 @@
 #pragma once
-// Errors: always on, one clear first line, then every operand with its shape, then the module path.
+// Errors: always on, one clear first line, then every operand with its shape and, where its rows are apart,
+// their distance, then the module path.
 
 #include <mtpx/core/shape.hpp>
 
@@ -48,10 +49,28 @@ std::string cat(const Parts&... parts) {
   return stream.str();
 }
 
-/// An operand in an error text, by the name its docstring gives it.
+/// An operand in an error text, by the name its docstring gives it: a shape, or a Tensor or Var, of which the
+/// text also says whether its rows are apart, and whether there is anything at all.
+///
+///   x: [4, 2]      y: [4, 2], rows 6 apart      w: undefined
 struct Operand {
+  Operand(std::string_view called, const Shape& extents)
+      : name(called), shape(extents), row_stride(extents.width()) {}
+  template <typename X>
+  requires requires(const X& x) { Shape(x.shape()), Index(x.row_stride()), bool(x.defined()); }
+  Operand(std::string_view called, const X& x)
+      : name(called), shape(x.shape()), row_stride(x.row_stride()), defined(x.defined()) {}
+
+  std::string str() const {
+    if (!defined) return "undefined";
+    const bool apart = row_stride != shape.width() && shape.rows() > 1;
+    return apart ? cat(shape.str(), ", rows ", row_stride, " apart") : shape.str();
+  }
+
   std::string_view name;
   Shape shape;
+  Index row_stride;
+  bool defined = true;
 };
 
 namespace detail {
@@ -75,7 +94,7 @@ void require(bool holds, std::string_view op, const Rule& rule, std::initializer
              const Path& path = {}) {
   if (holds) return;
   std::string text = cat('[', op, "] ", detail::say(rule));
-  for (const Operand& operand : operands) text += cat("\n  ", operand.name, ": ", operand.shape.str());
+  for (const Operand& operand : operands) text += cat("\n  ", operand.name, ": ", operand.str());
   const std::string where = detail::say(path);
   if (!where.empty()) text += cat("\n  in ", where);
   throw ShapeError(text);

@@ -215,11 +215,16 @@ class Pool {
   std::size_t allocations_ = 0;
 };
 
-/// Shared ownership of one block; the last owner returns it to its pool.
+/// Shared ownership of one block; the last owner returns it to its pool. Or of memory that is somebody
+/// else's, whose handle the last owner drops.
 class Buffer {
  public:
   Buffer() = default;
   Buffer(Pool& pool, std::size_t bytes) : block_(pool.take(bytes)) { block_->references.store(1); }
+  Buffer(void* data, std::shared_ptr<const void> owner) : block_(new Foreign(std::move(owner))) {
+    block_->data = data;
+    block_->references.store(1);
+  }
   Buffer(const Buffer& other) : block_(other.block_) {
     if (block_ != nullptr) block_->references.fetch_add(1, std::memory_order_relaxed);
   }
@@ -230,15 +235,27 @@ class Buffer {
   }
   ~Buffer() {
     if (block_ != nullptr && block_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      block_->pool->give_back(block_);
+      if (block_->pool == nullptr) {
+        delete static_cast<Foreign*>(block_);
+      } else {
+        block_->pool->give_back(block_);
+      }
     }
   }
 
   void* data() const { return block_ == nullptr ? nullptr : block_->data; }
-  /// Whether nobody else holds the block.
-  bool unique() const { return block_ != nullptr && block_->references.load(std::memory_order_acquire) == 1; }
+  /// Whether nobody else holds the block; never of somebody else's memory.
+  bool unique() const {
+    return block_ != nullptr && block_->pool != nullptr &&
+           block_->references.load(std::memory_order_acquire) == 1;
+  }
 
  private:
+  struct Foreign : Pool::Block {
+    explicit Foreign(std::shared_ptr<const void> handle) : owner(std::move(handle)) {}
+    std::shared_ptr<const void> owner;
+  };
+
   Pool::Block* block_ = nullptr;
 };
 

@@ -7,17 +7,33 @@
 #include <mtpx/core/pool.hpp>
 #include <mtpx/core/shape.hpp>
 
+#include <array>
+#include <concepts>
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace mtpx {
 
+namespace detail {
+/// Not in line: accessors of tensors stay a comparison and a load.
+[[noreturn, gnu::noinline, gnu::cold]] inline void refuse_undefined(std::string_view access) {
+  throw ShapeError(cat('[', access, "] the tensor is undefined, as a gradient is before backward()"));
+}
+}  // namespace detail
+
 /// Numbers of type T on device D: row-major, last stride 1, all rows `row_stride` apart. Copying a
 /// Tensor shares its storage, as copying a shared_ptr does; views share it too. There are no transposes
 /// and no hidden copies: a view that would need one throws ShapeError.
+///
+/// A tensor may be undefined: nothing was assigned to it, or there is nothing, as before backward() there is
+/// no gradient. Then defined() is false and shape() is []; whoever asks for its device, size or content gets
+/// a ShapeError that says so.
 template <typename T, typename D>
 class Tensor {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -53,7 +69,7 @@ class Tensor {
   }
 
   /// A copy of host numbers, row by row; as many as `shape` has, else ShapeError. (The data() of an Eigen
-  /// matrix is column by column unless it says RowMajor: as_matrix(x) = m copies either, core/eigen.hpp.)
+  /// matrix is column by column unless it says RowMajor: from(device, m) of core/eigen.hpp copies either.)
   static Tensor from(D device, Shape shape, std::span<const T> values) {
     require(static_cast<Index>(values.size()) == shape.size(), "tensor",
             "as many values as the shape has elements",
@@ -89,26 +105,53 @@ class Tensor {
   static Tensor borrow(D device, Shape shape, std::span<T> memory) requires HostMemory<D> {
     return borrow(std::move(device), shape, memory, shape.width());
   }
+  /// The same for memory that somebody owns: `owner` is kept, by every tensor that shares the memory, and
+  /// dropped with the last of them. Any handle will do, such as a shared_ptr to what the memory is part of.
+  static Tensor borrow(D device, Shape shape, std::span<T> memory, Index row_stride,
+                       std::shared_ptr<const void> owner) requires HostMemory<D> {
+    Tensor tensor = borrow(std::move(device), shape, memory, row_stride);
+    if (shape.size() > 0) tensor.buffer_ = Buffer(memory.data(), std::move(owner));
+    return tensor;
+  }
+  static Tensor borrow(D device, Shape shape, std::span<T> memory,
+                       std::shared_ptr<const void> owner) requires HostMemory<D> {
+    return borrow(std::move(device), shape, memory, shape.width(), std::move(owner));
+  }
 
   bool defined() const { return data_ != nullptr; }
-  const D& device() const { return device_; }
-  T* data() const { return data_; }
+  const D& device() const {
+    check_defined("device");
+    return device_;
+  }
+  T* data() const {
+    check_defined("data");
+    return data_;
+  }
+  /// The same for an operand that may be left out: null where the tensor is undefined.
+  T* data_or_null() const { return data_; }
   const Shape& shape() const { return shape_; }
-  Index size() const { return shape_.size(); }
+  Index size() const {
+    check_defined("size");
+    return shape_.size();
+  }
   std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
   Index row_stride() const { return row_stride_; }
-  Rows rows() const { return {shape_.rows(), shape_.width(), row_stride_}; }
+  Rows rows() const {
+    check_defined("rows");
+    return {shape_.rows(), shape_.width(), row_stride_};
+  }
   /// Whether no other tensor shares the storage: its content may then be replaced by something else.
   bool unique() const { return buffer_.unique(); }
   bool contiguous() const { return row_stride_ == shape_.width() || shape_.rows() <= 1; }
 
   /// The same elements under another shape. The last extent may change only if rows touch each other.
   Tensor reshape(Shape shape) const {
+    check_defined("reshape");
     require(shape.size() == size(), "reshape", "as many elements as before",
-            {{"from", shape_}, {"to", shape}});
+            {{"from", *this}, {"to", shape}});
     require(contiguous() || shape.width() == shape_.width(), "reshape",
             "a strided view keeps its width; make it dense with contiguous(x)",
-            {{"from", shape_}, {"to", shape}});
+            {{"from", *this}, {"to", shape}});
     Tensor view = *this;
     view.shape_ = shape;
     if (contiguous()) view.row_stride_ = shape.width();
@@ -117,9 +160,10 @@ class Tensor {
 
   /// Columns [begin, begin + width) of every row.
   Tensor narrow_last(Index begin, Index width) const {
+    check_defined("narrow_last");
     require(begin >= 0 && width >= 0 && begin + width <= shape_.width(), "narrow_last",
             [&] { return cat("columns ", begin, " to ", begin + width, " must lie inside the rows"); },
-            {{"x", shape_}});
+            {{"x", *this}});
     Tensor view = *this;
     view.data_ += begin;
     view.shape_ = shape_.with_width(width);
@@ -128,11 +172,12 @@ class Tensor {
 
   /// Entries [begin, end) of the first axis.
   Tensor slice_front(Index begin, Index end) const {
+    check_defined("slice_front");
     require(shape_.rank() >= 2 || contiguous(), "slice_front", "a strided vector has no front",
-            {{"x", shape_}});
+            {{"x", *this}});
     require(shape_.rank() >= 1 && begin >= 0 && begin <= end && end <= shape_[0], "slice_front",
             [&] { return cat("entries ", begin, " to ", end, " must lie inside the first axis"); },
-            {{"x", shape_}});
+            {{"x", *this}});
     Tensor view = *this;
     view.shape_ = shape_.with_front(end - begin);
     if (shape_.rank() == 1) {
@@ -144,8 +189,44 @@ class Tensor {
     return view;
   }
 
+  /// The number of a tensor that has only one, such as a loss. Waits for the device. Throws ShapeError.
+  T item() const {
+    check_defined("item");
+    require(shape_.size() == 1, "item", "a tensor of one number", {{"x", *this}});
+    T value;
+    copy_to_host(device_, &value, data_, sizeof(T));
+    return value;
+  }
+
+  /// One number of a tensor in the host's memory, to read or write, by an index for each axis. Throws
+  /// ShapeError for another number of indices, and for one that lies outside: in every build.
+  template <std::integral... I>
+  requires HostMemory<D> T& at(I... indices) const {
+    check_defined("at");
+    const std::array<Index, sizeof...(I)> index{static_cast<Index>(indices)...};
+    bool inside = static_cast<int>(sizeof...(I)) == shape_.rank();
+    Index row = 0, column = 0;  // columns of rank 0: one
+    for (std::size_t axis = 0; inside && axis < sizeof...(I); ++axis) {
+      const Index extent = shape_[static_cast<int>(axis)];
+      inside = index[axis] >= 0 && index[axis] < extent;
+      const bool last = axis + 1 == sizeof...(I);
+      if (last) column = index[axis];
+      if (!last) row = row * extent + index[axis];
+    }
+    require(inside, "at",
+            [&] {
+              std::string text = "an index for each axis, inside it, not (";
+              for (std::size_t axis = 0; axis < sizeof...(I); ++axis)
+                text += cat(axis > 0 ? ", " : "", index[axis]);
+              return text + ")";
+            },
+            {{"x", *this}});
+    return data_[row * row_stride_ + column];
+  }
+
   /// All elements, row by row, on the host. Waits for the device.
   std::vector<T> to_host() const {
+    check_defined("to_host");
     std::vector<T> values(static_cast<std::size_t>(size()));
     const Rows r = rows();
     if (contiguous()) {
@@ -164,7 +245,8 @@ class Tensor {
   /// parts come in order, and the device fetches one while the next is filled.
   template <typename Fill>
   void assign_by(const Fill& fill) const {
-    require(contiguous(), "assign", "a dense tensor", {{"x", shape_}});
+    check_defined("assign");
+    require(contiguous(), "assign", "a dense tensor", {{"x", *this}});
     fill_by_host(device_, data_, bytes(), [&](void* piece, std::size_t at, std::size_t size) {
       fill(static_cast<Index>(at / sizeof(T)), std::span<T>(static_cast<T*>(piece), size / sizeof(T)));
     });
@@ -172,13 +254,19 @@ class Tensor {
 
   /// Overwrites all elements with host numbers.
   void assign(std::span<const T> values) const {
+    check_defined("assign");
     require(contiguous() && static_cast<Index>(values.size()) == size(), "assign",
             "as many values as a dense tensor has elements",
-            {{"x", shape_}, {"values", Shape{static_cast<Index>(values.size())}}});
+            {{"x", *this}, {"values", Shape{static_cast<Index>(values.size())}}});
     copy_to_device(device_, data_, values.data(), bytes());
   }
 
  private:
+  void check_defined(std::string_view access) const {
+    if (data_ == nullptr) [[unlikely]]
+      detail::refuse_undefined(access);
+  }
+
   void swap(Tensor& other) noexcept {
     std::swap(device_, other.device_);
     std::swap(buffer_, other.buffer_);
@@ -195,3 +283,5 @@ class Tensor {
 };
 
 }  // namespace mtpx
+
+#include <mtpx/core/print.hpp>  // at the end, so that whoever has a tensor can print it

@@ -4,27 +4,19 @@
 #include <mtpx/core/meta.hpp>
 #include <mtpx/io/block_scales.hpp>
 #include <mtpx/io/config_json.hpp>
+#include <mtpx/io/tensor_file.hpp>
+#include <mtpx/io/tensor_problems.hpp>
 #include <mtpx/io/weight_files.hpp>
 #include <mtpx/kernels.hpp>
 #include <mtpx/model/transformer.hpp>
 
 #include <algorithm>
-#include <exception>
 #include <filesystem>
-#include <functional>
-#include <map>
-#include <mutex>
 #include <set>
 
 namespace mtpx {
 
 namespace detail {
-
-inline std::vector<Index> extents(const Shape& shape) {
-  std::vector<Index> all;
-  for (int axis = 0; axis < shape.rank(); ++axis) all.push_back(shape[axis]);
-  return all;
-}
 
 /// A number type as config.json's torch_dtype names it.
 template <typename T>
@@ -58,7 +50,7 @@ class WeightCheck {
   void expect(const std::string& name, const std::vector<Index>& shape) {
     const WeightFiles::Weight weight = claim(name);
     if (weight.entry == nullptr) {
-      note(cat("missing ", name));
+      problems_.missing(name);
       return;
     }
     check(name, weight, shape);
@@ -66,7 +58,7 @@ class WeightCheck {
     const std::string scales = scale_name(name);
     const WeightFiles::Weight found = claim(scales);
     if (found.entry == nullptr) {
-      note(cat("missing ", scales, ", the scales of an F8_E4M3 weight"));
+      problems_.missing(scales, ", the scales of an F8_E4M3 weight");
     } else {
       check(scales, found, block_.scales(shape));
     }
@@ -77,19 +69,16 @@ class WeightCheck {
     const WeightFiles::Weight copy = claim(name), original = files_.find(shared);
     if (copy.entry == nullptr || original.entry == nullptr) return;
     if (check(name, copy, original.entry->shape) && !same_numbers(copy, original)) {
-      note(cat("different ", name, ": must equal ", shared, ", which the MTP layers share"));
+      problems_.note(cat("different ", name, ": must equal ", shared, ", which the MTP layers share"));
     }
   }
 
   /// Throws if anything is wrong; whatever nobody expected is.
   void finish() {
     for (const auto& [name, weight] : files_.weights()) {
-      if (!claimed_.contains(std::string(name))) note(cat("unexpected ", name));
+      if (!claimed_.contains(std::string(name))) problems_.unexpected(name);
     }
-    if (problems_.empty()) return;
-    throw FileError(
-        first_ten(cat("[model] ", files_.path(), ": ", problems_.size(), " tensors do not fit config.json"),
-                  problems_));
+    problems_.finish("model", files_.path(), "config.json");
   }
 
  private:
@@ -100,56 +89,19 @@ class WeightCheck {
 
   bool check(const std::string& name, const WeightFiles::Weight& weight, const std::vector<Index>& shape) {
     const SafeTensorsEntry& entry = *weight.entry;
-    if (entry.shape != shape) {
-      note(cat("misshapen ", name, ": ", extents_text(entry.shape), " instead of ", extents_text(shape)));
-      return false;
-    }
+    if (!problems_.same_shape(name, entry.shape, shape)) return false;
     if (!entry.dtype || is_integer(*entry.dtype)) {
-      note(cat("unreadable ", name, ": dtype ", quote(entry.dtype_name), " is no type of weights"));
+      problems_.note(cat("unreadable ", name, ": dtype ", quote(entry.dtype_name), " is no type of weights"));
       return false;
     }
     return true;
   }
 
-  void note(std::string problem) { problems_.push_back(std::move(problem)); }
-
   const WeightFiles& files_;
   BlockSize block_;
   std::set<std::string> claimed_;
-  std::vector<std::string> problems_;
+  TensorProblems problems_;
 };
-
-/// The threads that feed a device: its own where it is the host.
-template <typename D>
-Cpu host_of(const D& device) {
-  if constexpr (std::is_same_v<D, Cpu>) {
-    return device;
-  } else {
-    return Cpu();
-  }
-}
-
-/// Runs part(begin, end) over parts of [0, count) on the host's threads. Parts may throw, unlike tasks: the
-/// first of them that does is heard, as if they ran in order.
-template <typename Part>
-void in_parts(const Cpu& host, Index count, const Part& part) {
-  constexpr Index size = Index{1} << 16;
-  const Index parts = (count + size - 1) / size;
-  std::mutex mutex;
-  Index failed = parts;
-  std::exception_ptr error;
-  cpu::parallel_for(host, parts, [&](Index i) {
-    try {
-      part(i * size, std::min(count, (i + 1) * size));
-    } catch (...) {
-      const std::lock_guard lock(mutex);
-      if (i >= failed) return;
-      failed = i;
-      error = std::current_exception();
-    }
-  });
-  if (error != nullptr) std::rethrow_exception(error);
-}
 
 /// Checks every tensor of `files` against the model that `config` describes, before that model exists.
 template <typename T>
@@ -192,22 +144,12 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
   for (Index k = config.num_nextn_predict_layers; k < model.config.num_nextn_predict_layers; ++k) {
     left_out.push_back(cat("model.layers.", config.num_hidden_layers + k, '.'));
   }
-  std::vector<TensorInfo> infos;
-  std::map<std::string, std::function<void(SafeTensorsWriter&)>> writers;
-  for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
-    for (const std::string& prefix : left_out) {
-      if (name.starts_with(prefix)) return;
-    }
-    using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
-    infos.push_back({name, dtype_of<N>(), detail::extents(tensor.shape())});
-    writers[name] = [tensor](SafeTensorsWriter& file) {
-      const std::vector<N> values = tensor.to_host();
-      file.write(std::as_bytes(std::span<const N>(values)));
-    };
+  save_tensors(folder / "model.safetensors", [&](const auto& visit) {
+    for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
+      const auto within = [&](const std::string& prefix) { return name.starts_with(prefix); };
+      if (std::none_of(left_out.begin(), left_out.end(), within)) visit(name, tensor);
+    });
   });
-  SafeTensorsWriter weights(folder / "model.safetensors", std::move(infos), {{"format", "pt"}});
-  for (const TensorInfo& info : weights.tensors()) writers.at(info.name)(weights);
-  weights.finish();
 
   Json keys = extra;
   keys[keys.contains("dtype") ? "dtype" : "torch_dtype"] = detail::torch_name<T>();

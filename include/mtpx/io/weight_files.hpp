@@ -3,6 +3,7 @@
 
 #include <mtpx/io/json.hpp>
 #include <mtpx/io/safetensors.hpp>
+#include <mtpx/io/tensor_problems.hpp>
 
 #include <algorithm>
 #include <filesystem>
@@ -16,12 +17,6 @@
 namespace mtpx {
 
 namespace detail {
-
-/// "what" and the first ten of `lines`, one below the other.
-inline std::string first_ten(std::string what, const std::vector<std::string>& lines) {
-  for (std::size_t i = 0; i < std::min<std::size_t>(10, lines.size()); ++i) what += "\n  " + lines[i];
-  return what;
-}
 
 /// Whether `name` can only mean a file in the same folder.
 inline bool is_plain_file_name(std::string_view name) {

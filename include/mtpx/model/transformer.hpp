@@ -3,8 +3,8 @@
 #include <mtpx/model/config.hpp>
 #include <mtpx/mtp/depths.hpp>
 #include <mtpx/nn/cached_rows.hpp>
+#include <mtpx/nn/initialize.hpp>
 #include <mtpx/nn/windows.hpp>
-#include <mtpx/ops/fill.hpp>
 
 namespace mtpx {
 
@@ -35,7 +35,7 @@ struct Transformer {
   /// Depths train their own weights only: neither trunk nor embedding, norm and output head hear of them.
   bool detach_depths = false;
 
-  /// Undefined weights; see initialize() and io/model_folder.hpp. Throws ConfigError listing all violations.
+  /// Weights of NaN; see initialize() and io/model_folder.hpp. Throws ConfigError listing all violations.
   Transformer(const D& device, const Config& c) : Transformer(device, c, c.design()) {}
 
   /// The same with depths of a design that the configuration cannot name, and no model folder can hold.
@@ -251,20 +251,11 @@ struct Transformer {
   }
 };
 
-/// Fills a model's weights: normal with standard deviation config.initializer_range (DeepSeek-V3 sec. 4.2),
-/// norm gains 1, router biases 0. A tensor's numbers depend on the seed and its published name alone: not on
-/// the device, the depth or the order, and on the type only by rounding. The device draws them itself.
+/// Fills a model's weights, as initialize() of any module does, with standard deviation
+/// config.initializer_range (DeepSeek-V3 sec. 4.2).
 template <typename T, typename D>
 void initialize(Transformer<T, D>& model, std::uint64_t seed) {
-  for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
-    if (tensor.shape().rank() == 1) {
-      fill(tensor, name.ends_with("bias") ? 0 : 1);
-    } else {
-      std::uint64_t stream = 14695981039346656037ULL;  // FNV-1a of the name
-      for (const char c : name) stream = (stream ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
-      fill_normal(tensor, seed, stream, model.config.initializer_range);
-    }
-  });
+  initialize(model, seed, model.config.initializer_range);
 }
 
 }  // namespace mtpx

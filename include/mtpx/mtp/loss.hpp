@@ -56,12 +56,13 @@ struct MtpLoss {
 ///
 ///   L_k = -1 / rows sum_i log P^k_i[t_{i+k+1}],   i <= T - k    (DeepSeek-V3 Eq. 23-24)
 ///
-/// A target that belongs to another document than t_i, or that the batch does not count, adds nothing. A depth without a row that counts adds
-/// zero loss and zero gradient.
+/// A target that belongs to another document than t_i, or that the batch does not count, adds nothing. A
+/// depth without a row that counts adds zero loss and zero gradient.
 template <typename T, typename D>
 CrossEntropy<acc_t<T>, D> depth_loss(const Var<T, D>& normed, const Weight<T, D>& head, Index k,
                                      const Batch<D>& batch, LossDivisor divisor) {
-  return linear_cross_entropy<T, D>(normed, head, labels_ahead(batch.tokens, batch.positions, batch.counts, k),
+  return linear_cross_entropy<T, D>(normed, head,
+                                    labels_ahead(batch.tokens, batch.positions, batch.counts, k),
                                     divisor == LossDivisor::all_positions ? batch.batch() * batch.time() : 0);
 }
 

@@ -5,7 +5,7 @@
 
 namespace mtpx {
 
-/// y = x W^T, no bias.   weight: [out, in]
+/// y = x W^T, no bias.   weight: [out, in], NaN until it is initialised (see Parameter)
 template <typename T, typename D>
 struct Linear {
   Parameter<T, D> weight;

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <mtpx/nn/module.hpp>
+#include <mtpx/ops/fill.hpp>
 #include <mtpx/ops/rms_norm.hpp>
 
 namespace mtpx {
 
-/// Root-mean-square norm with a gain; gain and statistics in the accumulation type.   weight: [width]
+/// Root-mean-square norm with a gain; gain and statistics in the accumulation type.   weight: [width], 1 at
+/// first
 template <typename T, typename D>
 struct RmsNorm {
   Parameter<acc_t<T>, D> weight;
@@ -13,7 +15,9 @@ struct RmsNorm {
 
   RmsNorm() = default;
   RmsNorm(const D& device, Index width, double epsilon)
-      : weight(device, {width}), eps(static_cast<acc_t<T>>(epsilon)) {}
+      : weight(device, {width}), eps(static_cast<acc_t<T>>(epsilon)) {
+    fill(weight.value(), 1);
+  }
 
   Var<T, D> operator()(const Var<T, D>& x) const { return rms_norm<T, D>(x, weight, eps); }
 

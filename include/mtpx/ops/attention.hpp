@@ -39,13 +39,13 @@ Var<T, D> attention(const Var<T, D>& q, const Var<T, D>& kv, const Var<T, D>& k_
           tape);
   Tensor<T, D> o(q.device(), {s.batch, s.time, s.heads * s.v});
   Tensor<acc_t<T>, D> lse(q.device(), {s.batch, s.heads, s.time});
-  attention_forward(q.device(), s, q.data(), kv.data(), k_rope.data(), positions.data(), scale, o.data(),
-                    lse.data());
+  attention_forward(q.device(), s, q.data(), kv.data(), k_rope.data(), positions.data_or_null(), scale,
+                    o.data(), lse.data());
   return tape.record("attention", o, [q, kv, k_rope, s, scale, positions, o, lse](const Tensor<T, D>& d_o) {
     const Sink<T> dq = q.sink();  // before kv's: the two may be the same Var
     const Sink<T> dkv = kv.sink();
-    attention_backward(q.device(), s, q.data(), kv.data(), k_rope.data(), positions.data(), scale, o.data(),
-                       lse.data(), d_o.data(), dq, dkv, k_rope.sink());
+    attention_backward(q.device(), s, q.data(), kv.data(), k_rope.data(), positions.data_or_null(), scale,
+                       o.data(), lse.data(), d_o.data(), dq, dkv, k_rope.sink());
   });
 }
 

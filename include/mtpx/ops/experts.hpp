@@ -22,7 +22,7 @@ ExpertPlan<D> plan_experts(const Tensor<std::int32_t, D>& ids, Index experts, co
                      Tensor<std::int32_t, D>(ids.device(), {ids.size()}),
                      Tensor<std::int32_t, D>(ids.device(), {ids.size()})};
   plan_experts(ids.device(), ids.size(), experts, ids.data(), plan.offsets.data(), plan.slot.data(),
-               plan.place.data(), load.data());
+               plan.place.data(), load.data_or_null());
   return plan;
 }
 

@@ -45,10 +45,9 @@ Tensor<std::int32_t, D> labels_ahead(const Tensor<std::int32_t, D>& tokens,
       tokens.shape().rank() == 2 && k >= 0 && k < tokens.shape()[1] - 1 && alike(positions) && alike(counts),
       "labels_ahead", "tokens, positions and counts are [B, T + 1] with T above k and rows equally far apart",
       {{"tokens", tokens.shape()}, {"positions", positions.shape()}, {"counts", counts.shape()}});
-  const auto memory = [](const Tensor<std::int32_t, D>& x) { return x.defined() ? x.data() : nullptr; };
   Tensor<std::int32_t, D> labels(tokens.device(), {tokens.shape()[0], tokens.shape()[1] - 1 - k});
-  shift_labels(tokens.device(), tokens.rows(), k, tokens.data(), memory(positions), memory(counts),
-               labels.data());
+  shift_labels(tokens.device(), tokens.rows(), k, tokens.data(), positions.data_or_null(),
+               counts.data_or_null(), labels.data());
   return labels;
 }
 

@@ -76,7 +76,7 @@ auto clip_norm(Module& module, double max_norm,
   }
   GradientClip<D> clip{Tensor<double, D>(device, {1}), Tensor<double, D>(device, {1})};
   clip_scale(device, squares.size(), squares.data(), max_norm, clip.norm.data(), clip.scale.data(),
-             halted.data());
+             halted.data_or_null());
   return clip;
 }
 
