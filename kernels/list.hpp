@@ -8,6 +8,7 @@
 // device; a group applies the macro KERNEL(name, signature) to each of its kernels.
 
 #include "decode_shapes.hpp"
+#include "functions.hpp"
 #include "sampling.hpp"
 #include "shapes.hpp"
 #include "verify.hpp"
@@ -21,10 +22,10 @@
 
 /// Activations of type T.
 #define MTPX_KERNELS_OF_ACTIVATIONS(KERNEL, D, T)                                                            \
-  KERNEL(embedding_forward,                                                                                  \
-         (const D&, Rows ids, const std::int32_t* id, Rows table_rows, const T* table, T* y))                \
-  KERNEL(embedding_backward, (const D&, Rows ids, const std::int32_t* id, Index vocab, Index width,          \
-                              const T* dy, Sink<acc_t<T>> dtable))                                           \
+  KERNEL(embedding_forward, (const D&, const char* op, Rows ids, const std::int32_t* id, Rows table_rows,    \
+                             const T* table, T* y))                                                          \
+  KERNEL(embedding_backward, (const D&, const char* op, Rows ids, const std::int32_t* id, Index vocab,       \
+                              Index width, const T* dy, Sink<acc_t<T>> dtable))                              \
   KERNEL(rms_norm_forward,                                                                                   \
          (const D&, Rows rows, const T* x, const acc_t<T>* gain, acc_t<T> eps, T* y, acc_t<T>* rstd))        \
   KERNEL(rms_norm_backward, (const D&, Rows rows, const T* x, const acc_t<T>* gain, const acc_t<T>* rstd,    \
@@ -60,7 +61,23 @@
       linear_cross_entropy_backward,                                                                         \
       (const D&, Rows rows, const T* x, Index vocab, const T* w, const std::int32_t* labels,                 \
        const acc_t<T>* lse, const acc_t<T>* factor, const acc_t<T>* dloss, Sink<T> dx, Sink<acc_t<T>> dw))   \
-  KERNEL(add_forward, (const D&, Index count, const T* a, const T* b, T* y))                                 \
+  KERNEL(unary_forward, (const D&, Unary f, acc_t<T> alpha, acc_t<T> beta, Rows rows, const T* x, T* y))     \
+  KERNEL(unary_backward,                                                                                     \
+         (const D&, Unary f, acc_t<T> alpha, Rows rows, const T* from, const T* dy, Sink<T> dx))             \
+  KERNEL(binary_forward,                                                                                     \
+         (const D&, Binary f, PairShape s, const std::int32_t* mask, const T* a, const T* b, T* y))          \
+  KERNEL(sum_forward, (const D&, Rows rows, bool over_all, Index divisor, const T* x, T* y))                 \
+  KERNEL(sum_backward, (const D&, Rows rows, bool over_all, Index divisor, const T* dy, Sink<T> dx))         \
+  KERNEL(softmax_forward, (const D&, Rows rows, bool log, const T* x, T* y))                                 \
+  KERNEL(softmax_backward, (const D&, Rows rows, bool log, const T* y, const T* dy, Sink<T> dx))             \
+  KERNEL(cross_entropy_forward, (const D&, Rows rows, const T* logits, const std::int32_t* labels,           \
+                                 acc_t<T>* lse, acc_t<T>* row_loss))                                         \
+  KERNEL(cross_entropy_backward,                                                                             \
+         (const D&, Rows rows, const T* logits, const std::int32_t* labels, const acc_t<T>* lse,             \
+          const acc_t<T>* factor, const acc_t<T>* dloss, Sink<T> dlogits))                                   \
+  KERNEL(transpose_copy, (const D&, Index batch, Rows rows, const T* x, Sink<T> y))                          \
+  KERNEL(drop_numbers, (const D&, Rows rows, std::uint64_t seed, std::uint64_t stream, double rate,          \
+                        const T* x, Sink<T> y))                                                              \
   KERNEL(draw_normals,                                                                                       \
          (const D&, Index count, std::uint64_t seed, std::uint64_t stream, double deviation, T* y))          \
   KERNEL(fill_value, (const D&, Index count, T value, T* y))                                                 \
@@ -82,8 +99,6 @@
 
 /// What is in the accumulation type A whatever the activations are.
 #define MTPX_KERNELS_OF_SUMS(KERNEL, D, A)                                                                   \
-  KERNEL(sigmoid_forward, (const D&, Index count, const A* x, A* y))                                         \
-  KERNEL(sigmoid_backward, (const D&, Index count, const A* y, const A* dy, Sink<A> dx))                     \
   KERNEL(route_forward,                                                                                      \
          (const D&, Index tokens, Routing r, const A* scores, const A* bias, std::int32_t* ids, A* weights)) \
   KERNEL(route_backward, (const D&, Index tokens, Routing r, const A* scores, const std::int32_t* ids,       \
@@ -118,6 +133,11 @@
 #define MTPX_KERNELS_OF_PRODUCT_GRADIENTS(KERNEL, D, X, W)                                             \
   KERNEL(linear_backward_input, (const D&, Rows rows, Index out, const W* w, const W* dy, Sink<X> dx)) \
   KERNEL(linear_backward_weight, (const D&, Rows rows, const X* x, Index out, const W* dy, Sink<acc_t<W>> dw))
+/// T: operands   G: the gradient, that of a weight in the accumulation type; also other results of products
+#define MTPX_KERNELS_OF_SHARED_OPERANDS(KERNEL, D, T, G)                                                     \
+  KERNEL(binary_backward, (const D&, Binary f, bool of_b, PairShape s, const std::int32_t* mask, const T* a, \
+                           const T* b, const T* dy, Sink<G> d))                                              \
+  KERNEL(multiply_matrices, (const D&, MatmulShape s, const T* a, const T* b, Sink<G> y))
 #define MTPX_KERNELS_OF_COPIES(KERNEL, D, From, To)                                                   \
   KERNEL(copy_rows, (const D&, Index count, Index width, const From* from, Index from_stride, To* to, \
                      Index to_stride, bool accumulate))
@@ -140,6 +160,7 @@
   MTPX_KERNELS_OF_ACTIVATIONS(KERNEL, D, T)          \
   MTPX_KERNELS_OF_PRODUCTS(KERNEL, D, T, T, T)       \
   MTPX_KERNELS_OF_PRODUCT_GRADIENTS(KERNEL, D, T, T) \
+  MTPX_KERNELS_OF_SHARED_OPERANDS(KERNEL, D, T, T)   \
   MTPX_KERNELS_OF_COPIES(KERNEL, D, T, T)
 
 #define MTPX_KERNELS_IN_DOUBLE(KERNEL, D) \
@@ -154,6 +175,7 @@
   MTPX_KERNELS_OF_PRODUCTS(KERNEL, D, bf16, bf16, float)    \
   MTPX_KERNELS_OF_PRODUCTS(KERNEL, D, bf16, float, float)   \
   MTPX_KERNELS_OF_PRODUCT_GRADIENTS(KERNEL, D, bf16, float) \
+  MTPX_KERNELS_OF_SHARED_OPERANDS(KERNEL, D, bf16, float)   \
   MTPX_KERNELS_OF_COPIES(KERNEL, D, bf16, float)            \
   MTPX_KERNELS_OF_COPIES(KERNEL, D, float, bf16)
 
@@ -195,5 +217,6 @@
   MTPX_KERNELS_OF_FUSED_DECODING(MTPX_DECLARE_KERNEL_OF_1, D, X)       \
   MTPX_KERNELS_OF_PRODUCTS(MTPX_DECLARE_KERNEL_OF_3, D, X, W, Y)       \
   MTPX_KERNELS_OF_PRODUCT_GRADIENTS(MTPX_DECLARE_KERNEL_OF_2, D, X, W) \
+  MTPX_KERNELS_OF_SHARED_OPERANDS(MTPX_DECLARE_KERNEL_OF_2, D, X, W)   \
   MTPX_KERNELS_OF_COPIES(MTPX_DECLARE_KERNEL_OF_2, D, X, W)            \
   MTPX_KERNELS_OF_NO_TYPE(MTPX_DECLARE_KERNEL, D)

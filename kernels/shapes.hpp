@@ -56,6 +56,61 @@ struct StateShape {
   Index capacity = 0;
 };
 
+/// How an operand stands beside a result of [rows, width]: element (r, c) at r * row + c * column. A step of
+/// 0 repeats what is there.
+struct Steps {
+  Index row = 0;
+  Index column = 1;
+};
+
+/// An element-wise op of two operands. Row r takes row r % mask_rows of a mask, which is dense.
+struct PairShape {
+  Index rows = 0;
+  Index width = 0;
+  Steps a;
+  Steps b;
+  Index mask_rows = 1;
+
+  /// The same as one row, where the rows of all touch each other.
+  PairShape flat() const {
+    const auto touch = [&](Steps s) { return s.column == 1 ? s.row == width : s.column == 0 && s.row == 0; };
+    if (rows <= 1 || !touch(a) || !touch(b) || mask_rows != rows) return *this;
+    const auto one = [](Steps s) { return Steps{0, s.column}; };
+    return {1, rows * width, one(a), one(b), 1};
+  }
+};
+
+/// Whether gradients of an operand are sums over rows or columns, or both.
+struct Summed {
+  bool rows, columns;
+
+  Summed(Index rows_, Index width, Steps s)
+      : rows(s.row == 0 && rows_ != 1), columns(s.column == 0 && width != 1) {
+    // One number for all: the same order whether it stands beside one long row, one column or many of either.
+    if ((rows && width == 1) || (columns && rows_ == 1)) rows = columns = true;
+  }
+};
+
+/// Matrices y [m, n] = a [m, k] b [k, n], `batch` of them. Element (i, j) of a matrix stands at i * row + j *
+/// column, one of which is 1; the next matrix `next` later.
+struct MatrixSteps {
+  Index next = 0;
+  Index row = 0;
+  Index column = 1;
+};
+struct MatmulShape {
+  Index batch = 1;
+  Index m = 0;
+  Index n = 0;
+  Index k = 0;
+  MatrixSteps a;
+  MatrixSteps b;
+};
+
+/// A sum over everything goes through each row in pieces of so many columns, then through the list of their
+/// sums in the same way, until one number is left.
+inline constexpr Index sum_columns = 4096;
+
 /// The loss goes through the vocabulary in chunks of so many columns, and its mean is a sum as a GPU's block
 /// of so many threads adds it.
 inline constexpr Index loss_vocab = 4096;

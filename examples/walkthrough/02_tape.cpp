@@ -4,7 +4,7 @@
 
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/core/cpu.hpp>
-#include <mtpx/ops/add.hpp>
+#include <mtpx/ops/arithmetic.hpp>
 #include <mtpx/ops/linear.hpp>
 
 #include <iostream>

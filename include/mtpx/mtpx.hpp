@@ -11,6 +11,11 @@
 #include <mtpx/model/loss.hpp>
 #include <mtpx/model/transformer.hpp>
 #include <mtpx/model/with_depths.hpp>
+#include <mtpx/ops/dropout.hpp>
+#include <mtpx/ops/gather.hpp>
+#include <mtpx/ops/losses.hpp>
+#include <mtpx/ops/matmul.hpp>
+#include <mtpx/ops/softmax.hpp>
 #include <mtpx/text/bpe_train.hpp>
 #include <mtpx/text/tokenizer.hpp>
 #include <mtpx/train/adamw.hpp>

@@ -25,19 +25,6 @@ void copy_rows(const Cpu& cpu, Index count, Index width, const From* from, Index
   });
 }
 
-/// y = a + b
-template <typename T>
-void add_forward(const Cpu& cpu, Index count, const T* a, const T* b, T* y) {
-  using A = acc_t<T>;
-  constexpr Index step = cpu::lanes<A>;
-  cpu::parallel_chunks(cpu, (count + step - 1) / step, step, [&](Index begin, Index end) {
-    for (Index i = begin * step; i < std::min(count, end * step); i += step) {
-      cpu::store_up_to(y + i, cpu::load_up_to(a + i, count - i) + cpu::load_up_to(b + i, count - i),
-                       count - i);
-    }
-  });
-}
-
 /// y (+)= alpha * x, for a factor known to the host.
 template <typename A>
 void scale_into(const Cpu& cpu, Index count, A alpha, const A* x, Sink<A> y) {

@@ -20,9 +20,9 @@ inline void check_ids(const char* op, Rows ids, const std::int32_t* id, Index le
 
 /// y[i] = table[id[i]].   ids: [B, T] strided   table: [V, D]   y: [B * T, D] dense
 template <typename T>
-void embedding_forward(const Cpu& cpu, Rows ids, const std::int32_t* id, Rows table_rows, const T* table,
-                       T* y) {
-  cpu::check_ids("embedding", ids, id, 0, table_rows.count);
+void embedding_forward(const Cpu& cpu, const char* op, Rows ids, const std::int32_t* id, Rows table_rows,
+                       const T* table, T* y) {
+  cpu::check_ids(op, ids, id, 0, table_rows.count);
   const Index width = table_rows.width;
   cpu::parallel_chunks(cpu, ids.count * ids.width, width, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
@@ -33,11 +33,13 @@ void embedding_forward(const Cpu& cpu, Rows ids, const std::int32_t* id, Rows ta
   });
 }
 
-/// dtable[id[i]] += dy[i], in the order of i. Threads share columns, not rows: no atomics.
+/// dtable[id[i]] += dy[i], in the order of i: the gradient of a table, and what scatter() computes. Threads
+/// share columns, not rows: no atomics.
 template <typename T>
-void embedding_backward(const Cpu& cpu, Rows ids, const std::int32_t* id, Index vocab, Index width,
-                        const T* dy, Sink<acc_t<T>> dtable) {
+void embedding_backward(const Cpu& cpu, const char* op, Rows ids, const std::int32_t* id, Index vocab,
+                        Index width, const T* dy, Sink<acc_t<T>> dtable) {
   if (!dtable) return;
+  cpu::check_ids(op, ids, id, 0, vocab);
   using A = acc_t<T>;
   constexpr Index columns = 64;
   cpu::parallel_for(cpu, (width + columns - 1) / columns, [&](Index task) {

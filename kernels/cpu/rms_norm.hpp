@@ -49,9 +49,10 @@ void rms_norm_row_backward(Index width, const T* x, const acc_t<T>* gain, acc_t<
 }
 
 /// Runs rows(begin, end, dgain) over fixed blocks of rows, each with its own sum for the gain's gradient,
-/// and adds those sums in the order of the blocks.
-template <typename A, typename Body>
-void with_gain_gradient(const Cpu& cpu, Index count, Index width, Sink<A> dgain, const Body& body) {
+/// and adds those sums in the order of the blocks. The sums are of type acc_t<G>.
+template <typename G, typename Body>
+void with_gain_gradient(const Cpu& cpu, Index count, Index width, Sink<G> dgain, const Body& body) {
+  using A = acc_t<G>;
   constexpr Index block = gain_rows;
   const Index blocks = (count + block - 1) / block;
   const Buffer buffer(cpu.pool(), static_cast<std::size_t>(dgain ? blocks * width : 0) * sizeof(A));

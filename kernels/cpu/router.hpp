@@ -7,31 +7,6 @@
 
 namespace mtpx {
 
-/// y = 1 / (1 + e^-x)
-template <typename A>
-void sigmoid_forward(const Cpu& cpu, Index count, const A* x, A* y) {
-  constexpr Index step = cpu::lanes<A>;
-  cpu::parallel_chunks(cpu, (count + step - 1) / step, 8 * step, [&](Index begin, Index end) {
-    for (Index i = begin * step; i < std::min(count, end * step); i += step) {
-      cpu::store_up_to(y + i, cpu::sigmoid(cpu::load_up_to(x + i, count - i)), count - i);
-    }
-  });
-}
-
-/// dx = dy * y * (1 - y)
-template <typename A>
-void sigmoid_backward(const Cpu& cpu, Index count, const A* y, const A* dy, Sink<A> dx) {
-  if (!dx) return;
-  constexpr Index step = cpu::lanes<A>;
-  cpu::parallel_chunks(cpu, (count + step - 1) / step, 2 * step, [&](Index begin, Index end) {
-    for (Index i = begin * step; i < std::min(count, end * step); i += step) {
-      const cpu::Vec<A> yi = cpu::load_up_to(y + i, count - i);
-      const cpu::Vec<A> d = cpu::product(cpu::load_up_to(dy + i, count - i) * yi, A(1) - yi);
-      cpu::put(dx.data + i, d, count - i, dx.accumulate);
-    }
-  });
-}
-
 namespace cpu {
 
 /// The `count` largest of values[0 .. n) in descending order, the lowest index first among equals. NaN

@@ -50,29 +50,6 @@ struct CopyRows {
   }
 };
 
-template <typename T>
-struct Add {
-  static constexpr int packed = wide<T>;
-  const T *a, *b;
-  T* y;
-
-  template <int N>
-  struct In {
-    Numbers<T, N> a, b;
-  };
-  template <int N>
-  __device__ __forceinline__ In<N> load(Index i) const {
-    return {load_numbers<N>(a + i), load_numbers<N>(b + i)};
-  }
-  template <int N>
-  __device__ __forceinline__ void store(Index i, const In<N>& in) const {
-    Numbers<T, N> sum;
-#pragma unroll
-    for (int j = 0; j < N; ++j) sum.value[j] = narrow<T>(widen(in.a.value[j]) + widen(in.b.value[j]));
-    store_numbers<N>(y + i, sum);
-  }
-};
-
 template <typename A>
 struct Scale {
   static constexpr int packed = wide<A>;
@@ -133,12 +110,6 @@ void copy_rows(const Cuda& device, Index count, Index width, const From* from, I
   } else {
     run(static_cast<std::uint64_t>(width));
   }
-}
-
-/// y = a + b
-template <typename T>
-void add_forward(const Cuda& device, Index count, const T* a, const T* b, T* y) {
-  cuda::map(device, "add", count, cuda::can_be_wide<T>(0, 0, a, b, y), cuda::Add<T>{a, b, y});
 }
 
 /// y (+)= alpha * x, for a factor known to the host.

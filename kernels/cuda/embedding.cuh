@@ -355,14 +355,13 @@ inline const Place* sort_places(const Cuda& device, Index count, const IdList& i
 /// y[i] = table[id[i]]; zeros for an id outside the vocabulary, which only the host can report.
 /// ids: [B, T] strided   table: [V, D]   y: [B * T, D] dense
 template <typename T>
-void embedding_forward(const Cuda& device, Rows ids, const std::int32_t* id, Rows table_rows, const T* table,
-                       T* y) {
+void embedding_forward(const Cuda& device, const char* op, Rows ids, const std::int32_t* id, Rows table_rows,
+                       const T* table, T* y) {
   const Index count = ids.count * ids.width, width = table_rows.width;
   const cuda::IdList list{id, ids.width, ids.stride, table_rows.count};
   const auto run = [&](auto kernel) {
-    cuda::launch(device, "embedding", kernel,
-                 static_cast<unsigned>(cuda::ceil_div(count, cuda::embedding_warps)), cuda::embedding_threads,
-                 0, count, list, width, table_rows.stride, table, y);
+    cuda::launch(device, op, kernel, static_cast<unsigned>(cuda::ceil_div(count, cuda::embedding_warps)),
+                 cuda::embedding_threads, 0, count, list, width, table_rows.stride, table, y);
   };
   if (cuda::can_be_wide<T>(width, table_rows.stride, table, y)) {
     run(cuda::embed_rows<T, cuda::wide<T>, 4>);
@@ -374,12 +373,11 @@ void embedding_forward(const Cuda& device, Rows ids, const std::int32_t* id, Row
 /// dtable[v] (+)= sum of dy[i] over the i with id[i] = v; ids outside the vocabulary count for nothing.
 /// ids: [B, T] strided   dy: [B * T, D] dense   dtable: [V, D]
 template <typename T>
-void embedding_backward(const Cuda& device, Rows ids, const std::int32_t* id, Index vocab, Index width,
-                        const T* dy, Sink<acc_t<T>> dtable) {
+void embedding_backward(const Cuda& device, const char* op, Rows ids, const std::int32_t* id, Index vocab,
+                        Index width, const T* dy, Sink<acc_t<T>> dtable) {
   if (!dtable || vocab * width == 0) return;
   using A = acc_t<T>;
   using cuda::ceil_div;
-  const char* const name = "embedding_backward";
   const Index count = ids.count * ids.width, windows = ceil_div(count, cuda::run_chunk);
   const cuda::Workspace<cuda::Place> a(device, count), b(device, count);
   const cuda::Workspace<cuda::Run> run_space(device,
@@ -390,7 +388,7 @@ void embedding_backward(const Cuda& device, Rows ids, const std::int32_t* id, In
   const cuda::Place* const places =
       cuda::sort_places(device, count, {id, ids.width, ids.stride, vocab}, a.data(), b.data());
   set_zero(device, runs, static_cast<std::size_t>(vocab + 2) * sizeof(cuda::Run));
-  cuda::launch(device, name, cuda::find_runs<cuda::Place>,
+  cuda::launch(device, op, cuda::find_runs<cuda::Place>,
                static_cast<unsigned>(ceil_div(count, cuda::embedding_threads)), cuda::embedding_threads, 0,
                count, vocab, places, runs, long_ids.data(), long_count);
   const Index longest = cuda::in_order<T> ? count : cuda::run_chunk;
@@ -401,13 +399,13 @@ void embedding_backward(const Cuda& device, Rows ids, const std::int32_t* id, In
     const auto columns = [&](Index at_once) {
       return static_cast<unsigned>(ceil_div(width, 32 * N * at_once));
     };
-    cuda::launch(device, name, cuda::sum_short_runs<T, N, 2>, dim3(blocks(vocab), columns(2)),
+    cuda::launch(device, op, cuda::sum_short_runs<T, N, 2>, dim3(blocks(vocab), columns(2)),
                  cuda::embedding_threads, 0, vocab, width, longest, runs, places, dy, dtable);
     if (count <= longest) return;
     const cuda::Workspace<A> partial(device, 2 * windows * width);  // [slots, width]
-    cuda::launch(device, name, cuda::sum_chunks<T, N>, dim3(blocks(2 * windows), columns(1)),
+    cuda::launch(device, op, cuda::sum_chunks<T, N>, dim3(blocks(2 * windows), columns(1)),
                  cuda::embedding_threads, 0, 2 * windows, count, width, runs, places, dy, partial.data());
-    cuda::launch(device, name, cuda::sum_long_runs<A, N>,
+    cuda::launch(device, op, cuda::sum_long_runs<A, N>,
                  dim3(cuda::grid_for(device, count / cuda::run_chunk, 1, 2), columns(1)),
                  cuda::long_warps * 32, 0, width, long_ids.data(), long_count, runs, partial.data(), dtable);
   };

@@ -255,9 +255,9 @@ __global__ void __launch_bounds__(norm_threads)
 }
 
 /// to (+)= the sum of partial's rows, in order. A thread per column.
-template <typename A>
+template <typename A, typename G>
 __global__ void __launch_bounds__(32)
-    add_partials_in_order(Index parts, Index width, const A* partial, Sink<A> to) {
+    add_partials_in_order(Index parts, Index width, const A* partial, Sink<G> to) {
   const Index c = Index{blockIdx.x} * 32 + threadIdx.x;
   if (c >= width) return;
   A sum(0);
@@ -382,7 +382,7 @@ void norm_backward(const Cuda& device, const char* name, Index count, Index widt
   const Workspace<A> partial(device, blocks * width);  // [blocks, width]
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(ceil_div(width, norm_threads)));
   launch(device, name, gain_partials_in_order<T>, grid, norm_threads, 0, count, width, n, partial.data());
-  launch(device, name, add_partials_in_order<A>, static_cast<unsigned>(ceil_div(width, 32)), 32, 0, blocks,
+  launch(device, name, add_partials_in_order<A, A>, static_cast<unsigned>(ceil_div(width, 32)), 32, 0, blocks,
          width, partial.data(), dgain);
 }
 

@@ -317,69 +317,7 @@ void for_experts(Index experts, const Run& run) {
   }
 }
 
-/// y = 1 / (1 + e^-x)
-template <typename A>
-struct Sigmoid {
-  static constexpr int packed = wide<A>;
-  const A* x;
-  A* y;
-
-  template <int N>
-  __device__ __forceinline__ Numbers<A, N> load(Index i) const {
-    return load_numbers<N>(x + i);
-  }
-  template <int N>
-  __device__ __forceinline__ void store(Index i, Numbers<A, N> in) const {
-#pragma unroll
-    for (int j = 0; j < N; ++j) in.value[j] = exact::sigmoid(in.value[j]);
-    store_numbers<N>(y + i, in);
-  }
-};
-
-/// dx = dy * y * (1 - y)
-template <typename A>
-struct SigmoidBackward {
-  static constexpr int packed = wide<A>;
-  const A *y, *dy;
-  Sink<A> dx;
-
-  template <int N>
-  struct In {
-    Numbers<A, N> y, dy, dx;
-  };
-  template <int N>
-  __device__ __forceinline__ In<N> load(Index i) const {
-    In<N> in;
-    in.y = load_numbers<N>(y + i);
-    in.dy = load_numbers<N>(dy + i);
-    if (dx.accumulate) in.dx = load_numbers<N>(dx.data + i);
-    return in;
-  }
-  template <int N>
-  __device__ __forceinline__ void store(Index i, In<N> in) const {
-#pragma unroll
-    for (int j = 0; j < N; ++j)
-      put(&in.dx.value[j], exact::product(in.dy.value[j] * in.y.value[j], A(1) - in.y.value[j]),
-          dx.accumulate);
-    store_numbers<N>(dx.data + i, in.dx);
-  }
-};
-
 }  // namespace cuda
-
-/// y = 1 / (1 + e^-x)
-template <typename A>
-void sigmoid_forward(const Cuda& device, Index count, const A* x, A* y) {
-  cuda::map(device, "sigmoid", count, cuda::can_be_wide<A>(0, 0, x, y), cuda::Sigmoid<A>{x, y});
-}
-
-/// dx = dy * y * (1 - y)
-template <typename A>
-void sigmoid_backward(const Cuda& device, Index count, const A* y, const A* dy, Sink<A> dx) {
-  if (!dx) return;
-  cuda::map(device, "sigmoid_backward", count, cuda::can_be_wide<A>(0, 0, y, dy, dx.data),
-            cuda::SigmoidBackward<A>{y, dy, dx});
-}
 
 /// Chooses top_k experts by score + bias, inside the topk_group groups whose two best such sums add up to
 /// most. Weights come from the unbiased scores.

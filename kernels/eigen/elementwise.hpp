@@ -17,12 +17,6 @@ void copy_rows(const Reference&, Index count, Index width, const T* x, Index x_s
   }
 }
 
-/// y = a + b
-template <typename T>
-void add_forward(const Reference&, Index count, const T* a, const T* b, T* y) {
-  eigen::row(y, count) = eigen::row(a, count) + eigen::row(b, count);
-}
-
 /// y (+)= alpha x
 template <typename T>
 void scale_into(const Reference&, Index count, T alpha, const T* x, Sink<T> y) {

@@ -31,7 +31,7 @@ void rms_norm_backward(const Reference&, Rows rows, const T* x, const T* gain, c
 template <typename T>
 void add_rms_norm_forward(const Reference& device, Index count, Index width, const T* x, const T* f,
                           const T* gain, T eps, T* total, T* y, T* r) {
-  add_forward(device, count * width, x, f, total);
+  eigen::array(total, count, width) = eigen::array(x, count, width) + eigen::array(f, count, width);
   rms_norm_forward(device, Rows{count, width, width}, total, gain, eps, y, r);
 }
 

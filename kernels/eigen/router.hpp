@@ -7,19 +7,6 @@
 
 namespace mtpx {
 
-/// Affinities s = 1 / (1 + e^-x) (DeepSeek-V3 Eq. 15).
-template <typename T>
-void sigmoid_forward(const Reference&, Index count, const T* x, T* y) {
-  eigen::row(y, count) = eigen::sigmoid(eigen::row(x, count));
-}
-
-/// dx = dy y (1 - y)
-template <typename T>
-void sigmoid_backward(const Reference&, Index count, const T* y, const T* dy, Sink<T> dx) {
-  const auto Y = eigen::row(y, count);
-  eigen::put(dx, eigen::row(dy, count) * Y * (1 - Y));
-}
-
 namespace eigen {
 
 using Indices = std::vector<Index>;

@@ -1,5 +1,5 @@
 #include <mtpx/autograd/checkpoint.hpp>
-#include <mtpx/ops/add.hpp>
+#include <mtpx/ops/arithmetic.hpp>
 #include <mtpx/ops/layout.hpp>
 #include <mtpx/ops/linear.hpp>
 #include <mtpx/ops/rms_norm.hpp>

@@ -1,6 +1,6 @@
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/kernels.hpp>
-#include <mtpx/ops/add.hpp>
+#include <mtpx/ops/arithmetic.hpp>
 #include <mtpx/ops/layout.hpp>
 #include <mtpx/ops/rms_norm.hpp>
 #include <mtpx/ops/swiglu.hpp>

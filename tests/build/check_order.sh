@@ -101,6 +101,9 @@ awk -v "recording=^($ops$modules|$callers|$draws)\$" -v "draws=^($draws)\$" '
       } else if (match(line, /^"([^"\\]|\\.)*"/) || match(line, /^\047([^\047\\]|\\.)*\047/)) {
         token("text")
         line = substr(line, RLENGTH + 1)
+      } else if (match(line, /^std::[a-z_]+/)) {
+        token("std")  # std::exp is no op
+        line = substr(line, RLENGTH + 1)
       } else if (match(line, /^[A-Za-z_][A-Za-z_0-9]*/) || match(line, /^[0-9][0-9A-Za-z_.\047]*/) ||
                  match(line, /^->/) || match(line, /^./)) {
         word = substr(line, 1, RLENGTH)

@@ -1,4 +1,4 @@
-#include <mtpx/ops/add.hpp>
+#include <mtpx/ops/arithmetic.hpp>
 #include <mtpx/ops/layout.hpp>
 #include <mtpx/ops/rms_norm.hpp>
 

@@ -2,7 +2,7 @@
 // of kernels/eigen/ says is checked against finite differences here and there (tests/ops); here it is checked
 // that the kernels people run compute it.
 
-#include <mtpx/ops/add.hpp>
+#include <mtpx/ops/arithmetic.hpp>
 #include <mtpx/ops/attention.hpp>
 #include <mtpx/ops/embedding.hpp>
 #include <mtpx/ops/experts.hpp>

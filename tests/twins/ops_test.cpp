@@ -1,6 +1,6 @@
 // Op by op: element-wise ones, norms, rotation, attention, the embedding, the router.
 
-#include <mtpx/ops/add.hpp>
+#include <mtpx/ops/arithmetic.hpp>
 #include <mtpx/ops/attention.hpp>
 #include <mtpx/ops/embedding.hpp>
 #include <mtpx/ops/layout.hpp>

@@ -51,9 +51,20 @@ class Shape {
   }
 
   /// The same shape with another first extent; rank 0 stays as it is.
-  Shape with_front(Index front) const {
+  Shape with_front(Index front) const { return rank_ > 0 ? with_axis(0, front) : *this; }
+
+  /// The same shape with another extent of one of its axes.
+  Shape with_axis(int axis, Index extent) const {
     Shape shape = *this;
-    if (shape.rank_ > 0) shape.extents_[0] = front;
+    shape.extents_[static_cast<std::size_t>(axis)] = extent;
+    return shape;
+  }
+
+  /// The same shape with one axis more, the last. Throws std::length_error at max_rank.
+  Shape with_last_axis(Index width) const {
+    if (rank_ == max_rank) throw std::length_error("[shape] a tensor has at most 6 axes");
+    Shape shape = *this;
+    shape.extents_[static_cast<std::size_t>(shape.rank_++)] = width;
     return shape;
   }
 

@@ -2,7 +2,7 @@
 
 #include <mtpx/mtp/design.hpp>
 #include <mtpx/nn/windows.hpp>
-#include <mtpx/ops/add.hpp>
+#include <mtpx/ops/arithmetic.hpp>
 #include <mtpx/ops/linear_cross_entropy.hpp>
 
 #include <cmath>

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <mtpx/nn/swiglu.hpp>
-#include <mtpx/ops/add.hpp>
+#include <mtpx/ops/arithmetic.hpp>
 #include <mtpx/ops/experts.hpp>
 #include <mtpx/ops/router.hpp>
 

@@ -1,7 +1,11 @@
 #pragma once
 
-#include <mtpx/autograd/tape.hpp>
-#include <mtpx/kernels.hpp>
+#include <mtpx/ops/arithmetic.hpp>
+#include <mtpx/ops/layout.hpp>
+#include <mtpx/ops/matmul.hpp>
+#include <mtpx/ops/softmax.hpp>
+
+#include <limits>
 
 namespace mtpx {
 
@@ -47,6 +51,38 @@ Var<T, D> attention(const Var<T, D>& q, const Var<T, D>& kv, const Var<T, D>& k_
     attention_backward(q.device(), s, q.data(), kv.data(), k_rope.data(), positions.data_or_null(), scale,
                        o.data(), lse.data(), d_o.data(), dq, dkv, k_rope.sink());
   });
+}
+
+/// [B, T, T]: 1 where query i sees key j. Made on the host.
+template <typename D>
+Tensor<std::int32_t, D> seen_keys(const D& device, Index batch, Index time,
+                                  const Tensor<std::int32_t, D>& positions = {}) {
+  const auto at = positions.defined() ? positions.to_host() : std::vector<std::int32_t>();
+  std::vector<std::int32_t> seen;
+  for (Index row = 0; row < batch * time; ++row) {
+    const Index i = row % time, first = at.empty() ? 0 : i - at[static_cast<std::size_t>(row)];
+    for (Index j = 0; j < time; ++j) seen.push_back(j >= first && j <= i ? 1 : 0);
+  }
+  return Tensor<std::int32_t, D>::from(device, {batch, time, time}, seen);
+}
+
+/// The same as attention() out of primitives, head by head.
+template <typename T, typename D>
+Var<T, D> attention_composed(const Var<T, D>& q, const Var<T, D>& kv, const Var<T, D>& k_rope,
+                             const AttentionShape& s, acc_t<T> scale,
+                             const Tensor<std::int32_t, D>& positions = {}) {
+  const auto seen = seen_keys(q.device(), s.batch, s.time, positions);
+  Var<T, D> o;
+  for (Index h = 0; h < s.heads; ++h) {
+    const auto q_h = narrow(q, h * (s.nope + s.rope), s.nope + s.rope);
+    const auto k_nope = narrow(kv, h * (s.nope + s.v), s.nope),
+               v = narrow(kv, h * (s.nope + s.v) + s.nope, s.v);
+    const auto score = matmul(q_h, concat(k_nope, k_rope), {.b = true}) * scale;
+    const auto p = softmax(where(seen, score, -std::numeric_limits<double>::infinity()));
+    const auto o_h = matmul(p, v);
+    o = h == 0 ? o_h : concat(o, o_h);
+  }
+  return o;
 }
 
 }  // namespace mtpx

@@ -17,9 +17,9 @@ Var<T, D> embedding(Tape& tape, const Tensor<std::int32_t, D>& ids, const Weight
           "ids are [B, T], the table is [V, D]", {{"ids", ids.shape()}, {"table", table.shape()}}, tape);
   const Index width = table.shape().width();
   Tensor<T, D> y(table.device(), {ids.shape()[0], ids.shape()[1], width});
-  embedding_forward(y.device(), ids.rows(), ids.data(), table.rows(), table.data(), y.data());
+  embedding_forward(y.device(), "embedding", ids.rows(), ids.data(), table.rows(), table.data(), y.data());
   return tape.record("embedding", y, [ids, width, dtable = table.destination()](const Tensor<T, D>& dy) {
-    embedding_backward(dy.device(), ids.rows(), ids.data(), dtable.shape()[0], width, dy.data(),
+    embedding_backward(dy.device(), "embedding", ids.rows(), ids.data(), dtable.shape()[0], width, dy.data(),
                        dtable.sink());
   });
 }

@@ -1,7 +1,9 @@
 #pragma once
 
-#include <mtpx/autograd/tape.hpp>
-#include <mtpx/kernels.hpp>
+#include <mtpx/ops/gather.hpp>
+#include <mtpx/ops/layout.hpp>
+#include <mtpx/ops/matmul.hpp>
+#include <mtpx/ops/swiglu.hpp>
 
 namespace mtpx {
 
@@ -64,6 +66,38 @@ Var<T, D> experts(const Var<T, D>& x, const Var<acc_t<T>, D>& weights, const Exp
                                         hidden_up.data(), dy.data(), x.sink(), weights.sink(), dgate,
                                         up.sink(), down.sink());
                      });
+}
+
+/// The same out of primitives, expert by expert.   T: float or double
+template <typename T, typename D>
+Var<T, D> experts_composed(const Var<T, D>& x, const Var<T, D>& weights, const ExpertPlan<D>& plan,
+                           const Weight<T, D>& gate, const Weight<T, D>& up, const Weight<T, D>& down) {
+  const Shape w = gate.shape();
+  const Index count = x.rows().count, slots = weights.shape().size();
+  const auto rows = reshape(contiguous(x), {count, w[2]}), of_slot = reshape(weights, {slots, 1});
+  const auto offsets = plan.offsets.to_host();
+  auto tokens = plan.slot.to_host();
+  for (auto& slot : tokens) slot = static_cast<std::int32_t>(slot / weights.shape().width());
+  const auto token = Tensor<std::int32_t, D>::from(x.device(), plan.slot.shape(), tokens);
+  Var<T, D> y;
+  for (Index e = 0; e < w[0]; ++e) {
+    const auto mine = [&](const auto& all) {
+      return all.slice_front(offsets[static_cast<std::size_t>(e)], offsets[static_cast<std::size_t>(e) + 1]);
+    };
+    const auto matrix = [&](const Weight<T, D>& all, Index out, Index in) {
+      const auto id =
+          Tensor<std::int32_t, D>::from(x.device(), {1}, std::vector{static_cast<std::int32_t>(e)});
+      return reshape(gather(reshape(all, {w[0], out * in}), id), {out, in});
+    };
+    const auto w_gate = matrix(gate, w[1], w[2]), w_up = matrix(up, w[1], w[2]),
+               w_down = matrix(down, w[2], w[1]);
+    const auto x_e = gather(rows, mine(token)), weight = gather(of_slot, mine(plan.slot));
+    const auto g = matmul(x_e, w_gate, {.b = true}), u = matmul(x_e, w_up, {.b = true});
+    const auto y_e = matmul(swiglu_composed(g, u), w_down, {.b = true}) * weight;
+    const auto part = scatter(y_e, mine(token), count);
+    y = e == 0 ? part : y + part;
+  }
+  return reshape(y, x.shape());
 }
 
 }  // namespace mtpx

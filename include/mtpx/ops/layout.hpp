@@ -1,5 +1,5 @@
 #pragma once
-// Ops that move numbers without computing: views, copies, joins. The first three below have no gradient.
+// Ops that move numbers without computing: views, copies, joins. Those of tensors have no gradient.
 
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/kernels.hpp>
@@ -13,6 +13,47 @@ Tensor<T, D> contiguous(const Tensor<T, D>& x) {
   const Rows rows = x.rows();
   copy_rows(x.device(), rows.count, rows.width, x.data(), rows.stride, y.data(), rows.width, false);
   return y;
+}
+
+/// The same with a gradient: what an op asks for that wants dense rows. x itself where its rows touch.
+///
+/// x: any shape   returns the same shape   Saves for backward: nothing.
+template <typename T, typename D>
+Var<T, D> contiguous(const Var<T, D>& x) {
+  if (x.value().contiguous()) return x;
+  Tape& tape = tape_of("contiguous", x);
+  return tape.record("contiguous", contiguous(x.value()), [dx = x.destination()](const Tensor<T, D>& dy) {
+    if (dx.take_over(dy)) return;
+    if (const Sink<T> sink = dx.sink()) {
+      const Rows rows = dy.rows();
+      copy_rows(dy.device(), rows.count, rows.width, dy.data(), rows.width, sink.data, rows.width,
+                sink.accumulate);
+    }
+  });
+}
+
+/// The same numbers in another type: bf16 in float and back, rounded to nearest. x itself where it is of that
+/// type.
+///
+/// x: any shape, may be strided   returns the same shape   Saves for backward: nothing.
+template <typename U, typename T, typename D, typename G>
+Var<U, D> cast(const Var<T, D, G>& x) {
+  if constexpr (std::is_same_v<T, U> && std::is_same_v<T, G>) {
+    return x;
+  } else {
+    static_assert(std::is_same_v<acc_t<T>, acc_t<U>>, "between bf16 and float");
+    Tape& tape = tape_of("cast", x);
+    Tensor<U, D> y(x.device(), x.shape());
+    const Rows rows = x.rows();
+    copy_rows(y.device(), rows.count, rows.width, x.data(), rows.stride, y.data(), rows.width, false);
+    return tape.record("cast", y, [dx = x.destination()](const Tensor<U, D>& dy) {
+      if (const Sink<G> sink = dx.sink()) {
+        const Rows all = dy.rows();
+        copy_rows(dy.device(), all.count, all.width, dy.data(), all.width, sink.data, all.width,
+                  sink.accumulate);
+      }
+    });
+  }
 }
 
 /// y_r = x_r, into memory that is there.   x, y: the same shape, both may be strided   Throws ShapeError.

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <mtpx/autograd/tape.hpp>
-#include <mtpx/kernels.hpp>
+#include <mtpx/ops/linear.hpp>
+#include <mtpx/ops/losses.hpp>
 
 namespace mtpx {
 
@@ -53,6 +53,14 @@ CrossEntropy<acc_t<T>, D> linear_cross_entropy(const Var<T, D>& x, const Weight<
                                       lse.data(), factor.data(), dloss.data(), x.sink(), w.sink());
       });
   return {recorded, row_loss, argmax};
+}
+
+/// The same loss out of primitives, with all logits.
+template <typename T, typename D>
+Var<acc_t<T>, D> linear_cross_entropy_composed(const Var<T, D>& x, const Weight<T, D>& w,
+                                               const Tensor<std::int32_t, D>& labels,
+                                               Index fixed_divisor = 0) {
+  return cross_entropy(linear(x, w), labels, fixed_divisor);
 }
 
 }  // namespace mtpx

@@ -1,7 +1,8 @@
 #pragma once
 
-#include <mtpx/autograd/tape.hpp>
-#include <mtpx/kernels.hpp>
+#include <mtpx/ops/arithmetic.hpp>
+#include <mtpx/ops/layout.hpp>
+#include <mtpx/ops/reduce.hpp>
 
 namespace mtpx {
 
@@ -23,6 +24,14 @@ Var<T, D> rms_norm(const Var<T, D>& x, const Weight<acc_t<T>, D>& gain, acc_t<T>
     rms_norm_backward(x.device(), x.rows(), x.data(), gain.data(), rstd.data(), dy.data(), x.sink(),
                       gain.sink());
   });
+}
+
+/// The same out of primitives.
+template <typename T, typename D>
+Var<T, D> rms_norm_composed(const Var<T, D>& x, const Weight<acc_t<T>, D>& gain, acc_t<T> eps) {
+  const auto wide = cast<acc_t<T>>(x);
+  const auto root = sqrt(mean_last(wide * wide) + eps);
+  return cast<T>(wide / root * gain);
 }
 
 /// The residual add and the norm after it in one pass over memory.
@@ -55,6 +64,14 @@ std::tuple<Var<T, D>, Var<T, D>> add_rms_norm(const Var<T, D>& x, const Var<T, D
                                              gain.data(), rstd.data(), dtotal.data(), dy.data(), to_x,
                                              df.sink(), gain.sink());
                      });
+}
+
+/// The same out of primitives.
+template <typename T, typename D>
+std::tuple<Var<T, D>, Var<T, D>> add_rms_norm_composed(const Var<T, D>& x, const Var<T, D>& f,
+                                                       const Weight<acc_t<T>, D>& gain, acc_t<T> eps) {
+  const auto total = x + f;
+  return {total, rms_norm_composed(total, gain, eps)};
 }
 
 }  // namespace mtpx

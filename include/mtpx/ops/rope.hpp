@@ -1,7 +1,9 @@
 #pragma once
 
-#include <mtpx/autograd/tape.hpp>
-#include <mtpx/kernels.hpp>
+#include <mtpx/ops/arithmetic.hpp>
+#include <mtpx/ops/gather.hpp>
+#include <mtpx/ops/layout.hpp>
+#include <mtpx/ops/matmul.hpp>
 
 namespace mtpx {
 
@@ -46,6 +48,25 @@ Var<T, D> rope(Var<T, D> x, Index heads, const Tensor<std::int32_t, D>& position
         rope_apply(dy.device(), dy.rows(), heads, rotated, dy.data(), positions.data(), table.cos.data(),
                    table.sin.data(), -1, kept ? Sink<T>{dy.data(), false} : dx.sink());
       });
+}
+
+/// The same out of primitives: a pair and its angle stand in a row, the heads beside each other.
+template <typename T, typename D>
+Var<T, D> rope_composed(const Var<T, D>& x, Index heads, const Tensor<std::int32_t, D>& positions,
+                        const RopeTable<acc_t<T>, D>& table) {
+  const Index rows = x.rows().count, pairs = table.rope() / 2, still = x.shape().width() / heads - 2 * pairs;
+  const auto angles = [&](const Tensor<acc_t<T>, D>& of) {
+    return reshape(gather(x.tape()->constant(of), positions), {rows * pairs, 1});
+  };
+  const auto cos = angles(table.cos), sin = angles(table.sin);
+  const auto per_head = reshape(contiguous(cast<acc_t<T>>(x)), {rows, heads, still + 2 * pairs});
+  const auto part = reshape(transpose(narrow(per_head, still, 2 * pairs)), {rows * pairs, 2 * heads});
+  const auto even = narrow(part, 0, heads), odd = narrow(part, heads, heads);
+  const auto even_cos = even * cos, odd_sin = odd * sin, even_sin = even * sin, odd_cos = odd * cos;
+  const auto y_even = even_cos - odd_sin, y_odd = even_sin + odd_cos;
+  const auto turned = transpose(reshape(concat(y_even, y_odd), {rows, 2 * pairs, heads}));
+  const auto before = narrow(per_head, 0, still);
+  return cast<T>(reshape(concat(before, turned), x.shape()));
 }
 
 }  // namespace mtpx

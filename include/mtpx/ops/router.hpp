@@ -1,24 +1,12 @@
 #pragma once
 
-#include <mtpx/autograd/tape.hpp>
-#include <mtpx/kernels.hpp>
+#include <mtpx/ops/arithmetic.hpp>
+#include <mtpx/ops/gather.hpp>
+#include <mtpx/ops/layout.hpp>
+#include <mtpx/ops/matmul.hpp>
+#include <mtpx/ops/reduce.hpp>
 
 namespace mtpx {
-
-/// Affinities of the router (DeepSeek-V3 Eq. 15):  y = 1 / (1 + e^-x)
-///
-/// x: any dense shape   returns the same shape
-/// Saves for backward: y.   Throws ShapeError.
-template <typename A, typename D>
-Var<A, D> sigmoid(const Var<A, D>& x) {
-  Tape& tape = tape_of("sigmoid", x);
-  require(x.value().contiguous(), "sigmoid", "x needs dense rows", {{"x", x.shape()}}, tape);
-  Tensor<A, D> y(x.device(), x.shape());
-  sigmoid_forward(y.device(), y.size(), x.data(), y.data());
-  return tape.record("sigmoid", y, [y, dx = x.destination()](const Tensor<A, D>& dy) {
-    sigmoid_backward(dy.device(), dy.size(), y.data(), dy.data(), dx.sink());
-  });
-}
 
 /// Which experts a token goes to, and with what weight.
 template <typename A, typename D>
@@ -65,6 +53,18 @@ Route<A, D> route(const Var<A, D>& scores, const Tensor<A, D>& bias, const Routi
   return {y, ids};
 }
 
+/// The weights of route() out of primitives, for the experts that it chose.   scores: [..., E]   ids: [...,
+/// K]
+template <typename A, typename D>
+Var<A, D> route_composed(const Var<A, D>& scores, const Tensor<std::int32_t, D>& ids, const Routing& r) {
+  auto places = ids.to_host();
+  for (std::size_t i = 0; i < places.size(); ++i)
+    places[i] += static_cast<std::int32_t>(static_cast<Index>(i) / r.top_k * r.n_experts);
+  const auto at = Tensor<std::int32_t, D>::from(ids.device(), ids.shape(), places);
+  const auto s = reshape(gather(reshape(scores, {scores.shape().size(), 1}), at), ids.shape());
+  return r.norm_topk_prob ? s / (sum_last(s) + 1e-20) * r.scaling_factor : s * r.scaling_factor;
+}
+
 /// Steers the choice of experts towards an even load (DeepSeek-V3 sec. 2.1.2), and forgets the load.
 ///
 ///   b_i += speed * sign(mean load - load_i),   load_i = 0
@@ -102,6 +102,14 @@ Var<A, D> balance_loss(const Var<A, D>& scores, Index top_k, A alpha) {
     balance_backward(scores.device(), shape[0], shape[1], shape[2], alpha, scores.data(), f.data(),
                      dloss.data(), scores.sink());
   });
+}
+
+/// The same out of primitives, with f given.   f: [B, E]
+template <typename A, typename D>
+Var<A, D> balance_loss_composed(const Var<A, D>& scores, const Tensor<A, D>& f, A alpha) {
+  const auto shares = scores / sum_last(scores);
+  const auto p = reshape(mean_last(transpose(shares)), f.shape());
+  return alpha * mean(sum_last(p * Var<A, D>(f)));
 }
 
 }  // namespace mtpx

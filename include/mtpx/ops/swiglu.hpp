@@ -1,7 +1,6 @@
 #pragma once
 
-#include <mtpx/autograd/tape.hpp>
-#include <mtpx/kernels.hpp>
+#include <mtpx/ops/arithmetic.hpp>
 
 namespace mtpx {
 
@@ -23,6 +22,12 @@ Var<T, D> swiglu(const Var<T, D>& gate, const Var<T, D>& up) {
     const Sink<T> dgate = gate.sink();  // before up's: the two may be the same Var
     swiglu_backward(dy.device(), dy.size(), gate.data(), up.data(), dy.data(), dgate, up.sink());
   });
+}
+
+/// The same out of primitives.
+template <typename T, typename D>
+Var<T, D> swiglu_composed(const Var<T, D>& gate, const Var<T, D>& up) {
+  return silu(gate) * up;
 }
 
 }  // namespace mtpx

@@ -127,7 +127,9 @@ void norms(const Cuda& d, Table& table) {
     add_rms_norm_backward(d, rows, hidden, x[s], gain[0], rstd.data(), dt[s], dy[s], Sink<bf16>{y[s], false},
                           Sink<bf16>{total[s], false}, Sink<float>{dgain.data(), false});
   });
-  table.row("add", 3 * u, 0, [&](int s) { add_forward(d, rows * hidden, x[s], f[s], y[s]); });
+  table.row("add", 3 * u, 0, [&](int s) {
+    binary_forward(d, Binary::add, PairShape{1, rows * hidden, {}, {}}, nullptr, x[s], f[s], y[s]);
+  });
   table.row("swiglu forward", 3 * u, 0, [&](int s) { swiglu_forward(d, rows * hidden, x[s], f[s], y[s]); });
   table.row("swiglu backward", 5 * u, 0, [&](int s) {
     swiglu_backward(d, rows * hidden, x[s], f[s], dy[s], Sink<bf16>{y[s], false},
@@ -145,10 +147,10 @@ void embeddings(const Cuda& d, Table& table) {
   Tensor<float, Cuda> dw(d, {vocab, hidden});
   const Rows r{8, rows / 8, rows / 8};
   table.row("embedding forward", 4.0 * rows * hidden, 0, [&](int s) {
-    embedding_forward(d, r, tokens.data(), Rows{vocab, hidden, hidden}, w[s], x[s]);
+    embedding_forward(d, "embedding", r, tokens.data(), Rows{vocab, hidden, hidden}, w[s], x[s]);
   });
   table.row("embedding backward, overwrite", 2.0 * rows * hidden + 4.0 * vocab * hidden, 0, [&](int s) {
-    embedding_backward(d, r, tokens.data(), vocab, hidden, x[s], Sink<float>{dw.data(), false});
+    embedding_backward(d, "embedding", r, tokens.data(), vocab, hidden, x[s], Sink<float>{dw.data(), false});
   });
 }
 
@@ -208,7 +210,7 @@ void experts(const Cuda& d, Table& table) {
     linear_backward_weight(d, r, x[s], e.experts, logits.data(), Sink<float>{drouter.data(), false});
   });
   table.row("sigmoid and route", 4.0 * rows * 32, 0, [&](int) {
-    sigmoid_forward(d, rows * e.experts, logits.data(), scores.data());
+    unary_forward(d, Unary::sigmoid, 1.0F, 0.0F, Rows{1, rows * e.experts, 0}, logits.data(), scores.data());
     route_forward(d, rows, routing, scores.data(), bias[0], ids.data(), weights.data());
   });
   table.row("plan_experts", 12.0 * static_cast<double>(e.slots()), 0, [&](int) {
