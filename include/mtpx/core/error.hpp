@@ -50,8 +50,8 @@ std::string cat(const Parts&... parts) {
 
 /// An operand in an error text, by the name its docstring gives it.
 struct Operand {
-  std::string_view name;
-  Shape shape;
+  std::string_view name;  ///< as the docstring has it
+  Shape shape;            ///< as it is
 };
 
 namespace detail {

@@ -24,7 +24,7 @@ class Tensor {
   static_assert(IsDevice<D>);
 
  public:
-  using value_type = T;
+  using value_type = T;  ///< of an element
 
   /// No storage; `defined()` is false.
   Tensor() = default;
@@ -46,6 +46,7 @@ class Tensor {
         shape_(shape),
         row_stride_(shape.width()) {}
 
+  /// Storage for `shape`, all 0.
   static Tensor zeros(D device, Shape shape) {
     Tensor tensor(std::move(device), shape);
     set_zero(tensor.device_, tensor.data_, tensor.bytes());
@@ -90,16 +91,25 @@ class Tensor {
     return borrow(std::move(device), shape, memory, shape.width());
   }
 
+  /// Whether there is storage, or borrowed memory.
   bool defined() const { return data_ != nullptr; }
+  /// Where the numbers are.
   const D& device() const { return device_; }
+  /// The first number, in the device's memory; null for an undefined tensor.
   T* data() const { return data_; }
+  /// Extents, outermost first.
   const Shape& shape() const { return shape_; }
+  /// Number of elements.
   Index size() const { return shape_.size(); }
+  /// Of all elements, without gaps between rows.
   std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
+  /// Numbers from a row's first to the next row's; the width where rows touch.
   Index row_stride() const { return row_stride_; }
+  /// The numbers as kernels take them.
   Rows rows() const { return {shape_.rows(), shape_.width(), row_stride_}; }
   /// Whether no other tensor shares the storage: its content may then be replaced by something else.
   bool unique() const { return buffer_.unique(); }
+  /// Whether rows touch each other, so that the numbers are one dense block.
   bool contiguous() const { return row_stride_ == shape_.width() || shape_.rows() <= 1; }
 
   /// The same elements under another shape. The last extent may change only if rows touch each other.

@@ -153,7 +153,9 @@ class Speculator {
     const Slot& s = slots_[static_cast<std::size_t>(slot)];
     return std::span(s.tokens).subspan(s.emitted_from);
   }
+  /// Counts since the Speculator was made, of all sequences.
   const DecodeStatistics& statistics() const { return statistics_; }
+  /// What was decoded so far, of all slots.
   const KvCache<T, D>& cache() const { return passes_.cache(); }
 
  private:

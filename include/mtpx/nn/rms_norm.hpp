@@ -8,13 +8,14 @@ namespace mtpx {
 /// Root-mean-square norm with a gain; gain and statistics in the accumulation type.   weight: [width]
 template <typename T, typename D>
 struct RmsNorm {
-  Parameter<acc_t<T>, D> weight;
-  acc_t<T> eps{};
+  Parameter<acc_t<T>, D> weight;  ///< [D], the gains
+  acc_t<T> eps{};                 ///< added to the mean square
 
   RmsNorm() = default;
   RmsNorm(const D& device, Index width, double epsilon)
       : weight(device, {width}), eps(static_cast<acc_t<T>>(epsilon)) {}
 
+  /// x: [..., D], may be strided   returns [..., D]; see rms_norm()
   Var<T, D> operator()(const Var<T, D>& x) const { return rms_norm<T, D>(x, weight, eps); }
 
   /// {x + f, norm(x + f)} in one pass.

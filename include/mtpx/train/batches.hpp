@@ -23,11 +23,13 @@ namespace mtpx {
 ///
 /// This is exact: behind a document's start, positions are smaller than their distance to anything before it.
 struct HostBatch {
-  Index batch = 0, seq = 0;
-  std::vector<std::int32_t> tokens;     // [batch, seq + 1]  ids 0 ... 255
-  std::vector<std::int32_t> positions;  // [batch, seq + 1]  offset of each token in its own document
+  Index batch = 0, seq = 0;             ///< rows, and inputs in each
+  std::vector<std::int32_t> tokens;     ///< [batch, seq + 1]  ids 0 ... 255
+  std::vector<std::int32_t> positions;  ///< [batch, seq + 1]  offset of each token in its own document
 
+  /// Token i of a row.
   std::int32_t token(Index row, Index i) const { return tokens[at(row, i)]; }
+  /// Its offset in its own document.
   std::int32_t position(Index row, Index i) const { return positions[at(row, i)]; }
 
   /// Whether token i + ahead exists in the window and is in the same document as token i.
@@ -117,6 +119,7 @@ class Permutation {
   std::uint64_t seed_, stream_;
 };
 
+/// How large batches are, and how they are shuffled.
 struct BatchOptions {
   Index batch = 8;         ///< windows per micro-batch, B
   Index seq = 256;         ///< inputs per window, T
@@ -159,8 +162,11 @@ class Batches {
     return result;
   }
 
+  /// Windows until every one was taken once.
   Index windows_per_epoch() const { return corpus_.size() / options_.seq; }
+  /// The text that windows are cut from.
   const Corpus& corpus() const { return corpus_; }
+  /// The options as they were given.
   const BatchOptions& options() const { return options_; }
 
  private:
@@ -182,11 +188,12 @@ class Batches {
   BatchOptions options_;
 };
 
+/// Which windows are scored.
 struct ValidationOptions {
-  Index batch = 8;
-  Index seq = 256;
-  Index limit = 64;  // windows at most
-  Index depth = 0;   // of multi-token prediction; only to check seq
+  Index batch = 8;   ///< windows per batch, B
+  Index seq = 256;   ///< inputs per window, T
+  Index limit = 64;  ///< windows at most
+  Index depth = 0;   ///< of multi-token prediction; only to check seq
 };
 
 /// The same windows at every validation: at most `limit`, evenly spread over the corpus, in its order. Each
@@ -224,6 +231,7 @@ class ValidationWindows {
     return result;
   }
 
+  /// The text that windows are cut from.
   const Corpus& corpus() const { return corpus_; }
 
  private:

@@ -30,7 +30,7 @@ struct CorpusSplit;
 /// tells a resumed run whether it reads the same text again.
 class Corpus {
  public:
-  static constexpr std::int32_t vocabulary = 256;
+  static constexpr std::int32_t vocabulary = 256;  ///< tokens that there are: bytes
   /// Positions inside a document are int32, so a longer document is refused.
   static constexpr Index longest_document = std::numeric_limits<std::int32_t>::max();
 
@@ -58,7 +58,9 @@ class Corpus {
 
   /// Tokens in all documents together.
   Index size() const { return static_cast<Index>(bytes_.size()); }
+  /// Number of documents.
   Index documents() const { return static_cast<Index>(starts_.size()); }
+  /// Whether there is no text.
   bool empty() const { return bytes_.empty(); }
 
   /// The token at `offset` of the stream: 0 ... 255.
@@ -70,6 +72,7 @@ class Corpus {
   Index start(Index document) const {
     return document == documents() ? size() : starts_[static_cast<std::size_t>(document)];
   }
+  /// Tokens of a document.
   Index length(Index document) const { return start(document + 1) - start(document); }
 
   /// The document that holds the token at `offset`.
@@ -97,6 +100,7 @@ class Corpus {
   /// Throws ConfigError if the fraction is not in [0, 1).
   CorpusSplit split(double validation_fraction, Index train_minimum = 1) const;
 
+  /// Bytes of the shortest tail that split() cuts off.
   static constexpr Index shortest_tail = 512;
 
   /// A 64-bit hash (FNV-1a) of the lengths and bytes of all documents, in order; names do not count, so the
@@ -120,8 +124,8 @@ class Corpus {
 
 /// What `Corpus::split` returns.
 struct CorpusSplit {
-  Corpus train;
-  Corpus validation;
+  Corpus train;       ///< what to train on
+  Corpus validation;  ///< what nobody trains on
 };
 
 namespace detail {

@@ -13,9 +13,9 @@ namespace mtpx {
 /// A run: how many steps, what changes from one to the next, and what each does. How large its batches are,
 /// and with which seed they are shuffled, is said where they are made: BatchOptions.
 struct TrainOptions {
-  Index steps = 300;
-  Index accumulation = 1;  ///< micro-batches per optimiser step
-  LearningRate lr{};
+  Index steps = 300;            ///< optimiser steps of the whole run, for the schedules
+  Index accumulation = 1;       ///< micro-batches per optimiser step
+  LearningRate lr{};            ///< of each step
   LambdaSchedule lambda{};      ///< from step.loss.lambda on; late = step.loss.lambda: constant
   StepOptions step{};           ///< loss, AdamW, clipping, router biases
   bool mask_documents = false;  ///< attention stays inside documents (DeepSeek-V3 sec. 4.1 does not)
@@ -26,8 +26,8 @@ struct StepReport {
   Index step = 0;            ///< from 1
   std::vector<double> loss;  ///< [depth], nats a token, mean over the micro-batches
   double total = 0;          ///< what was minimised
-  double lr = 0;
-  double lambda = 0;
+  double lr = 0;             ///< learning rate that it took
+  double lambda = 0;         ///< weight of the depths that it took
   double gradient_norm = 0;  ///< before clipping
 };
 
@@ -39,6 +39,7 @@ struct Evaluation {
       agreement;            ///< share of rows whose argmax is the main head's own choice for that position
   std::vector<Index> rows;  ///< labels that counted
 
+  /// Whether no label counted: there was nothing to score.
   bool empty() const { return rows.empty() || rows[0] == 0; }
   /// Bits per byte of the main head, for tokens that are bytes.
   double bits_per_byte() const { return loss.empty() ? 0.0 : loss[0] / std::log(2.0); }
@@ -110,8 +111,11 @@ class Trainer {
 
   /// Steps taken or queued.
   Index steps_done() const { return steps_; }
+  /// The options as they were given.
   const TrainOptions& options() const { return options_; }
+  /// What it reads.
   const Batches& batches() const { return batches_; }
+  /// The optimiser with its moments, to save them or to go on from saved ones.
   AdamW<T, D>& optimizer() { return step_.optimizer(); }
 
  private:
