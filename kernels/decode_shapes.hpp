@@ -9,14 +9,14 @@ namespace mtpx {
 /// h = x + Mla(norm(x)) for a few rows against their caches (nn/mla.hpp). Matrices are [out, in].
 template <typename T>
 struct DecodeAttention {
-  Index rows = 0;
-  Index hidden = 0;
-  Index q_rank = 0;  ///< 0: queries straight from the hidden state
-  Index latent = 0;
-  AttentionShape heads{};  ///< heads, nope, rope and v
-  acc_t<T> eps{};
-  acc_t<T> latent_eps{};
-  acc_t<T> scale{};
+  Index rows = 0;                     ///< of the pass, at most fused_rows
+  Index hidden = 0;                   ///< width of x and h
+  Index q_rank = 0;                   ///< 0: queries straight from the hidden state
+  Index latent = 0;                   ///< width of what the cache keeps beside the rotated key
+  AttentionShape heads{};             ///< heads, nope, rope and v
+  acc_t<T> eps{};                     ///< of the norm before it
+  acc_t<T> latent_eps{};              ///< of the norms of the latents
+  acc_t<T> scale{};                   ///< of the scores
   const acc_t<T>* norm = nullptr;     ///< [hidden]
   const T* q_a = nullptr;             ///< [q_rank, hidden]; without q_rank [heads * (nope + rope), hidden]
   const acc_t<T>* q_norm = nullptr;   ///< [q_rank]
@@ -26,20 +26,20 @@ struct DecodeAttention {
   const T* kv_b = nullptr;            ///< [heads * (nope + v), latent]
   const T* o = nullptr;               ///< [hidden, heads * v]
   const acc_t<T>* cos = nullptr;      ///< [positions, rope / 2]
-  const acc_t<T>* sin = nullptr;
+  const acc_t<T>* sin = nullptr;      ///< the same
   const std::int32_t* sequences = nullptr;  ///< [rows]
   const std::int32_t* positions = nullptr;  ///< [rows]
   T* cache = nullptr;                       ///< [sequences, capacity, latent + rope]
-  Index capacity = 0;
+  Index capacity = 0;                       ///< positions of a sequence that fit
 };
 
 /// y = h + ffn(norm(h)) for a few rows: a dense network, or a mixture of experts with or without a shared
 /// one.
 template <typename T>
 struct DecodeFeedForward {
-  Index rows = 0;
-  Index hidden = 0;
-  acc_t<T> eps{};
+  Index rows = 0;                    ///< of the pass, at most fused_rows
+  Index hidden = 0;                  ///< width of h and y
+  acc_t<T> eps{};                    ///< of the norm before it
   const acc_t<T>* norm = nullptr;    ///< [hidden]
   Routing routing{};                 ///< of the mixture; n_experts = 0: none
   Index inner = 0;                   ///< of one expert
@@ -69,6 +69,7 @@ bool decode_fits(const DecodeAttention<T>& p) {
          p.q_rank <= 5120 && p.latent % 8 == 0 && p.latent <= 512 && s.nope % 8 == 0 && s.rope % 8 == 0 &&
          s.v % 8 == 0 && (p.latent + s.rope) % 16 == 0 && s.rope <= 512;
 }
+/// The same for a feed-forward network.
 template <typename T>
 bool decode_fits(const DecodeFeedForward<T>& p) {
   const Routing& r = p.routing;

@@ -177,10 +177,11 @@ inline constexpr bool of_floats = std::is_same_v<Element<V>, float>;
 
 }  // namespace detail
 
-/// What V's bits are as whole numbers, with and without a sign.
+/// V's bits as whole numbers with a sign.
 template <typename V>
 using Ints =
     typename detail::Whole<V, std::conditional_t<detail::of_floats<V>, std::int32_t, std::int64_t>>::type;
+/// V's bits as whole numbers without a sign.
 template <typename V>
 using Words =
     typename detail::Whole<V, std::conditional_t<detail::of_floats<V>, std::uint32_t, std::uint64_t>>::type;
@@ -327,6 +328,7 @@ MTPX_ANYWHERE double log(double x) {
   }
   return log_of_normal(x);
 }
+/// The same of a float, through double.
 MTPX_ANYWHERE float log(float x) { return static_cast<float>(log(static_cast<double>(x))); }
 
 /// 1 / (1 + e^-x)
@@ -340,7 +342,7 @@ MTPX_ANYWHERE V sigmoid(V x) {
 /// derivative s (1 + g (1 - s)).
 template <typename V>
 struct Silu {
-  V value, slope;
+  V value, slope;  ///< silu(g), and its derivative
 
   MTPX_ANYWHERE explicit Silu(V g) : Silu(g, sigmoid(g)) {}
   MTPX_ANYWHERE Silu(V g, V s) {
@@ -354,7 +356,7 @@ struct Silu {
 /// even sin + odd cos)
 template <typename V>
 struct Rotated {
-  V even, odd;
+  V even, odd;  ///< the pair, rotated
 
   MTPX_ANYWHERE Rotated(V x_even, V x_odd, V cos, V sin)
       : even(fma(x_even, cos, -product(x_odd, sin))), odd(fma(x_even, sin, product(x_odd, cos))) {}
@@ -365,7 +367,7 @@ struct Rotated {
 /// gradient.
 template <typename A>
 struct AdamW {
-  A b1, b2, rate, root, eps, keep, clip;
+  A b1, b2, rate, root, eps, keep, clip;  ///< b1, b2: the betas; the others as above
 
   /// g = clip grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
   /// p = keep p - rate m / (root sqrt(v) + eps).   sqrt: correctly rounded

@@ -8,13 +8,15 @@ namespace mtpx::kernels {
 /// A matrix in memory: element (i, j) at data[i * row + j * column]; one of the two is 1.
 template <typename T>
 struct Matrix {
-  const T* data = nullptr;
-  Index row = 0;
-  Index column = 1;
+  const T* data = nullptr;  ///< element (0, 0)
+  Index row = 0;            ///< from a row to the next
+  Index column = 1;         ///< from a column to the next
 
+  /// Where element (i, j) stands.
   constexpr const T* at(Index i, Index j) const { return data + i * row + j * column; }
 };
 
+/// Rows of contiguous numbers, `stride` apart.
 template <typename T>
 constexpr Matrix<T> row_major(const T* data, Index stride) {
   return {data, stride, 1};

@@ -10,7 +10,7 @@ namespace mtpx::exact {
 /// The nearest quarter turn is taken off, which leaves |x| <= pi / 4 for the series of both.
 template <typename V>
 struct Turned {
-  V cos, sin;
+  V cos, sin;  ///< of the angle
 
   MTPX_ANYWHERE explicit Turned(Words<V> word) {
     const Words<V> quarter = (word + (1U << 29)) >> 30;

@@ -25,8 +25,8 @@ namespace mtpx {
 
 /// How a round ended: the first `accepted` drafts stand, and `next` comes after them.
 struct Verdict {
-  Index accepted = 0;
-  std::int32_t next = 0;
+  Index accepted = 0;     ///< drafts that stand, from the first
+  std::int32_t next = 0;  ///< the token behind them
 
   friend bool operator==(const Verdict&, const Verdict&) = default;
 };
@@ -38,11 +38,15 @@ struct Verdict {
 ///
 /// p_1 .. p_K stand below p_0, and q_1 .. q_{K-1} below q_0. What is behind K is not read.
 struct RoundLayout {
-  Index most = 0;
+  Index most = 0;  ///< drafts of a round
 
+  /// Places of the parts with the same names, each in its array.
   static constexpr Index count_at = 0, p_row_at = 1, q_row_at = 2, drafts_at = 3, keeps_at = 0;
+  /// Place of the draws, in the numbers.
   constexpr Index draws_at() const { return keeps_at + most; }
+  /// How many whole numbers a round takes.
   constexpr Index integers() const { return drafts_at + most; }
+  /// How many doubles a round takes.
   constexpr Index numbers() const { return draws_at() + most + 1; }
 };
 
@@ -52,6 +56,7 @@ class RoundList {
   /// most: drafts of one, at most
   explicit RoundList(Index most) : layout_{most} {}
 
+  /// Forgets all rounds and keeps the memory.
   void clear() {
     integers_.clear();
     numbers_.clear();
@@ -83,7 +88,9 @@ class RoundList {
       number(layout_.draws_at() + static_cast<Index>(i)) = draw(i);
   }
 
+  /// How each round is laid out.
   const RoundLayout& layout() const { return layout_; }
+  /// Rounds so far.
   Index count() const { return count_; }
   std::span<const std::int32_t> integers() const { return integers_; }  ///< [count, layout().integers()]
   std::span<const double> numbers() const { return numbers_; }          ///< [count, layout().numbers()]
@@ -110,7 +117,9 @@ struct DraftRound {
   const double* keeps = nullptr;         ///< [K], numbers in [0, 1) that drafts are kept with
   const double* draws = nullptr;         ///< [K + 1], of the places
 
+  /// p_i(x).
   MTPX_OF_KERNELS double p(Index i, Index x) const { return p_rows[i * vocab + x]; }
+  /// q_i(x); of chosen drafts 1 at the draft.
   MTPX_OF_KERNELS double q(Index i, Index x) const {
     return q_rows != nullptr ? q_rows[i * vocab + x] : x == drafts[i] ? 1.0 : 0.0;
   }
@@ -123,12 +132,13 @@ struct DraftRound {
 
 /// The rounds of a RoundList in a device's memory.
 struct DraftRounds {
-  RoundLayout layout{};
-  Index count = 0, vocab = 0;
+  RoundLayout layout{};                    ///< of every round
+  Index count = 0, vocab = 0;              ///< rounds, and V
   const std::int32_t* integers = nullptr;  ///< [count, layout.integers()]
   const double* numbers = nullptr;         ///< [count, layout.numbers()]
   const double* table = nullptr;           ///< [.., V]
 
+  /// Round s.
   MTPX_OF_KERNELS DraftRound operator[](Index s) const {
     const std::int32_t* const mine = integers + s * layout.integers();
     const double* const random = numbers + s * layout.numbers();

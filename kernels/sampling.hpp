@@ -16,11 +16,13 @@
 
 namespace mtpx {
 
+/// How a token is chosen from logits.
 struct SamplingOptions {
   double temperature = 0;  ///< 0: greedy
   Index top_k = 0;         ///< keep the k most likely tokens; 0: all
   double top_p = 1;        ///< keep the smallest set of most likely tokens whose probability reaches this
 
+  /// Whether the most likely token is taken, without a draw.
   constexpr bool greedy() const { return temperature == 0; }
 
   /// Throws ConfigError naming the option and its value.
@@ -38,8 +40,8 @@ struct SamplingOptions {
 /// How the token of one row is drawn. Kernels take an array of these from device memory: what a row draws by
 /// may change from pass to pass, and from row to row, without anything being recorded anew.
 struct Draw {
-  SamplingOptions sampling{};
-  double number = 0;  ///< u in [0, 1)
+  SamplingOptions sampling{};  ///< how the number is used
+  double number = 0;           ///< u in [0, 1)
 };
 
 /// Where a kernel that draws tokens leaves the distributions: that of row r in row rows[r] of a table. Null:

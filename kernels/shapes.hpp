@@ -10,50 +10,51 @@ namespace mtpx {
 /// q [batch * time, heads * (nope + rope)], kv [batch * time, heads * (nope + v)], k_rope [batch * time,
 /// rope].
 struct AttentionShape {
-  Index batch = 0;
-  Index time = 0;
-  Index heads = 0;
-  Index nope = 0;
-  Index rope = 0;
-  Index v = 0;
+  Index batch = 0;  ///< B
+  Index time = 0;   ///< T
+  Index heads = 0;  ///< H
+  Index nope = 0;   ///< width of a head's query and key without position
+  Index rope = 0;   ///< width of their rotated part
+  Index v = 0;      ///< width of a head's value
 };
 
 /// How a token chooses its experts (DeepSeek-V3 sec. 2.1.2, Eq. 12-16). n_group = 1: no group limit.
 struct Routing {
-  Index n_experts = 0;
-  Index top_k = 0;
-  Index n_group = 1;
-  Index topk_group = 1;
-  bool norm_topk_prob = true;
-  double scaling_factor = 1.0;
+  Index n_experts = 0;          ///< E
+  Index top_k = 0;              ///< K, experts of a token
+  Index n_group = 1;            ///< equal groups of experts
+  Index topk_group = 1;         ///< groups that a token chooses among
+  bool norm_topk_prob = true;   ///< divide the chosen scores by their sum
+  double scaling_factor = 1.0;  ///< multiplies the weights
 };
 
 /// Routed experts: `tokens` rows of `width`, each through `top_k` of `experts` SwiGLU networks of `inner`.
 struct ExpertsShape {
-  Index tokens = 0;
-  Index width = 0;
-  Index inner = 0;
-  Index experts = 0;
-  Index top_k = 0;
+  Index tokens = 0;   ///< N
+  Index width = 0;    ///< D, of x and y
+  Index inner = 0;    ///< F, between gate and down
+  Index experts = 0;  ///< E
+  Index top_k = 0;    ///< K, experts of a token
 
+  /// Choices of all tokens, N K.
   Index slots() const { return tokens * top_k; }
 };
 
 /// Absorbed latent attention of `rows` query rows against a cache [sequences, capacity, latent + rope]
 /// (DeepSeek-V2 sec. 2.1.2).
 struct LatentShape {
-  Index rows = 0;
-  Index heads = 0;
-  Index latent = 0;
-  Index rope = 0;
-  Index capacity = 0;
+  Index rows = 0;      ///< of the pass
+  Index heads = 0;     ///< H
+  Index latent = 0;    ///< width of the cached latent
+  Index rope = 0;      ///< width of the cached rotated key
+  Index capacity = 0;  ///< positions of a sequence that fit
 };
 
 /// `rows` states of `width` numbers beside a cache [sequences, capacity, width].
 struct StateShape {
-  Index rows = 0;
-  Index width = 0;
-  Index capacity = 0;
+  Index rows = 0;      ///< of the pass
+  Index width = 0;     ///< of a state
+  Index capacity = 0;  ///< positions of a sequence that fit
 };
 
 /// How an operand stands beside a result of [rows, width]: element (r, c) at r * row + c * column. A step of
@@ -114,7 +115,7 @@ inline constexpr Index sum_columns = 4096;
 /// The loss goes through the vocabulary in chunks of so many columns, and its mean is a sum as a GPU's block
 /// of so many threads adds it.
 inline constexpr Index loss_vocab = 4096;
-inline constexpr int loss_threads = 1024;
+inline constexpr int loss_threads = 1024;  ///< threads of that block
 
 /// The gradient of a norm's gain is summed over blocks of so many rows, whose sums are then added in order.
 inline constexpr Index gain_rows = 64;
@@ -122,12 +123,14 @@ inline constexpr Index gain_rows = 64;
 /// The balance loss sums the shares of so many tokens one by one, then these sums over so many neighbours,
 /// then every eighth of those.
 inline constexpr int balance_tokens = 4;
+/// Neighbours whose sums are added.
 constexpr int balance_warps(Index experts) { return experts <= 256 ? 8 : 1; }
-inline constexpr int balance_parts = 8, balance_threads = 256;
+inline constexpr int balance_parts = 8, balance_threads = 256;  ///< those eighths, and all threads
 
 /// Sums of squares go through a tensor in chunks, each summed as a GPU's block of so many threads does that
 /// takes 16 bytes a thread, eight times.
 inline constexpr int squares_threads = 256;
+/// Numbers of such a chunk.
 template <typename A>
 inline constexpr Index squares_chunk = squares_threads* Index{16 / sizeof(A)} * 8;
 
@@ -135,23 +138,23 @@ inline constexpr Index squares_chunk = squares_threads* Index{16 / sizeof(A)} * 
 /// step stands in device memory, as three doubles, so that a recorded step can be run again: rates = {lr, 1 -
 /// beta1^t, 1 - beta2^t}.
 struct AdamWStep {
-  double beta1 = 0;
-  double beta2 = 0;
-  double eps = 0;
-  double weight_decay = 0;
+  double beta1 = 0;         ///< of the first moment m
+  double beta2 = 0;         ///< of the second moment v
+  double eps = 0;           ///< added to sqrt(v)
+  double weight_decay = 0;  ///< of parameters whose `decays` is set
 };
 
 /// One parameter of an update. `master` holds p in the accumulation type; where T is that type, it is p
 /// itself.
 template <typename T>
 struct AdamWTensor {
-  Index count = 0;
-  const acc_t<T>* grad = nullptr;
-  acc_t<T>* m = nullptr;
-  acc_t<T>* v = nullptr;
-  acc_t<T>* master = nullptr;
-  T* p = nullptr;
-  bool decays = false;  ///< whether weight_decay applies
+  Index count = 0;                 ///< numbers of the parameter
+  const acc_t<T>* grad = nullptr;  ///< [count]
+  acc_t<T>* m = nullptr;           ///< [count], first moment
+  acc_t<T>* v = nullptr;           ///< [count], second moment
+  acc_t<T>* master = nullptr;      ///< [count]
+  T* p = nullptr;                  ///< [count], the parameter
+  bool decays = false;             ///< whether weight_decay applies
 };
 
 }  // namespace mtpx

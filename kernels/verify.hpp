@@ -24,9 +24,9 @@ enum class Verification {
 
 /// A way to check drafts, with its numbers.
 struct VerifyRule {
-  Verification verification = Verification::exact;
-  double typical_epsilon = 0.09;  ///< of lossy_typical
-  double typical_delta = 0.3;
+  Verification verification = Verification::exact;  ///< which way
+  double typical_epsilon = 0.09;                    ///< of lossy_typical
+  double typical_delta = 0.3;                       ///< of lossy_typical, see verify_typical()
 };
 
 /// For drafts that were not drawn but chosen (q puts everything on x_i): the token of every place is drawn

@@ -17,14 +17,15 @@ struct GradcheckReport {
   double worst = 0;   ///< largest error, relative to max(1, |expected|)
   std::string where;  ///< "name[index]: tape a, differences b" of the worst entry
 
+  /// Whether something was compared, and no entry is off by more.
   bool within(double bound) const { return checked > 0 && worst <= bound; }
 };
 
 /// A tensor to perturb, by name.
 template <typename D>
 struct GradcheckTarget {
-  std::string name;
-  Weight<double, D> var;
+  std::string name;       ///< in GradcheckReport::where
+  Weight<double, D> var;  ///< its value is moved in place, and put back
 };
 
 /// Compares every entry of every target's gradient with a five-point difference of the loss,

@@ -13,6 +13,7 @@
 
 namespace mtpx {
 
+/// What a forward is for: a backward behind it, or its values alone.
 enum class Mode { training, inference };
 
 /// A plain list of backward steps. Pass it once per forward, at `embedding(tape, ...)`; every Var that is
@@ -30,11 +31,13 @@ class Tape {
   Tape& operator=(const Tape&) = delete;
   ~Tape() { *place_ = nullptr; }
 
+  /// Whether ops record a backward: not in inference.
   bool recording() const { return mode_ == Mode::training; }
 
   /// Whether this pass counts, for statistics such as an expert's load: true for the first run of a
   /// training forward, false for evaluation and for the second run under checkpoint().
   bool statistics() const { return statistics_; }
+  /// Says so; checkpoint() does for its second run.
   void set_statistics(bool statistics) { statistics_ = statistics; }
 
   /// A differentiable input that is no parameter: its gradient can be read after backward.
@@ -135,6 +138,7 @@ class Tape {
     }
   }
 
+  /// Ops recorded and not yet run backward.
   std::size_t size() const { return steps_.size(); }
 
   /// One line per op: its module path, name and the shape of its first output.

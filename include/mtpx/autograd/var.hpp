@@ -37,6 +37,7 @@ class Destination {
   Destination(std::shared_ptr<detail::Slot<G, D>> slot, D device, Shape shape)
       : slot_(std::move(slot)), device_(std::move(device)), shape_(shape) {}
 
+  /// Of the value, and so of its gradient.
   const Shape& shape() const { return shape_; }
 
   /// Where a backward kernel writes the gradient: [rows, width], dense. The first call for a gradient says
@@ -74,9 +75,9 @@ class Destination {
 template <typename T, typename D, typename G = T>
 class Var {
  public:
-  using value_type = T;
-  using gradient_type = G;
-  using device_type = D;
+  using value_type = T;     ///< of the value
+  using gradient_type = G;  ///< of the gradient: acc_t<T> of a parameter
+  using device_type = D;    ///< where both are
 
   Var() = default;
   /// A constant.
@@ -84,12 +85,18 @@ class Var {
   Var(Tensor<T, D> value, std::shared_ptr<detail::Slot<G, D>> slot, detail::TapePlace tape)
       : value_(std::move(value)), slot_(std::move(slot)), tape_(std::move(tape)) {}
 
+  /// Whether there is a value: an optional operand is left out as a Var().
   bool defined() const { return value_.defined(); }
+  /// The numbers; shared with whoever holds the Var.
   const Tensor<T, D>& value() const { return value_; }
+  /// Where its numbers are.
   const D& device() const { return value_.device(); }
+  /// Of the value, and so of its gradient.
   const Shape& shape() const { return value_.shape(); }
+  /// The value as kernels take it.
   Rows rows() const { return value_.rows(); }
   Index row_stride() const { return value_.row_stride(); }
+  /// The value's first number, in the device's memory.
   T* data() const { return value_.data(); }
   /// See Tensor::item().
   T item() const { return value_.item(); }
@@ -101,17 +108,20 @@ class Var {
     return *tape_;
   }
   const std::shared_ptr<detail::Slot<G, D>>& slot() const { return slot_; }
+  /// Whether a gradient is gathered.
   bool wants_grad() const { return slot_ != nullptr; }
 
+  /// What to capture in place of the operand when backward needs its gradient alone.
   Destination<G, D> destination() const { return {slot_, device(), shape()}; }
+  /// Where backward writes the gradient now, see Destination::sink().
   Sink<G> sink() const { return destination().sink(); }
 
   /// The gradient gathered so far; undefined while there is none.
   Tensor<G, D> grad() const { return slot_ != nullptr && slot_->filled ? slot_->grad : Tensor<G, D>(); }
 
  protected:
-  Tensor<T, D> value_;
-  std::shared_ptr<detail::Slot<G, D>> slot_;
+  Tensor<T, D> value_;                        ///< the numbers
+  std::shared_ptr<detail::Slot<G, D>> slot_;  ///< where its gradient is gathered; null: a constant
   detail::TapePlace tape_;
 };
 
@@ -160,6 +170,7 @@ class Parameter : public Weight<T, D> {
       this->slot_ = std::make_shared<detail::Slot<acc_t<T>, D>>();
     }
   }
+  /// Whether it has no gradient; see freeze().
   bool frozen() const { return this->slot_ == nullptr; }
 };
 

@@ -8,13 +8,15 @@ namespace mtpx {
 
 /// Sixteen bits: the upper half of a float. Conversion rounds to nearest, ties to even; NaN stays NaN.
 struct bf16 {
-  std::uint16_t bits = 0;
+  std::uint16_t bits = 0;  ///< sign, 8 bits of exponent, 7 of mantissa
 
   bf16() = default;
   explicit bf16(float value) : bits(round(value)) {}
   explicit bf16(double value) : bits(round(to_odd(value))) {}
+  /// Exact: every bf16 is a float.
   operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 
+  /// The number with these bits.
   static bf16 from_bits(std::uint16_t bits) {
     bf16 value;
     value.bits = bits;

@@ -15,10 +15,10 @@ namespace mtpx {
 /// separately share nothing. Results do not depend on the number of threads, not even in the last bit.
 class Cpu {
  public:
-  static constexpr std::size_t alignment = 64;
-  static constexpr Memory memory = Memory::host;
+  static constexpr std::size_t alignment = 64;    ///< bytes: of every buffer's start
+  static constexpr Memory memory = Memory::host;  ///< work is done when a call returns
 
-  using Current = AlwaysCurrent;
+  using Current = AlwaysCurrent;  ///< a guard that does nothing
   struct Empty {};
   /// A handle to nothing, for undefined tensors.
   explicit Cpu(Empty) {}
@@ -26,16 +26,22 @@ class Cpu {
   /// `threads` = 0 takes every processor that this process may run on.
   explicit Cpu(int threads = 0) : state_(std::make_shared<State>()) { set_threads(threads); }
 
+  /// Threads that share the work of one kernel, the caller among them.
   int threads() const { return state_->threads; }
+  /// Another number from the next kernel on; 0: every processor that this process may run on.
   void set_threads(int threads) const {
     state_->threads =
         threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }
   /// The threads behind parallel_for(); they start when they are first needed and end with the last handle.
   Team& team() const { return state_->team; }
+  /// Where tensors come from.
   Pool& pool() const { return state_->pool; }
+  /// Bytes that tensors held at most since reset_peak().
   std::size_t peak_bytes() const { return pool().peak_bytes(); }
+  /// How often the system was asked for memory: constant once a loop is warm.
   std::size_t allocations() const { return pool().allocations(); }
+  /// The peak from here on is counted.
   void reset_peak() const { pool().reset_peak(); }
 
  private:

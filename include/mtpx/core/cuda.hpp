@@ -60,8 +60,8 @@ class CurrentGpu {
 /// device, unless as many as there are slots are still under way.
 class PinnedRing {
  public:
-  static constexpr std::size_t slot_bytes = std::size_t{1} << 19;
-  static constexpr std::size_t batch_bytes = 8 * slot_bytes;  ///< half of the ring
+  static constexpr std::size_t slot_bytes = std::size_t{1} << 19;  ///< of one slot
+  static constexpr std::size_t batch_bytes = 8 * slot_bytes;       ///< half of the ring
 
   PinnedRing() = default;
   PinnedRing(const PinnedRing&) = delete;
@@ -113,7 +113,7 @@ class PinnedRing {
 /// CUDA_VISIBLE_DEVICES.)
 class Cuda {
  public:
-  static constexpr Memory memory = Memory::own;
+  static constexpr Memory memory = Memory::own;  ///< calls return before their work is done
 
   struct Empty {};
   class Current;
@@ -138,17 +138,23 @@ class Cuda {
   Pool& pool() const { return *state_->current; }
   /// Bytes that tensors hold at most since reset_peak(), over all pools.
   std::size_t peak_bytes() const { return state_->sum(&Pool::peak_bytes); }
+  /// Bytes taken from CUDA, held or free.
   std::size_t reserved_bytes() const { return state_->sum(&Pool::reserved_bytes); }
   /// How often CUDA was asked for memory: constant once a loop is warm.
   std::size_t allocations() const { return state_->sum(&Pool::allocations); }
+  /// The peak from here on is counted.
   void reset_peak() const {
     for (const auto& pool : state_->pools) pool->reset_peak();
   }
+  /// The one stream of all work of this handle's copies.
   cudaStream_t stream() const { return state_->stream; }
+  /// Number of the GPU, as CUDA counts them.
   int ordinal() const { return state_->ordinal; }
   /// Streaming multiprocessors.
   int processors() const { return state_->properties.multiProcessorCount; }
+  /// What CUDA says of the GPU.
   const cudaDeviceProp& properties() const { return state_->properties; }
+  /// Host memory for uploads.
   PinnedRing& pinned() const { return *state_->pinned; }
 
   /// Waits until everything queued so far is done. Throws DeviceError for what went wrong there.
@@ -228,6 +234,7 @@ class Cuda {
   friend class Recorded<Cuda>;
 };
 
+/// Makes the GPU the current one of this thread, and at the end of the scope whichever was before.
 class Cuda::Current {
  public:
   explicit Current(const Cuda& device) : current_(device.ordinal()) {}
@@ -258,6 +265,7 @@ class Recorded<Cuda> {
     if (empty) pools.erase(std::find(pools.begin(), pools.end(), pool_));
   }
 
+  /// Runs `work`, records it, or replays the record. Throws DeviceError, and what `work` throws.
   template <typename Work>
   void operator()(const Cuda& device, const Work& work) {
     const Cuda::Current current(device);
@@ -286,6 +294,7 @@ class Recorded<Cuda> {
     }
     warm_ = false;
   }
+  /// Whether the next call replays.
   bool recorded() const { return graph_ != nullptr; }
 
  private:
@@ -358,11 +367,13 @@ inline void copy_to_host(const Cuda& device, void* to, const void* from, std::si
   detail::cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device.stream()), "copy");
   device.synchronize();
 }
+/// Within the device's memory; queued.
 inline void copy_on_device(const Cuda& device, void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
   const Cuda::Current current(device);
   detail::cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device.stream()), "copy");
 }
+/// Sets device memory to 0; queued.
 inline void set_zero(const Cuda& device, void* data, std::size_t bytes) {
   if (bytes == 0) return;
   const Cuda::Current current(device);

@@ -25,22 +25,27 @@ template <typename D>
 concept NoMemory = D::memory == Memory::none;
 
 // The transfers of every device with host memory.
+/// Raw bytes into the device's memory; with host memory a memcpy, as the following are.
 template <HostMemory D>
 void copy_to_device(const D&, void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
+/// Raw bytes out of the device's memory.
 template <HostMemory D>
 void copy_to_host(const D&, void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
+/// Raw bytes within the device's memory.
 template <HostMemory D>
 void copy_on_device(const D&, void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
+/// Overwrites memory with what fill(piece, first byte, bytes) puts there; with host memory in one piece.
 template <HostMemory D, typename Fill>
 void fill_by_host(const D&, void* to, std::size_t bytes, const Fill& fill) {
   if (bytes > 0) fill(to, std::size_t{0}, bytes);
 }
+/// Sets bytes to 0.
 template <HostMemory D>
 void set_zero(const D&, void* to, std::size_t bytes) {
   if (bytes > 0) std::memset(to, 0, bytes);

@@ -67,8 +67,8 @@ struct Operand {
     return apart ? cat(shape.str(), ", rows ", row_stride, " apart") : shape.str();
   }
 
-  std::string_view name;
-  Shape shape;
+  std::string_view name;  ///< as the docstring has it
+  Shape shape;            ///< as it is
   Index row_stride;
   bool defined = true;
 };

@@ -13,13 +13,14 @@ namespace mtpx {
 /// anything is allocated. pool().bytes_in_use() tells what the same tensors would take elsewhere.
 class Meta {
  public:
-  static constexpr Memory memory = Memory::none;
+  static constexpr Memory memory = Memory::none;  ///< shapes without content
 
-  using Current = AlwaysCurrent;
+  using Current = AlwaysCurrent;  ///< a guard that does nothing
   struct Empty {};
   explicit Meta(Empty) {}
   Meta() : pool_(std::make_shared<Pool>(&Meta::allocate, &Meta::free)) {}
 
+  /// Counts what the tensors would take elsewhere.
   Pool& pool() const { return *pool_; }
 
  private:
@@ -32,9 +33,12 @@ class Meta {
   std::shared_ptr<Pool> pool_;
 };
 
+/// Nothing: there is no memory.
 inline void copy_to_device(const Meta&, void*, const void*, std::size_t) {}
+/// Nothing: there is no memory.
 template <typename Fill>
 void fill_by_host(const Meta&, void*, std::size_t, const Fill&) {}
+/// Nothing: there is no memory.
 inline void set_zero(const Meta&, void*, std::size_t) {}
 
 static_assert(IsDevice<Meta>);

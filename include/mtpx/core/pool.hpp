@@ -24,16 +24,19 @@ namespace mtpx {
 /// for all work, and where buffers of one size should make room for those of another).
 class Pool {
  public:
+  /// Takes memory from the device; throws where there is none.
   using Allocate = std::function<void*(std::size_t bytes)>;
-  using Free = std::function<void(void* data)>;
-  enum class Cutting { off, on, kept };  ///< kept: cut, and never given back while the pool lives
+  using Free = std::function<void(void* data)>;  ///< gives it back
+  /// Whether blocks are cut from large allocations; kept: they are, and these are never given back while the
+  /// pool lives.
+  enum class Cutting { off, on, kept };
 
   /// A buffer with its reference count; handed out again and again.
   struct Block {
-    void* data = nullptr;
-    std::size_t bytes = 0;
-    Pool* pool = nullptr;
-    std::atomic<int> references{0};
+    void* data = nullptr;            ///< in the device's memory
+    std::size_t bytes = 0;           ///< at least those asked for
+    Pool* pool = nullptr;            ///< that it returns to
+    std::atomic<int> references{0};  ///< owners, see Buffer
 
    private:
     friend class Pool;
@@ -72,6 +75,7 @@ class Pool {
     return block;
   }
 
+  /// Takes back what take() returned; anybody may have it next.
   void give_back(Block* block) {
     const std::lock_guard lock(mutex_);
     in_use_ -= block->bytes;
@@ -93,12 +97,15 @@ class Pool {
     if (!kept_) release_unused();
   }
 
+  /// Held by tensors now.
   std::size_t bytes_in_use() const { return read(in_use_); }
+  /// Held by tensors at most, since reset_peak().
   std::size_t peak_bytes() const { return read(peak_); }
   /// Bytes taken from the device, held or free.
   std::size_t reserved_bytes() const { return read(reserved_); }
   /// How often the device was asked for memory: constant once a loop is warm.
   std::size_t allocations() const { return read(allocations_); }
+  /// The peak from here on is counted.
   void reset_peak() {
     const std::lock_guard lock(mutex_);
     peak_ = in_use_;
@@ -243,6 +250,7 @@ class Buffer {
     }
   }
 
+  /// The block's memory; null without a block.
   void* data() const { return block_ == nullptr ? nullptr : block_->data; }
   /// Whether nobody else holds the block; never of somebody else's memory.
   bool unique() const {

@@ -12,6 +12,7 @@ namespace mtpx {
 template <typename D>
 class Recorded {
  public:
+  /// Runs `work`.
   template <typename Work>
   void operator()(const D&, const Work& work) {
     work();

@@ -10,15 +10,16 @@ namespace mtpx {
 /// fast, and a row's last bits may depend on the rows beside it. Copies of a handle share the pool.
 class Reference {
  public:
-  static constexpr Memory memory = Memory::host;
+  static constexpr Memory memory = Memory::host;  ///< work is done when a call returns
 
-  using Current = AlwaysCurrent;
-  using Empty = Cpu::Empty;
+  using Current = AlwaysCurrent;  ///< a guard that does nothing
+  using Empty = Cpu::Empty;       ///< what an undefined tensor's handle is made from
   /// A handle to nothing, for undefined tensors.
   explicit Reference(Empty nothing) : host_(nothing) {}
 
   Reference() : host_(1) {}
 
+  /// Where tensors come from.
   Pool& pool() const { return host_.pool(); }
 
  private:

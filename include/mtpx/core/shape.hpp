@@ -17,7 +17,7 @@ using Index = std::int64_t;
 /// The extents of a tensor, outermost first, kept inline: at most `max_rank` of them.
 class Shape {
  public:
-  static constexpr int max_rank = 6;
+  static constexpr int max_rank = 6;  ///< axes at most
 
   Shape() = default;
   /// Throws std::length_error for more than max_rank extents.
@@ -26,7 +26,9 @@ class Shape {
     std::copy(extents.begin(), extents.end(), extents_.begin());
   }
 
+  /// Number of axes.
   int rank() const { return rank_; }
+  /// Extent of an axis, from 0; not checked.
   Index operator[](int axis) const { return extents_[static_cast<std::size_t>(axis)]; }
 
   /// Extent of the last axis: the number of columns of every row. 1 for a rank-0 shape.
@@ -88,18 +90,19 @@ class Shape {
 /// `count` rows of `width` contiguous numbers, the first number of neighbouring rows `stride` apart:
 /// what a BLAS calls a row-major matrix with a leading dimension. Kernels get this and a raw pointer.
 struct Rows {
-  Index count = 0;
-  Index width = 0;
-  Index stride = 0;
+  Index count = 0;   ///< rows
+  Index width = 0;   ///< numbers in a row, side by side
+  Index stride = 0;  ///< from a row's first number to the next row's
 };
 
 /// Where a backward kernel puts a gradient, always contiguous. The first writer overwrites, later ones
 /// add, and a null pointer means that nobody wants it: no buffer is ever filled with zeros beforehand.
 template <typename T>
 struct Sink {
-  T* data = nullptr;
-  bool accumulate = false;
+  T* data = nullptr;        ///< [rows, width], dense; null: not wanted
+  bool accumulate = false;  ///< add to what is there; else overwrite it
 
+  /// Whether somebody wants the gradient.
   explicit operator bool() const { return data != nullptr; }
 };
 

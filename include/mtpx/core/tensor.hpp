@@ -40,7 +40,7 @@ class Tensor {
   static_assert(IsDevice<D>);
 
  public:
-  using value_type = T;
+  using value_type = T;  ///< of an element
 
   /// No storage; `defined()` is false.
   Tensor() = default;
@@ -62,6 +62,7 @@ class Tensor {
         shape_(shape),
         row_stride_(shape.width()) {}
 
+  /// Storage for `shape`, all 0.
   static Tensor zeros(D device, Shape shape) {
     Tensor tensor(std::move(device), shape);
     set_zero(tensor.device_, tensor.data_, tensor.bytes());
@@ -118,6 +119,7 @@ class Tensor {
     return borrow(std::move(device), shape, memory, shape.width(), std::move(owner));
   }
 
+  /// Whether there is storage, or borrowed memory.
   bool defined() const { return data_ != nullptr; }
   const D& device() const {
     check_defined("device");
@@ -129,12 +131,14 @@ class Tensor {
   }
   /// The same for an operand that may be left out: null where the tensor is undefined.
   T* data_or_null() const { return data_; }
+  /// Extents, outermost first.
   const Shape& shape() const { return shape_; }
   Index size() const {
     check_defined("size");
     return shape_.size();
   }
   std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
+  /// Numbers from a row's first to the next row's; the width where rows touch.
   Index row_stride() const { return row_stride_; }
   Rows rows() const {
     check_defined("rows");
@@ -142,6 +146,7 @@ class Tensor {
   }
   /// Whether no other tensor shares the storage: its content may then be replaced by something else.
   bool unique() const { return buffer_.unique(); }
+  /// Whether rows touch each other, so that the numbers are one dense block.
   bool contiguous() const { return row_stride_ == shape_.width() || shape_.rows() <= 1; }
 
   /// The same elements under another shape. The last extent may change only if rows touch each other.

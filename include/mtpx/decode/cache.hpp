@@ -37,18 +37,22 @@ struct KvCache {
 /// The rows of a decoding pass, put together on the host: which token, of which sequence, at which position.
 /// Its memory is kept between passes.
 struct RowList {
+  /// [N] each: the token, whose it is, and where it stands
   std::vector<std::int32_t> tokens, sequences, positions;
 
+  /// Forgets all rows and keeps the memory.
   void clear() {
     tokens.clear();
     sequences.clear();
     positions.clear();
   }
+  /// Appends a row.
   void add(std::int32_t token, Index sequence, Index position) {
     tokens.push_back(token);
     sequences.push_back(static_cast<std::int32_t>(sequence));
     positions.push_back(static_cast<std::int32_t>(position));
   }
+  /// N, rows so far.
   Index size() const { return static_cast<Index>(tokens.size()); }
 };
 

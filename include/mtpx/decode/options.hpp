@@ -18,13 +18,14 @@ enum class DraftTokens {
   drawn    ///< drawn, with the sequence's temperature and cuts: stands more often at high temperatures
 };
 
+/// What generate() and Speculator are asked for.
 struct GenerateOptions {
-  static constexpr Index automatic = -1;
+  static constexpr Index automatic = -1;  ///< of `draft`: as many as pay, from measured costs
 
-  Index max_tokens = 128;      ///< most tokens to emit
-  Index draft = automatic;     ///< K, tokens drafted per pass; 0: plain decoding; automatic: what pays
-  SamplingOptions sampling{};  ///< of every sequence that is not given its own
-  std::uint64_t seed = 0;
+  Index max_tokens = 128;            ///< most tokens to emit
+  Index draft = automatic;           ///< K, tokens drafted per pass; 0: plain decoding; automatic: what pays
+  SamplingOptions sampling{};        ///< of every sequence that is not given its own
+  std::uint64_t seed = 0;            ///< of the draws; prompt i has seed + i
   std::vector<std::int32_t> stop{};  ///< nothing is emitted after one of these tokens (which is emitted)
   std::vector<std::vector<std::int32_t>> stop_sequences{};  ///< nor after these, one token after the other
   /// Changes what a token is picked from, on the host: `logits` [V] of what comes after `text` (the prompt
@@ -33,16 +34,17 @@ struct GenerateOptions {
   std::function<void(std::span<const std::int32_t> text, std::span<double> logits)> logits_hook{};
   /// Whether log p of each token is wanted: of softmax(logits), after the hook, before temperature and cuts.
   bool log_probabilities = false;
-  DraftTokens draft_tokens = DraftTokens::chosen;
-  Verification verification = Verification::exact;
-  double typical_epsilon = 0.09;  ///< of lossy_typical
-  double typical_delta = 0.3;
+  DraftTokens draft_tokens = DraftTokens::chosen;   ///< how drafts are picked
+  Verification verification = Verification::exact;  ///< how they are checked
+  double typical_epsilon = 0.09;                    ///< of lossy_typical
+  double typical_delta = 0.3;                       ///< of lossy_typical, too; see `verify_typical`
 
   /// Whether every draft of a sequence that is sampled so is the token that plain decoding would pick, or
   /// falls: then its text does not depend on how much is drafted, not even when tokens are sampled.
   bool same_text(const SamplingOptions& of) const {
     return verification == Verification::exact && (of.greedy() || draft_tokens == DraftTokens::chosen);
   }
+  /// The same of the sampling that sequences get which are not given their own.
   bool same_text() const { return same_text(sampling); }
   /// Whether tokens are picked on the host, from logits that leave the device.
   bool on_host() const { return log_probabilities || logits_hook; }
@@ -94,8 +96,8 @@ struct DecodeStatistics {
   std::vector<Index> drafted;    ///< [i]: drafts of at least i + 1 tokens
   std::vector<Index> accepted;   ///< [i]: drafts whose first i + 1 tokens all stood
   std::vector<Index> histogram;  ///< [n]: drafts of which exactly n tokens stood
-  double prefill_seconds = 0;
-  double decode_seconds = 0;
+  double prefill_seconds = 0;    ///< of the prompts' passes
+  double decode_seconds = 0;     ///< of all passes behind them
 
   /// The share of drafts whose first i + 1 tokens all stood, among those that long.
   double acceptance(std::size_t i) const {
@@ -109,6 +111,7 @@ struct DecodeStatistics {
     for (const Index a : accepted) total += a;
     return drafts == 0 ? 1.0 : 1.0 + static_cast<double>(total) / static_cast<double>(drafts);
   }
+  /// Tokens emitted by a forward pass of the main model, prompts left out.
   double tokens_per_pass() const {
     return passes == 0 ? 0.0 : static_cast<double>(tokens) / static_cast<double>(passes);
   }

@@ -48,6 +48,7 @@ class Passes {
                     ? Tensor<T, D>(model.device(), {most_answers, model.config.hidden_size})
                     : Tensor<T, D>()) {}
 
+  /// What was decoded so far.
   const KvCache<T, D>& cache() const { return cache_; }
 
   /// Rows [begin, end) of a list through the trunk; answers about the last `count` of them.

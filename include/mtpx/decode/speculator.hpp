@@ -160,6 +160,7 @@ class Speculator {
     return slots_[static_cast<std::size_t>(slot)].log_probabilities;
   }
   const DecodeStatistics& statistics() const { return statistics_; }
+  /// What was decoded so far, of all slots.
   const KvCache<T, D>& cache() const { return passes_.cache(); }
 
  private:

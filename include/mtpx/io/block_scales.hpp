@@ -13,8 +13,8 @@ namespace mtpx {
 
 /// Extents of the blocks that share a scale: `quantization_config.weight_block_size` of config.json.
 struct BlockSize {
-  Index rows = 128;
-  Index columns = 128;
+  Index rows = 128;     ///< of a block; the last of a weight may have fewer
+  Index columns = 128;  ///< likewise
   bool operator==(const BlockSize&) const = default;
 
   /// The shape of the scales of a [rows, columns] weight. Blocks at the edges may be partial.

@@ -23,8 +23,8 @@ namespace mtpx {
 /// A configuration together with the keys of its file that mtpx has no use for, in their order
 /// ("architectures", "torch_dtype", ...).
 struct ModelConfig {
-  Config config;
-  Json extra = Json::object();
+  Config config;                ///< what the file says of the model
+  Json extra = Json::object();  ///< all other keys
   BlockSize block_size{};  ///< of 8-bit weights, from quantization_config; that key is not kept in `extra`
 };
 

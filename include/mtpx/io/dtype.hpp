@@ -20,6 +20,7 @@ static_assert(std::endian::native == std::endian::little, "tensor files are litt
 /// f8_e4m3 is the variant without infinities ("E4M3FN", OCP 8-bit floating point, 2023), which DeepSeek uses.
 enum class DType { f64, f32, f16, bf16, f8_e4m3, i64, i32, u8 };
 
+/// Every DType, in the order of the enumeration.
 inline constexpr DType all_dtypes[] = {DType::f64,     DType::f32, DType::f16, DType::bf16,
                                        DType::f8_e4m3, DType::i64, DType::i32, DType::u8};
 
@@ -73,6 +74,7 @@ constexpr Index dtype_size(DType dtype) {
   return 1;
 }
 
+/// Whether its elements are whole numbers.
 constexpr bool is_integer(DType dtype) {
   return dtype == DType::i64 || dtype == DType::i32 || dtype == DType::u8;
 }

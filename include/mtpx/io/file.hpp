@@ -61,7 +61,9 @@ class InputFile {
     size_ = static_cast<Index>(status.st_size);
   }
 
+  /// The path as it was given.
   const std::string& path() const { return path_; }
+  /// The system's number of the open file, for mmap.
   int descriptor() const { return descriptor_.get(); }
 
   /// Bytes of the file when it was opened.
@@ -129,6 +131,7 @@ class OutputFile {
     if (!committed_ && descriptor_.open()) ::unlink(temporary_.c_str());
   }
 
+  /// Appends bytes. Throws FileError when the file system refuses.
   void write(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
       const ssize_t put = ::write(descriptor_.get(), bytes.data(), bytes.size());
@@ -137,6 +140,7 @@ class OutputFile {
       bytes = bytes.subspan(static_cast<std::size_t>(put));
     }
   }
+  /// Appends a text.
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
   /// Gives the file its name, after its bytes have reached the disk; then makes the name itself last.

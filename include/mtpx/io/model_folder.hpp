@@ -159,8 +159,8 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
 /// A model read from a folder, with the keys of its config.json that mtpx does not know.
 template <typename T, typename D>
 struct LoadedModel {
-  Transformer<T, D> model;
-  Json extra;
+  Transformer<T, D> model;  ///< with the weights of the folder
+  Json extra;               ///< keys of config.json that mtpx does not know, for save_model()
 };
 
 /// Reads a folder in the published format (README_WEIGHTS.md of DeepSeek-V3): MTP layer k is layer

@@ -59,6 +59,7 @@ class Mapping {
 
 }  // namespace detail
 
+/// How a file is read.
 struct SafeTensorsOptions {
   /// Map the file (no copy, pages come as they are touched) or read the bytes that are asked for. Plain reads
   /// are for network file systems and for files that others may change: a mapped file that shrinks under a
@@ -77,7 +78,9 @@ class SafeTensors {
     return SafeTensors(path, options);
   }
 
+  /// The path as it was given.
   const std::string& path() const { return file_.path(); }
+  /// The header's `__metadata__`: texts under names.
   const FileMetadata& metadata() const { return metadata_; }
 
   /// All tensors, by name in byte order.
@@ -273,17 +276,17 @@ class SafeTensors {
 
 /// What a header says of a tensor.
 struct TensorInfo {
-  std::string name;
-  DType dtype = DType::f32;
-  std::vector<Index> shape;
+  std::string name;          ///< the published one
+  DType dtype = DType::f32;  ///< of its elements
+  std::vector<Index> shape;  ///< outermost first; empty for a single number
 };
 
 /// A tensor with its bytes, row-major, which live elsewhere.
 struct TensorBytes {
-  std::string name;
-  DType dtype = DType::f32;
-  std::vector<Index> shape;
-  std::span<const std::byte> bytes;
+  std::string name;                  ///< the published one
+  DType dtype = DType::f32;          ///< of its elements
+  std::vector<Index> shape;          ///< outermost first; empty for a single number
+  std::span<const std::byte> bytes;  ///< as many as dtype and shape say
 };
 
 namespace detail {

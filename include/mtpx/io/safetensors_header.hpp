@@ -55,14 +55,16 @@ inline std::optional<Index> byte_count(DType dtype, const std::vector<Index>& sh
 
 /// One tensor of an open file.
 struct SafeTensorsEntry {
-  std::string name;
+  std::string name;            ///< unique in its file
   std::string dtype_name;      ///< as the file says it
   std::optional<DType> dtype;  ///< nothing if `dtype_name` is none of mtpx's: listed, but not readable
   std::vector<Index> shape;    ///< row-major; empty for a single number
   Index begin = 0;             ///< first byte, counted from the end of the header
   Index end = 0;               ///< one past the last byte
 
+  /// Of all elements in the file.
   Index bytes() const { return end - begin; }
+  /// Number of elements.
   Index count() const { return detail::element_count(shape).value_or(0); }
 };
 

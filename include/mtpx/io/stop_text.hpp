@@ -38,6 +38,7 @@ class StopText {
   /// What was held back and turned out to be text, at its end.
   std::string finish() { return std::exchange(held_, ""); }
 
+  /// Whether one of the strings came: the text is over.
   bool found() const { return found_; }
 
  private:

@@ -37,10 +37,11 @@ class WeightFiles {
  public:
   /// A tensor and the file that holds it.
   struct Weight {
-    const SafeTensors* file = nullptr;
-    const SafeTensorsEntry* entry = nullptr;
+    const SafeTensors* file = nullptr;        ///< the shard, owned by WeightFiles
+    const SafeTensorsEntry* entry = nullptr;  ///< its entry there; null where find() finds nothing
   };
 
+  /// Opens the index and all shards, and compares them. Reads no weights.
   static WeightFiles open(const std::filesystem::path& folder, SafeTensorsOptions options = {}) {
     WeightFiles all;
     const std::filesystem::path single = folder / "model.safetensors";

@@ -30,16 +30,16 @@ struct Config {
   Index num_hidden_layers = 0;         ///< layers of the trunk
   Index num_nextn_predict_layers = 0;  ///< the depth D: tokens predicted after the next; 0 = plain
 
-  Index num_attention_heads = 0;
-  Index q_lora_rank = 0;       ///< width of the latent query; 0 = queries straight from the hidden state
-  Index kv_lora_rank = 0;      ///< width of the latent that keys and values are made of
-  Index qk_nope_head_dim = 0;  ///< part of a head's query and key without position
-  Index qk_rope_head_dim = 0;  ///< part of a head's query and key that is rotated; even
-  Index v_head_dim = 0;
+  Index num_attention_heads = 0;  ///< of every layer
+  Index q_lora_rank = 0;          ///< width of the latent query; 0 = queries straight from the hidden state
+  Index kv_lora_rank = 0;         ///< width of the latent that keys and values are made of
+  Index qk_nope_head_dim = 0;     ///< part of a head's query and key without position
+  Index qk_rope_head_dim = 0;     ///< part of a head's query and key that is rotated; even
+  Index v_head_dim = 0;           ///< a head's value
 
-  Index n_routed_experts = 0;  ///< 0 = every layer is dense
-  Index n_shared_experts = 0;  ///< run as one expert of n_shared_experts * moe_intermediate_size
-  Index num_experts_per_tok = 0;
+  Index n_routed_experts = 0;        ///< 0 = every layer is dense
+  Index n_shared_experts = 0;        ///< run as one expert of n_shared_experts * moe_intermediate_size
+  Index num_experts_per_tok = 0;     ///< K, experts that a token is routed to
   Index n_group = 1;                 ///< equal groups that the routed experts form
   Index topk_group = 1;              ///< groups among which a token chooses its experts
   double routed_scaling_factor = 1;  ///< multiplies the routed experts' weights
@@ -47,8 +47,8 @@ struct Config {
   Index first_k_dense_replace = 0;   ///< the first layers, dense even in a model with experts
   double aux_loss_alpha = 1e-4;      ///< weight of the sequence-wise balance loss (DeepSeek-V3 eq. 17)
 
-  double rms_norm_eps = 1e-6;
-  double rope_theta = 10000;
+  double rms_norm_eps = 1e-6;  ///< added to the mean square in every norm but the two of the latents
+  double rope_theta = 10000;   ///< base of the rotary frequencies
   std::optional<RopeScaling> rope_scaling;  ///< absent = plain rotary positions
   Index max_position_embeddings = 0;        ///< longest sequence, in tokens
 
@@ -56,9 +56,10 @@ struct Config {
   Index bos_token_id = -1;           ///< -1 = none
   Index eos_token_id = -1;           ///< -1 = none
 
+  /// Order of eh_proj's inputs.
   MtpConcat mtp_concat = MtpConcat::embedding_hidden;
-  MtpHidden mtp_hidden = MtpHidden::post_norm;
-  MtpHeads mtpx_heads = MtpHeads::sequential;
+  MtpHidden mtp_hidden = MtpHidden::post_norm;  ///< what a depth passes on
+  MtpHeads mtpx_heads = MtpHeads::sequential;   ///< what predicts the tokens after the next
   Index mtpx_trained_window = 0;  ///< longest window it was trained on, in tokens; 0 = not known
 
   bool operator==(const Config&) const = default;

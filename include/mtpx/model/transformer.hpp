@@ -13,7 +13,7 @@ template <typename T, typename D>
 struct Forward {
   std::vector<Var<T, D>>
       normed;  ///< [k]: [B, T - k, hidden], what the output head reads; k = 0: the main model
-  BalanceLosses<T, D> balance;
+  BalanceLosses<T, D> balance;  ///< of the layers that have one, depths included
 };
 
 /// A DeepSeek-V3 model (arXiv 2412.19437, sec. 2) with what predicts the tokens after the next: its
@@ -23,14 +23,14 @@ struct Transformer {
   using value_type = T;
   using device_type = D;
 
-  Config config;
-  MtpDesign design;
-  Parameter<T, D> embed_tokens;  ///< [vocab, hidden], shared by all depths
-  std::vector<Block<T, D>> layers;
-  RmsNorm<T, D> norm;
-  Linear<T, D> lm_head;              ///< [vocab, hidden], shared by all depths
-  std::vector<MtpModule<T, D>> mtp;  ///< one for each depth, or one for all
-  RopeTable<acc_t<T>, D> rope_table;
+  Config config;                          ///< the sizes that it was built with
+  MtpDesign design;                       ///< what its depths are
+  Parameter<T, D> embed_tokens;           ///< [vocab, hidden], shared by all depths
+  std::vector<Block<T, D>> layers;        ///< [num_hidden_layers]
+  RmsNorm<T, D> norm;                     ///< the final one, before the output head
+  Linear<T, D> lm_head;                   ///< [vocab, hidden], shared by all depths
+  std::vector<MtpModule<T, D>> mtp;       ///< one for each depth, or one for all
+  RopeTable<acc_t<T>, D> rope_table;      ///< cos and sin up to max_position_embeddings
   bool activation_checkpointing = false;  ///< keep block inputs only and run blocks again in backward
   /// Depths train their own weights only: neither trunk nor embedding, norm and output head hear of them.
   bool detach_depths = false;
@@ -57,6 +57,7 @@ struct Transformer {
                                            c.rope_theta, c.rope_scaling);
   }
 
+  /// Where its weights are.
   const D& device() const { return embed_tokens.device(); }
 
   /// A parameter of the main model as depths use it: a constant where they are detached.
@@ -183,6 +184,7 @@ struct Transformer {
     norm.weight.freeze(frozen);
     lm_head.weight.freeze(frozen);
   }
+  /// See freeze_main().
   bool main_frozen() const { return main_frozen_; }
 
   /// Router biases of every mixture that trains, after an optimiser step (sec. 2.1.2); see Moe::update_bias.
@@ -198,6 +200,7 @@ struct Transformer {
     }
   }
 
+  /// Forgets the gradients of all parameters; AdamW does so at each step.
   void zero_grad() {
     for_each_parameter(*this, [](const std::string&, auto& parameter) { parameter.zero_grad(); });
   }

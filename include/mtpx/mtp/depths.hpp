@@ -22,12 +22,12 @@ concept RunsBlocks = requires(W& way, Index i, const Block<T, D>& block, const V
 /// A model's depths, as its forward passes see them: a view, made for each pass.
 template <typename T, typename D>
 struct MtpDepths {
-  const MtpDesign& design;
+  const MtpDesign& design;                   ///< the model's
   std::span<const MtpModule<T, D>> modules;  ///< one for each depth, or one for all
-  MtpShared<T, D> shared;
-  bool detached = false;                  ///< nothing of the main model hears of the depths
-  std::span<const std::string> layers{};  ///< names, of depth 1 first
-  Index first_layer = 0;                  ///< number of depth 1's layer
+  MtpShared<T, D> shared;                    ///< what they have of the main model
+  bool detached = false;                     ///< nothing of the main model hears of the depths
+  std::span<const std::string> layers{};     ///< names, of depth 1 first
+  Index first_layer = 0;                     ///< number of depth 1's layer
 
   /// Module of depth k, from 1.
   const MtpModule<T, D>& module(Index k) const {

@@ -42,9 +42,9 @@ struct MtpDesign {
                          ///< chain read the state before them
 
   // How it was published: the loss, and by what lambda is divided late in training.
-  LossReduction reduction = LossReduction::mean;
-  double lambda = 0.3;
-  double late_divisor = 3;
+  LossReduction reduction = LossReduction::mean;  ///< of the depths' losses
+  double lambda = 0.3;                            ///< their weight
+  double late_divisor = 3;                        ///< what lambda is divided by late in training
 
   /// Sets of weights for `depth` depths.
   Index modules(Index depth) const { return shares_weights && depth > 1 ? 1 : depth; }

@@ -14,12 +14,13 @@ namespace mtpx {
 /// or all B T positions (DeepSeek-V3 Eq. 24). For full windows the two differ by exactly (T - k) / T.
 enum class LossDivisor { valid_rows, all_positions };
 
+/// How the losses of depths are weighted, see sum_losses().
 struct MtpLossOptions {
   double lambda = 0.3;  ///< weight of the depths together
   /// w_k per depth, from depth 1; missing ones are 1. See exponential_weights().
   std::vector<double> depth_weights{};
-  LossDivisor divisor = LossDivisor::valid_rows;
-  LossReduction reduction = LossReduction::mean;
+  LossDivisor divisor = LossDivisor::valid_rows;  ///< by what a depth's sum is divided
+  LossReduction reduction = LossReduction::mean;  ///< how depths are put together
 
   /// What the loss of depth k (from 1; 0 is the main head's) counts in the total. depth: D
   double weight(Index k, Index depth) const {
@@ -45,6 +46,7 @@ inline std::vector<double> exponential_weights(Index depth, double decay) {
   return weights;
 }
 
+/// The loss of a step and what it is made of.
 template <typename T, typename D>
 struct MtpLoss {
   Var<acc_t<T>, D> total;                         ///< [1], what to run backward from

@@ -16,9 +16,9 @@ struct Hidden {
 /// Eq. 21) and the final norm, for depths that have none of their own. Constants where depths are detached.
 template <typename T, typename D>
 struct MtpShared {
-  Weight<T, D> embed_tokens;
-  Weight<acc_t<T>, D> norm;
-  acc_t<T> eps{};
+  Weight<T, D> embed_tokens;  ///< [vocab, hidden]
+  Weight<acc_t<T>, D> norm;   ///< [hidden], the final norm's gain
+  acc_t<T> eps{};             ///< of that norm
 };
 
 /// How a depth that is told a token reads it (DeepSeek-V3 Eq. 21; this order is that of the published
@@ -27,9 +27,9 @@ struct MtpShared {
 ///   h'_i = M [norm(Emb(t_{i+k})) ; norm(h_i)]
 template <typename T, typename D>
 struct MtpInput {
-  RmsNorm<T, D> enorm, hnorm;  ///< of the embedding, of the hidden state
-  Linear<T, D> eh_proj;        ///< [hidden, 2 * hidden]
-  MtpConcat order = MtpConcat::embedding_hidden;
+  RmsNorm<T, D> enorm, hnorm;                     ///< of the embedding, of the hidden state
+  Linear<T, D> eh_proj;                           ///< [hidden, 2 * hidden]
+  MtpConcat order = MtpConcat::embedding_hidden;  ///< which comes first in eh_proj
 
   MtpInput() = default;
   MtpInput(const D& device, Index hidden, double eps, MtpConcat concat_order)
@@ -67,15 +67,16 @@ struct MtpInput {
 /// "independent output heads".
 template <typename T, typename D>
 struct MtpModule {
-  std::optional<MtpInput<T, D>> input;  ///< of designs that read a token
-  std::optional<Block<T, D>> block;     ///< of designs that attend
-  std::optional<Linear<T, D>> linear;   ///< of others: [hidden, hidden]
-  std::optional<RmsNorm<T, D>> norm;    ///< of designs with one of their own; shared_head.norm in files
-  MtpHidden carries = MtpHidden::post_norm;
+  std::optional<MtpInput<T, D>> input;       ///< of designs that read a token
+  std::optional<Block<T, D>> block;          ///< of designs that attend
+  std::optional<Linear<T, D>> linear;        ///< of others: [hidden, hidden]
+  std::optional<RmsNorm<T, D>> norm;         ///< of designs with one of their own; shared_head.norm in files
+  MtpHidden carries = MtpHidden::post_norm;  ///< what the next depth reads
 
+  /// What a call gives.
   struct Output {
-    Hidden<T, D> hidden;
-    Var<acc_t<T>, D> balance;
+    Hidden<T, D> hidden;       ///< [B, R, hidden]
+    Var<acc_t<T>, D> balance;  ///< [1], of a block with experts; else undefined
   };
 
   MtpModule() = default;

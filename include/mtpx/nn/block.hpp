@@ -8,10 +8,10 @@ namespace mtpx {
 
 /// What makes a block.
 struct BlockOptions {
-  MlaOptions attention;
+  MlaOptions attention;           ///< sizes of its heads
   std::optional<MoeOptions> moe;  ///< absent: a dense feed-forward network
   Index intermediate = 0;         ///< inner width of the dense one
-  double eps = 1e-6;
+  double eps = 1e-6;              ///< of its two norms
 };
 
 /// Balance losses of the layers that have one, [1] each.
@@ -23,13 +23,13 @@ using BalanceLosses = std::vector<Var<acc_t<T>, D>>;
 ///   h = x + attention(norm(x)),   y = h + ffn(norm(h)),   ffn dense or a mixture of experts
 template <typename T, typename D>
 struct Block {
-  RmsNorm<T, D> input_layernorm;
-  Mla<T, D> self_attn;
-  RmsNorm<T, D> post_attention_layernorm;
-  std::optional<SwiGlu<T, D>> mlp;
-  std::optional<Moe<T, D>> moe;
+  RmsNorm<T, D> input_layernorm;           ///< before the attention
+  Mla<T, D> self_attn;                     ///< multi-head latent attention
+  RmsNorm<T, D> post_attention_layernorm;  ///< before the feed-forward network
+  std::optional<SwiGlu<T, D>> mlp;         ///< the dense feed-forward network, or absent
+  std::optional<Moe<T, D>> moe;            ///< the mixture of experts, or absent; files call it mlp, too
 
-  using Output = typename Moe<T, D>::Output;
+  using Output = typename Moe<T, D>::Output;  ///< of a layer: its state, and a balance loss
 
   Block() = default;
   Block(const D& device, const BlockOptions& o)

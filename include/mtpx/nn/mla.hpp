@@ -12,14 +12,14 @@ namespace mtpx {
 
 /// Sizes of multi-head latent attention, and the factor of its scores.
 struct MlaOptions {
-  Index hidden = 0;
-  Index heads = 0;
-  Index q_lora_rank = 0;  ///< 0: queries straight from the hidden state
-  Index kv_lora_rank = 0;
-  Index nope = 0;
-  Index rope = 0;
-  Index v = 0;
-  double scale = 0;
+  Index hidden = 0;        ///< width of x and y
+  Index heads = 0;         ///< H, of queries; keys share one rotated part
+  Index q_lora_rank = 0;   ///< 0: queries straight from the hidden state
+  Index kv_lora_rank = 0;  ///< width of c^KV, what the cache keeps beside k^R
+  Index nope = 0;          ///< width of a head's query and key without position
+  Index rope = 0;          ///< width of their rotated part
+  Index v = 0;             ///< width of a head's value
+  double scale = 0;        ///< of the scores, see attention_scale()
 };
 
 /// Epsilon of the two latent norms: the published code's default, whatever the model's rms_norm_eps.
@@ -56,13 +56,14 @@ RopeTable<A, D> make_rope_table(const D& device, Index positions, Index rope, do
 /// The norms of the latents are named in sec. 4.2 only. Without q_lora_rank, q_proj stands for Eq. 6-7.
 template <typename T, typename D>
 struct Mla {
-  MlaOptions options;
+  MlaOptions options;  ///< sizes
+  /// W_UQ alone, [H * (nope + rope), hidden]; or W_DQ, [q_lora_rank, hidden], and W_UQ, [.., q_lora_rank]
   std::optional<Linear<T, D>> q_proj, q_a_proj, q_b_proj;
-  std::optional<RmsNorm<T, D>> q_a_layernorm;
-  Linear<T, D> kv_a_proj_with_mqa;
-  RmsNorm<T, D> kv_a_layernorm;
-  Linear<T, D> kv_b_proj;
-  Linear<T, D> o_proj;
+  std::optional<RmsNorm<T, D>> q_a_layernorm;  ///< of c^Q; absent with q_proj
+  Linear<T, D> kv_a_proj_with_mqa;             ///< W_DKV and W_KR, [kv_lora_rank + rope, hidden]
+  RmsNorm<T, D> kv_a_layernorm;                ///< of c^KV
+  Linear<T, D> kv_b_proj;                      ///< W_UK and W_UV per head, [H * (nope + v), kv_lora_rank]
+  Linear<T, D> o_proj;                         ///< W_O, [hidden, H * v]
 
   Mla() = default;
   Mla(const D& device, const MlaOptions& o)

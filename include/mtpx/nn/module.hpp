@@ -16,13 +16,13 @@ namespace mtpx {
 /// as experts.<e>.<name>.weight.
 template <typename T, typename D>
 struct StackedWeight {
-  Parameter<T, D> weight;
+  Parameter<T, D> weight;  ///< [E, out, in]
 };
 
 /// A tensor that belongs to a module but that no gradient moves, such as a router's bias.
 template <typename T, typename D>
 struct State {
-  Tensor<T, D> value;
+  Tensor<T, D> value;  ///< saved under its name as a parameter is
 };
 
 namespace detail {

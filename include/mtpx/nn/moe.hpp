@@ -9,17 +9,17 @@ namespace mtpx {
 
 /// Sizes and rules of a mixture of experts.
 struct MoeOptions {
-  Index hidden = 0;
-  Index inner = 0;   ///< of one expert
-  Index shared = 0;  ///< experts that every token goes through; run as one of shared * inner
-  Routing routing;
+  Index hidden = 0;          ///< width of x and y
+  Index inner = 0;           ///< of one expert
+  Index shared = 0;          ///< experts that every token goes through; run as one of shared * inner
+  Routing routing;           ///< how a token chooses
   double balance_alpha = 0;  ///< weight of the sequence-wise balance loss; 0 = none
 };
 
 /// The router's parameters: gate.weight and the bias that steers selection.
 template <typename T, typename D>
 struct Gate {
-  Linear<acc_t<T>, D> linear;
+  Linear<acc_t<T>, D> linear;                  ///< W_gate, [E, hidden]
   State<acc_t<T>, D> e_score_correction_bias;  ///< [E], moved by counting, never by a gradient
 
   static void members(auto& self, auto&& visit) {
@@ -46,14 +46,15 @@ struct Experts {
 ///   s = sigmoid(W_gate x),   y = sum over the chosen experts of g_i E_i(x) + shared(x)
 template <typename T, typename D>
 struct Moe {
-  MoeOptions options;
-  Gate<T, D> gate;
-  Experts<T, D> experts;
-  std::optional<SwiGlu<T, D>> shared_experts;
+  MoeOptions options;                          ///< sizes and rules
+  Gate<T, D> gate;                             ///< the router
+  Experts<T, D> experts;                       ///< those that are chosen among
+  std::optional<SwiGlu<T, D>> shared_experts;  ///< what every token goes through; absent where shared = 0
   Tensor<acc_t<T>, D> load;  ///< [E]: slots each expert received since the last update_bias()
 
+  /// What a call gives.
   struct Output {
-    Var<T, D> y;
+    Var<T, D> y;               ///< the shape of x
     Var<acc_t<T>, D> balance;  ///< [1], or undefined without balance_alpha and in inference
   };
 

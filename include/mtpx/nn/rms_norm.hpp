@@ -10,8 +10,8 @@ namespace mtpx {
 /// first
 template <typename T, typename D>
 struct RmsNorm {
-  Parameter<acc_t<T>, D> weight;
-  acc_t<T> eps{};
+  Parameter<acc_t<T>, D> weight;  ///< [D], the gains
+  acc_t<T> eps{};                 ///< added to the mean square
 
   RmsNorm() = default;
   RmsNorm(const D& device, Index width, double epsilon)
@@ -19,6 +19,7 @@ struct RmsNorm {
     fill(weight.value(), 1);
   }
 
+  /// x: [..., D], may be strided   returns [..., D]; see rms_norm()
   Var<T, D> operator()(const Var<T, D>& x) const { return rms_norm<T, D>(x, weight, eps); }
 
   /// {x + f, norm(x + f)} in one pass.

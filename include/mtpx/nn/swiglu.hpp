@@ -8,7 +8,7 @@ namespace mtpx {
 /// A gated feed-forward network (Shazeer 2020, eq. 6):  y = W_down (silu(W_gate x) * (W_up x))
 template <typename T, typename D>
 struct SwiGlu {
-  Linear<T, D> gate_proj, up_proj, down_proj;
+  Linear<T, D> gate_proj, up_proj, down_proj;  ///< [inner, hidden] twice, [hidden, inner]
 
   SwiGlu() = default;
   SwiGlu(const D& device, Index hidden, Index inner)

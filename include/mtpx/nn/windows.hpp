@@ -24,7 +24,9 @@ struct Batch {
         mask_documents(mask),
         counts(std::move(counted)) {}
 
+  /// B, windows.
   Index batch() const { return tokens.shape()[0]; }
+  /// T, inputs of a window: one less than its tokens.
   Index time() const { return tokens.shape()[1] - 1; }
 };
 
@@ -33,7 +35,7 @@ struct Batch {
 template <typename T, typename D>
 class Windows {
  public:
-  using Output = typename Block<T, D>::Output;
+  using Output = typename Block<T, D>::Output;  ///< what run() returns
 
   /// checkpointing: keep block inputs only and run blocks again in backward
   Windows(const Batch<D>& batch, const RopeTable<acc_t<T>, D>& table, bool checkpointing)

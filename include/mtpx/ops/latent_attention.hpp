@@ -11,6 +11,7 @@ template <typename T, typename D>
 struct LatentCache {
   Tensor<T, D> entries;  ///< [sequences, capacity, latent + rope]
 
+  /// Positions of a sequence that fit.
   Index capacity() const { return entries.shape()[1]; }
 };
 
@@ -20,6 +21,7 @@ struct DecodeRows {
   Tensor<std::int32_t, D> sequences;  ///< [N]: index into the cache
   Tensor<std::int32_t, D> positions;  ///< [N]: the row's entry; it attends to entries 0 .. position
 
+  /// N, rows of the pass.
   Index count() const { return positions.size(); }
 };
 

@@ -10,10 +10,12 @@ namespace mtpx {
 /// cos and sin of every position and pair, made once per model: [positions, rope / 2] each.
 template <typename A, typename D>
 struct RopeTable {
-  Tensor<A, D> cos;
-  Tensor<A, D> sin;
+  Tensor<A, D> cos;  ///< [positions, rope / 2]
+  Tensor<A, D> sin;  ///< the same
 
+  /// Positions from 0 that it covers.
   Index positions() const { return cos.shape()[0]; }
+  /// Numbers of a head that are rotated: two a pair.
   Index rope() const { return 2 * cos.shape()[1]; }
 };
 

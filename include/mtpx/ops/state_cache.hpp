@@ -10,6 +10,7 @@ template <typename T, typename D>
 struct StateCache {
   Tensor<T, D> entries;  ///< [sequences, capacity, width]
 
+  /// Positions of a sequence that fit.
   Index capacity() const { return entries.shape()[1]; }
 };
 

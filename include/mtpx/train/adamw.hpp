@@ -82,9 +82,9 @@ auto clip_norm(Module& module, double max_norm,
 
 /// AdamW's constants; defaults of DeepSeek-V3 sec. 4.2.
 struct AdamWOptions {
-  double beta1 = 0.9;
-  double beta2 = 0.95;
-  double eps = 1e-8;
+  double beta1 = 0.9;         ///< of the first moment m
+  double beta2 = 0.95;        ///< of the second moment v
+  double eps = 1e-8;          ///< added to sqrt(v)
   double weight_decay = 0.1;  ///< of matrices; norms and biases do not decay
 };
 
@@ -101,7 +101,7 @@ struct AdamWOptions {
 template <typename T, typename D>
 class AdamW {
  public:
-  using A = acc_t<T>;
+  using A = acc_t<T>;  ///< type of moments and masters
 
   explicit AdamW(const AdamWOptions& options = {}) : options_(options) {}
   AdamW(const AdamW&) = delete;

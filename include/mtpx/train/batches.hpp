@@ -26,13 +26,14 @@ namespace mtpx {
 /// A program may put its own together: a window a row, or a sample padded to the longest, whose counts say
 /// which of its tokens are learnt.
 struct HostBatch {
-  Index batch = 0, seq = 0;
+  Index batch = 0, seq = 0;             ///< rows, and inputs in each
   std::vector<std::int32_t> tokens;     // [batch, seq + 1]  ids
   std::vector<std::int32_t> positions;  // [batch, seq + 1]  offset of each token in its own document; empty:
                                         // a document a row
   std::vector<std::int32_t>
       counts{};  // [batch, seq + 1]  0: nobody's label (prompts, padding); empty: all count
 
+  /// Token i of a row.
   std::int32_t token(Index row, Index i) const { return tokens[at(row, i)]; }
   std::int32_t position(Index row, Index i) const {
     return positions.empty() ? static_cast<std::int32_t>(i) : positions[at(row, i)];
@@ -144,6 +145,7 @@ class Permutation {
   std::uint64_t seed_, stream_;
 };
 
+/// How large batches are, and how they are shuffled.
 struct BatchOptions {
   Index batch = 8;         ///< windows per micro-batch, B
   Index seq = 256;         ///< inputs per window, T
@@ -211,11 +213,12 @@ class Batches {
   BatchOptions options_;
 };
 
+/// Which windows are scored.
 struct ValidationOptions {
-  Index batch = 8;
-  Index seq = 256;
-  Index limit = 64;  // windows at most
-  Index depth = 0;   // of multi-token prediction; only to check seq
+  Index batch = 8;   ///< windows per batch, B
+  Index seq = 256;   ///< inputs per window, T
+  Index limit = 64;  ///< windows at most
+  Index depth = 0;   ///< of multi-token prediction; only to check seq
 };
 
 /// The same windows at every validation: at most `limit`, evenly spread over the tokens, in their order. Each

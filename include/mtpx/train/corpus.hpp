@@ -57,13 +57,16 @@ class Corpus {
 
   /// Bytes in all documents together.
   Index size() const { return static_cast<Index>(bytes_.size()); }
+  /// Number of documents.
   Index documents() const { return static_cast<Index>(starts_.size()); }
+  /// Whether there is no text.
   bool empty() const { return bytes_.empty(); }
 
   /// Where the document's first byte is among all. `start(documents())` is `size()`.
   Index start(Index document) const {
     return document == documents() ? size() : starts_[static_cast<std::size_t>(document)];
   }
+  /// Tokens of a document.
   Index length(Index document) const { return start(document + 1) - start(document); }
 
   /// The bytes of a document; valid as long as the corpus is neither changed nor destroyed.
@@ -86,6 +89,7 @@ class Corpus {
   /// Throws ConfigError if the fraction is not in [0, 1).
   CorpusSplit split(double validation_fraction, Index train_minimum = 1) const;
 
+  /// Bytes of the shortest tail that split() cuts off.
   static constexpr Index shortest_tail = 512;
 
   /// A 64-bit hash (FNV-1a) of the lengths and bytes of all documents, in order; names do not count, so the
@@ -109,8 +113,8 @@ class Corpus {
 
 /// What `Corpus::split` returns.
 struct CorpusSplit {
-  Corpus train;
-  Corpus validation;
+  Corpus train;       ///< what to train on
+  Corpus validation;  ///< what nobody trains on
 };
 
 namespace detail {

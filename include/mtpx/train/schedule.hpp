@@ -10,7 +10,7 @@ namespace mtpx {
 /// Learning rate over steps (DeepSeek-V3 sec. 4.2): linear from 0, constant, then a cosine down to a
 /// fraction.
 struct LearningRate {
-  double peak = 2.2e-4;
+  double peak = 2.2e-4;      ///< the largest rate, between rise and cosine
   Index warmup = 2000;       ///< steps of the linear rise
   double decay_from = 0.68;  ///< fraction of all steps at which the cosine begins
   double final_ratio = 0.1;  ///< of the peak, at the end
@@ -30,7 +30,7 @@ struct LearningRate {
 /// Lambda of Eq. 25 over steps: first that of MtpLossOptions, then `late` (DeepSeek-V3 sec. 4.2: 0.3 for the
 /// first 10 T of 14.8 T tokens, then 0.1).
 struct LambdaSchedule {
-  double late = 0.1;
+  double late = 0.1;               ///< lambda from switch_at on
   double switch_at = 10.0 / 14.8;  ///< fraction of all steps
 
   /// early: MtpLossOptions::lambda   step: from 0   steps: all of them

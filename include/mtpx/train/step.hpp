@@ -14,8 +14,8 @@ namespace mtpx {
 
 /// What a step does with a batch.
 struct StepOptions {
-  MtpLossOptions loss{};
-  AdamWOptions adamw{};
+  MtpLossOptions loss{};            ///< weights of the depths
+  AdamWOptions adamw{};             ///< constants of the optimiser
   double clip = 1.0;                ///< of the global gradient norm; 0: none
   double bias_update_speed = 1e-3;  ///< gamma of the router biases; 0: they stay
 };
@@ -29,7 +29,7 @@ struct StepOptions {
 template <typename T, typename D>
 class TrainStep {
  public:
-  using A = acc_t<T>;
+  using A = acc_t<T>;  ///< type of losses
 
   /// inputs: a batch per micro-batch, all of one shape. Steps read what stands in their memory: assign to it.
   /// Throws ShapeError for none, or of several shapes.
@@ -71,8 +71,11 @@ class TrainStep {
     fill_value(model_.device(), 1, 0.0, halted_.data());
   }
 
+  /// What steps read: assign the next batch to their tensors.
   const std::vector<Batch<D>>& inputs() const { return inputs_; }
+  /// As they were given; the loss's lambda is the latest.
   const StepOptions& options() const { return options_; }
+  /// The optimiser with its moments, to save them or to go on from saved ones.
   AdamW<T, D>& optimizer() { return optimizer_; }
   /// [1 + heads, micro-batches] of the step that was queued last: the total losses, then those of the main
   /// head and of depths 1, 2, ..

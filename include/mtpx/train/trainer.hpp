@@ -16,9 +16,9 @@ namespace mtpx {
 /// A run: how many steps, what changes from one to the next, and what each does. How large its batches are,
 /// and with which seed they are shuffled, is said where they are made: BatchOptions.
 struct TrainOptions {
-  Index steps = 300;
+  Index steps = 300;       ///< optimiser steps of the whole run, for the schedules
   Index accumulation = 1;  ///< micro-batches per optimiser step
-  LearningRate lr{};
+  LearningRate lr{};       ///< of each step
   /// The learning rate of a step (from 0) of so many steps, instead of `lr`.
   std::function<double(Index step, Index steps)> schedule{};
   LambdaSchedule lambda{};      ///< from step.loss.lambda on; late = step.loss.lambda: constant
@@ -31,8 +31,8 @@ struct StepReport {
   Index step = 0;            ///< from 1
   std::vector<double> loss;  ///< [depth], nats a token, mean over the micro-batches
   double total = 0;          ///< what was minimised
-  double lr = 0;
-  double lambda = 0;
+  double lr = 0;             ///< learning rate that it took
+  double lambda = 0;         ///< weight of the depths that it took
   double gradient_norm = 0;  ///< before clipping
 };
 
@@ -45,6 +45,7 @@ struct Evaluation {
   std::vector<Index> rows;  ///< labels that counted
   Index bytes = 0;          ///< of the text that the main head's labels stand for
 
+  /// Whether no label counted: there was nothing to score.
   bool empty() const { return rows.empty() || rows[0] == 0; }
   /// Bits per byte of the main head: what models of different vocabularies can be compared by.
   double bits_per_byte() const {
@@ -155,6 +156,7 @@ class Trainer {
 
   /// Steps taken or queued.
   Index steps_done() const { return steps_; }
+  /// The options as they were given.
   const TrainOptions& options() const { return options_; }
   AdamW<T, D>& optimizer() { return step_.optimizer(); }
 
