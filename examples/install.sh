@@ -4,7 +4,7 @@
 
 # Arrays are for the scripts that source this file.
 # shellcheck disable=SC2034
-build_packages=(g++ cmake ninja-build libeigen3-dev libcli11-dev nlohmann-json3-dev)
+build_packages=(g++ cmake ninja-build libeigen3-dev libcli11-dev nlohmann-json3-dev libpcre2-dev)
 # shellcheck disable=SC2034
 test_packages=(doctest-dev)
 # The second compiler, for tests/run.sh clang and tsan.

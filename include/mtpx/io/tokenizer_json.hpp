@@ -114,6 +114,11 @@ class TokenizerReader {
   void read_normalizer(const Value& value, const std::string& where) {
     if (value.is_null()) return;
     const std::string kind = type(value, where);
+    if (kind == "NFC") {
+      known(value, where, {"type"});
+      parts_.nfc = true;
+      return;
+    }
     if (kind != "Sequence") refuse(cat(where, ".type"), Value(kind), "is not supported");
     known(value, where, {"type", "normalizers"});
     const Value& list = array(value, "normalizers", where);
@@ -438,7 +443,8 @@ inline std::string tokenizer_json(const Tokenizer& tokenizer) {
   };
   return cat(
       "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": ",
-      json_lines(parts.added, added, '[', ']', "  "), ",\n  \"normalizer\": null",
+      json_lines(parts.added, added, '[', ']', "  "),
+      ",\n  \"normalizer\": ", parts.nfc ? R"({"type": "NFC"})" : "null",
       ",\n  \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": ",
       json_lines(cuts, std::identity(), '[', ']', "  "),
       "},\n  \"post_processor\": ", post_processor_json(tokenizer), ",\n  \"decoder\": ", byte_level,

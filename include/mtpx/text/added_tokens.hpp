@@ -27,7 +27,7 @@ namespace detail {
 class AddedTokenFinder {
  public:
   struct Found {
-    std::size_t begin = 0;
+    std::size_t begin = 0, end = 0;
     const AddedToken* token = nullptr;  // none if nothing was found
   };
 
@@ -44,20 +44,22 @@ class AddedTokenFinder {
   Found next(std::string_view text, std::size_t from) const {
     for (std::size_t at = from; at < text.size(); ++at) {
       if (!begins_[static_cast<unsigned char>(text[at])]) continue;
-      if (const AddedToken* token = longest(text.substr(at))) return {at, token};
+      if (const Entry* entry = longest(text.substr(at))) return {at, at + entry->first.size(), entry->second};
     }
-    return {text.size(), nullptr};
+    return {};
   }
 
  private:
+  using Entry = std::pair<std::string, const AddedToken*>;
+
   /// The longest token that `text` begins with. Those that agree with it so far are a range of the sorted
   /// list.
-  const AddedToken* longest(std::string_view text) const {
-    const AddedToken* best = nullptr;
+  const Entry* longest(std::string_view text) const {
+    const Entry* best = nullptr;
     auto low = tokens_.begin(), high = tokens_.end();
     for (std::size_t i = 0; low != high; ++i) {
-      if (low->first.size() == i) best = (low++)->second;  // shorter ones stand first
-      if (i == text.size()) break;
+      while (low != high && low->first.size() == i) best = &*low++;  // shorter ones stand first
+      if (low == high || i == text.size()) break;
       const auto byte = static_cast<unsigned char>(text[i]);
       const auto at = [i](const auto& entry) { return static_cast<unsigned char>(entry.first[i]); };
       low = std::partition_point(low, high, [&](const auto& entry) { return at(entry) < byte; });

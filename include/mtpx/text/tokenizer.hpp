@@ -5,6 +5,7 @@
 #include <mtpx/core/shape.hpp>
 #include <mtpx/text/added_tokens.hpp>
 #include <mtpx/text/bpe.hpp>
+#include <mtpx/text/nfc.hpp>
 #include <mtpx/text/split.hpp>
 #include <mtpx/text/utf8.hpp>
 
@@ -28,6 +29,7 @@ struct TokenizerParts {
                                                ///< ids with a text, that merges never make
   std::vector<Merge> merges;                   ///< by rank
   bool whole_first = false;                    ///< `ignore_merges`: a piece that is a token needs no merges
+  bool nfc = false;                            ///< text is put into Unicode's normalization form C first
   std::vector<Split> splits;                   ///< each cuts the pieces of the one before
   std::vector<AddedToken> added;
   std::vector<std::int32_t> before, after;  ///< what the file's post-processor puts around a text
@@ -54,7 +56,7 @@ class Tokenizer {
   /// Equal to Hugging Face's library for any UTF-8. That library takes nothing else; here bytes that are not
   /// UTF-8 are kept: a run of them is a piece of its own, and the text before and after it is read as two
   /// texts (in tokenizers of ours they count as letters). So decode(encode(x)) is x for any bytes, unless a
-  /// pattern drops some.
+  /// pattern drops some or the file asks for a normalizer.
   std::vector<std::int32_t> encode(std::string_view text, bool special = false) const {
     std::vector<std::int32_t> ids;
     if (is_bytes()) {
@@ -64,8 +66,11 @@ class Tokenizer {
     }
     ids.reserve(text.size() / 3);
     std::vector<std::vector<Match>> scratch(state_->parts.splits.size());
-    around_added(state_->raw, text, special, ids,
-                 [&](std::string_view part) { encode_plain(part, scratch, ids); });
+    const auto cut_and_merge = [&](std::string_view part) { encode_plain(part, scratch, ids); };
+    around_added(state_->in_raw, text, special, ids, [&](std::string_view part) {
+      const std::string normal = state_->parts.nfc ? normalized(part) : "";
+      around_added(state_->in_normalized, state_->parts.nfc ? normal : part, special, ids, cut_and_merge);
+    });
     return ids;
   }
 
@@ -103,11 +108,18 @@ class Tokenizer {
     explicit State(TokenizerParts from)
         : parts(std::move(from)), bpe(parts.tokens, parts.merges, parts.whole_first) {
       collect_texts();
-      std::vector<std::pair<std::string, const AddedToken*>> list;
-      for (const AddedToken& token : parts.added) list.emplace_back(token.content, &token);
-      raw = detail::AddedTokenFinder(std::move(list));
-      is_bytes =
-          parts.tokens.size() == 256 && parts.merges.empty() && texts.size() == 256 && parts.added.empty();
+      std::vector<std::pair<std::string, const AddedToken*>> raw, normalized;
+      for (const AddedToken& token : parts.added) {
+        if (token.normalized) {
+          normalized.emplace_back(parts.nfc ? nfc(token.content) : token.content, &token);
+        } else {
+          raw.emplace_back(token.content, &token);
+        }
+      }
+      in_raw = detail::AddedTokenFinder(std::move(raw));
+      in_normalized = detail::AddedTokenFinder(std::move(normalized));
+      is_bytes = parts.tokens.size() == 256 && parts.merges.empty() && texts.size() == 256 &&
+                 parts.added.empty() && !parts.nfc;
       for (std::size_t byte = 0; byte < 256; ++byte) {
         is_bytes = is_bytes && bpe.byte(static_cast<unsigned char>(byte)) == static_cast<std::int32_t>(byte);
       }
@@ -156,6 +168,7 @@ class Tokenizer {
       number(parts.merges.size());
       for (const Merge& pair : parts.merges) number(detail::pair_key(pair));
       number(parts.whole_first);
+      number(parts.nfc);
       number(parts.splits.size());
       for (const Split& split : parts.splits) {
         string(split.pattern);
@@ -172,8 +185,8 @@ class Tokenizer {
 
     TokenizerParts parts;
     Bpe bpe;
-    std::vector<std::string_view> texts;  // by id
-    detail::AddedTokenFinder raw;
+    std::vector<std::string_view> texts;             // by id
+    detail::AddedTokenFinder in_raw, in_normalized;  // where they are looked for
     bool is_bytes = false, own_splits = false;
     std::uint64_t fingerprint = 0;
   };
@@ -192,7 +205,7 @@ class Tokenizer {
     while (!finder.empty()) {
       const auto found = finder.next(text, at);
       if (found.token == nullptr) break;
-      at = found.begin + found.token->content.size();
+      at = found.end;
       if (found.token->special && !special)
         continue;  // text, and nothing begins inside it, as Hugging Face has it
       if (rest < found.begin) visit(text.substr(rest, found.begin - rest));
@@ -214,13 +227,32 @@ class Tokenizer {
       }
       return;
     }
+    for_sound_parts(text, [&](std::string_view part, bool sound) {
+      if (sound) {
+        detail::split_text(part, state.parts.splits, 0, scratch, merge);
+      } else {
+        merge(part);
+      }
+    });
+  }
+
+  static std::string normalized(std::string_view text) {
+    std::string out;
+    for_sound_parts(text,
+                    [&](std::string_view part, bool sound) { out += sound ? nfc(part) : std::string(part); });
+    return out;
+  }
+
+  /// Calls visit(part, sound) for stretches of UTF-8 (sound) and of bytes that are none, as they alternate.
+  template <typename Visit>
+  static void for_sound_parts(std::string_view text, const Visit& visit) {
     while (!text.empty()) {
       const std::size_t sound = detail::utf8_prefix(text);
-      detail::split_text(text.substr(0, sound), state.parts.splits, 0, scratch, merge);
+      if (sound > 0) visit(text.substr(0, sound), true);
       text.remove_prefix(sound);
       std::size_t broken = 0;
       while (broken < text.size() && detail::utf8_prefix(text.substr(broken, 4)) == 0) ++broken;
-      if (broken > 0) merge(text.substr(0, broken));
+      if (broken > 0) visit(text.substr(0, broken), false);
       text.remove_prefix(broken);
     }
   }
