@@ -138,10 +138,9 @@ inline constexpr Index squares_chunk = squares_threads* Index{16 / sizeof(A)} * 
 /// step stands in device memory, as three doubles, so that a recorded step can be run again: rates = {lr, 1 -
 /// beta1^t, 1 - beta2^t}.
 struct AdamWStep {
-  double beta1 = 0;         ///< of the first moment m
-  double beta2 = 0;         ///< of the second moment v
-  double eps = 0;           ///< added to sqrt(v)
-  double weight_decay = 0;  ///< of parameters whose `decays` is set
+  double beta1 = 0;  ///< of the first moment m
+  double beta2 = 0;  ///< of the second moment v
+  double eps = 0;    ///< added to sqrt(v)
 };
 
 /// One parameter of an update. `master` holds p in the accumulation type; where T is that type, it is p
@@ -154,7 +153,8 @@ struct AdamWTensor {
   acc_t<T>* v = nullptr;           ///< [count], second moment
   acc_t<T>* master = nullptr;      ///< [count]
   T* p = nullptr;                  ///< [count], the parameter
-  bool decays = false;             ///< whether weight_decay applies
+  double weight_decay = 0;         ///< decay, decoupled from the gradient
+  double rate = 1;                 ///< times lr
 };
 
 }  // namespace mtpx

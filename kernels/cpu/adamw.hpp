@@ -54,7 +54,7 @@ void sums_of_squares(const Cpu& cpu, std::span<const std::span<const A>> gradien
 }
 
 /// g = scale * grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
-/// p -= lr (m / bias1 / (sqrt(v / bias2) + eps) + weight_decay p), decay decoupled from the gradient.
+/// p -= rate lr (m / bias1 / (sqrt(v / bias2) + eps) + weight_decay p), decay decoupled from the gradient.
 /// rates: {lr, bias1, bias2}, bias = 1 - beta^t. A scale that is NaN changes nothing.
 template <typename T>
 void adamw_step(const Cpu& cpu, std::span<const AdamWTensor<T>> parameters, AdamWStep s, const double* rates,
@@ -63,14 +63,13 @@ void adamw_step(const Cpu& cpu, std::span<const AdamWTensor<T>> parameters, Adam
   if (std::isnan(*scale)) return;
   constexpr Index step = cpu::lanes<A>;
   for (const AdamWTensor<T>& t : parameters) {
-    const exact::AdamW<A> of_tensor{
-        static_cast<A>(s.beta1),
-        static_cast<A>(s.beta2),
-        static_cast<A>(rates[0] / rates[1]),
-        static_cast<A>(1.0 / std::sqrt(rates[2])),
-        static_cast<A>(s.eps),
-        static_cast<A>(exact::fma(-rates[0], t.decays ? s.weight_decay : 0.0, 1.0)),
-        static_cast<A>(*scale)};
+    const exact::AdamW<A> of_tensor{static_cast<A>(s.beta1),
+                                    static_cast<A>(s.beta2),
+                                    static_cast<A>(rates[0] * t.rate / rates[1]),
+                                    static_cast<A>(1.0 / std::sqrt(rates[2])),
+                                    static_cast<A>(s.eps),
+                                    static_cast<A>(exact::fma(-(rates[0] * t.rate), t.weight_decay, 1.0)),
+                                    static_cast<A>(*scale)};
     cpu::parallel_chunks(cpu, (t.count + step - 1) / step, 16 * step, [&](Index begin, Index end) {
       for (Index i = begin * step; i < std::min(t.count, end * step); i += step) {
         const Index left = t.count - i;

@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(update_threads)
 
 template <typename T>
 struct UpdateList {
-  static constexpr int max = 62;
+  static constexpr int max = 55;
   int tensors;
   std::int32_t first[max + 1];  // block of each tensor's beginning, and the number of blocks
   AdamWTensor<T> tensor[max];
@@ -125,10 +125,10 @@ __global__ void __launch_bounds__(update_threads)
   if (threadIdx.x == 0) {
     shared = {static_cast<A>(s.beta1),
               static_cast<A>(s.beta2),
-              static_cast<A>(rates[0] / rates[1]),
+              static_cast<A>(rates[0] * t.rate / rates[1]),
               static_cast<A>(1.0 / sqrt(rates[2])),
               static_cast<A>(s.eps),
-              static_cast<A>(exact::fma(-rates[0], t.decays ? s.weight_decay : 0.0, 1.0)),
+              static_cast<A>(exact::fma(-(rates[0] * t.rate), t.weight_decay, 1.0)),
               static_cast<A>(*scale)};
   }
   __syncthreads();
@@ -194,7 +194,7 @@ void sums_of_squares(const Cuda& device, std::span<const std::span<const A>> gra
 }
 
 /// g = scale * grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
-/// p -= lr (m / bias1 / (sqrt(v / bias2) + eps) + weight_decay p), decay decoupled from the gradient.
+/// p -= rate lr (m / bias1 / (sqrt(v / bias2) + eps) + weight_decay p), decay decoupled from the gradient.
 /// rates: {lr, bias1, bias2}, bias = 1 - beta^t. A scale that is NaN changes nothing.
 template <typename T>
 void adamw_step(const Cuda& device, std::span<const AdamWTensor<T>> parameters, AdamWStep s,

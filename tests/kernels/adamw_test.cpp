@@ -24,7 +24,7 @@ struct Settings {
   double weight_decay = 0.1;
   double scale = 0.5;
 
-  AdamWStep step() const { return {beta1, beta2, eps, weight_decay}; }
+  AdamWStep step() const { return {beta1, beta2, eps}; }
   /// Of step t, from 1.
   Tensor<double, Device> rates(int t) const {
     return tensor<double>({3}, {lr, 1 - std::pow(beta1, t), 1 - std::pow(beta2, t)});
@@ -56,6 +56,7 @@ struct Trained {
   Tensor<A, Device> m, v, master, grad;
   Tensor<T, Device> p;
   bool decays = true;
+  double rate = 1;
 
   /// From values and gradients that value(i) and gradient(i) give.
   template <typename Value>
@@ -87,8 +88,10 @@ struct Trained {
     grad.assign(values);
   }
 
-  AdamWTensor<T> entry() const {
-    return {grad.size(), grad.data(), m.data(), v.data(), master.data(), p.data(), decays};
+  AdamWTensor<T> entry(double weight_decay) const {
+    return {
+        grad.size(), grad.data(), m.data(), v.data(), master.data(), p.data(), decays ? weight_decay : 0.0,
+        rate};
   }
   std::vector<Numbers> all() const { return {host(p), host(master), host(m), host(v)}; }
 };
@@ -96,7 +99,7 @@ struct Trained {
 template <typename T>
 void update(const Settings& s, int t, std::initializer_list<const Trained<T>*> states) {
   std::vector<AdamWTensor<T>> list;
-  for (const Trained<T>* state : states) list.push_back(state->entry());
+  for (const Trained<T>* state : states) list.push_back(state->entry(s.weight_decay));
   const auto rates = s.rates(t);
   const auto scale = number(s.scale);
   adamw_step(device(), std::span<const AdamWTensor<T>>(list), s.step(), rates.data(), scale.data());
@@ -163,6 +166,22 @@ TEST_CASE("adamw: decay does not pass through the moments, and only where it is 
   CHECK(host(gain.p) == Numbers{2});
   CHECK(host(matrix.m) == Numbers{0});
   CHECK(host(matrix.v) == Numbers{0});
+}
+
+TEST_CASE_TEMPLATE("adamw: a parameter's rate is times lr, in its decay, too", T, float, double, bf16) {
+  Settings s, slow;
+  slow.lr = 0.25 * s.lr;  // exact
+  const auto start = [](Index i) { return wave(i); };
+  Trained<T> scaled(100, start), alone(100, start), beside(100, start);
+  scaled.rate = 0.25;
+  for (int t = 1; t <= 3; ++t) {
+    for (Trained<T>* state : {&scaled, &alone, &beside})
+      state->gradients([&](Index i) { return wave(i, t); });
+    update(s, t, {&beside, &scaled});
+    update(slow, t, {&alone});
+  }
+  for (std::size_t i = 0; i < 4; ++i) check_bits(scaled.all()[i], alone.all()[i]);
+  CHECK(scaled.all()[0] != beside.all()[0]);
 }
 
 TEST_CASE("adamw: bf16 is the rounded float master, which never sees the rounding") {

@@ -4,6 +4,7 @@
 
 #include <limits>
 #include <map>
+#include <set>
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -213,6 +214,33 @@ TEST_CASE("AdamW: a zero gradient decays matrices and leaves gains") {
       CHECK(after.at(name)[i] == doctest::Approx(before.at(name)[i] * (1 - 0.125 * 0.5)).epsilon(1e-15));
   }
   check_bits(after.at("gain"), before.at("gain"));
+}
+
+TEST_CASE("AdamW: groups have rates and decays of their own, by name") {
+  const auto run = [](Toy<double>& toy, const AdamWOptions& options, double lr) {
+    AdamW<double, Device> optimizer(options);
+    for (int step = 0; step < 3; ++step) {
+      toy.fill_gradients(step, 1.0);
+      optimizer.step(toy, clip_norm(toy, 0), lr);
+    }
+    return values(toy);
+  };
+  AdamWOptions grouped;
+  std::set<std::string> names;
+  grouped.group = [&](const std::string& name) -> AdamWGroup {
+    names.insert(name);
+    if (name == "matrix") return {.rate = 0.5, .weight_decay = 0.0};
+    if (name == "gain") return {.rate = 0};
+    return {};
+  };
+  Toy<double> toy, plain, half;
+  const auto before = values(toy);
+  const auto got = run(toy, grouped, 0.01), want = run(plain, {}, 0.01);
+  const auto slower = run(half, {.weight_decay = 0}, 0.005);
+  CHECK(names == std::set<std::string>{"matrix", "experts.stack", "gain"});
+  check_bits(got.at("matrix"), slower.at("matrix"));
+  check_bits(got.at("experts.stack"), want.at("experts.stack"));
+  check_bits(got.at("gain"), before.at("gain"));
 }
 
 TEST_CASE("AdamW: a parameter that is frozen later stays, and others keep their own moments") {

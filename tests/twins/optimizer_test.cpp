@@ -56,7 +56,12 @@ struct Outcome {
 template <typename T, typename D>
 Outcome run(double last) {
   Several<T, D> several;
-  AdamW<T, D> optimizer;
+  AdamWOptions options;
+  options.group = [](const std::string& name) -> AdamWGroup {
+    if (name == "odd") return {.rate = 0.3, .weight_decay = 0.02};
+    return {};
+  };
+  AdamW<T, D> optimizer(options);
   Outcome outcome;
   for (int step = 0; step < 3; ++step) {
     several.fill_gradients(step, step == 2 ? last : 0.5);

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -80,12 +82,21 @@ auto clip_norm(Module& module, double max_norm,
   return clip;
 }
 
+/// What a parameter, or a group of them, has of its own in an AdamW update.
+struct AdamWGroup {
+  double rate = 1;                       ///< times the learning rate; 0: it stays, though its moments move
+  std::optional<double> weight_decay{};  ///< instead of the options'
+};
+
 /// AdamW's constants; defaults of DeepSeek-V3 sec. 4.2.
 struct AdamWOptions {
   double beta1 = 0.9;         ///< of the first moment m
   double beta2 = 0.95;        ///< of the second moment v
   double eps = 1e-8;          ///< added to sqrt(v)
   double weight_decay = 0.1;  ///< of matrices; norms and biases do not decay
+  /// The group of a parameter by its published name; none given: AdamWGroup() for all. It is asked in every
+  /// update that is not a replay of a recorded one, and must depend on the name alone.
+  std::function<AdamWGroup(const std::string& name)> group{};
 };
 
 /// AdamW with decoupled decay (Loshchilov & Hutter 2019). Moments, and masters of bf16 parameters, are kept
@@ -143,7 +154,7 @@ class AdamW {
   /// ... and the work, which is the same in every step.
   template <typename Module>
   void update(Module& module, const GradientClip<D>& clip) {
-    const AdamWStep s{options_.beta1, options_.beta2, options_.eps, options_.weight_decay};
+    const AdamWStep s{options_.beta1, options_.beta2, options_.eps};
     detail::ByType<AdamWTensor> parameters;
     for_each_parameter(module, [&](const std::string& name, auto& parameter) {
       using P = std::remove_cvref_t<decltype(parameter)>;
@@ -153,9 +164,11 @@ class AdamW {
       require(grad.shape() == state.m.shape(), "adamw",
               [&] { return cat("the gradient of ", name, " must have the shape of its state"); },
               {{"gradient", grad.shape()}, {"state", state.m.shape()}});
+      const AdamWGroup group = options_.group ? options_.group(name) : AdamWGroup();
+      const double decay = parameter.shape().rank() > 1 ? options_.weight_decay : 0.0;
       parameters.template of<typename P::value_type>().push_back(
           {grad.size(), grad.data(), state.m.data(), state.v.data(), state.master.data(), parameter.data(),
-           parameter.shape().rank() > 1});
+           group.weight_decay.value_or(decay), group.rate});
       parameter.zero_grad();
     });
     const auto run = [&](const auto& list) {

@@ -154,6 +154,14 @@ class Trainer {
     return std::exchange(finished_, {});
   }
 
+  /// Goes on behind `steps` steps that another trainer took. Weights and optimizer()'s state are the caller's
+  /// to load (io/tensor_file.hpp); with them, what follows has the bits of a run that was not interrupted.
+  void resume(Index steps) {
+    collect();
+    steps_ = steps;
+    step_.rewind(steps);
+  }
+
   /// Steps taken or queued.
   Index steps_done() const { return steps_; }
   /// The options as they were given.

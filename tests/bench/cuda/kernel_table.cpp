@@ -272,7 +272,7 @@ void optimiser(const Cuda& d, Table& table) {
   std::vector<std::span<const float>> gradients;
   for (Index i = 0; i < tensors; ++i) {
     const Index at = i * each;
-    all.push_back({each, grad[0] + at, m[0] + at, v[0] + at, master[0] + at, p.data() + at, true});
+    all.push_back({each, grad[0] + at, m[0] + at, v[0] + at, master[0] + at, p.data() + at, 0.1});
     gradients.emplace_back(grad[0] + at, each);
   }
   double* const rates = numbers.data() + tensors;
@@ -282,7 +282,7 @@ void optimiser(const Cuda& d, Table& table) {
     sums_of_squares(d, std::span<const std::span<const float>>(gradients), numbers.data());
   });
   table.row("adamw_step, bf16 with masters", 30.0 * count, 0, [&](int) {
-    adamw_step(d, std::span<const AdamWTensor<bf16>>(all), AdamWStep{0.9, 0.95, 1e-8, 0.1}, rates, rates + 3);
+    adamw_step(d, std::span<const AdamWTensor<bf16>>(all), AdamWStep{0.9, 0.95, 1e-8}, rates, rates + 3);
   });
 }
 
