@@ -292,12 +292,13 @@ TEST_CASE("tape: scopes name modules") {
       const Tape::Scope mlp(tape, "mlp");
       CHECK(tape.path() == "model.layers.0.mlp");
       swiglu(x, x);
-      CHECK_THROWS_WITH_AS(add(x, tape.input(Matrix(cpu, {3, 2}))),
-                           "[add] a and b need the same shape and dense rows\n"
-                           "  a: [2, 3]\n"
-                           "  b: [3, 2]\n"
-                           "  in model.layers.0.mlp",
-                           ShapeError);
+      CHECK_THROWS_WITH_AS(
+          add(x, tape.input(Matrix(cpu, {3, 2}))),
+          "[add] a and b need the same shape, or one is a row [D], a column [..., 1] or one number\n"
+          "  a: [2, 3]\n"
+          "  b: [3, 2]\n"
+          "  in model.layers.0.mlp",
+          ShapeError);
     }
     CHECK(tape.path() == "model");
     reshape(x, {6});

@@ -57,12 +57,16 @@ TEST_CASE("shape: equal means the same rank and the same extents") {
   CHECK(Shape{} != Shape{0});
 }
 
-TEST_CASE("shape: another last or first extent") {
+TEST_CASE("shape: other extents, and one more") {
   CHECK(Shape{2, 3, 4}.with_width(9) == Shape{2, 3, 9});
   CHECK(Shape{4}.with_width(9) == Shape{9});
   CHECK(Shape{}.with_width(9) == Shape{9});
   CHECK(Shape{2, 3, 4}.with_front(9) == Shape{9, 3, 4});
   CHECK(Shape{4}.with_front(9) == Shape{9});
+  CHECK(Shape{2, 3, 4}.with_axis(1, 9) == Shape{2, 9, 4});
+  CHECK(Shape{2, 3}.with_last_axis(4) == Shape{2, 3, 4});
+  CHECK(Shape{}.with_last_axis(4) == Shape{4});
+  CHECK_THROWS_AS((Shape{1, 1, 1, 1, 1, 1}.with_last_axis(2)), std::length_error);
 
   const Shape shape{2, 3};
   CHECK(shape.with_width(5).with_front(7) == Shape{7, 5});
