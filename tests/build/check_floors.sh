@@ -54,6 +54,8 @@ find include instances kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -nam
     if (name ~ /^(Eigen|unsupported)\// && file !~ /^kernels\/eigen\// && file != "mtpx/core/eigen.hpp")
       complain("Eigen stays inside kernels/eigen and core/eigen.hpp")
     if (name ~ /^nlohmann\// && file !~ /^mtpx\/io\//) complain("nlohmann_json stays inside io and examples")
+    if (name == "pcre2.h" && file != "mtpx/text/pcre2.hpp") complain("PCRE2 stays inside text/pcre2.hpp")
+    if (name == "mtpx/text/pcre2.hpp" && file !~ /^mtpx\/io\//) complain("who has no PCRE2 compiles all but io")
     if (name ~ /^CLI\//) complain("CLI11 stays inside examples")
   }
 

@@ -4,10 +4,12 @@
 
 #include <mtpx/io/config_json.hpp>
 #include <mtpx/io/safetensors.hpp>
+#include <mtpx/io/tokenizer_json.hpp>
 
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -82,6 +84,35 @@ inline void fuzz_config(std::span<const std::uint8_t> bytes) {
     must(std::string(error.what()).starts_with("[config] config.json: "), "errors name the file");
   } catch (const mtpx::ConfigError& error) {
     must(std::string(error.what()).starts_with("[config] config.json: "), "errors name the file");
+  }
+}
+
+/// A tokenizer.json up to the first zero byte, and a text after it.
+inline void fuzz_tokenizer(std::span<const std::uint8_t> bytes) {
+  const std::string all(bytes.begin(), bytes.end());
+  const std::size_t zero = std::min(all.find('\0'), all.size());
+  const std::string text = all.substr(std::min(zero + 1, all.size()));
+  try {
+    const mtpx::Tokenizer tokenizer = mtpx::parse_tokenizer(all.substr(0, zero), "tokenizer.json");
+    const mtpx::Tokenizer again = mtpx::parse_tokenizer(mtpx::tokenizer_json(tokenizer), "again");
+    must(again.fingerprint() == tokenizer.fingerprint(), "written and read, it is the same");
+    const mtpx::TokenizerParts& parts = tokenizer.parts();
+    bool exact = !parts.nfc;
+    for (const mtpx::AddedToken& token : parts.added) exact = exact && !token.normalized;
+    for (const mtpx::Split& split : parts.splits) exact = exact && !split.drop_matches && !split.drop_rest;
+    for (const bool special : {false, true}) {
+      try {
+        const std::vector<std::int32_t> ids = tokenizer.encode(text, special);
+        must(again.encode(text, special) == ids, "written and read, it gives the same ids");
+        must(!exact || tokenizer.decode(ids) == text, "a text comes back");
+      } catch (const mtpx::FileError&) {
+        throw;
+      } catch (const mtpx::Error& error) {
+        must(std::string(error.what()).starts_with("[tokenizer] the pattern "), "only patterns give up");
+      }
+    }
+  } catch (const mtpx::FileError& error) {
+    must(std::string(error.what()).starts_with("[tokenizer] tokenizer.json: "), "errors name the file");
   }
 }
 

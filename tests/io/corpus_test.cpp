@@ -32,4 +32,8 @@ TEST_CASE("fuzz: the corpus of the safetensors reader") {
 
 TEST_CASE("fuzz: the corpus of config.json") { CHECK(replay("config", mtpx_test::fuzz_config) >= 20); }
 
+TEST_CASE("fuzz: the corpus of tokenizer.json") {
+  CHECK(replay("tokenizer", mtpx_test::fuzz_tokenizer) >= 10);
+}
+
 TEST_SUITE_END();

@@ -28,9 +28,9 @@ namespace mtpx {
 
 /// What train_bpe() makes.
 struct BpeOptions {
-  Index vocab_size = 4096;           ///< tokens at most: special ones, 256 bytes, one for each merge
-  Index min_frequency = 2;           ///< a pair that is seen less often is not merged
-  std::vector<std::string> special;  ///< special tokens, which get the first ids
+  Index vocab_size = 4096;                ///< tokens at most: special ones, 256 bytes, one for each merge
+  Index min_frequency = 2;                ///< a pair that is seen less often is not merged
+  std::vector<std::string> special = {};  ///< special tokens, which get the first ids
 };
 
 namespace detail {
