@@ -35,6 +35,8 @@ function prose(text, pieces, n, i, piece, out) {
   return out
 }
 
+BEGIN { type = "^ *(inline |static |constexpr |const )*[A-Za-z_:]+(<[^;()]*>)?[*&]? " }
+
 FNR == 1 {
   group = FILENAME
   if (!sub(/.*\/include\/mtpx\//, "", group)) sub(/.*\/kernels\//, "kernels/", group)
@@ -76,19 +78,18 @@ match($0, /^ *\/\/\/( |$)/) {
 }
 
 # A declaration of several members, with its docstring above or behind.
-match($0, /^ *(inline |static |constexpr |const )*[A-Za-z_:]+(<[^;()]*>)?[*&]? [a-z_0-9]+( = [^,;(){}]+)?(, [a-z_0-9]+( = [^,;(){}]+)?)+;/) {
+match($0, type "[a-z_0-9]+( = [^,;(){}]+)?(, [a-z_0-9]+( = [^,;(){}]+)?)+;") {
   declaration = substr($0, 1, RLENGTH)
   text = substr($0, RLENGTH + 1)
   above = !sub(/^ *\/\/\/< /, "", text)
   if (!above) shared = text
   if (shared != "") {
-    type = declaration
-    match(type, /^ *(inline |static |constexpr |const )*[A-Za-z_:]+(<[^;()]*>)?[*&]? /)
-    names = substr(type, RLENGTH + 1)
-    type = substr(type, 1, RLENGTH)
+    match(declaration, type)
+    names = substr(declaration, RLENGTH + 1)
+    declaration = substr(declaration, 1, RLENGTH)
     sub(/;$/, "", names)
     n = split(names, each, ", ")
-    for (i = 1; i <= n; ++i) printf "%s%s;%s", type, each[i], i == 1 && above ? "" : " /**< " prose(shared) " */"
+    for (i = 1; i <= n; ++i) printf "%s%s;%s", declaration, each[i], i == 1 && above ? "" : " /**< " prose(shared) " */"
     print ""
     shared = ""
     next

@@ -25,7 +25,9 @@ names() {
     EXTRACT_ALL=YES "OUTPUT_DIRECTORY=$folder" "${@:2}"; } | doxygen - 2>"$folder/warnings" >/dev/null
   find "$folder/xml" -regex '.*/\(class\|struct\|union\|concept\|namespace\)[^/]*' -exec awk -v OFS='\t' '
     function text(line) { gsub(/^ *<[^>]*>|<\/[a-z]*>$/, "", line); return line }
-    function attribute(key) { return match($0, " " key "=\"[^\"]*\"") ? substr($0, RSTART + length(key) + 3, RLENGTH - length(key) - 4) : "" }
+    function attribute(key) {
+      return match($0, " " key "=\"[^\"]*\"") ? substr($0, RSTART + length(key) + 3, RLENGTH - length(key) - 4) : ""
+    }
     function place() { return attribute("file") ":" attribute("line") }
     function told_by_class(name) { return name ~ /^(members|operator=|operator==)$/ || name ~ /^~/ || name == class }
     /^  <compounddef / { skip = attribute("prot") == "private"; kind = attribute("kind"); said = 0 }
