@@ -19,6 +19,7 @@ class Cpu {
   static constexpr Memory memory = Memory::host;  ///< work is done when a call returns
 
   using Current = AlwaysCurrent;  ///< a guard that does nothing
+  /// What an undefined tensor's handle is made from.
   struct Empty {};
   /// A handle to nothing, for undefined tensors.
   explicit Cpu(Empty) {}

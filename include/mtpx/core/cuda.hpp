@@ -115,6 +115,7 @@ class Cuda {
  public:
   static constexpr Memory memory = Memory::own;  ///< calls return before their work is done
 
+  /// What an undefined tensor's handle is made from.
   struct Empty {};
   class Current;
   /// A handle to nothing, for undefined tensors.

@@ -21,6 +21,7 @@ enum class Memory {
 /// `D::memory` says it.
 template <typename D>
 concept HostMemory = D::memory == Memory::host;
+/// Shapes alone: no content, and no kernels.
 template <typename D>
 concept NoMemory = D::memory == Memory::none;
 

@@ -16,6 +16,7 @@ class Meta {
   static constexpr Memory memory = Memory::none;  ///< shapes without content
 
   using Current = AlwaysCurrent;  ///< a guard that does nothing
+  /// What an undefined tensor's handle is made from.
   struct Empty {};
   explicit Meta(Empty) {}
   Meta() : pool_(std::make_shared<Pool>(&Meta::allocate, &Meta::free)) {}

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # The consumers' program, with the flags that an installed mtpx.pc gives.
-# Usage: build.sh COMPILER INSTALL_PREFIX OUT_FOLDER
+# Usage: build.sh "LAUNCHER... COMPILER FLAG..." INSTALL_PREFIX OUT_FOLDER
 set -euo pipefail
+read -ra compile <<<"$1"
 
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$3"
 export PKG_CONFIG_PATH="$2/share/pkgconfig"
-read -ra flags <<<"$(pkg-config --cflags --libs mtpx)"
-"$1" -std=c++20 "$here/../main.cpp" "${flags[@]}" -o "$3/consumer"
+read -ra cflags <<<"$(pkg-config --cflags mtpx)"
+read -ra libs <<<"$(pkg-config --libs mtpx)"
+"${compile[@]}" "${cflags[@]}" -c "$here/../main.cpp" -o "$3/main.o"
+"${compile[@]}" "$3/main.o" "${libs[@]}" -o "$3/consumer"
 "$3/consumer"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# No build system: two include folders are all it takes.
-# Optimised, because some warnings only come then.
-# Usage: build.sh COMPILER MTPX_SOURCE EIGEN_INCLUDE OUT_FOLDER
+# No build system: one include folder is all it takes.
+# Usage: build.sh "LAUNCHER... COMPILER FLAG..." INCLUDE_FOLDER OUT_FOLDER
 set -euo pipefail
+read -ra compile <<<"$1"
 
 here=$(cd "$(dirname "$0")" && pwd)
-mkdir -p "$4"
-"$1" -std=c++20 -O3 -I "$2/include" -isystem "$3" \
-  -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror "$here/../main.cpp" -o "$4/consumer"
-"$4/consumer"
+mkdir -p "$3"
+"${compile[@]}" -I "$2" -c "$here/../main.cpp" -o "$3/main.o"
+"${compile[@]}" -pthread "$3/main.o" -o "$3/consumer"
+"$3/consumer"
