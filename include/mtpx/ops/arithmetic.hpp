@@ -56,7 +56,7 @@ Var<T, D> apply(std::string_view op, Binary f, const Var<T, D, GA>& a, const Var
     s.mask_rows = mask.shape().rows();
   }
   Tensor<T, D> y(a.device(), paired.shape);
-  binary_forward(y.device(), f, s, mask.data(), a.data(), b.data(), y.data());
+  binary_forward(y.device(), f, s, mask.data_or_null(), a.data(), b.data(), y.data());
   const bool product = f == Binary::mul, quotient = f == Binary::div;
   const bool needs_a = (product || quotient) && b.wants_grad();
   const bool needs_b = quotient || (product && a.wants_grad());
@@ -65,7 +65,8 @@ Var<T, D> apply(std::string_view op, Binary f, const Var<T, D, GA>& a, const Var
       [f, s, mask, of_a = needs_a ? a.value() : Tensor<T, D>(), of_b = needs_b ? b.value() : Tensor<T, D>(),
        da = a.destination(), db = b.destination()](const Tensor<T, D>& dy) {
         const auto put = [&](bool is_b, const auto& sink) {
-          binary_backward(dy.device(), f, is_b, s, mask.data(), of_a.data(), of_b.data(), dy.data(), sink);
+          binary_backward(dy.device(), f, is_b, s, mask.data_or_null(), of_a.data_or_null(),
+                          of_b.data_or_null(), dy.data(), sink);
         };
         put(false, da.sink());
         if constexpr (std::is_same_v<T, GB>) {  // the last to read dy may keep it
