@@ -2,7 +2,7 @@
 // Ops, modules, training and decoding, as the optional libraries mtpx::compiled and mtpx::reference hold them
 // once. Their users, who have MTPX_COMPILED defined, see here that others compile these: they then compile
 // calls instead of whole models. Definitions are the same either way. (The kernels' list is
-// ../../kernels/list.hpp.)
+// kernels/list.hpp.)
 //
 // HOW is `extern`, or nothing where they are made (instances/); T is a model's type, D its device.
 

@@ -6,12 +6,12 @@ set -euo pipefail
 cd "$1"
 status=0
 
-find include instances kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' \) -exec awk '
-  # Floor of a file, named from include/ ("mtpx/core/shape.hpp") or from the repository ("kernels/...").
+find include instances -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' \) -exec awk '
+  # Floor of a file, named from include/ ("mtpx/core/shape.hpp") or from the repository ("instances/...").
   function floor_of(name) {
     if (name ~ /^(mtpx\/(mtpx|instances|io\/instances)\.hpp$|instances\/)/) return 8
     if (name ~ /^mtpx\/core\// || name == "mtpx/version.hpp") return 0
-    if (name ~ /^kernels\// || name ~ /^mtpx\/(kernels|reference)\.hpp$/) return 1
+    if (name ~ /^mtpx\/kernels\// || name ~ /^mtpx\/(kernels|reference)\.hpp$/) return 1
     if (name ~ /^mtpx\/autograd\//) return 2
     if (name ~ /^mtpx\/ops\//) return 3
     if (name ~ /^mtpx\/nn\//) return 4
@@ -41,10 +41,10 @@ find include instances kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -nam
       if (floor_of(name) < 0) complain("include of a folder without a floor")
       if (floor_of(name) > floor) complain("include points up")
       if (file ~ /^mtpx\/(nn|mtp|model|decode)\// && floor_of(name) == 1) complain("made of ops, never of kernels")
-      if (name == "mtpx/reference.hpp" && file !~ /^(kernels\/eigen|instances)\//) complain("only who compares includes the reference")
+      if (name == "mtpx/reference.hpp" && file !~ /^(mtpx\/kernels\/eigen|instances)\//) complain("only who compares includes the reference")
       if (name ~ /^mtpx\/io\// && file !~ /^(mtpx\/io|instances)\//) complain("only io includes io")
     } else if (quoted) {
-      # Kernels include their siblings; the doors from include/ to kernels/ are kernels.hpp and reference.hpp.
+      # Kernels include their siblings; the doors to them are kernels.hpp and reference.hpp.
       if (floor != 1) complain("write <mtpx/...>")
       if (name ~ /include\//) complain("write <mtpx/...>")
     } else if (file ~ /^mtpx\/core\// && name !~ /^[a-z_]+$/ && file !~ /cuda|core\/eigen/) {
@@ -63,8 +63,8 @@ find include instances kernels -type f \( -name '*.hpp' -o -name '*.cuh' -o -nam
 ' {} + || status=1
 
 # The kernels are what takes a device first. An op may have the name of a kernel; then the device tells them apart.
-kernels=$(sed -nE 's/^(inline )?void ([a-z_]+)\(const Cpu&.*/\2/p' kernels/cpu/*.hpp
-  sed -nE 's/^void (decode_[a-z_]+)\(const Cuda&.*/\1/p' kernels/cuda/decode/*.cuh)
+kernels=$(sed -nE 's/^(inline )?void ([a-z_]+)\(const Cpu&.*/\2/p' include/mtpx/kernels/cpu/*.hpp
+  sed -nE 's/^void (decode_[a-z_]+)\(const Cuda&.*/\1/p' include/mtpx/kernels/cuda/decode/*.cuh)
 ops=$(sed -nE 's/^[A-Za-z].* ([a-z_]+)\(.*/\1/p' include/mtpx/ops/*.hpp)
 if (($(wc -w <<<"$kernels") < 40)); then
   echo "the definitions of kernels have changed their form: check_floors.sh finds too few"

@@ -9,6 +9,6 @@ if ! command -v clang-format-14 >/dev/null; then
   echo "skipped: clang-format-14 is not installed (Debian: apt-get install clang-format-14)"
   exit 77
 fi
-find include instances kernels tests examples -type f \
+find include instances tests examples -type f \
   \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \) \
   -exec clang-format-14 --dry-run -Werror {} +

@@ -13,11 +13,11 @@ compile() {  # COMPILER FLAG... HEADER PRECOMPILED
 }
 export -f compile
 
-headers=$(find include kernels -name '*.hpp' | grep -v cuda | sort)  # those need the CUDA toolkit
+headers=$(find include -name '*.hpp' | grep -v cuda | sort)  # those need the CUDA toolkit
 
 # Parsing what many headers read is most of the price, so these are precompiled. A header gets the first of them that it
 # includes itself, directly or not: then nothing is hidden that it forgot, because it would have it anyway.
-shared=(include/mtpx/kernels.hpp nlohmann/json.hpp Eigen/Core kernels/cpu/core/simd.hpp include/mtpx/core/cpu.hpp
+shared=(include/mtpx/kernels.hpp nlohmann/json.hpp Eigen/Core include/mtpx/kernels/cpu/core/simd.hpp include/mtpx/core/cpu.hpp
   include/mtpx/core/tensor.hpp)
 mkdir -p "$out"
 for i in "${!shared[@]}"; do

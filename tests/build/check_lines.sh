@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$1"
 
-find CMakeLists.txt include instances kernels tests examples -type f \
+find CMakeLists.txt include instances tests examples -type f \
   \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' -o -name '*.sh' -o -name 'CMakeLists.txt' \) \
   -exec awk '
     FNR == 500 { print FILENAME ": 500 lines or more"; long = 1 }

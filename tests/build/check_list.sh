@@ -19,7 +19,7 @@ refuses() {
 
 refuses swiglu_backward '
 #define swiglu_backward swiglu_backwards
-#include "kernels/cpu/swiglu.hpp"
+#include <mtpx/kernels/cpu/swiglu.hpp>
 #undef swiglu_backward
 #include <mtpx/kernels.hpp>'
 
@@ -35,9 +35,9 @@ heads=$(awk '
     if (/\{$/) { sub(/ \{$/, ";", head); print head; open = 0 }
   }
   !open { head = "" }
-' kernels/cuda/*.cuh kernels/cuda/decode/*.cuh)
+' include/mtpx/kernels/cuda/*.cuh include/mtpx/kernels/cuda/decode/*.cuh)
 gpu() {
-  echo '#include "kernels/list.hpp"
+  echo '#include <mtpx/kernels/list.hpp>
 namespace mtpx {
 class Cuda;
 '"$1"'
@@ -51,7 +51,7 @@ refuses clip_scale "$(gpu "${heads//double max_norm/float max_norm}")"
 
 # A device fuses decoding if it has all the kernels of a fused pass.
 "${compile[@]}" <<<'
-#include "kernels/list.hpp"
+#include <mtpx/kernels/list.hpp>
 namespace mtpx {
 struct Complete {};
 struct Unfinished {};

@@ -39,7 +39,7 @@ for page in README.md docs/*.md docs/walkthrough/*.md; do
 
   while IFS= read -r name; do
     if [[ ! -e $name ]]; then complain "$page: there is no $name"; fi
-  done < <(grep -oE '`(include|kernels|tests|examples|docs)/[A-Za-z0-9_./-]+`' "$page" | tr -d '`')
+  done < <(grep -oE '`(include|tests|examples|docs)/[A-Za-z0-9_./-]+`' "$page" | tr -d '`')
   while IFS= read -r link; do
     if [[ ! -e $(dirname "$page")/$link ]]; then complain "$page: the link to $link leads nowhere"; fi
   done < <(grep -oE '\]\([^)#: ]+\)' "$page" | sed 's/^](//; s/)$//')

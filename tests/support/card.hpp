@@ -5,7 +5,7 @@
 #include <mtpx/autograd/gradcheck.hpp>
 #include <mtpx/core/rng.hpp>
 
-#include "../../kernels/normals.hpp"
+#include <mtpx/kernels/normals.hpp>
 #include "support/device.hpp"
 
 #include <doctest/doctest.h>

@@ -4,7 +4,7 @@
 
 #include "support/card.hpp"
 
-#include "../../kernels/shapes.hpp"
+#include <mtpx/kernels/shapes.hpp>
 
 namespace mtpx::test::reference {
 

@@ -8,7 +8,7 @@
 namespace mtpx {
 
 namespace detail {
-/// y = f(x), f of ../../../kernels/functions.hpp. Saves x, or y where the derivative comes from it, or
+/// y = f(x), f of kernels/functions.hpp. Saves x, or y where the derivative comes from it, or
 /// nothing where it is a constant.
 template <typename T, typename D>
 Var<T, D> apply(std::string_view op, Unary f, const Var<T, D>& x, acc_t<T> alpha = 1, acc_t<T> beta = 0) {
