@@ -129,9 +129,9 @@ TEST_CASE("tokenizer.json: what would be done differently is refused by name") {
   CHECK(set("/model/continuing_subword_prefix", "").empty());
   CHECK(set("/model/surprise", 1) == "model.\"surprise\" is not known");
   CHECK(set("/model/vocab/hel", 256) == "model.vocab[\"hel\"] = 256: is the id of another token");
-  CHECK(set("/model/vocab/new", -1) == "model.vocab[\"new\"] = -1: must be an id of 0 ... 16777215");
+  CHECK(set("/model/vocab/new", -1) == "model.vocab[\"new\"] = -1: must be an id of 0 ... 1048575");
   CHECK(set("/model/vocab/new", 99999999) ==
-        "model.vocab[\"new\"] = 99999999: must be an id of 0 ... 16777215");
+        "model.vocab[\"new\"] = 99999999: must be an id of 0 ... 1048575");
   CHECK(refusal([](Json& file) { file["model"]["vocab"][""] = 300; }) == "model.vocab has an empty token");
   CHECK(refusal([](Json& file) { file["model"]["vocab"].erase("z"); }) == "no token is the byte 122");
   CHECK(set("/model/merges/0", "he") == "model.merges[0] = \"he\": must be two tokens with a blank between");
