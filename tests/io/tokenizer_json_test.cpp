@@ -208,7 +208,9 @@ TEST_CASE(
   const char* const root = std::getenv("MTPX_TOKENIZERS");
   if (root == nullptr) return;
   const Json golden = tokenizer_goldens();
-  for (const auto& [name, all] : golden["published"].items()) {
+  for (const auto& published : golden["published"].items()) {
+    const std::string name = published.key();
+    const Json& all = published.value();
     CAPTURE(name);
     const Tokenizer tokenizer = read_tokenizer(std::filesystem::path(root) / name / "tokenizer.json");
     for (std::size_t i = 0; i < golden["texts"].size(); ++i)

@@ -249,7 +249,8 @@ class Bpe {
       }
     }
     thread_local Scratch scratch;
-    auto& [symbols, heap] = scratch;
+    std::vector<Symbol>& symbols = scratch.symbols;
+    std::vector<std::uint64_t>& heap = scratch.heap;  // no binding: clang 14 does not capture these
     const auto count = static_cast<std::uint32_t>(piece.size());
     constexpr std::uint32_t none = detail::MergeTable::none;
     symbols.resize(count);
