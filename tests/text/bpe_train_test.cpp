@@ -115,9 +115,9 @@ TEST_CASE("train_bpe: ends when no pair is frequent enough; no text is no reason
 
 TEST_CASE("train_bpe: options that make no tokenizer are refused") {
   CHECK(train_error({.vocab_size = 255}) ==
-        "[train_bpe] vocab_size = 255: must be 256 (bytes and special tokens) ... 16777216");
+        "[train_bpe] vocab_size = 255: must be 256 (bytes and special tokens) ... 1048576");
   CHECK(train_error({.vocab_size = 256, .special = {"<a>"}}) ==
-        "[train_bpe] vocab_size = 256: must be 257 (bytes and special tokens) ... 16777216");
+        "[train_bpe] vocab_size = 256: must be 257 (bytes and special tokens) ... 1048576");
   CHECK(train_error({.special = {""}}) == "[train_bpe] special[0] must be UTF-8 and not empty");
   CHECK(train_error({.special = {"<a>", "\xff"}}) == "[train_bpe] special[1] must be UTF-8 and not empty");
   CHECK(train_error({.special = {"<a>", "<a>"}}) == "[train_bpe] special[1] stands twice");

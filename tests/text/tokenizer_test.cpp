@@ -157,9 +157,9 @@ TEST_CASE("Tokenizer: parts that do not fit are refused") {
   parts.added.push_back({256, "<x>", true, false});
   CHECK(parts_error(parts) == "[tokenizer] added token 256 has the id of another");
   parts.added.back().id = -1;
-  CHECK(parts_error(parts) == "[tokenizer] added token -1 needs an id of 0 ... 16777215 and a text");
+  CHECK(parts_error(parts) == "[tokenizer] added token -1 needs an id of 0 ... 1048575 and a text");
   parts.added.back() = {400, "", true, false};
-  CHECK(parts_error(parts) == "[tokenizer] added token 400 needs an id of 0 ... 16777215 and a text");
+  CHECK(parts_error(parts) == "[tokenizer] added token 400 needs an id of 0 ... 1048575 and a text");
   parts.added.pop_back();
   parts.others[256] = "\u65e5";
   CHECK(parts_error(parts) == "[tokenizer] token 256 has the id of another");

@@ -104,10 +104,11 @@ class TokenizerReader {
     if (!value.is_string()) refuse(cat(where, '.', key), value, "must be a string");
     return value.get<std::string>();
   }
-  std::int32_t id(const Value& value, const std::string& where) const {
-    constexpr std::uint64_t most = (1U << 24U) - 1;
+  template <typename Where>
+  std::int32_t id(const Value& value, const Where& where) const {
+    constexpr auto most = static_cast<std::uint64_t>(most_tokens - 1);
     if (!value.is_number_unsigned() || value.get<std::uint64_t>() > most)
-      refuse(where, value, cat("must be an id of 0 ... ", most));
+      refuse(say(where), value, cat("must be an id of 0 ... ", most));
     return value.get<std::int32_t>();
   }
 
@@ -146,12 +147,12 @@ class TokenizerReader {
     if (!vocab.is_object()) refuse("model.vocab", vocab, "must be an object");
     vocab_.reserve(vocab.size());
     for (const auto& [token, value] : vocab.items()) {
-      const std::string where = cat("model.vocab[", quote(token), ']');
+      const auto where = [&token = token] { return cat("model.vocab[", quote(token), ']'); };
       const auto place = static_cast<std::size_t>(id(value, where));
       if (token.empty()) fail("model.vocab has an empty token");
       if (place >= parts_.tokens.size()) parts_.tokens.resize(place + 1);
       if (!parts_.tokens[place].empty() || parts_.others.contains(static_cast<std::int32_t>(place)))
-        refuse(where, value, "is the id of another token");
+        refuse(where(), value, "is the id of another token");
       if (std::optional<std::string> bytes = from_letters(token)) {
         parts_.tokens[place] = std::move(*bytes);
       } else {
@@ -190,7 +191,7 @@ class TokenizerReader {
       return found->second;
     };
     const Merge pair{token(std::string(left)), token(std::string(right))};
-    token(cat(left, right));
+    token(std::string(left).append(right));
     return pair;
   }
 

@@ -17,6 +17,9 @@
 
 namespace mtpx {
 
+/// Ids are below this number: one from a file must not ask for all memory.
+inline constexpr Index most_tokens = Index{1} << 20U;
+
 /// Two tokens that become the token of their joined bytes.
 struct Merge {
   std::int32_t left = 0, right = 0;
@@ -178,7 +181,8 @@ class Bpe {
     for (std::size_t rank = 0; rank < merges.size(); ++rank) {
       const Merge pair = merges[rank];
       require(known(pair.left) && known(pair.right), "merge ", rank, " has a token that is none");
-      const std::int32_t merged = table_.find(cat(text_of(pair.left), text_of(pair.right)), text_of);
+      const std::int32_t merged =
+          table_.find(std::string(text_of(pair.left)).append(text_of(pair.right)), text_of);
       require(merged >= 0, "merge ", rank, " makes no token");
       merges_.set(pair, static_cast<std::uint32_t>(rank), merged);
     }
@@ -245,7 +249,8 @@ class Bpe {
       }
     }
     thread_local Scratch scratch;
-    auto& [symbols, heap] = scratch;
+    std::vector<Symbol>& symbols = scratch.symbols;
+    std::vector<std::uint64_t>& heap = scratch.heap;  // no binding: clang 14 does not capture these
     const auto count = static_cast<std::uint32_t>(piece.size());
     constexpr std::uint32_t none = detail::MergeTable::none;
     symbols.resize(count);

@@ -379,9 +379,9 @@ inline Tokenizer train_bpe(std::span<const std::string_view> documents, const Bp
   const auto require = [](bool holds, const auto&... rule) {
     if (!holds) throw ConfigError(cat("[train_bpe] ", rule...));
   };
-  constexpr Index most = Index{1} << 24U;
-  require(options.vocab_size >= first && options.vocab_size <= most, "vocab_size = ", options.vocab_size,
-          ": must be ", first, " (bytes and special tokens) ... ", most);
+  require(options.vocab_size >= first && options.vocab_size <= most_tokens,
+          "vocab_size = ", options.vocab_size, ": must be ", first, " (bytes and special tokens) ... ",
+          most_tokens);
   for (std::size_t i = 0; i < options.special.size(); ++i) {
     const std::string& text = options.special[i];
     require(!text.empty() && Utf8Stream::valid(text), "special[", i, "] must be UTF-8 and not empty");

@@ -93,9 +93,9 @@ class OwnPieces {
       const bool word = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c >= 0x80;
       table[c] = word ? letter : c >= '0' && c <= '9' ? digit : sign;
     }
-    for (const std::size_t c : {' ', '\t', '\v', '\f'}) table[c] = blank;
-    for (const std::size_t c : {'\n', '\r'}) table[c] = line_end;
-    for (const std::size_t c : {0xc2, 0xe2, 0xe3, 0xef}) table[c] = rare;  // signs may begin so
+    for (const char c : {' ', '\t', '\v', '\f'}) table[static_cast<unsigned char>(c)] = blank;
+    for (const char c : {'\n', '\r'}) table[static_cast<unsigned char>(c)] = line_end;
+    for (const unsigned c : {0xc2U, 0xe2U, 0xe3U, 0xefU}) table[c] = rare;  // signs may begin so
     return table;
   }();
 

@@ -138,9 +138,9 @@ class Tokenizer {
       for (std::int32_t id = 0; id < bpe.size(); ++id) texts.push_back(bpe.text(id));
       const auto put = [&](std::int32_t id, const std::string& text, std::string_view what) {
         const auto place = static_cast<std::size_t>(id);
-        if (id < 0 || place > most_ids || text.empty()) {
+        if (id < 0 || id >= most_tokens || text.empty()) {
           throw ConfigError(
-              cat("[tokenizer] ", what, ' ', id, " needs an id of 0 ... ", most_ids, " and a text"));
+              cat("[tokenizer] ", what, ' ', id, " needs an id of 0 ... ", most_tokens - 1, " and a text"));
         }
         if (place >= texts.size()) texts.resize(place + 1);
         if (!texts[place].empty() && texts[place] != text) {
@@ -180,8 +180,6 @@ class Tokenizer {
       }
       return value;
     }
-
-    static constexpr std::size_t most_ids = (1U << 24U) - 1;  // an id from a file must not ask for all memory
 
     TokenizerParts parts;
     Bpe bpe;
