@@ -21,8 +21,8 @@
 #include <mtpx/train/adamw.hpp>
 #include <mtpx/train/batches.hpp>
 #include <mtpx/train/corpus.hpp>
-#include <mtpx/train/tokens.hpp>
 #include <mtpx/train/schedule.hpp>
+#include <mtpx/train/tokens.hpp>
 #include <mtpx/train/trainer.hpp>
 #include <mtpx/version.hpp>
 #ifdef MTPX_COMPILED
