@@ -11,15 +11,15 @@ TEST_SUITE_BEGIN("mtpx/decode/generate.hpp");
 
 namespace {
 
-using Ids = std::vector<std::int32_t>;
+using TokenIds = std::vector<std::int32_t>;
 
 struct Output {
-  Ids tokens;
+  TokenIds tokens;
   DecodeStatistics statistics;
 };
 
 template <typename T>
-Output run(const Transformer<T, Cpu>& model, const Ids& prompt, const GenerateOptions& options) {
+Output run(const Transformer<T, Cpu>& model, const TokenIds& prompt, const GenerateOptions& options) {
   Output out;
   out.statistics = generate(model, prompt, options, [&](std::int32_t token) {
     out.tokens.push_back(token);
@@ -28,13 +28,13 @@ Output run(const Transformer<T, Cpu>& model, const Ids& prompt, const GenerateOp
   return out;
 }
 
-Ids count_from(std::int32_t first, std::int32_t last) {
-  Ids tokens;
+TokenIds count_from(std::int32_t first, std::int32_t last) {
+  TokenIds tokens;
   for (std::int32_t t = first; t <= last; ++t) tokens.push_back(t);
   return tokens;
 }
 
-Ids random_prompt(std::uint64_t stream, Index length, Index vocab) {
+TokenIds random_prompt(std::uint64_t stream, Index length, Index vocab) {
   return random_ids({length}, stream, 0, vocab).to_host();
 }
 
@@ -55,7 +55,7 @@ TEST_CASE_TEMPLATE("greedy drafted text is byte-equal to plain greedy text", T, 
       const double deviation = c.hidden_size > 8 ? 0.2 : 0.5;
       const auto model = random_model<T>(c, 10 + static_cast<std::uint64_t>(depth), deviation);
       for (const Index length : {1, 2, 9}) {
-        const Ids prompt = random_prompt(static_cast<std::uint64_t>(length), length, 5);
+        const TokenIds prompt = random_prompt(static_cast<std::uint64_t>(length), length, 5);
         GenerateOptions options;
         options.max_tokens = 40;
         options.draft = 0;
@@ -80,12 +80,12 @@ TEST_CASE_TEMPLATE("greedy drafted text is byte-equal to plain greedy text", T, 
 
 TEST_CASE("generate: the most likely token of the pass that training uses, one by one") {
   const auto model = random_model(mixture_config(1), 3, 0.5);
-  const Ids prompt{3, 1, 4, 1, 5};
+  const TokenIds prompt{3, 1, 4, 1, 5};
   GenerateOptions options;
   options.max_tokens = 20;
-  Ids text = prompt;
+  TokenIds text = prompt;
   for (int i = 0; i < 20; ++i) text.push_back(argmax(std::span<const double>(logits(model, text).back())));
-  CHECK(run(model, prompt, options).tokens == Ids(text.begin() + 5, text.end()));
+  CHECK(run(model, prompt, options).tokens == TokenIds(text.begin() + 5, text.end()));
 }
 
 TEST_CASE("generate: max_tokens inside a draft") {
@@ -122,7 +122,7 @@ TEST_CASE("generate: the callback ends the text") {
   for (const Index k : {0, 4}) {
     GenerateOptions options;
     options.draft = k;
-    Ids seen;
+    TokenIds seen;
     const auto statistics = generate(model, {2}, options, [&](std::int32_t token) {
       seen.push_back(token);
       return token != 8;
@@ -184,7 +184,7 @@ TEST_CASE("generate: statistics: passes, acceptance per position, mean length") 
 TEST_CASE("generate: what cannot be done is named") {
   const auto model = counting_model(40, {true}, 8);
   const auto plain = counting_model(40, {}, 8);
-  const auto says = [](const Transformer<double, Cpu>& m, const Ids& prompt, const auto& change) {
+  const auto says = [](const Transformer<double, Cpu>& m, const TokenIds& prompt, const auto& change) {
     GenerateOptions options;
     change(options);
     return error_text<Error>([&] { run(m, prompt, options); });
@@ -272,7 +272,7 @@ TEST_CASE_TEMPLATE("200 prompts, any K, side by side or alone: the text of plain
   c.vocab_size = 32;
   const auto random = random_model<T>(c, 77, 0.4);
   const auto trained = trained_model<T>();
-  std::vector<Ids> prompts;
+  std::vector<TokenIds> prompts;
   for (std::uint64_t i = 0; i < 200; ++i)
     prompts.push_back(random_prompt(i, 1 + static_cast<Index>(i % 9), 32));
   for (const auto* model : {&random, &trained}) {
@@ -282,7 +282,7 @@ TEST_CASE_TEMPLATE("200 prompts, any K, side by side or alone: the text of plain
         options.max_tokens = 12;
         options.draft = k;
         options.sampling.temperature = temperature;
-        std::vector<Ids> out(prompts.size());
+        std::vector<TokenIds> out(prompts.size());
         const auto s =
             generate_batch(*model, prompts, batch, options, [&](std::size_t i, std::int32_t token) {
               out[i].push_back(token);
@@ -317,7 +317,7 @@ TEST_CASE_TEMPLATE("200 prompts, any K, side by side or alone: the text of plain
 
 TEST_CASE("generate_batch: prompt i with seed s + i is what it is alone") {
   const auto model = random_model(mixture_config(2), 8, 0.5);
-  const std::vector<Ids> prompts{{1, 2, 3}, {4}, {5, 6, 7, 8, 9}, {10}};
+  const std::vector<TokenIds> prompts{{1, 2, 3}, {4}, {5, 6, 7, 8, 9}, {10}};
   GenerateOptions options;
   options.max_tokens = 15;
   options.draft = 2;
@@ -327,7 +327,7 @@ TEST_CASE("generate_batch: prompt i with seed s + i is what it is alone") {
        {Verification::exact, Verification::block, Verification::lossy_typical}) {
     options.verification = verification;
     options.seed = 40;
-    std::vector<Ids> together(prompts.size());
+    std::vector<TokenIds> together(prompts.size());
     generate_batch(model, prompts, 3, options, [&](std::size_t i, std::int32_t token) {
       together[i].push_back(token);
       return true;
@@ -346,7 +346,7 @@ TEST_CASE_TEMPLATE("generate_batch: each prompt sampled its own way, side by sid
   const auto random = random_model<T>(c, 78, 0.4);
   const auto trained = trained_model<T>();
   const std::vector<SamplingOptions> ways{{}, {0.8}, {1.0, 3}, {1.3, 0, 0.7}, {}, {0.9, 5, 0.8}};
-  std::vector<Ids> prompts;
+  std::vector<TokenIds> prompts;
   std::vector<SamplingOptions> sampling;
   for (std::uint64_t i = 0; i < 24; ++i) {
     prompts.push_back(random_prompt(i, 1 + static_cast<Index>(i % 7), 32));
@@ -369,7 +369,7 @@ TEST_CASE_TEMPLATE("generate_batch: each prompt sampled its own way, side by sid
         INFO("K = " << k << ", drawn " << (way.tokens == DraftTokens::drawn) << ", rule "
                     << static_cast<int>(way.verification));
         options.draft = k;
-        std::vector<Ids> alone;
+        std::vector<TokenIds> alone;
         for (std::size_t i = 0; i < prompts.size(); ++i) {
           options.seed = 60 + i;
           options.sampling = sampling[i];
@@ -378,7 +378,7 @@ TEST_CASE_TEMPLATE("generate_batch: each prompt sampled its own way, side by sid
         options.seed = 60;
         options.sampling = {};
         for (const Index batch : {1, 5}) {
-          std::vector<Ids> together(prompts.size());
+          std::vector<TokenIds> together(prompts.size());
           const auto keep = [&](std::size_t i, std::int32_t token) {
             together[i].push_back(token);
             return true;
@@ -393,7 +393,7 @@ TEST_CASE_TEMPLATE("generate_batch: each prompt sampled its own way, side by sid
 
 TEST_CASE("generate_batch: what a prompt is sampled with is checked before anything is emitted") {
   const auto model = counting_model(40, {true});
-  const std::vector<Ids> prompts{{1}, {2}};
+  const std::vector<TokenIds> prompts{{1}, {2}};
   const auto says = [&](const GenerateOptions& options, const std::vector<SamplingOptions>& sampling) {
     return error_text<ConfigError>([&] {
       const auto never = [](std::size_t, std::int32_t) {
@@ -414,7 +414,7 @@ TEST_CASE("generate_batch: what a prompt is sampled with is checked before anyth
 
 TEST_CASE("generate_batch: prompts end one by one, and others take their places") {
   const auto model = counting_model(40, {true, true});
-  std::vector<Ids> prompts, expected;
+  std::vector<TokenIds> prompts, expected;
   for (std::int32_t i = 0; i < 7; ++i) {
     prompts.push_back({i});
     expected.push_back(count_from(i + 1, i % 3 == 0 ? 9 : i + 10));
@@ -423,7 +423,7 @@ TEST_CASE("generate_batch: prompts end one by one, and others take their places"
     GenerateOptions options;
     options.max_tokens = 10;
     options.draft = 2;
-    std::vector<Ids> out(prompts.size());
+    std::vector<TokenIds> out(prompts.size());
     const auto s = generate_batch(model, prompts, batch, options, [&](std::size_t i, std::int32_t token) {
       out[i].push_back(token);
       return i % 3 != 0 || token != 9;
@@ -431,7 +431,7 @@ TEST_CASE("generate_batch: prompts end one by one, and others take their places"
     CHECK(out == expected);
     CHECK(s.prompt_tokens == 7);
     Index emitted = 0;
-    for (const Ids& t : expected) emitted += static_cast<Index>(t.size());
+    for (const TokenIds& t : expected) emitted += static_cast<Index>(t.size());
     CHECK(s.tokens == emitted);
   }
   CHECK(error_text<ConfigError>([&] {
@@ -457,7 +457,7 @@ TEST_CASE("rounds do not lean on each other: every place of a text has the model
     tensor.assign(values);
   });
   constexpr std::size_t runs = 10000, places = 12;
-  const std::vector<Ids> prompts(runs, Ids{0});
+  const std::vector<TokenIds> prompts(runs, TokenIds{0});
   for (const Verification verification : {Verification::exact, Verification::block}) {
     GenerateOptions options;
     options.max_tokens = places;

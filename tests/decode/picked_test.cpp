@@ -145,7 +145,7 @@ TEST_CASE("what is picked on the host needs drafts that plain decoding would pic
       "[generate] logits_hook and log_probabilities need chosen drafts and exact verification: others are "
       "settled on the device";
   CHECK(says([](GenerateOptions&) {}) == "");
-  CHECK(says([](GenerateOptions& o) { o.draft_tokens = Draftstd::vector<std::int32_t>::drawn; }) == text);
+  CHECK(says([](GenerateOptions& o) { o.draft_tokens = DraftTokens::drawn; }) == text);
   CHECK(says([](GenerateOptions& o) { o.verification = Verification::block; }) == text);
   CHECK(says([](GenerateOptions& o) {
           o.stop_sequences = {{1}, {}};

@@ -11,9 +11,11 @@ TEST_SUITE_BEGIN("mtpx/decode/speculator.hpp");
 namespace {
 
 using Model = Transformer<double, Cpu>;
-using Ids = std::vector<std::int32_t>;
+using TokenIds = std::vector<std::int32_t>;
 
-Ids row(const Ids& tokens) { return tensor<std::int32_t>({1, static_cast<Index>(tokens.size())}, tokens); }
+Ids row(const TokenIds& tokens) {
+  return tensor<std::int32_t>({1, static_cast<Index>(tokens.size())}, tokens);
+}
 
 /// A fresh prefill of `tokens`, some rows a pass: the caches of all layers and modules, and the normed states
 /// of all depths.
@@ -21,7 +23,7 @@ struct Prefill {
   KvCache<double, Cpu> cache;
   std::vector<Numbers> states;
 
-  Prefill(const Model& model, const Ids& tokens, Index rows_a_pass = 1 << 20)
+  Prefill(const Model& model, const TokenIds& tokens, Index rows_a_pass = 1 << 20)
       : cache(model, 1, model.config.max_position_embeddings, model.config.num_nextn_predict_layers) {
     Tape tape(Mode::inference);
     const auto modules = model.config.num_nextn_predict_layers;
@@ -56,9 +58,9 @@ Numbers entries(const LatentCache<double, Cpu>& cache, Index count) {
   return {all.begin(), all.begin() + count * cache.entries.shape().width()};
 }
 
-/// Ids t_0 .. t_e are final. Trunk entries up to e - 1, and entry p of module k with p + k <= e, are those
-/// of a fresh prefill.
-void check_caches(const Model& model, const KvCache<double, Cpu>& cache, Ids tokens, Index e,
+/// TokenIds t_0 .. t_e are final. Trunk entries up to e - 1, and entry p of module k with p + k <= e, are
+/// those of a fresh prefill.
+void check_caches(const Model& model, const KvCache<double, Cpu>& cache, TokenIds tokens, Index e,
                   Index rows_a_pass) {
   tokens.resize(static_cast<std::size_t>(e + 1));
   const Prefill fresh(model, tokens, rows_a_pass);
@@ -79,12 +81,12 @@ Config small_vocabulary(Index depth, bool mixture, Index vocab) {
 }
 
 /// softmax, after the options' temperature and cuts.
-Numbers chances(const Model& model, const Ids& tokens, const SamplingOptions& sampling) {
+Numbers chances(const Model& model, const TokenIds& tokens, const SamplingOptions& sampling) {
   const Numbers z = logits(model, tokens).back();
   return distribution(std::span<const double>(z), sampling);
 }
 
-Ids extended(Ids tokens, Index next) {
+TokenIds extended(TokenIds tokens, Index next) {
   tokens.push_back(static_cast<std::int32_t>(next));
   return tokens;
 }
@@ -105,7 +107,7 @@ TEST_CASE("after 1000 rounds of drafts, caches equal those of a fresh prefill, b
         if (k > depth) options.verification = Verification::block;
       }
       Speculator<double, Cpu> speculator(model, options);
-      speculator.add(Ids{1, 2, 0}, 5);
+      speculator.add(TokenIds{1, 2, 0}, 5);
       for (int round = 1; round <= 1000; ++round) {
         const auto e = static_cast<Index>(speculator.tokens().size()) - 1;
         speculator.step();
@@ -145,8 +147,8 @@ TEST_CASE("Speculator: several sequences, each drafting as much as it has room f
   options.draft = 3;
   options.sampling.temperature = 1;
   Speculator<double, Cpu> together(model, options, 3);
-  const std::vector<Ids> prompts{{1}, {2, 3, 0, 1, 1, 2, 3, 3, 2, 0}, {0, 2, 1}};
-  std::vector<Ids> alone;
+  const std::vector<TokenIds> prompts{{1}, {2, 3, 0, 1, 1, 2, 3, 3, 2, 0}, {0, 2, 1}};
+  std::vector<TokenIds> alone;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     CHECK(together.add(prompts[i], i) == static_cast<Index>(i));
     Speculator<double, Cpu> single(model, options);
@@ -178,7 +180,7 @@ TEST_CASE("Speculator: automatic drafting changes no token, whenever it starts a
       options.max_tokens = 2000;
       options.draft = draft;
       options.sampling.temperature = temperature;
-      Ids tokens;
+      TokenIds tokens;
       // A prompt of more than one pass.
       const auto s = generate(model, random_ids({300}, 3, 0, 4).to_host(), options, [&](std::int32_t t) {
         tokens.push_back(t);
@@ -187,7 +189,7 @@ TEST_CASE("Speculator: automatic drafting changes no token, whenever it starts a
       CHECK((draft != GenerateOptions::automatic || s.drafts > 0));
       return tokens;
     };
-    const Ids plain = text(0);
+    const TokenIds plain = text(0);
     CHECK(plain.size() == 600);
     for (int run = 0; run < 3; ++run) CHECK(text(GenerateOptions::automatic) == plain);
     CHECK(text(4) == plain);
@@ -208,8 +210,8 @@ TEST_CASE("Speculator: a round allocates nothing, plain or drafted") {
         options.verification = Verification::block;
       }
       Speculator<double, Cpu> speculator(model, options, 2);
-      speculator.add(Ids{1, 2, 3}, 1);
-      speculator.add(Ids{3, 2}, 2);
+      speculator.add(TokenIds{1, 2, 3}, 1);
+      speculator.add(TokenIds{3, 2}, 2);
       // Buffers are kept by size: once every number of rows has come up, nothing is allocated any more.
       int quiet = 0;
       for (int round = 0; round < 500 && quiet < 100; ++round) {
@@ -229,13 +231,13 @@ TEST_CASE("Speculator: prompts about as long as the chunks that they are decoded
   const Model model = random_model(c, 31, 0.5);
   for (const Index length : {1, 255, 256, 257, 258, 512, 513}) {
     CAPTURE(length);
-    const Ids prompt = random_ids({length}, 3, 0, 5).to_host();
+    const TokenIds prompt = random_ids({length}, 3, 0, 5).to_host();
     GenerateOptions options;
     options.draft = 2;
     Speculator<double, Cpu> speculator(model, options);
     speculator.add(prompt, 0);
     for (int round = 0; round < 2; ++round) speculator.step();
-    Ids text = prompt;
+    TokenIds text = prompt;
     while (text.size() < speculator.tokens().size())
       text.push_back(argmax(std::span<const double>(Numbers(logits(model, text).back()))));
     CHECK(speculator.tokens() == text);
@@ -251,9 +253,9 @@ TEST_CASE("Speculator: drafts are the most likely tokens of the modules, exactly
     GenerateOptions options;
     options.draft = 3;
     Speculator<double, Cpu> speculator(model, options);
-    speculator.add(Ids{0, 4, 2, 2, 1, 3, 0}, 0);
+    speculator.add(TokenIds{0, 4, 2, 2, 1, 3, 0}, 0);
     for (int round = 0; round < 8; ++round) {
-      Ids text = speculator.tokens();
+      TokenIds text = speculator.tokens();
       // Depth k's newest row, with the drafts before it as tokens.
       std::size_t stood = 0;
       for (Index k = 1; k <= 3; ++k) {
@@ -273,9 +275,9 @@ TEST_CASE("Speculator: drafts are the most likely tokens of the modules, exactly
 TEST_CASE("Transformer: decoding gives the states of the pass that training uses, trunk and modules") {
   for (const bool mixture : {false, true}) {
     const Model model = random_model(small_vocabulary(3, mixture, 11), 41);
-    const Ids tokens = random_ids({20}, 3, 0, 11).to_host();
+    const TokenIds tokens = random_ids({20}, 3, 0, 11).to_host();
     const Prefill decoded(model, tokens);
-    Ids padded = extended(tokens, 0);
+    TokenIds padded = extended(tokens, 0);
     Tape tape(Mode::inference);
     const auto trained = model(tape, {row(padded), {}, false});
     REQUIRE(decoded.states.size() == 4);
@@ -295,8 +297,8 @@ TEST_CASE("two tokens of a drafted round, enumerated: distributed as the model s
   const Model model = random_model(small_vocabulary(2, true, 5), 51, 0.5);
   for (const SamplingOptions& sampling :
        {SamplingOptions{1.0, 0, 1.0}, SamplingOptions{0.6, 4, 0.9}, SamplingOptions{2.0, 2, 1.0}}) {
-    const Ids text{0, 3, 1, 4};
-    const auto draft = [&](const Ids& known, Index k) {
+    const TokenIds text{0, 3, 1, 4};
+    const auto draft = [&](const TokenIds& known, Index k) {
       const Numbers z = logits(model, known, k).back();
       return static_cast<std::size_t>(argmax(std::span<const double>(z)));
     };
@@ -323,7 +325,7 @@ TEST_CASE("two tokens of a drafted round, enumerated: distributed as the model s
     const Numbers got = settled(p, first);
     double total = 0;
     for (std::size_t x = 0; x < 5; ++x) {
-      const Ids longer = extended(text, static_cast<Index>(x));
+      const TokenIds longer = extended(text, static_cast<Index>(x));
       const Numbers after = chances(model, longer, sampling);
       // The first draft stood: the second one counts. It was replaced: another round.
       const std::size_t second = x == first ? draft(longer, 2) : draft(longer, 1);
@@ -341,7 +343,7 @@ TEST_CASE("sampled text, plain and drafted, against the model's chances: chi-squ
   Config c = small_vocabulary(2, true, 4);
   c.num_hidden_layers = 2;
   const Model model = random_model(c, 61, 0.5);
-  const Ids prompt{1, 3, 0};
+  const TokenIds prompt{1, 3, 0};
   constexpr int runs = 3000;
   for (const SamplingOptions& sampling : {SamplingOptions{1.0, 0, 1.0}, SamplingOptions{1.5, 3, 0.95}}) {
     // Chances of the next three tokens, 64 cells.
@@ -415,7 +417,7 @@ TEST_CASE("Speculator: the same seed gives the same text, another seed another o
     options.draft = 2;
     options.seed = seed;
     options.sampling.temperature = 1;
-    Ids tokens;
+    TokenIds tokens;
     generate(model, {0}, options, [&](std::int32_t token) {
       tokens.push_back(token);
       return true;
@@ -433,21 +435,21 @@ TEST_CASE("Speculator: a sequence's own sampling, by default the decoder's; a us
   options.sampling = {1.0, 3, 0.9};
   Speculator<double, Cpu> speculator(model, options);
   const auto text = [&](const auto&... sampling) {
-    const Index slot = speculator.add(Ids{0, 1}, 4, sampling...);
+    const Index slot = speculator.add(TokenIds{0, 1}, 4, sampling...);
     while (!speculator.full(slot)) speculator.step();
     speculator.remove(slot);
     return speculator.tokens(slot);
   };
-  const Ids sampled = text(), greedy = text(SamplingOptions{}), hot = text(SamplingOptions{5.0});
+  const TokenIds sampled = text(), greedy = text(SamplingOptions{}), hot = text(SamplingOptions{5.0});
   CHECK(greedy != sampled);
   CHECK(hot != sampled);
   CHECK(text() == sampled);
   CHECK(text(options.sampling) == sampled);
   Speculator<double, Cpu> by_default(model, {.draft = 2});
-  by_default.add(Ids{0, 1}, 4);
+  by_default.add(TokenIds{0, 1}, 4);
   while (!by_default.full(0)) by_default.step();
   CHECK(by_default.tokens() == greedy);
-  CHECK_THROWS_WITH_AS(speculator.add(Ids{0}, 0, {-1.0}),
+  CHECK_THROWS_WITH_AS(speculator.add(TokenIds{0}, 0, {-1.0}),
                        "[sampling] temperature = -1: must be 0 (greedy) or positive", ConfigError);
   CHECK(text() == sampled);
 }
@@ -457,11 +459,11 @@ TEST_CASE("Speculator: a full context emits nothing more") {
   GenerateOptions options;
   options.draft = 4;
   Speculator<double, Cpu> speculator(model, options);
-  const auto emitted = [&] { return Ids(speculator.emitted().begin(), speculator.emitted().end()); };
-  speculator.add(Ids{0}, 0);
-  CHECK(emitted() == Ids{1});
+  const auto emitted = [&] { return TokenIds(speculator.emitted().begin(), speculator.emitted().end()); };
+  speculator.add(TokenIds{0}, 0);
+  CHECK(emitted() == TokenIds{1});
   speculator.step();
-  CHECK(emitted() == Ids{2, 3, 4, 5});  // a draft of three, cut from four, and one more
+  CHECK(emitted() == TokenIds{2, 3, 4, 5});  // a draft of three, cut from four, and one more
   CHECK(speculator.full(0));
   speculator.step();
   CHECK(emitted().empty());

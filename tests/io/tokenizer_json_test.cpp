@@ -14,7 +14,7 @@ TEST_SUITE_BEGIN("mtpx/io/tokenizer_json.hpp");
 
 namespace {
 
-using Ids = std::vector<std::int32_t>;
+using TokenIds = std::vector<std::int32_t>;
 
 Json tokenizer_goldens() {
   const InputFile file("test", "tests/golden/tokenizers.json");
@@ -77,7 +77,7 @@ TEST_CASE("tokenizer.json: both forms of merges") {
   file["model"]["merges"] = Json::array({Json::array({"h", "e"}), Json::array({"he", "l"})});
   const Tokenizer pairs = parse_tokenizer(file.dump(), "f.json");
   CHECK(strings.fingerprint() == pairs.fingerprint());
-  CHECK(pairs.encode("hello <s>", true) == Ids{257, 'l', 'o', ' ', 258});
+  CHECK(pairs.encode("hello <s>", true) == TokenIds{257, 'l', 'o', ' ', 258});
 }
 
 TEST_CASE("tokenizer.json: tokens outside the alphabet of bytes keep their ids and texts") {
@@ -102,12 +102,12 @@ TEST_CASE("tokenizer.json: what a template puts around a text is told, not done"
      "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [258], "tokens": ["<s>"]},
                                     "<|x|>": {"id": "<|x|>", "ids": [259], "tokens": ["<|x|>"]}}}]})");
   const Tokenizer tokenizer = parse_tokenizer(file.dump(), "f.json");
-  CHECK(tokenizer.parts().before == Ids{258});
-  CHECK(tokenizer.parts().after == Ids{259});
-  CHECK(tokenizer.encode("he") == Ids{256});
+  CHECK(tokenizer.parts().before == TokenIds{258});
+  CHECK(tokenizer.parts().after == TokenIds{259});
+  CHECK(tokenizer.encode("he") == TokenIds{256});
   const Tokenizer again = parse_tokenizer(tokenizer_json(tokenizer), "again");
-  CHECK(again.parts().before == Ids{258});
-  CHECK(again.parts().after == Ids{259});
+  CHECK(again.parts().before == TokenIds{258});
+  CHECK(again.parts().after == TokenIds{259});
 }
 
 TEST_CASE("tokenizer.json: what would be done differently is refused by name") {
@@ -196,8 +196,8 @@ TEST_CASE("tokenizer.json: the ids of Hugging Face's library, behind the splits 
     for (std::size_t i = 0; i < golden["texts"].size(); ++i) {
       const auto text = golden["texts"][i].get<std::string>();
       CAPTURE(text);
-      CHECK(tokenizer.encode(text, true) == variant["ids"][i].get<Ids>());
-      CHECK(again.encode(text, true) == variant["ids"][i].get<Ids>());
+      CHECK(tokenizer.encode(text, true) == variant["ids"][i].get<TokenIds>());
+      CHECK(again.encode(text, true) == variant["ids"][i].get<TokenIds>());
     }
   }
 }
@@ -214,7 +214,7 @@ TEST_CASE(
     CAPTURE(name);
     const Tokenizer tokenizer = read_tokenizer(std::filesystem::path(root) / name / "tokenizer.json");
     for (std::size_t i = 0; i < golden["texts"].size(); ++i)
-      CHECK(tokenizer.encode(golden["texts"][i].get<std::string>(), true) == all[i].get<Ids>());
+      CHECK(tokenizer.encode(golden["texts"][i].get<std::string>(), true) == all[i].get<TokenIds>());
   }
 }
 #endif

@@ -14,7 +14,7 @@ TEST_SUITE_BEGIN("kernels/verify.hpp");
 namespace {
 
 using Numbers = std::vector<double>;
-using Ids = std::vector<std::int32_t>;
+using TokenIds = std::vector<std::int32_t>;
 constexpr double almost_one = 0x1.fffffffffffffp-1;
 
 /// The share of u in [0, 1) for which `holds`, which is true up to some point and false from there on.
@@ -32,7 +32,7 @@ double share(const std::function<bool(double)>& holds) {
 /// A round that owns its numbers.   p: [K + 1, V]   q: [K, V]
 class OwnRound : public cpu::HostRound {
  public:
-  OwnRound(Ids drafts_, Numbers p_, Numbers q_, Numbers keeps_, Numbers draws_)
+  OwnRound(TokenIds drafts_, Numbers p_, Numbers q_, Numbers keeps_, Numbers draws_)
       : tokens_(std::move(drafts_)),
         numbers_{std::move(p_), std::move(q_), std::move(keeps_), std::move(draws_)} {
     count = static_cast<Index>(tokens_.size());
@@ -46,7 +46,7 @@ class OwnRound : public cpu::HostRound {
   OwnRound(const OwnRound&) = delete;
 
  private:
-  Ids tokens_;
+  TokenIds tokens_;
   std::array<Numbers, 4> numbers_;
 };
 
@@ -65,7 +65,7 @@ Numbers residual_of(const Numbers& p, const Numbers& q, double r = 1) {
 }
 
 /// Conditional distributions of a made-up language, some of their entries zero: what follows `prefix`.
-Numbers conditional(std::uint64_t seed, const Ids& prefix, std::size_t vocab) {
+Numbers conditional(std::uint64_t seed, const TokenIds& prefix, std::size_t vocab) {
   std::uint64_t code = 1;
   for (const std::int32_t t : prefix) code = code * (vocab + 1) + static_cast<std::uint64_t>(t) + 1;
   Numbers p;
@@ -87,10 +87,10 @@ struct Round {
   bool drawn;  // drafts come from q; otherwise they are its most likely tokens
   std::uint64_t seed;
   std::size_t vocab;
-  Ids prefix, drafts;
+  TokenIds prefix, drafts;
   Numbers p, q;  // [K + 1, vocab], [K, vocab]
 
-  Round(Rule rule_, bool drawn_, std::uint64_t seed_, std::size_t vocab_, Ids prefix_)
+  Round(Rule rule_, bool drawn_, std::uint64_t seed_, std::size_t vocab_, TokenIds prefix_)
       : rule(rule_), drawn(drawn_), seed(seed_), vocab(vocab_), prefix(std::move(prefix_)) {
     append(p, conditional(seed, prefix, vocab));
   }
@@ -98,7 +98,7 @@ struct Round {
   static void append(Numbers& rows, const Numbers& row) { rows.insert(rows.end(), row.begin(), row.end()); }
 
   Numbers next_q() const {
-    Ids longer = prefix;
+    TokenIds longer = prefix;
     longer.insert(longer.end(), drafts.begin(), drafts.end());
     Numbers from = conditional(seed + 1000, longer, vocab);
     if (drawn) return from;
@@ -110,7 +110,7 @@ struct Round {
   void draft(std::int32_t token) {
     append(q, next_q());
     drafts.push_back(token);
-    Ids longer = prefix;
+    TokenIds longer = prefix;
     longer.insert(longer.end(), drafts.begin(), drafts.end());
     append(p, conditional(seed, longer, vocab));
   }
@@ -203,10 +203,10 @@ struct Enumeration {
   bool drawn;
   std::uint64_t seed;
   std::size_t vocab, drafts;
-  std::map<std::pair<Ids, std::size_t>, Numbers> known{};
+  std::map<std::pair<TokenIds, std::size_t>, Numbers> known{};
   double accepted = 0;  // in the first round
 
-  const Numbers& joint(const Ids& prefix, std::size_t n) {
+  const Numbers& joint(const TokenIds& prefix, std::size_t n) {
     const auto found = known.find({prefix, n});
     if (found != known.end()) return found->second;
     std::size_t cells = 1;
@@ -225,7 +225,7 @@ struct Enumeration {
       }
       for (const auto& [verdict, weight] : round.branches()) {
         if (prefix.empty()) accepted += chance * weight * static_cast<double>(verdict.accepted);
-        Ids emitted(round.drafts.begin(), round.drafts.begin() + verdict.accepted);
+        TokenIds emitted(round.drafts.begin(), round.drafts.begin() + verdict.accepted);
         emitted.push_back(verdict.next);
         std::size_t cell = 0;
         for (std::size_t i = 0; i < std::min(n, emitted.size()); ++i)
@@ -234,7 +234,7 @@ struct Enumeration {
           out[cell] += chance * weight;
           continue;
         }
-        Ids longer = prefix;
+        TokenIds longer = prefix;
         longer.insert(longer.end(), emitted.begin(), emitted.end());
         const Numbers rest = joint(longer, n - emitted.size());
         for (std::size_t c = 0; c < rest.size(); ++c)
@@ -286,7 +286,7 @@ TEST_CASE("residual: max(0, r p - q), normalised; p where nothing is left") {
 
 TEST_CASE("verify: drafts that the main model rules out never stand, and nothing ruled out is emitted") {
   const Numbers sure = times(3, {0, 1, 0}), other = times(2, {0.5, 0, 0.5});
-  const Ids drafts{0, 1}, same{1, 1};
+  const TokenIds drafts{0, 1}, same{1, 1};
   for (const double u : {0.0, 0.5, almost_one}) {
     const Numbers keeps(2, u), draws(3, u);
     const OwnRound ruled_out(drafts, sure, other, keeps, draws);
@@ -336,7 +336,7 @@ TEST_CASE("verify_rounds: rounds side by side are each settled alone, chosen dra
     for (std::size_t s = 0; s < count; ++s) {
       const std::size_t k = s % (most + 1);
       const Numbers p = rows_of(k + 1), q = rows_of(k);
-      Ids drafts;
+      TokenIds drafts;
       for (std::size_t i = 0; i < k; ++i) drafts.push_back(static_cast<std::int32_t>(uniform() * 5));
       Numbers keeps, draws, one_hot(k * vocab, 0.0);
       for (std::size_t i = 0; i < k; ++i) one_hot[i * vocab + static_cast<std::size_t>(drafts[i])] = 1;
@@ -401,9 +401,9 @@ TEST_CASE("a million drawn tokens: chi-square, and acceptance as the formulas sa
     std::uint64_t at = 0;
     const auto uniform = [&] { return Philox::uniform(99, static_cast<std::uint64_t>(rule), at++); };
     // Rounds of two drafts after every prefix that can come up.
-    std::map<Ids, Round> rounds;
-    const auto round_after = [&](const Ids& prefix, const Ids& drafts) -> const Round& {
-      Ids key = prefix;
+    std::map<TokenIds, Round> rounds;
+    const auto round_after = [&](const TokenIds& prefix, const TokenIds& drafts) -> const Round& {
+      TokenIds key = prefix;
       key.push_back(-1);
       key.insert(key.end(), drafts.begin(), drafts.end());
       const auto found = rounds.find(key);
@@ -415,9 +415,9 @@ TEST_CASE("a million drawn tokens: chi-square, and acceptance as the formulas sa
     Numbers seen(vocab * vocab * vocab, 0.0);
     double stood = 0;
     for (int i = 0; i < runs; ++i) {
-      Ids text;
+      TokenIds text;
       while (text.size() < 3) {
-        Ids drafts;
+        TokenIds drafts;
         while (drafts.size() < 2) drafts.push_back(sample(round_after(text, drafts).next_q(), uniform()));
         const Numbers keeps{uniform(), uniform()};
         const Numbers draws{uniform(), uniform(), uniform()};
@@ -461,7 +461,7 @@ TEST_CASE("a million drawn tokens: chi-square, and acceptance as the formulas sa
 TEST_CASE("verify_typical: by the threshold min(epsilon, delta e^-entropy)") {
   const Numbers flat{0.25, 0.25, 0.25, 0.25}, peaked{0.9, 0.08, 0.02, 0};
   const auto verdict = [](const Numbers& p, std::int32_t draft, double epsilon, double delta) {
-    const Ids drafts{draft};
+    const TokenIds drafts{draft};
     const Numbers rows = times(2, p), none{0}, draws{0, 0};
     return verify_typical(OwnRound(drafts, rows, {}, none, draws), epsilon, delta).accepted;
   };

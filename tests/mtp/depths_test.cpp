@@ -15,7 +15,7 @@ TEST_SUITE_BEGIN("mtpx/mtp/depths.hpp");
 namespace {
 
 using Model = Transformer<double, Device>;
-using Ids = std::vector<std::int32_t>;
+using TokenIds = std::vector<std::int32_t>;
 
 constexpr Index depth = 3, vocabulary = 5;
 
@@ -44,7 +44,7 @@ struct RowByRow {
   KvCache<double, Device> cache;
   std::vector<Numbers> normed;  // [k]
 
-  RowByRow(const Model& model, const Ids& tokens)
+  RowByRow(const Model& model, const TokenIds& tokens)
       : cache(model, 1, static_cast<Index>(tokens.size()), depth) {
     Tape tape(Mode::inference);
     const bool chains = model.design.chains;
@@ -101,7 +101,7 @@ TEST_CASE("MtpDepths: windows and caches give the same states") {
   for_all_facts([](const Model& model) {
     Tape tape(Mode::inference);
     const Batch<Device> window{random_ids({1, 7}, 3, 0, vocabulary), {}, false};
-    Ids tokens = window.tokens.to_host();
+    TokenIds tokens = window.tokens.to_host();
     tokens.pop_back();  // the last one's label
     const auto whole = model(tape, window);
     const RowByRow rows(model, tokens);
@@ -121,18 +121,18 @@ TEST_CASE("MtpDepths: drafts leave the text as it is, and final entries as witho
       GenerateOptions options;
       options.draft = k;
       auto decoder = std::make_unique<Speculator<double, Device>>(model, options);
-      decoder->add(Ids{1, 2, 3}, 0);
+      decoder->add(TokenIds{1, 2, 3}, 0);
       while (static_cast<Index>(decoder->tokens().size()) < count) decoder->step();
       return decoder;
     };
-    const Ids plain = run(0, 40)->tokens();
+    const TokenIds plain = run(0, 40)->tokens();
     for (const Index k : {Index{2}, depth, depth + 2}) {
       if (k > depth && !model.design.chains) continue;  // these cannot run again
       INFO("K = " << k);
       const auto decoder = run(k, 28);
-      const Ids before = decoder->tokens();
+      const TokenIds before = decoder->tokens();
       decoder->step();
-      const Ids& text = decoder->tokens();
+      const TokenIds& text = decoder->tokens();
       CHECK(std::equal(text.begin(), text.end(), plain.begin()));
       for (const Index a : decoder->statistics().accepted) accepted += a;
       if (!model.design.attends) continue;

@@ -11,7 +11,7 @@ TEST_SUITE_BEGIN("mtpx/text/tokenizer.hpp");
 
 namespace {
 
-using Ids = std::vector<std::int32_t>;
+using TokenIds = std::vector<std::int32_t>;
 
 /// Bytes, "he", "ll", "hell", " w", and three added tokens.
 TokenizerParts small_parts() {
@@ -41,7 +41,7 @@ TEST_CASE("Tokenizer: bytes") {
   const Tokenizer bytes;
   CHECK(bytes.is_bytes());
   CHECK(bytes.size() == 256);
-  CHECK(bytes.encode("a\xff\n") == Ids{'a', 255, '\n'});
+  CHECK(bytes.encode("a\xff\n") == TokenIds{'a', 255, '\n'});
   CHECK(bytes.text(255) == "\xff");
   CHECK(bytes.fingerprint() == Tokenizer().fingerprint());
   CHECK(!Tokenizer(small_parts()).is_bytes());
@@ -50,16 +50,16 @@ TEST_CASE("Tokenizer: bytes") {
 TEST_CASE("Tokenizer: merges, and added tokens that are special only when asked") {
   const Tokenizer tokenizer(small_parts());
   CHECK(tokenizer.size() == 303);
-  CHECK(tokenizer.encode("hello world") == Ids{258, 'o', 259, 'o', 'r', 'l', 'd'});
-  CHECK(tokenizer.encode("a<s>b") == Ids{'a', '<', 's', '>', 'b'});
-  CHECK(tokenizer.encode("a<s>b", true) == Ids{'a', 300, 'b'});
-  CHECK(tokenizer.encode("<tool>he<tool>") == Ids{302, 256, 302});
-  CHECK(tokenizer.encode("<s>>", true) == Ids{301});  // the longest one
-  CHECK(tokenizer.encode("<s>>", false) == Ids{301});
-  CHECK(tokenizer.encode("<s<s>", true) == Ids{'<', 's', 300});
-  CHECK(tokenizer.encode("<tool", true) == Ids{'<', 't', 'o', 'o', 'l'});
+  CHECK(tokenizer.encode("hello world") == TokenIds{258, 'o', 259, 'o', 'r', 'l', 'd'});
+  CHECK(tokenizer.encode("a<s>b") == TokenIds{'a', '<', 's', '>', 'b'});
+  CHECK(tokenizer.encode("a<s>b", true) == TokenIds{'a', 300, 'b'});
+  CHECK(tokenizer.encode("<tool>he<tool>") == TokenIds{302, 256, 302});
+  CHECK(tokenizer.encode("<s>>", true) == TokenIds{301});  // the longest one
+  CHECK(tokenizer.encode("<s>>", false) == TokenIds{301});
+  CHECK(tokenizer.encode("<s<s>", true) == TokenIds{'<', 's', 300});
+  CHECK(tokenizer.encode("<tool", true) == TokenIds{'<', 't', 'o', 'o', 'l'});
   CHECK(tokenizer.encode("", true).empty());
-  CHECK(tokenizer.decode(Ids{258, 'o', 300, 260, 302}) == "hello<s><tool>");  // 260 has no text
+  CHECK(tokenizer.decode(TokenIds{258, 'o', 300, 260, 302}) == "hello<s><tool>");  // 260 has no text
   CHECK(tokenizer.added("<s>")->id == 300);
   CHECK(tokenizer.added("<x>") == nullptr);
 }
@@ -69,7 +69,7 @@ TEST_CASE("Tokenizer: an id outside is refused") {
   for (const std::int32_t id : {-1, 303}) {
     std::string text;
     try {
-      (void)tokenizer.decode(Ids{id});
+      (void)tokenizer.decode(TokenIds{id});
     } catch (const NumericError& error) {
       text = error.what();
     }
@@ -85,9 +85,9 @@ TEST_CASE("Tokenizer: form C before everything but raw added tokens") {
   const Tokenizer tokenizer(parts);
   CHECK(tokenizer.decode(tokenizer.encode("o\u0301\xff"
                                           "o\u0301")) == "\u00f3\xff\u00f3");
-  CHECK(tokenizer.encode("e\u0301>") == Ids{303});
-  CHECK(tokenizer.encode("\u00e9>") == Ids{303});
-  CHECK(tokenizer.encode("e\u0301<") == Ids{304});
+  CHECK(tokenizer.encode("e\u0301>") == TokenIds{303});
+  CHECK(tokenizer.encode("\u00e9>") == TokenIds{303});
+  CHECK(tokenizer.encode("e\u0301<") == TokenIds{304});
   CHECK(tokenizer.encode("\u00e9<").size() == 3);
 }
 
@@ -138,9 +138,9 @@ TEST_CASE("Tokenizer: threads share it, and a thread may take turns with several
     parts.merges.clear();
     return parts;
   }());
-  std::vector<Ids> ids(4);
+  std::vector<TokenIds> ids(4);
   std::vector<std::thread> threads;
-  for (Ids& mine : ids) {
+  for (TokenIds& mine : ids) {
     threads.emplace_back([&] {
       for (int i = 0; i < 200; ++i) {
         mine = tokenizer.encode("hello world");
@@ -149,7 +149,7 @@ TEST_CASE("Tokenizer: threads share it, and a thread may take turns with several
     });
   }
   for (std::thread& thread : threads) thread.join();
-  for (const Ids& mine : ids) CHECK(mine == Ids{258, 'o', 259, 'o', 'r', 'l', 'd'});
+  for (const TokenIds& mine : ids) CHECK(mine == TokenIds{258, 'o', 259, 'o', 'r', 'l', 'd'});
 }
 
 TEST_CASE("Tokenizer: parts that do not fit are refused") {

@@ -227,11 +227,11 @@ TEST_CASE("AdamW: groups have rates and decays of their own, by name") {
   };
   AdamWOptions grouped;
   std::set<std::string> names;
-  grouped.group = [&](const std::string& name) -> AdamWGroup {
+  grouped.group = [&](const std::string& name, AdamWGroup usual) -> AdamWGroup {
     names.insert(name);
     if (name == "matrix") return {.rate = 0.5, .weight_decay = 0.0};
-    if (name == "gain") return {.rate = 0};
-    return {};
+    if (name == "gain") usual.rate = 0;
+    return usual;
   };
   Toy<double> toy, plain, half;
   const auto before = values(toy);

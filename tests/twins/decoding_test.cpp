@@ -13,7 +13,7 @@ TEST_SUITE_BEGIN("twins: decoding");
 
 namespace {
 
-using Ids = std::vector<std::int32_t>;
+using TokenIds = std::vector<std::int32_t>;
 
 /// Widths that the fused kernels take.
 Config fused_config(bool mixture, bool low_rank) {
@@ -37,7 +37,7 @@ Config fused_config(bool mixture, bool low_rank) {
   return c;
 }
 
-Ids random_tokens(Index count, Index vocab, std::uint64_t seed) {
+TokenIds random_tokens(Index count, Index vocab, std::uint64_t seed) {
   return random_ids({count}, seed, 0, vocab).to_host();
 }
 
@@ -63,8 +63,8 @@ std::pair<Numbers, Numbers> block_passes(const Transformer<bf16, Cuda>& model, c
 }
 
 template <typename T, typename D>
-Ids text(const Transformer<T, D>& model, const Ids& prompt, const GenerateOptions& options) {
-  Ids all;
+TokenIds text(const Transformer<T, D>& model, const TokenIds& prompt, const GenerateOptions& options) {
+  TokenIds all;
   generate(model, prompt, options, [&](std::int32_t token) {
     all.push_back(token);
     return true;
@@ -73,8 +73,8 @@ Ids text(const Transformer<T, D>& model, const Ids& prompt, const GenerateOption
 }
 
 template <typename T, typename D>
-Ids text(const Transformer<T, D>& model, const Ids& prompt, Index draft, Index count,
-         double temperature = 0) {
+TokenIds text(const Transformer<T, D>& model, const TokenIds& prompt, Index draft, Index count,
+              double temperature = 0) {
   GenerateOptions options;
   options.draft = draft;
   options.max_tokens = count;
@@ -129,7 +129,7 @@ TEST_CASE("twins: a fused block is the block op by op, and a row's bits are its 
 TEST_CASE("twins: a few tokens of text, drafted and drawn") {
   const auto check = [&]<typename T>(T, const Config& c) {
     const auto model = random_model<T, Cuda>(c, 5, 0.3);
-    const Ids prompt = random_tokens(290, c.vocab_size, 9);
+    const TokenIds prompt = random_tokens(290, c.vocab_size, 9);
     CHECK(text(model, prompt, 3, 6, 0.8) == text(model, prompt, 0, 6, 0.8));
   };
   Config small = mixture_config(2);
@@ -150,14 +150,14 @@ TEST_CASE("twins: text of the GPU is the host's; drafted text is plain text, bat
   small.max_position_embeddings = 400;
   const auto check = [&]<typename T>(T, const Config& c, bool as_host) {
     const auto model = random_model<T, Cuda>(c, 5, 0.3);
-    const Ids prompt = random_tokens(290, c.vocab_size, 9);
+    const TokenIds prompt = random_tokens(290, c.vocab_size, 9);
     for (const double temperature : {0.0, 0.8}) {
-      const Ids plain = text(model, prompt, 0, 80, temperature);
+      const TokenIds plain = text(model, prompt, 0, 80, temperature);
       for (const Index k : {1, 2, 5}) CHECK(text(model, prompt, k, 80, temperature) == plain);
       if (as_host) CHECK(text(random_model<T, Cpu>(c, 5, 0.3), prompt, 2, 80, temperature) == plain);
     }
     // More rows than a pass may have.
-    std::vector<Ids> prompts, texts(20), alone;
+    std::vector<TokenIds> prompts, texts(20), alone;
     for (std::uint64_t i = 0; i < 20; ++i) {
       prompts.push_back(random_tokens(3 + static_cast<Index>(i), c.vocab_size, 20 + i));
       alone.push_back(text(model, prompts.back(), 0, 30));
@@ -166,7 +166,7 @@ TEST_CASE("twins: text of the GPU is the host's; drafted text is plain text, bat
       GenerateOptions options;
       options.draft = k;
       options.max_tokens = 30;
-      for (Ids& t : texts) t.clear();
+      for (TokenIds& t : texts) t.clear();
       generate_batch(model, prompts, 20, options, [&](std::size_t i, std::int32_t token) {
         texts[i].push_back(token);
         return true;
@@ -201,9 +201,9 @@ TEST_CASE("twins: texts of drawn drafts and of every rule are the host's, alone 
           options.draft = k;
           CHECK(text(on_gpu, {1, 2, 3}, options) == text(on_host, {1, 2, 3}, options));
         }
-        const std::vector<Ids> prompts{{1, 2, 3}, {4}, {5, 6}, {7, 8, 9, 10}, {11}};
+        const std::vector<TokenIds> prompts{{1, 2, 3}, {4}, {5, 6}, {7, 8, 9, 10}, {11}};
         const auto side_by_side = [&](const auto& model, Index batch) {
-          std::vector<Ids> texts(prompts.size());
+          std::vector<TokenIds> texts(prompts.size());
           const DecodeStatistics run =
               generate_batch(model, prompts, batch, options, [&](std::size_t i, std::int32_t token) {
                 texts[i].push_back(token);
@@ -228,16 +228,16 @@ TEST_CASE("twins: texts of drawn drafts depend on nobody beside them, though pas
     options.sampling.temperature = 0.9;
     options.draft_tokens = DraftTokens::drawn;
     options.verification = Verification::block;
-    std::vector<Ids> prompts;
+    std::vector<TokenIds> prompts;
     for (std::uint64_t i = 0; i < 70; ++i)
       prompts.push_back(random_tokens(3 + static_cast<Index>(i) % 9, c.vocab_size, i));
     for (const Index k : {1, 3}) {
       options.draft = k;
-      std::vector<Ids> alone;
+      std::vector<TokenIds> alone;
       for (const Index batch : {1, 20, 70}) {
         CAPTURE(k);
         CAPTURE(batch);
-        std::vector<Ids> texts(prompts.size());
+        std::vector<TokenIds> texts(prompts.size());
         generate_batch(model, prompts, batch, options, [&](std::size_t i, std::int32_t token) {
           texts[i].push_back(token);
           return true;
@@ -255,11 +255,11 @@ TEST_CASE("twins: texts of drawn drafts depend on nobody beside them, though pas
 TEST_CASE("twins: a token outside the vocabulary is an error on a GPU, too") {
   const auto model = random_model<float, Cuda>(mixture_config(1), 5);
   Speculator<float, Cuda> decoder(model, GenerateOptions{});
-  CHECK_THROWS_WITH_AS(decoder.add(Ids{1, 11}, 0),
+  CHECK_THROWS_WITH_AS(decoder.add(TokenIds{1, 11}, 0),
                        "[embedding] token id 11 at row 0, column 1 is outside the vocabulary of 11",
                        NumericError);
-  CHECK_THROWS_AS(decoder.add(Ids{-1}, 0), NumericError);
-  CHECK(decoder.add(Ids{1, 2}, 0) == 0);
+  CHECK_THROWS_AS(decoder.add(TokenIds{-1}, 0), NumericError);
+  CHECK(decoder.add(TokenIds{1, 2}, 0) == 0);
 }
 
 TEST_SUITE_END();

@@ -57,9 +57,8 @@ template <typename T, typename D>
 Outcome run(double last) {
   Several<T, D> several;
   AdamWOptions options;
-  options.group = [](const std::string& name) -> AdamWGroup {
-    if (name == "odd") return {.rate = 0.3, .weight_decay = 0.02};
-    return {};
+  options.group = [](const std::string& name, AdamWGroup usual) {
+    return name == "odd" ? AdamWGroup{.rate = 0.3, .weight_decay = 0.02} : usual;
   };
   AdamW<T, D> optimizer(options);
   Outcome outcome;

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -84,8 +83,8 @@ auto clip_norm(Module& module, double max_norm,
 
 /// What a parameter, or a group of them, has of its own in an AdamW update.
 struct AdamWGroup {
-  double rate = 1;                       ///< times the learning rate; 0: it stays, though its moments move
-  std::optional<double> weight_decay{};  ///< instead of the options'
+  double rate = 1;          ///< times the learning rate; 0: it stays, though its moments move
+  double weight_decay = 0;  ///< of this parameter
 };
 
 /// AdamW's constants; defaults of DeepSeek-V3 sec. 4.2.
@@ -94,9 +93,9 @@ struct AdamWOptions {
   double beta2 = 0.95;        ///< of the second moment v
   double eps = 1e-8;          ///< added to sqrt(v)
   double weight_decay = 0.1;  ///< of matrices; norms and biases do not decay
-  /// The group of a parameter by its published name; none given: AdamWGroup() for all. It is asked in every
-  /// update that is not a replay of a recorded one, and must depend on the name alone.
-  std::function<AdamWGroup(const std::string& name)> group{};
+  /// What a parameter gets, by its published name, instead of what it would: `usual`. It is asked in every
+  /// update that is not a replay of a recorded one, and must depend on its arguments alone.
+  std::function<AdamWGroup(const std::string& name, AdamWGroup usual)> group{};
 };
 
 /// AdamW with decoupled decay (Loshchilov & Hutter 2019). Moments, and masters of bf16 parameters, are kept
@@ -164,11 +163,11 @@ class AdamW {
       require(grad.shape() == state.m.shape(), "adamw",
               [&] { return cat("the gradient of ", name, " must have the shape of its state"); },
               {{"gradient", grad.shape()}, {"state", state.m.shape()}});
-      const AdamWGroup group = options_.group ? options_.group(name) : AdamWGroup();
-      const double decay = parameter.shape().rank() > 1 ? options_.weight_decay : 0.0;
+      AdamWGroup group{1, parameter.shape().rank() > 1 ? options_.weight_decay : 0.0};
+      if (options_.group) group = options_.group(name, group);
       parameters.template of<typename P::value_type>().push_back(
           {grad.size(), grad.data(), state.m.data(), state.v.data(), state.master.data(), parameter.data(),
-           group.weight_decay.value_or(decay), group.rate});
+           group.weight_decay, group.rate});
       parameter.zero_grad();
     });
     const auto run = [&](const auto& list) {
