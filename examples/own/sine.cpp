@@ -2,6 +2,10 @@
 
 #include <mtpx/mtpx.hpp>
 
+#include <cmath>
+#include <iostream>
+#include <vector>
+
 using namespace mtpx;
 
 struct Net {

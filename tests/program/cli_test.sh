@@ -106,6 +106,23 @@ expect 2 "mtpx: [sampling] top_p = 0: must be above 0 and at most 1" generate --
 
 mkdir "$work/short" && sed 's/"max_position_embeddings": 64/"max_position_embeddings": 8/' "$(dirname "$0")/../golden/dense/config.json" >"$work/short/config.json"
 cp "$(dirname "$0")/../golden/dense/model.safetensors" "$work/short/"
+# Tokens learnt from the text: they lie beside the model, which writes text by them and goes on with the same ones.
+"$mtpx" train --config "$work/config.json" --data "$work/text.txt" --steps 4 --seq 32 --vocab-size 300 --out "$work/bpe" >"$work/log" ||
+  fail "train --vocab-size: $(cat "$work/log")"
+grep -Eq ' to train on as [0-9]+ tokens of [0-9]+; ' "$work/log" || fail "train --vocab-size says nothing of tokens: $(cat "$work/log")"
+grep -Eq 'validation at step 4: [0-9.]+ bits per byte' "$work/log" || fail "train --vocab-size: no bits per byte"
+"$mtpx" generate --model "$work/bpe" --prompt 'the quick brown fox number ' --max-tokens 9 --draft 2 --json >"$work/json" 2>"$work/stderr" ||
+  fail "generate with tokens: $(cat "$work/stderr")"
+grep -q '"prompt_tokens":[1-9],' "$work/json" || fail "a prompt of common words takes few tokens: $(cat "$work/json")"
+"$mtpx" score --model "$work/bpe" --data "$work/text.txt" --seq 32 | grep -Eq '"bits_per_byte":[0-9.]+\}$' || fail "score with tokens"
+"$mtpx" train --init "$work/bpe" --data "$work/text.txt" --steps 1 --seq 32 --out "$work/bpe2" >"$work/log" || fail "train --init with tokens"
+cmp "$work/bpe/tokenizer.json" "$work/bpe2/tokenizer.json" || fail "the tokenizer changed on the way"
+"$mtpx" train --config "$work/config.json" --tokenizer "$work/bpe/tokenizer.json" --vocab-size 320 --data "$work/text.txt" --steps 1 --seq 32 \
+  --out "$work/bpe3" >"$work/log" || fail "train --tokenizer"
+cmp "$work/bpe/tokenizer.json" "$work/bpe3/tokenizer.json" || fail "--tokenizer is not copied"
+expect 2 "mtpx: [tokenizer] $work/bpe/tokenizer.json: has ids up to 299; the model's vocab_size is 256" \
+  train --config "$work/config.json" --tokenizer "$work/bpe/tokenizer.json" --data "$work/text.txt" --steps 1 --out "$work/bpe4"
+
 # Scores: the same losses whatever the batch, from text and from tokens; a dump has what was asked for.
 golden=$(dirname "$0")/../golden/depth3
 score=(score --model "$golden" --tokens "$golden/golden.safetensors")
@@ -130,7 +147,7 @@ grep -aq e_score_correction_bias "$work/dump" && fail "score --gradients: a rout
 "$mtpx" score --model "$work/one" --data "$work/text.txt" --seq 32 >"$work/score"
 grep -Eq '"rows":\[[0-9]+,[0-9]+,[0-9]+\],"bits_per_byte":[0-9.]+\}$' "$work/score" || fail "score --data: $(cat "$work/score")"
 expect 2 "mtpx: --dump requires --tokens" score --model "$golden" --dump "$work/none"
-expect 2 "mtpx: [config] vocab_size = 40: text is read as bytes, which takes a vocabulary of 256" score --model "$golden"
+expect 2 "mtpx: [tokenizer] $golden/tokenizer.json: not there, and vocab_size = 40: text is read as bytes only with a vocabulary of 256" score --model "$golden"
 expect 2 "mtpx: [score] --seq 129: max_position_embeddings = 128" score --model "$work/one" --seq 129
 expect 3 "mtpx: [safetensors] $golden/model.safetensors: has no tensor \"tokens\"" score --model "$golden" --tokens "$golden/model.safetensors"
 expect 3 "mtpx: [score] --tokens $golden/../dense/golden.safetensors: tokens has T = 13; max_position_embeddings = 8" \

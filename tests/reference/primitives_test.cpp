@@ -1,4 +1,4 @@
-// The primitives on the reference and on the host: values and all gradients, in double and in float.
+// The primitives on the reference and on the host: values and all gradients, in double.
 
 #include <mtpx/reference.hpp>
 
@@ -38,7 +38,6 @@ void check_primitives(double bound) {
 
 TEST_CASE("reference: primitives") {
   check_primitives<double>(1e-12);
-  check_primitives<float>(float_bound);
 }
 
 TEST_SUITE_END();

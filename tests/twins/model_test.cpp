@@ -200,7 +200,7 @@ TEST_CASE("curve: 50 steps of the quickstart's training on this repository's tex
   constexpr std::uint64_t seed = 1337;
   const Config config = preset("tiny");
   const Index depth = config.num_nextn_predict_layers;
-  const Batches data(Corpus::from_paths({"docs", "examples", "include", "kernels", "tests"})
+  const Batches data(Corpus::from_paths({"docs", "examples", "include", "tests"})
                          .split(0.1, Batches::minimum(256, depth))
                          .train,
                      {.seed = seed, .depth = depth});

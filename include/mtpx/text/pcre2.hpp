@@ -1,5 +1,7 @@
 #pragma once
-// Patterns of tokenizer files by PCRE2 (Debian: libpcre2-dev; link pcre2-8). Nothing else here needs it.
+// Patterns of tokenizer files by PCRE2 (Debian: libpcre2-dev; link pcre2-8). Nothing else here needs it, and
+// where it is not installed this header is empty.
+#if __has_include(<pcre2.h>)
 
 #include <mtpx/core/error.hpp>
 #include <mtpx/text/pattern.hpp>
@@ -106,3 +108,5 @@ inline FindMatches pcre2_matches(const std::string& pattern) {
 }
 
 }  // namespace mtpx
+
+#endif  // __has_include(<pcre2.h>)

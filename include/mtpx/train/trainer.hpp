@@ -184,9 +184,9 @@ class Trainer {
     const Index depth = model.config.num_nextn_predict_layers;
     rule(seq <= longest, "seq", seq, cat("must not exceed max_position_embeddings = ", longest));
     rule(seq > depth, "seq", seq, cat("must be larger than num_nextn_predict_layers = ", depth));
-    batch.check(model.config.vocab_size);
     if (model.main_frozen() && model.config.num_nextn_predict_layers == 0)
       throw ConfigError("[train] the main model is frozen and the depth is 0: nothing would train");
+    batch.check(model.config.vocab_size);
   }
 
   /// Memory for the windows of a step.
