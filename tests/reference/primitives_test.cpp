@@ -36,8 +36,6 @@ void check_primitives(double bound) {
 
 }  // namespace
 
-TEST_CASE("reference: primitives") {
-  check_primitives<double>(1e-12);
-}
+TEST_CASE("reference: primitives") { check_primitives<double>(1e-12); }
 
 TEST_SUITE_END();
