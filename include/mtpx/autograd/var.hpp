@@ -95,6 +95,7 @@ class Var {
   const Shape& shape() const { return value_.shape(); }
   /// The value as kernels take it.
   Rows rows() const { return value_.rows(); }
+  /// See Tensor::row_stride().
   Index row_stride() const { return value_.row_stride(); }
   /// The value's first number, in the device's memory.
   T* data() const { return value_.data(); }
@@ -107,6 +108,7 @@ class Var {
       throw Error(cat("[", op, "] the tape of an operand is gone; it must live while ops use what is on it"));
     return *tape_;
   }
+  /// Where its gradient is gathered; null for a constant.
   const std::shared_ptr<detail::Slot<G, D>>& slot() const { return slot_; }
   /// Whether a gradient is gathered.
   bool wants_grad() const { return slot_ != nullptr; }
@@ -122,7 +124,7 @@ class Var {
  protected:
   Tensor<T, D> value_;                        ///< the numbers
   std::shared_ptr<detail::Slot<G, D>> slot_;  ///< where its gradient is gathered; null: a constant
-  detail::TapePlace tape_;
+  detail::TapePlace tape_;                    ///< where it was computed; null: a leaf
 };
 
 /// Prints the value, as a tensor prints.

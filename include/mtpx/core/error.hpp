@@ -61,6 +61,7 @@ struct Operand {
   Operand(std::string_view called, const X& x)
       : name(called), shape(x.shape()), row_stride(x.row_stride()), defined(x.defined()) {}
 
+  /// What the text says behind the name.
   std::string str() const {
     if (!defined) return "undefined";
     const bool apart = row_stride != shape.width() && shape.rows() > 1;
@@ -69,8 +70,8 @@ struct Operand {
 
   std::string_view name;  ///< as the docstring has it
   Shape shape;            ///< as it is
-  Index row_stride;
-  bool defined = true;
+  Index row_stride;       ///< numbers from a row's first to the next row's
+  bool defined = true;    ///< whether there is anything at all
 };
 
 namespace detail {

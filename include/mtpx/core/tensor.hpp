@@ -114,6 +114,7 @@ class Tensor {
     if (shape.size() > 0) tensor.buffer_ = Buffer(memory.data(), std::move(owner));
     return tensor;
   }
+  /// The same for rows that touch each other.
   static Tensor borrow(D device, Shape shape, std::span<T> memory,
                        std::shared_ptr<const void> owner) requires HostMemory<D> {
     return borrow(std::move(device), shape, memory, shape.width(), std::move(owner));
@@ -121,10 +122,12 @@ class Tensor {
 
   /// Whether there is storage, or borrowed memory.
   bool defined() const { return data_ != nullptr; }
+  /// Where the numbers are.
   const D& device() const {
     check_defined("device");
     return device_;
   }
+  /// The first number, in the device's memory.
   T* data() const {
     check_defined("data");
     return data_;
@@ -133,13 +136,16 @@ class Tensor {
   T* data_or_null() const { return data_; }
   /// Extents, outermost first.
   const Shape& shape() const { return shape_; }
+  /// Number of elements.
   Index size() const {
     check_defined("size");
     return shape_.size();
   }
+  /// Of all elements, without gaps between rows.
   std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
   /// Numbers from a row's first to the next row's; the width where rows touch.
   Index row_stride() const { return row_stride_; }
+  /// The numbers as kernels take them.
   Rows rows() const {
     check_defined("rows");
     return {shape_.rows(), shape_.width(), row_stride_};

@@ -159,6 +159,7 @@ class Speculator {
   std::span<const double> log_probabilities(Index slot = 0) const {
     return slots_[static_cast<std::size_t>(slot)].log_probabilities;
   }
+  /// Counts since the Speculator was made, of all sequences.
   const DecodeStatistics& statistics() const { return statistics_; }
   /// What was decoded so far, of all slots.
   const KvCache<T, D>& cache() const { return passes_.cache(); }
@@ -406,6 +407,7 @@ class Speculator {
   std::vector<std::int32_t> text_;
 };
 
+/// T and D are the model's.
 template <Drafts M>
 Speculator(const M&, const GenerateOptions&, Index = 1, Index = 0)
     -> Speculator<typename M::value_type, typename M::device_type, M>;

@@ -71,7 +71,7 @@ MTPX_ANYWHERE V tanh(V x) {
 /// 3e-9 for float, 1e-16 for double. So the tail keeps its digits.
 template <typename V>
 struct Gelu {
-  V value, slope;
+  V value, slope;  ///< the function, and its derivative
 
   MTPX_ANYWHERE explicit Gelu(V x) {
     using A = Element<V>;
@@ -121,7 +121,7 @@ struct Gelu {
 /// 0.044715, and its derivative.
 template <typename V>
 struct GeluTanh {
-  V value, slope;
+  V value, slope;  ///< the function, and its derivative
 
   MTPX_ANYWHERE explicit GeluTanh(V x) {
     using A = Element<V>;

@@ -60,17 +60,17 @@ struct StateShape {
 /// How an operand stands beside a result of [rows, width]: element (r, c) at r * row + c * column. A step of
 /// 0 repeats what is there.
 struct Steps {
-  Index row = 0;
-  Index column = 1;
+  Index row = 0;     ///< from a row to the next
+  Index column = 1;  ///< from a column to the next
 };
 
 /// An element-wise op of two operands. Row r takes row r % mask_rows of a mask, which is dense.
 struct PairShape {
-  Index rows = 0;
-  Index width = 0;
-  Steps a;
-  Steps b;
-  Index mask_rows = 1;
+  Index rows = 0;       ///< of the result
+  Index width = 0;      ///< of its rows
+  Steps a;              ///< how the first operand stands
+  Steps b;              ///< how the second stands
+  Index mask_rows = 1;  ///< of the mask
 
   /// The same as one row, where the rows of all touch each other.
   PairShape flat() const {
@@ -83,7 +83,7 @@ struct PairShape {
 
 /// Whether gradients of an operand are sums over rows or columns, or both.
 struct Summed {
-  bool rows, columns;
+  bool rows, columns;  ///< over which the gradient is summed
 
   Summed(Index rows_, Index width, Steps s)
       : rows(s.row == 0 && rows_ != 1), columns(s.column == 0 && width != 1) {
@@ -92,20 +92,20 @@ struct Summed {
   }
 };
 
-/// Matrices y [m, n] = a [m, k] b [k, n], `batch` of them. Element (i, j) of a matrix stands at i * row + j *
-/// column, one of which is 1; the next matrix `next` later.
+/// Where matrices stand: element (i, j) at i * row + j * column, one of which is 1.
 struct MatrixSteps {
-  Index next = 0;
-  Index row = 0;
-  Index column = 1;
+  Index next = 0;    ///< from a matrix to the next
+  Index row = 0;     ///< from a row to the next
+  Index column = 1;  ///< from a column to the next
 };
+/// Products of matrices, y [m, n] = a [m, k] b [k, n].
 struct MatmulShape {
-  Index batch = 1;
-  Index m = 0;
-  Index n = 0;
-  Index k = 0;
-  MatrixSteps a;
-  MatrixSteps b;
+  Index batch = 1;  ///< products
+  Index m = 0;      ///< rows of a and y
+  Index n = 0;      ///< columns of b and y
+  Index k = 0;      ///< columns of a, rows of b
+  MatrixSteps a;    ///< where the a stand
+  MatrixSteps b;    ///< where the b stand
 };
 
 /// A sum over everything goes through each row in pieces of so many columns, then through the list of their

@@ -20,8 +20,8 @@ struct Forward {
 /// sequential modules, or parallel heads on the trunk. See MtpDesign.
 template <typename T, typename D>
 struct Transformer {
-  using value_type = T;
-  using device_type = D;
+  using value_type = T;   ///< of weights and activations
+  using device_type = D;  ///< where they are
 
   Config config;                          ///< the sizes that it was built with
   MtpDesign design;                       ///< what its depths are

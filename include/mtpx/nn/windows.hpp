@@ -11,7 +11,7 @@ namespace mtpx {
 /// Token windows on a device.
 template <typename D>
 struct Batch {
-  using Numbers = Tensor<std::int32_t, D>;
+  using Numbers = Tensor<std::int32_t, D>;  ///< ids, positions or counts
 
   Numbers tokens;       ///< [B, T + 1]: T inputs, and the label of the last
   Numbers positions;    ///< [B, T + 1]: of each token in its document; undefined: one document

@@ -136,47 +136,58 @@ Var<T, D> bias(const Var<T, D>& x, const Weight<T, D>& b) {
   return detail::apply("bias", Binary::add, x, b);
 }
 
+/// See add().
 template <typename T, typename D, typename GA, typename GB>
 Var<T, D> operator+(const Var<T, D, GA>& a, const Var<T, D, GB>& b) {
   return add(a, b);
 }
+/// See sub().
 template <typename T, typename D, typename GA, typename GB>
 Var<T, D> operator-(const Var<T, D, GA>& a, const Var<T, D, GB>& b) {
   return sub(a, b);
 }
+/// See mul().
 template <typename T, typename D, typename GA, typename GB>
 Var<T, D> operator*(const Var<T, D, GA>& a, const Var<T, D, GB>& b) {
   return mul(a, b);
 }
+/// See div().
 template <typename T, typename D, typename GA, typename GB>
 Var<T, D> operator/(const Var<T, D, GA>& a, const Var<T, D, GB>& b) {
   return div(a, b);
 }
 
+/// See neg().
 template <typename T, typename D>
 Var<T, D> operator-(const Var<T, D>& x) {
   return neg(x);
 }
+/// See shift().
 template <typename T, typename D>
 Var<T, D> operator+(const Var<T, D>& x, double number) {
   return shift(x, number);
 }
+/// See shift().
 template <typename T, typename D>
 Var<T, D> operator+(double number, const Var<T, D>& x) {
   return shift(x, number);
 }
+/// See shift(), by -number.
 template <typename T, typename D>
 Var<T, D> operator-(const Var<T, D>& x, double number) {
   return shift(x, -number);
 }
+/// y = number - x   Saves for backward: nothing.
 template <typename T, typename D>
 Var<T, D> operator-(double number, const Var<T, D>& x) {
   return detail::apply("sub", Unary::affine, x, acc_t<T>(-1), static_cast<acc_t<T>>(number));
 }
+/// See scale().
 template <typename T, typename D>
 Var<T, D> operator*(const Var<T, D>& x, double number) {
   return scale(x, number);
 }
+/// See scale().
 template <typename T, typename D>
 Var<T, D> operator*(double number, const Var<T, D>& x) {
   return scale(x, number);
@@ -186,6 +197,7 @@ template <typename T, typename D>
 Var<T, D> operator/(const Var<T, D>& x, double number) {
   return scale(x, 1 / number);
 }
+/// See inverse().
 template <typename T, typename D>
 Var<T, D> operator/(double number, const Var<T, D>& x) {
   return inverse(x, number);

@@ -7,8 +7,8 @@ namespace mtpx {
 
 /// Which operands of matmul() stand transposed in memory.
 struct Transposed {
-  bool a = false;
-  bool b = false;
+  bool a = false;  ///< a is [..., K, M]
+  bool b = false;  ///< b is [..., N, K]
 };
 
 namespace detail {

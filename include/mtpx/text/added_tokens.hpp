@@ -14,8 +14,8 @@ namespace mtpx {
 
 /// An entry of `added_tokens` in a tokenizer.json.
 struct AddedToken {
-  std::int32_t id = 0;
-  std::string content;
+  std::int32_t id = 0;      ///< what its content is encoded as
+  std::string content;      ///< its text, UTF-8
   bool special = true;      ///< parsed only when asked; otherwise always
   bool normalized = false;  ///< found in the normalised text, not in the text as it came
   bool operator==(const AddedToken&) const = default;

@@ -22,7 +22,8 @@ inline constexpr Index most_tokens = Index{1} << 20U;
 
 /// Two tokens that become the token of their joined bytes.
 struct Merge {
-  std::int32_t left = 0, right = 0;
+  std::int32_t left = 0;   ///< id of the first
+  std::int32_t right = 0;  ///< id of the second
   bool operator==(const Merge&) const = default;
 };
 
@@ -188,6 +189,7 @@ class Bpe {
     }
   }
 
+  /// Ids are 0 ... size() - 1; some may have no bytes.
   Index size() const { return static_cast<Index>(ends_.size()); }
 
   /// The bytes of a token below size().
@@ -197,6 +199,7 @@ class Bpe {
     return std::string_view(arena_).substr(begin, ends_[i] - begin);
   }
 
+  /// The token that is this byte alone.
   std::int32_t byte(unsigned char value) const { return bytes_[value]; }
 
   /// Appends the ids of `piece` to `out`. `owner` names this tokenizer among all that the thread works with.

@@ -343,7 +343,7 @@ class PatternReader {
 
 /// A pattern of a tokenizer file, valid UTF-8, as PCRE2 must be given it to match what Oniguruma matches.
 /// Throws ConfigError that quotes the pattern and says what in it is not supported: whatever the two read
-/// differently (., ^, \w, \b, back references, most groups, classes in classes).
+/// differently (`.`, `^`, `\w`, `\b`, back references, most groups, classes in classes).
 inline std::string to_pcre2(std::string_view pattern) { return detail::PatternReader(pattern).read(); }
 
 }  // namespace mtpx

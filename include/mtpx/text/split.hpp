@@ -34,7 +34,7 @@ inline constexpr std::string_view own_pattern =
 
 /// A part of a text, by its bytes.
 struct Match {
-  std::size_t begin = 0, end = 0;
+  std::size_t begin = 0, end = 0;  ///< the first, and the one behind the last
   bool operator==(const Match&) const = default;
 };
 
@@ -134,7 +134,7 @@ class OwnPieces {
 /// One pre-tokenizer `Split` of a tokenizer.json. What the pattern matches is a piece of its own, and so is
 /// what stands between.
 struct Split {
-  std::string pattern;
+  std::string pattern;        ///< as a tokenizer.json writes it
   bool literal = false;       ///< the pattern is a string, not a regular expression
   bool drop_matches = false;  ///< matches are no pieces, they go (`Removed`)
   bool drop_rest = false;     ///< what stands between goes (`Removed` with `invert`)

@@ -31,8 +31,8 @@ struct TokenizerParts {
   bool whole_first = false;                    ///< `ignore_merges`: a piece that is a token needs no merges
   bool nfc = false;                            ///< text is put into Unicode's normalization form C first
   std::vector<Split> splits;                   ///< each cuts the pieces of the one before
-  std::vector<AddedToken> added;
-  std::vector<std::int32_t> before, after;  ///< what the file's post-processor puts around a text
+  std::vector<AddedToken> added;               ///< found before a text is cut
+  std::vector<std::int32_t> before, after;     ///< what the file's post-processor puts around a text
 };
 
 /// A tokenizer of byte-level BPE; of bytes, too, which is 256 tokens and no merges. A handle: copies share
@@ -47,6 +47,7 @@ class Tokenizer {
 
   /// Ids are 0 ... size() - 1; some may have no text.
   Index size() const { return static_cast<Index>(state_->texts.size()); }
+  /// Whether ids are the bytes of a text.
   bool is_bytes() const { return state_->is_bytes; }
 
   /// The ids of a text. Added tokens are found first, those that are special only if `special` is true (text
@@ -101,6 +102,7 @@ class Tokenizer {
   /// A 64-bit hash (FNV-1a) of everything that decides ids and texts: equal for tokenizers that do the same.
   std::uint64_t fingerprint() const { return state_->fingerprint; }
 
+  /// What it was made of.
   const TokenizerParts& parts() const { return state_->parts; }
 
  private:

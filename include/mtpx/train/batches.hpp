@@ -26,15 +26,16 @@ namespace mtpx {
 /// A program may put its own together: a window a row, or a sample padded to the longest, whose counts say
 /// which of its tokens are learnt.
 struct HostBatch {
-  Index batch = 0, seq = 0;             ///< rows, and inputs in each
-  std::vector<std::int32_t> tokens;     // [batch, seq + 1]  ids
-  std::vector<std::int32_t> positions;  // [batch, seq + 1]  offset of each token in its own document; empty:
-                                        // a document a row
-  std::vector<std::int32_t>
-      counts{};  // [batch, seq + 1]  0: nobody's label (prompts, padding); empty: all count
+  Index batch = 0, seq = 0;          ///< rows, and inputs in each
+  std::vector<std::int32_t> tokens;  ///< [batch, seq + 1]  ids
+  /// [batch, seq + 1]  offset of each token in its own document; empty: a document a row
+  std::vector<std::int32_t> positions;
+  /// [batch, seq + 1]  0: nobody's label (prompts, padding); empty: all count
+  std::vector<std::int32_t> counts{};
 
   /// Token i of a row.
   std::int32_t token(Index row, Index i) const { return tokens[at(row, i)]; }
+  /// Its offset in its own document.
   std::int32_t position(Index row, Index i) const {
     return positions.empty() ? static_cast<std::int32_t>(i) : positions[at(row, i)];
   }
@@ -188,10 +189,14 @@ class Batches {
     return result;
   }
 
+  /// The same, as a BatchSource is asked.
   HostBatch operator()(Index step) const { return at(step); }
 
+  /// Windows until every one was taken once.
   Index windows_per_epoch() const { return tokens_.size() / options_.seq; }
+  /// What windows are cut from.
   const Tokens& tokens() const { return tokens_; }
+  /// The options as they were given.
   const BatchOptions& options() const { return options_; }
 
  private:
@@ -256,6 +261,7 @@ class ValidationWindows {
     return result;
   }
 
+  /// What windows are cut from.
   const Tokens& tokens() const { return tokens_; }
 
  private:

@@ -72,7 +72,9 @@ class Tokens {
 
   /// Ids in all documents together.
   Index size() const { return static_cast<Index>(packed_.size()) / width_; }
+  /// Number of documents.
   Index documents() const { return static_cast<Index>(starts_.size()); }
+  /// Whether there is no document.
   bool empty() const { return packed_.empty(); }
 
   /// The id at `offset` of the stream.
@@ -88,6 +90,7 @@ class Tokens {
   Index start(Index document) const {
     return document == documents() ? size() : starts_[static_cast<std::size_t>(document)];
   }
+  /// Ids of a document.
   Index length(Index document) const { return start(document + 1) - start(document); }
 
   /// The document that holds the token at `offset`.

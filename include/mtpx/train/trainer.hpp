@@ -166,6 +166,7 @@ class Trainer {
   Index steps_done() const { return steps_; }
   /// The options as they were given.
   const TrainOptions& options() const { return options_; }
+  /// The optimiser with its moments, to save them or to go on from saved ones.
   AdamW<T, D>& optimizer() { return step_.optimizer(); }
 
  private:
