@@ -33,7 +33,7 @@ int main() {
     Tape tape;
     const auto loss = mse(net(tape.constant(column(x))), tape.constant(column(y)));
     tape.backward(loss);
-    adamw.step(net, clip_norm(net, 1.0), 1e-2);
+    adamw.step(net, clip_norm(net, 1.0), 1e-2 * (1 - step / 1000.0));
     error = loss.item();
   }
   std::cout << "mean squared error " << error << '\n';
