@@ -4,7 +4,10 @@
 //
 // Usage: train FILE
 
-#include <mtpx/mtpx.hpp>
+#include <mtpx/core/cpu.hpp>
+#include <mtpx/core/rng.hpp>
+#include <mtpx/train/schedule.hpp>
+#include <mtpx/train/step.hpp>
 
 #include <cstdio>
 #include <fstream>
