@@ -5,8 +5,9 @@
 
 #include "kernels/list.hpp"
 
-// The host's vectors, which the CPU's kernels are made of, are not for nvcc's eyes: a .cu file gets the GPU's
-// alone.
+// Threads are for every compiler. The host's vectors, which the CPU's kernels are made of, are not for nvcc's
+// eyes: a .cu file gets the GPU's alone.
+#include "kernels/cpu/core/parallel.hpp"
 #ifndef __CUDACC__
 #include "kernels/cpu/adamw.hpp"
 #include "kernels/cpu/attention.hpp"

@@ -118,7 +118,7 @@ TEST_CASE("text ends after a stop sequence, wherever drafts put it") {
   options.sampling.temperature = 1;
   options.draft = 0;
   const std::vector<std::int32_t> whole = text_of(model, prompt, options);
-  for (const std::size_t at : {0, 1, 7, 20, 47}) {
+  for (const std::size_t at : std::initializer_list<std::size_t>{0, 1, 7, 20, 47}) {
     const std::vector<std::int32_t> sequence(whole.begin() + static_cast<std::ptrdiff_t>(at),
                                              whole.begin() + static_cast<std::ptrdiff_t>(at) + 3);
     const auto first = std::search(whole.begin(), whole.end(), sequence.begin(), sequence.end());

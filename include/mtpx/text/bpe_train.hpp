@@ -14,7 +14,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -96,22 +95,6 @@ class PieceCounts {
   std::string bytes_;
 };
 
-/// Runs body(task) on the device's threads; the first exception of the first task that had one comes out.
-template <typename Body>
-void parallel_tasks(const Cpu& cpu, Index tasks, const Body& body) {
-  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(tasks));
-  cpu::parallel_for(cpu, tasks, [&](Index task) {
-    try {
-      body(task);
-    } catch (...) {
-      errors[static_cast<std::size_t>(task)] = std::current_exception();
-    }
-  });
-  for (const std::exception_ptr& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
-}
-
 /// Counts the pieces of all documents. Long ones are cut where that changes no piece, so that all threads
 /// have work.
 inline PieceCounts count_pieces(std::span<const std::string_view> documents, const Cpu& cpu) {
@@ -127,7 +110,7 @@ inline PieceCounts count_pieces(std::span<const std::string_view> documents, con
   }
   const auto tasks = static_cast<Index>(cpu.threads());
   std::vector<PieceCounts> counts(static_cast<std::size_t>(tasks));
-  parallel_tasks(cpu, tasks, [&](Index task) {
+  cpu::parallel_tasks(cpu, tasks, [&](Index task) {
     const auto first = static_cast<std::size_t>(task);
     for (std::size_t i = first; i < parts.size(); i += static_cast<std::size_t>(tasks)) {
       for (std::size_t at = 0; at < parts[i].size();) {
@@ -287,7 +270,8 @@ class BpeTrainer {
       for (std::size_t w = i * part; w < end; ++w) merge_word(top.words[w], pair, merged, found_[i]);
     };
     if (parts > 1) {
-      parallel_tasks(cpu_, static_cast<Index>(parts), [&](Index i) { do_part(static_cast<std::size_t>(i)); });
+      cpu::parallel_tasks(cpu_, static_cast<Index>(parts),
+                          [&](Index i) { do_part(static_cast<std::size_t>(i)); });
     } else {
       do_part(0);
     }

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <exception>
 #include <span>
 #include <string>
 #include <utility>
@@ -36,18 +35,9 @@ class Tokens {
   template <typename Encode>
   Tokens(const Corpus& text, const Encode& encode, const Cpu& host = Cpu()) {
     std::vector<std::vector<std::int32_t>> ids(static_cast<std::size_t>(text.documents()));
-    std::vector<std::exception_ptr> failed(ids.size());
-    cpu::parallel_for(host, text.documents(), [&](Index document) {
-      const auto i = static_cast<std::size_t>(document);
-      try {
-        ids[i] = encode(text.text(document));
-      } catch (...) {
-        failed[i] = std::current_exception();
-      }
+    cpu::parallel_tasks(host, text.documents(), [&](Index document) {
+      ids[static_cast<std::size_t>(document)] = encode(text.text(document));
     });
-    for (const std::exception_ptr& error : failed) {
-      if (error) std::rethrow_exception(error);
-    }
     for (std::vector<std::int32_t>& document : ids) {
       add(document);
       std::vector<std::int32_t>().swap(document);

@@ -4,6 +4,7 @@
 #include <mtpx/core/cpu.hpp>
 
 #include <algorithm>
+#include <exception>
 #include <vector>
 
 namespace mtpx::cpu {
@@ -36,6 +37,23 @@ void parallel_for(const Cpu& cpu, Index tasks, const Body& body, bool worth_shar
     return;
   }
   for (Index task = 0; task < tasks; ++task) detail::run_task(body, task);
+}
+
+/// The same for tasks that may throw: all are run, then the exception of the first task that had one comes
+/// out.
+template <typename Body>
+void parallel_tasks(const Cpu& cpu, Index tasks, const Body& body) {
+  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(tasks));
+  parallel_for(cpu, tasks, [&](Index task) {
+    try {
+      body(task);
+    } catch (...) {
+      errors[static_cast<std::size_t>(task)] = std::current_exception();
+    }
+  });
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
 }
 
 /// Memory of one thread, kept between calls.
