@@ -86,23 +86,17 @@ inline void save_tokenizer(const mtpx::Tokenizer& tokenizer, const std::filesyst
   copy(from.parent_path() / "tokenizer_config.json", "tokenizer_config.json");
 }
 
-/// The text of tokens as they come, in whole characters.
+/// The text of a model's tokens as they come. Ids of its vocabulary that the tokenizer has not, add none.
 class Decoded {
  public:
-  explicit Decoded(const mtpx::Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+  explicit Decoded(const mtpx::Tokenizer& tokenizer) : size_(tokenizer.size()), text_(tokenizer) {}
 
-  /// What a token completed. An id that stands for no text adds none.
-  std::string push(std::int32_t token) {
-    std::string out;
-    if (token >= tokenizer_->size()) return out;
-    for (const char byte : tokenizer_->text(token)) out += characters_.push(static_cast<unsigned char>(byte));
-    return out;
-  }
-  std::string finish() { return characters_.finish(); }
+  std::string push(std::int32_t token) { return token < size_ ? text_.push(token) : std::string(); }
+  std::string finish() { return text_.finish(); }
 
  private:
-  const mtpx::Tokenizer* tokenizer_;
-  mtpx::Utf8Stream characters_;
+  mtpx::Index size_;
+  mtpx::TokenStream text_;
 };
 
 /// How many bytes of text each id of the model's vocabulary stands for.

@@ -80,9 +80,8 @@ class Trainer {
   Trainer(Transformer<T, D>& model, const TrainOptions& options, BatchSource batches)
       : options_(options),
         batches_(std::move(batches)),
-        first_(batches_(0)),
         vocabulary_(model.config.vocab_size),
-        step_(model, windows(model, options, first_), options.step),
+        step_(model, windows(model, options, batches_(0)), options.step),
         losses_(model.device(), {ring, step_.losses().size()}),
         norms_(model.device(), {ring}) {}
 
@@ -234,7 +233,6 @@ class Trainer {
 
   TrainOptions options_;
   BatchSource batches_;
-  HostBatch first_;  // what all others are like
   Index vocabulary_;
   TrainStep<T, D> step_;
   Tensor<acc_t<T>, D> losses_;      // [ring, what step_.losses() holds]
