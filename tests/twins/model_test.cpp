@@ -192,7 +192,7 @@ TEST_SUITE_END();
 // Not among the twins that a memory checker runs: it takes as long as the host takes to train.
 TEST_SUITE_BEGIN("curve");
 
-TEST_CASE("curve: 50 steps of the quickstart's training on this repository's text") {
+TEST_CASE("curve: 50 steps of training the preset tiny on this repository's text") {
   TrainOptions o;  // of `mtpx train --preset tiny --steps 200`
   o.steps = 200;
   o.lr.peak = 3e-3;
