@@ -36,7 +36,7 @@ fi
 
 say "3. Learn 2048 tokens (byte-level BPE); train each one's successor (main), and the two after it (depths 1 and 2)"
 "$mtpx" train --preset nano --data "$text" --validation-data "$held_out" --out "$out" \
-  --steps 1150 --batch 2 --seq 256 --lr 4e-3
+  --steps 1000 --batch 2 --seq 256 --lr 4e-3
 
 # Text goes to standard output and the figures to standard error.
 prompt=$(head -n 1 "$(find "$held_out" -type f | sort | head -n 1)" | cut -d ' ' -f 1-12)
