@@ -83,11 +83,9 @@
   MTPX_TRAINED_MODEL(HOW, double, D) \
   MTPX_TRAINED_MODEL(HOW, bf16, D)
 
-/// The device Reference: double also trains and decodes.
+/// The device Reference, in the type that one compares with.
 #define MTPX_REFERENCE_MODELS(HOW)  \
-  MTPX_SUMS(HOW, float, Reference)  \
   MTPX_SUMS(HOW, double, Reference) \
-  MTPX_MODEL(HOW, float, Reference) \
   MTPX_TRAINED_MODEL(HOW, double, Reference)
 
 #ifdef MTPX_COMPILED
