@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
   program::add_score(app);
   program::add_bench(app);
   program::add_compare(app);
+  program::add_report(app);
   try {
     app.parse(argc, argv);
     return 0;

@@ -73,6 +73,7 @@ void add_generate(CLI::App& app);
 void add_score(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_compare(CLI::App& app);
+void add_report(CLI::App& app);
 
 /// --device, --dtype and --threads, for every subcommand: where to compute, and in what.
 struct DeviceOptions {
