@@ -2,7 +2,7 @@
 
 #include "text.hpp"
 
-#include <mtpx/io/file.hpp>
+#include <mtpx/io/checkpoint.hpp>
 
 namespace program {
 
@@ -77,6 +77,16 @@ void save_tokenizer(const mtpx::Tokenizer& tokenizer, const std::filesystem::pat
   };
   copy(from, "tokenizer.json");
   copy(from.parent_path() / "tokenizer_config.json", "tokenizer_config.json");
+}
+
+std::string tokenizer_text(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from) {
+  if (from.empty() || !std::filesystem::exists(from)) return mtpx::tokenizer_json(tokenizer);
+  return mtpx::InputFile("tokenizer", from).read_text(mtpx::Index{1} << 30);
+}
+
+std::string tokenizer_fact(const std::filesystem::path& from) {
+  if (from.empty() || !std::filesystem::exists(from)) return "of the text";
+  return mtpx::checksum_text(mtpx::detail::file_checksum(mtpx::InputFile("tokenizer", from)));
 }
 
 std::vector<std::int32_t> token_bytes(const mtpx::Tokenizer& tokenizer, const mtpx::Config& config) {

@@ -28,6 +28,13 @@ std::vector<std::int32_t> prompt_ids(std::string_view text, const mtpx::Tokenize
 void save_tokenizer(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from,
                     const std::filesystem::path& folder);
 
+/// The tokenizer.json that save_tokenizer() would write.
+std::string tokenizer_text(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from);
+
+/// A tokenizer as one fact of a run: the checksum of its file, or that there is none: bytes, or learnt from
+/// text.
+std::string tokenizer_fact(const std::filesystem::path& from);
+
 /// The text of a model's tokens as they come. Ids of its vocabulary that the tokenizer has not, add none.
 class Decoded {
  public:
