@@ -6,6 +6,8 @@
 
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <filesystem>
@@ -98,4 +100,27 @@ TEST_CASE("file: a failed write leaves the old file and nothing else") {
   CHECK(text == "[test] file: cannot be written, 5904 bytes were left: File too large");
   CHECK(folder.read("file") == "old");
   CHECK(folder.files() == 2);
+}
+
+TEST_CASE("file: what killed processes left half written is removed, and nothing else") {
+  const Folder folder;
+  const pid_t gone = ::fork();
+  if (gone == 0) ::_exit(0);
+  REQUIRE(::waitpid(gone, nullptr, 0) == gone);
+  const std::string dead = cat(".tmp-", gone), mine = cat(".tmp-", ::getpid()),
+                    other = cat(".tmp-", ::getppid());
+  const std::vector<std::string> names{
+      "a" + dead,         "b" + dead + "-7", "c" + mine + "-0", "d" + other, "e" + dead + "x",
+      "f" + dead + "-",   "g.tmp-",          "h.tmp--5",        dead,        "i" + dead + "-1-2",
+      "model.safetensors"};
+  for (const std::string& name : names) folder.write(name, "text");
+  fs::create_directory(folder.root / ("step_5" + dead));
+  folder.write("step_5" + dead + "/file", "text");
+
+  std::vector<std::string> removed;
+  for (const fs::path& path : remove_stale(folder.root)) removed.push_back(path.filename().string());
+  CHECK(removed == std::vector{"a" + dead, "b" + dead + "-7", "c" + mine + "-0", "step_5" + dead});
+  CHECK(folder.files() == 8);
+  CHECK(remove_stale(folder.root).empty());
+  CHECK(remove_stale(folder.root / "none").empty());
 }

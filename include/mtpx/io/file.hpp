@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
+#include <csignal>
 #include <cstddef>
 #include <cstdio>
 #include <filesystem>
@@ -18,6 +20,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 namespace mtpx {
 
@@ -169,5 +172,43 @@ class OutputFile {
   detail::Descriptor descriptor_;
   bool committed_ = false;
 };
+
+namespace detail {
+/// The process that `name` is a temporary of, "NAME.tmp-PID" or "NAME.tmp-PID-N"; 0 if it is none.
+inline pid_t temporary_of(std::string_view name) {
+  constexpr std::string_view mark = ".tmp-";
+  const std::size_t at = name.rfind(mark);
+  if (at == std::string_view::npos || at == 0) return 0;
+  const char* const end = name.data() + name.size();
+  pid_t process = 0;
+  const auto [rest, failed] = std::from_chars(name.data() + at + mark.size(), end, process);
+  if (failed != std::errc{} || process <= 0) return 0;
+  if (rest == end) return process;
+  int attempt = 0;
+  const auto [last, wrong] = std::from_chars(rest + 1, end, attempt);
+  return *rest == '-' && wrong == std::errc{} && last == end && attempt >= 0 ? process : 0;
+}
+}  // namespace detail
+
+/// Removes what processes that were killed left half written in `folder`: files and folders called
+/// "NAME.tmp-PID" or "NAME.tmp-PID-N", as OutputFile calls its temporaries, whose process is gone or is this
+/// one, which had the number of a former one. So it is called before this process writes there. Returns the
+/// paths that were removed, by name; what cannot be removed stays.
+inline std::vector<std::filesystem::path> remove_stale(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> stale, removed;
+  std::error_code failed;
+  for (std::filesystem::directory_iterator entry(folder, failed), end; !failed && entry != end;
+       entry.increment(failed)) {
+    const pid_t process = detail::temporary_of(entry->path().filename().native());
+    if (process == 0) continue;
+    if (process == ::getpid() || (::kill(process, 0) != 0 && errno == ESRCH)) stale.push_back(entry->path());
+  }
+  std::sort(stale.begin(), stale.end());
+  for (const std::filesystem::path& path : stale) {
+    std::error_code kept;
+    if (std::filesystem::remove_all(path, kept) > 0 && !kept) removed.push_back(path);
+  }
+  return removed;
+}
 
 }  // namespace mtpx
