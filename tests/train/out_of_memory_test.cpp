@@ -25,7 +25,7 @@ std::vector<std::vector<float>> numbers_of(const SmallModel& model) {
 /// A model that trains on windows without a pattern, two micro-batches a step.
 struct SmallRun {
   Cpu cpu{1};
-  SmallModel model = random_model<float>(config(), 1);
+  SmallModel model = initial(cpu);
   Trainer<float, Cpu> trainer{
       model, {.steps = 10, .accumulation = 2, .lr = {.peak = 1e-2, .warmup = 2}}, &windows};
 
@@ -33,6 +33,11 @@ struct SmallRun {
     Config c = mixture_config(1);
     c.num_hidden_layers = 2;
     return c;
+  }
+  static SmallModel initial(const Cpu& cpu) {
+    SmallModel fresh(cpu, config());
+    randomize(fresh, 1);
+    return fresh;
   }
   static HostBatch windows(Index n) {
     HostBatch host = mtpx::detail::empty_batch(2, 5);
