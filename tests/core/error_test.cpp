@@ -3,7 +3,12 @@
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/core/tensor.hpp>
 
+#include "support/allocations.hpp"
+
 #include <doctest/doctest.h>
+
+#include <new>
+#include <string>
 
 using namespace mtpx;
 
@@ -38,6 +43,31 @@ TEST_CASE("errors: one base for all, and none is another's") {
 TEST_CASE("cat prints its arguments one after the other") {
   CHECK(cat("rows ", 3, " to ", 2.5, ' ', std::string("x"), std::string_view("y"), true) ==
         "rows 3 to 2.5 xy1");
+}
+
+TEST_CASE("cat: a text is whole, or there is none where memory ran out") {
+  const std::string part(1000, 'x');
+  for (std::size_t n = 0; n < 20; ++n) {
+    std::string text;
+    test::fail_allocation(n);
+    try {
+      text = cat(part, 1, part, 2.5, part);
+    } catch (const std::bad_alloc&) {
+    }
+    test::stop_failing();
+    CHECK((text.empty() || text.size() == 3004));
+  }
+}
+
+TEST_CASE("a tensor for which the host has no memory: its bytes are named") {
+  const Cpu cpu(1);
+  std::string text;
+  try {
+    Tensor<float, Cpu>(cpu, {Index{1} << 30, Index{1} << 30});
+  } catch (const std::bad_alloc& error) {
+    text = error.what();
+  }
+  CHECK(text == "[cpu] out of memory: 4611686018427387904 bytes asked for");
 }
 
 TEST_CASE("require is silent when the rule holds") {

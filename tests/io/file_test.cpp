@@ -11,6 +11,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -71,6 +72,19 @@ TEST_CASE("file: a written file appears whole, or not at all") {
   CHECK(folder.files() == 1);
 }
 
+TEST_CASE("file: bytes are written again in their place, and no others") {
+  const Folder folder;
+  OutputFile file("test", folder.root / "file");
+  file.write("0123456789");
+  const std::string again = "ab";
+  file.rewrite(8, std::as_bytes(std::span(again)));
+  CHECK(folder.error([&] { file.rewrite(9, std::as_bytes(std::span(again))); }) ==
+        "[test] file: has 10 bytes; 2 from byte 9 on cannot be written again");
+  file.write("c");
+  file.commit();
+  CHECK(folder.read("file") == "01234567abc");
+}
+
 TEST_CASE("file: a failed write leaves the old file and nothing else") {
   const Folder folder;
   folder.write("file", "old");
@@ -79,9 +93,15 @@ TEST_CASE("file: a failed write leaves the old file and nothing else") {
   CHECK(folder.error([&] { OutputFile("test", folder.root / "file" / "file"); }) ==
         "[test] file/file: cannot be created: Not a directory");
 
+  // Only regular files are replaced.
   fs::create_directory(folder.root / "folder");
-  CHECK(folder.error([&] { OutputFile("test", folder.root / "folder").commit(); }) ==
-        "[test] folder: cannot be put in place: Is a directory");
+  REQUIRE(::mkfifo((folder.root / "pipe").c_str(), 0600) == 0);
+  for (const std::string name : {"folder", "pipe"})
+    CHECK(folder.error([&] { OutputFile("test", folder.root / name); }) ==
+          "[test] " + name + ": is not a regular file, and is not replaced");
+  CHECK(folder.error([&] { OutputFile("test", "/dev/null"); }) ==
+        "[test] /dev/null: is not a regular file, and is not replaced");
+  fs::remove(folder.root / "pipe");
   CHECK(folder.files() == 2);
 
   // A file system that is full, as a limit on file sizes.

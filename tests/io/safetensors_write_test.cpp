@@ -37,11 +37,17 @@ TEST_CASE("safetensors writer: the bytes of a small file") {
   const std::vector<TensorBytes> tensors = {{"z", DType::u8, {}, std::as_bytes(std::span(&five, 1))},
                                             {"w", DType::f32, {1, 1}, std::as_bytes(std::span(&one, 1))}};
   write_safetensors(folder.root / "f", tensors, {{"format", "pt"}});
-  const std::string header =
-      R"({"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]},)"
-      R"("z":{"dtype":"U8","shape":[],"data_offsets":[4,5]}})";
-  std::string want = {static_cast<char>((header.size() + 7) / 8 * 8), 0, 0, 0, 0, 0, 0, 0};
-  want += header + std::string((8 - header.size() % 8) % 8, ' ') + std::string("\0\0\x80\x3f\x05", 5);
+  const std::string before = R"({"__metadata__":{"format":"pt","mtpx_xxh64":")";
+  std::string header = before + std::string(16, '0') +
+                       checksum_text(checksum(std::string_view("\0\0\x80\x3f", 4))) +
+                       checksum_text(checksum("\x05")) +
+                       R"("},"w":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]},)"
+                       R"("z":{"dtype":"U8","shape":[],"data_offsets":[4,5]}})";
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+  header.replace(before.size(), 16, checksum_text(checksum(header)));
+  const std::uint64_t length = header.size();
+  const std::string want =
+      std::string(reinterpret_cast<const char*>(&length), 8) + header + std::string("\0\0\x80\x3f\x05", 5);
   CHECK(folder.read("f") == want);
   CHECK(folder.files() == 1);
 

@@ -46,7 +46,13 @@ class Cpu {
   void reset_peak() const { pool().reset_peak(); }
 
  private:
-  static void* allocate(std::size_t bytes) { return ::operator new (bytes, std::align_val_t{alignment}); }
+  static void* allocate(std::size_t bytes) {
+    try {
+      return ::operator new (bytes, std::align_val_t{alignment});
+    } catch (const std::bad_alloc&) {
+      throw HostMemoryError(bytes);
+    }
+  }
   static void free(void* data) { ::operator delete (data, std::align_val_t{alignment}); }
 
   struct State {

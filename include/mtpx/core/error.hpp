@@ -4,7 +4,10 @@
 
 #include <mtpx/core/shape.hpp>
 
+#include <cstddef>
+#include <cstdio>
 #include <initializer_list>
+#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -36,15 +39,28 @@ class DeviceError : public Error {
 class OutOfMemory : public DeviceError {
   using DeviceError::DeviceError;
 };
+/// The host has no memory left for a tensor; the text names the bytes asked for. Other memory that the host
+/// does not have is a plain std::bad_alloc.
+class HostMemoryError : public std::bad_alloc {
+ public:
+  explicit HostMemoryError(std::size_t bytes) {
+    std::snprintf(text_, sizeof text_, "[cpu] out of memory: %zu bytes asked for", bytes);
+  }
+  const char* what() const noexcept override { return text_; }  ///< the text
+
+ private:
+  char text_[80];  // no memory is taken for it
+};
 /// A number that must not be: a token id outside the vocabulary, a loss that is not finite.
 class NumericError : public Error {
   using Error::Error;
 };
 
-/// Concatenates its arguments as `<<` would print them.
+/// Concatenates its arguments as `<<` would print them. Throws std::bad_alloc.
 template <typename... Parts>
 std::string cat(const Parts&... parts) {
   std::ostringstream stream;
+  stream.exceptions(std::ios::badbit);  // a stream swallows bad_alloc, and the text would be cut short
   (stream << ... << parts);
   return stream.str();
 }

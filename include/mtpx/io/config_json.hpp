@@ -351,7 +351,7 @@ inline ModelConfig read_config(const std::filesystem::path& path) {
 /// A model without experts is written with all its layers under first_k_dense_replace, because elsewhere that
 /// key alone decides.
 inline std::string config_json(const Config& config, const Json& extra = Json::object()) {
-  Json json;
+  Json json = Json::object();
   const Json architectures = {"DeepseekV3ForCausalLM"};
   json["architectures"] = extra.value("architectures", architectures);
   json["model_type"] = "deepseek_v3";

@@ -5,6 +5,7 @@
 #include <mtpx/core/shape.hpp>
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -112,13 +113,44 @@ class InputFile {
   Index size_ = 0;
 };
 
+namespace detail {
+/// A file's bytes in memory, shared with the page cache; unmapped when it goes.
+class Mapping {
+ public:
+  Mapping() = default;
+  explicit Mapping(const InputFile& file) : size_(static_cast<std::size_t>(file.size())) {
+    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.descriptor(), 0);
+    if (address == MAP_FAILED) file.fail("cannot be mapped: " + os_error());
+    data_ = static_cast<const std::byte*>(address);
+  }
+  Mapping(Mapping&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
+  Mapping& operator=(Mapping&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~Mapping() {
+    if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  }
+
+  const std::byte* data() const { return data_; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+}  // namespace detail
+
 /// A file that appears under its name only when it is complete: bytes go to a temporary file in the same
 /// folder, `commit` flushes it to the disk and renames it. Without `commit` nothing is left behind, and
-/// whatever had the name before stays as it was, even while it is mapped. Every failure throws FileError
-/// naming path and cause.
+/// whatever had the name before stays as it was, even while it is mapped. Only regular files are replaced, no
+/// folder, device or pipe. Every failure throws FileError naming path and cause.
 class OutputFile {
  public:
   OutputFile(std::string_view op, const std::filesystem::path& path) : op_(op), path_(path) {
+    struct stat status {};
+    if (::stat(path_.c_str(), &status) == 0 && !S_ISREG(status.st_mode))
+      fail("is not a regular file, and is not replaced");
     constexpr int attempts = 100;  // names that other writers to the same path may hold
     for (int attempt = 0; attempt < attempts && !descriptor_.open(); ++attempt) {
       temporary_ = cat(path_.string(), ".tmp-", ::getpid(), '-', attempt);
@@ -131,27 +163,49 @@ class OutputFile {
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
   ~OutputFile() {
-    if (!committed_ && descriptor_.open()) ::unlink(temporary_.c_str());
+    if (!placed_ && descriptor_.open()) ::unlink(temporary_.c_str());
   }
 
   /// Appends bytes. Throws FileError when the file system refuses.
   void write(std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      const ssize_t put = ::write(descriptor_.get(), bytes.data(), bytes.size());
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0) fail(cat("cannot be written, ", bytes.size(), " bytes were left: ", detail::os_error()));
-      bytes = bytes.subspan(static_cast<std::size_t>(put));
-    }
+    size_ += static_cast<Index>(bytes.size());
+    put(bytes, [&] { return ::write(descriptor_.get(), bytes.data(), bytes.size()); });
   }
   /// Appends a text.
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
+  /// Writes over bytes that were written before, from `offset` on.
+  void rewrite(Index offset, std::span<const std::byte> bytes) {
+    const auto count = static_cast<Index>(bytes.size());
+    if (offset < 0 || offset > size_ || count > size_ - offset)
+      fail(cat("has ", size_, " bytes; ", count, " from byte ", offset, " on cannot be written again"));
+    put(bytes, [&] {
+      const Index at = offset + count - static_cast<Index>(bytes.size());
+      return ::pwrite(descriptor_.get(), bytes.data(), bytes.size(), static_cast<off_t>(at));
+    });
+  }
+
   /// Gives the file its name, after its bytes have reached the disk; then makes the name itself last.
   void commit() {
+    flush();
+    place();
+  }
+
+  /// The first half of commit: the bytes reach the disk, all of them. Files that belong together are all
+  /// flushed before the first of them is placed.
+  void flush() {
     if (::fsync(descriptor_.get()) != 0) fail("cannot be flushed: " + detail::os_error());
+    struct stat status {};
+    if (::fstat(descriptor_.get(), &status) != 0) fail("cannot be examined: " + detail::os_error());
+    if (const auto size = static_cast<Index>(status.st_size); size != size_)
+      fail(cat("was written, ", size_, " bytes, and has ", size));
+  }
+
+  /// The second half: the file gets its name.
+  void place() {
     if (::rename(temporary_.c_str(), path_.c_str()) != 0)
       fail("cannot be put in place: " + detail::os_error());
-    committed_ = true;
+    placed_ = true;
     const std::string parent = path_.has_parent_path() ? path_.parent_path().string() : ".";
     const detail::Descriptor folder(::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     // EINVAL: some file systems cannot flush a folder; there is nothing more to do on them.
@@ -160,17 +214,33 @@ class OutputFile {
     }
   }
 
+  /// The name that the file has until it is placed, to read it back.
+  const std::string& temporary() const { return temporary_; }
+
   /// Throws FileError "[op] path: cause".
   [[noreturn]] void fail(const std::string& cause) const {
     throw FileError(cat('[', op_, "] ", path_.string(), ": ", cause));
   }
 
  private:
+  /// Calls some() until there are no bytes left; it writes some of them and returns how many.
+  template <typename Some>
+  void put(std::span<const std::byte>& bytes, const Some& some) {
+    while (!bytes.empty()) {
+      const ssize_t count = some();
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) fail(cat("cannot be written, ", bytes.size(), " bytes were left: ", detail::os_error()));
+      if (count == 0) fail(cat("takes no more bytes, ", bytes.size(), " were left"));
+      bytes = bytes.subspan(static_cast<std::size_t>(count));
+    }
+  }
+
   std::string op_;
   std::filesystem::path path_;
   std::string temporary_;
   detail::Descriptor descriptor_;
-  bool committed_ = false;
+  Index size_ = 0;  // bytes written
+  bool placed_ = false;
 };
 
 namespace detail {

@@ -11,12 +11,15 @@
 #include <mtpx/model/transformer.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <set>
 
 namespace mtpx {
 
 namespace detail {
+
+constexpr const char* weights_key = "mtpx_weights";  // in config.json: the digest of model.safetensors
 
 /// A number type as config.json's torch_dtype names it.
 template <typename T>
@@ -120,11 +123,91 @@ void check_weights(const ModelConfig& config, const WeightFiles& files) {
   check.finish();
 }
 
+/// Where config.json is not the one that was written with these weights, takes the one that was; and takes
+/// the mark of the weights out of its keys.
+inline void take_written(ModelConfig& config, const WeightFiles& files) {
+  const Json mark = config.extra.value(weights_key, Json());
+  config.extra.erase(weights_key);
+  const SafeTensors& weights = *files.weights().begin()->second.file;
+  const auto text = weights.metadata().find("config");
+  if (!weights.digest() || text == weights.metadata().end()) return;
+  if (mark == Json(checksum_text(*weights.digest()))) return;
+  if (mark.is_null()) {
+    throw FileError(cat("[model] ", files.path(),
+                        ": the config.json beside it is not the one that was written with "
+                        "it: it has no ",
+                        weights_key));
+  }
+  config = parse_config(text->second, cat(files.path(), ": config"));
+}
+
+/// Throws FileError where a size in config.json is far beyond what the weights can be of: such a model is not
+/// even laid out without memory. Numbers of layers and experts are bounded by the tensors that are there,
+/// positions by the bytes: their table of rotations may take as many, and a gibibyte.
+inline void check_sizes(const Config& c, const WeightFiles& files) {
+  const auto fail = [&](const std::string& cause) {
+    throw FileError(cat("[model] ", files.path(), ": ", cause));
+  };
+  const auto tensors = static_cast<Index>(files.weights().size());
+  Index bytes = 0;
+  for (const auto& [name, weight] : files.weights()) bytes += weight.entry->bytes();
+  if (c.num_hidden_layers + c.num_mtp_modules() > tensors)
+    fail(cat(tensors, " tensors are too few for num_hidden_layers = ", c.num_hidden_layers,
+             " and num_nextn_predict_layers = ", c.num_nextn_predict_layers));
+  const Index mixtures = std::max<Index>(0, c.num_hidden_layers - c.first_k_dense_replace);
+  if (mixtures > 0 && c.n_routed_experts > tensors / mixtures)
+    fail(cat(tensors, " tensors are too few for n_routed_experts = ", c.n_routed_experts, " in ", mixtures,
+             " layers"));
+  constexpr Index spare = Index{1} << 30, number = 8;
+  if (c.max_position_embeddings > (bytes + spare) / (number * c.qk_rope_head_dim))
+    fail(cat(bytes, " bytes of weights are too few for max_position_embeddings = ", c.max_position_embeddings,
+             ", whose rotations take ", number * c.qk_rope_head_dim * c.max_position_embeddings, " bytes"));
+}
+
+/// Throws NumericError for the first of these numbers, of tensor `name` from `begin` on, that is not finite.
+template <typename N>
+void check_finite(const SafeTensors& file, const std::string& name, Index begin, std::span<const N> numbers) {
+  const auto finite = [](N number) { return std::isfinite(static_cast<acc_t<N>>(number)); };
+  const auto bad = std::find_if_not(numbers.begin(), numbers.end(), finite);
+  if (bad == numbers.end()) return;
+  throw NumericError(cat("[model] ", file.path(), ": tensor ", quote(name), ": number ",
+                         begin + (bad - numbers.begin()), " is ", static_cast<acc_t<N>>(*bad)));
+}
+
+/// Index and shards in `folder`, in the order in which they may go. Of an index that cannot be read, itself.
+inline std::vector<std::filesystem::path> shards_of(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  const std::filesystem::path index = folder / index_name;
+  if (!std::filesystem::exists(index, ignored)) return {};
+  std::vector<std::filesystem::path> all{index};
+  std::set<std::string> names;
+  try {
+    for (const auto& [name, shard] : read_index(index)) names.insert(shard);
+  } catch (const FileError&) {
+  }
+  for (const std::string& name : names) {
+    if (name.ends_with(".safetensors") && name != weights_name) all.push_back(folder / name);
+  }
+  return all;
+}
+
 }  // namespace detail
 
-/// Writes `model` into `folder`, made if missing: the weights under their published names, then config.json
-/// with `extra` keys kept and torch_dtype set to what was written. Each file appears complete or not at all.
-/// Embedding and head are written once: MTP layers share them. Throws FileError.
+/// Whether `folder` holds a model's weights: a file of them, or an index of shards.
+inline bool has_model(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  return std::filesystem::exists(folder / detail::weights_name, ignored) ||
+         std::filesystem::exists(folder / detail::index_name, ignored);
+}
+
+/// Writes `model` into `folder`, made if missing: the weights under their published names, and config.json
+/// with `extra` keys kept and torch_dtype set to what was written. Embedding and head are written once: MTP
+/// layers share them. Throws FileError.
+///
+/// The model in the folder is the old one, whole, until the new one is, at the rename of model.safetensors:
+/// its metadata "config" is the text of its config.json, which is renamed a moment later and has the digest
+/// of the weights under the key "mtpx_weights". Where the two differ, load_model() takes that text. Shards
+/// and index of a former model go last.
 ///
 /// mtp: false leaves the MTP layers out and says so in config.json, for programs that know none.
 template <typename T, typename D>
@@ -144,16 +227,30 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
   for (Index k = config.num_nextn_predict_layers; k < model.config.num_nextn_predict_layers; ++k) {
     left_out.push_back(cat("model.layers.", config.num_hidden_layers + k, '.'));
   }
-  save_tensors(folder / "model.safetensors", [&](const auto& visit) {
+  Json keys = extra;
+  keys[keys.contains("dtype") ? "dtype" : "torch_dtype"] = detail::torch_name<T>();
+  keys.erase(detail::weights_key);
+  const auto each = [&](const auto& visit) {
     for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
       const auto within = [&](const std::string& prefix) { return name.starts_with(prefix); };
       if (std::none_of(left_out.begin(), left_out.end(), within)) visit(name, tensor);
     });
-  });
-
-  Json keys = extra;
-  keys[keys.contains("dtype") ? "dtype" : "torch_dtype"] = detail::torch_name<T>();
-  write_config(folder / "config.json", config, keys);
+  };
+  const FileMetadata metadata = {{"format", "pt"}, {"config", config_json(config, keys)}};
+  const auto finish = [&](SafeTensorsWriter& weights) {
+    keys[detail::weights_key] = checksum_text(weights.complete());
+    OutputFile file("config", folder / "config.json");
+    file.write(config_json(config, keys));
+    file.flush();
+    const std::vector<std::filesystem::path> old = detail::shards_of(folder);
+    weights.place();
+    file.place();
+    for (const std::filesystem::path& path : old) {
+      if (!std::filesystem::remove(path, failed) && failed)
+        throw FileError(cat("[model] ", path.string(), ": cannot be removed: ", failed.message()));
+    }
+  };
+  detail::write_tensors(folder / detail::weights_name, each, metadata, finish);
 }
 
 /// A model read from a folder, with the keys of its config.json that mtpx does not know.
@@ -169,17 +266,24 @@ struct LoadedModel {
 /// scales of their blocks.
 ///
 /// Throws ConfigError or FileError. Missing, unexpected, misshapen and differing tensors are listed, ten at
-/// most, before the model is allocated. All threads of the host read and convert, each its part of a tensor.
-/// Memory: the model, and one row of an 8-bit weight a thread.
+/// most, before the model is allocated; then every tensor that has a checksum is compared with it. Throws
+/// NumericError for a weight that is not finite. options.verify = false: no checksums, any weights. All
+/// threads of the host read and convert, each its part of a tensor. Memory: the model, and one row of an
+/// 8-bit weight a thread.
 template <typename T, typename D>
 LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folder,
                              SafeTensorsOptions options = {}) {
   ModelConfig config = read_config(folder / "config.json");
   const WeightFiles files = WeightFiles::open(folder, options);
+  detail::take_written(config, files);
+  detail::check_sizes(config.config, files);
   detail::check_weights<T>(config, files);
+  const Cpu host = detail::host_of(device);
+  std::vector<WeightFiles::Weight> all;
+  for (const auto& [name, weight] : files.weights()) all.push_back(weight);
+  detail::verify_tensors(host, all);
 
   LoadedModel<T, D> loaded{Transformer<T, D>(device, config.config), std::move(config.extra)};
-  const Cpu host = detail::host_of(device);
   for_each_tensor(loaded.model, [&](const std::string& name, const auto& tensor) {
     using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
     const auto [file, entry] = files.find(name);
@@ -192,8 +296,12 @@ LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folde
     tensor.assign_by([&, file = file, entry = entry](Index first, std::span<N> out) {
       detail::in_parts(host, static_cast<Index>(out.size()), [&](Index begin, Index end) {
         const auto part = out.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
-        if (!scaled) return file->read(*entry, first + begin, part);
-        dequantize<N>(*file, *entry, scales, config.block_size, first + begin, part);
+        if (scaled) {
+          dequantize<N>(*file, *entry, scales, config.block_size, first + begin, part);
+        } else {
+          file->read(*entry, first + begin, part);
+        }
+        if (options.verify) detail::check_finite(*file, name, first + begin, std::span<const N>(part));
       });
     });
   });

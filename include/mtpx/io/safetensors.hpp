@@ -7,14 +7,17 @@
 //             "__metadata__" may hold strings by name
 //   the rest  the tensors' bytes, row-major, little-endian, without holes or overlap
 //
+// What mtpx writes has one string more in "__metadata__", "mtpx_xxh64": 16 digits (io/checksum.hpp) of the
+// header, taken with zeros for these 16, then 16 of each tensor's bytes, in the order of the file. Other
+// readers ignore it; other writers' files have none.
+//
 // The rules are those of the reference implementation (huggingface/safetensors), and where it is silent the
 // stricter reading: a key that stands twice, an unknown field, more than 64 axes or 2^18 tensors are refused.
 
 #include <mtpx/core/error.hpp>
+#include <mtpx/io/checksum.hpp>
 #include <mtpx/io/file.hpp>
 #include <mtpx/io/safetensors_header.hpp>
-
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -29,36 +32,6 @@
 
 namespace mtpx {
 
-namespace detail {
-
-/// A file's bytes in memory, shared with the page cache; unmapped when it goes.
-class Mapping {
- public:
-  Mapping() = default;
-  explicit Mapping(const InputFile& file) : size_(static_cast<std::size_t>(file.size())) {
-    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.descriptor(), 0);
-    if (address == MAP_FAILED) file.fail("cannot be mapped: " + os_error());
-    data_ = static_cast<const std::byte*>(address);
-  }
-  Mapping(Mapping&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
-  Mapping& operator=(Mapping&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    return *this;
-  }
-  ~Mapping() {
-    if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
-  }
-
-  const std::byte* data() const { return data_; }
-
- private:
-  const std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
-};
-
-}  // namespace detail
-
 /// How a file is read.
 struct SafeTensorsOptions {
   /// Map the file (no copy, pages come as they are touched) or read the bytes that are asked for. Plain reads
@@ -66,6 +39,9 @@ struct SafeTensorsOptions {
   /// running read ends the process with SIGBUS. Each access checks the size first, which leaves only that
   /// race.
   bool mmap = true;
+  /// Compare the header, and where whole files are loaded each tensor's bytes, with the checksums that mtpx
+  /// writes. Files without them are taken as they are.
+  bool verify = true;
 };
 
 /// A safetensors file, open for reading. Everything the header claims has been checked when `open` returns:
@@ -80,8 +56,10 @@ class SafeTensors {
 
   /// The path as it was given.
   const std::string& path() const { return file_.path(); }
-  /// The header's `__metadata__`: texts under names.
+  /// The header's `__metadata__`: texts under names, without the checksums.
   const FileMetadata& metadata() const { return metadata_; }
+  /// The checksum of the header, and so of everything; nothing for a file that was written without.
+  std::optional<std::uint64_t> digest() const { return digest_; }
 
   /// All tensors, by name in byte order.
   std::span<const SafeTensorsEntry> tensors() const { return entries_; }
@@ -108,6 +86,28 @@ class SafeTensors {
     check_owned(entry);
     file_.check_size();
     return {mapping_.data() + data_begin_ + entry.begin, static_cast<std::size_t>(entry.bytes())};
+  }
+
+  /// Throws if the tensor's bytes are not those that were written, as far as the file has checksums. Several
+  /// threads may call it at once.
+  void verify(const SafeTensorsEntry& entry) const {
+    if (!entry.checksum) return;
+    constexpr Index step = Index{1} << 20;
+    std::vector<std::byte> buffer(mapping_.data() == nullptr ? std::min(step, entry.bytes()) : 0);
+    Checksum sum;
+    for (Index done = 0; done < entry.bytes(); done += step) {
+      const auto begin = static_cast<std::size_t>(done);
+      const auto count = static_cast<std::size_t>(std::min(step, entry.bytes() - done));
+      if (buffer.empty()) {
+        sum.add(bytes(entry).subspan(begin, count));
+      } else {
+        read_bytes(entry, done, std::span(buffer).first(count));
+        sum.add(std::span(buffer).first(count));
+      }
+    }
+    if (sum.value() == *entry.checksum) return;
+    fail(entry, cat("has other bytes than were written: their checksum is ", checksum_text(sum.value()),
+                    ", it was ", checksum_text(*entry.checksum)));
   }
 
   /// Copies out.size() bytes from the tensor's byte `offset` on, whatever its dtype.
@@ -176,6 +176,7 @@ class SafeTensors {
     nlohmann::json::sax_parse(header.begin(), header.end(), &reader);
     check_entries();
     check_layout();
+    read_checksums(header, options.verify);
     if (options.mmap) mapping_ = detail::Mapping(file_);
   }
 
@@ -222,16 +223,21 @@ class SafeTensors {
     }
   }
 
-  // All tensors together: sorted by place, each begins where the one before ended.
-  void check_layout() const {
-    std::vector<const SafeTensorsEntry*> placed;
-    placed.reserve(entries_.size());
-    for (const SafeTensorsEntry& entry : entries_) placed.push_back(&entry);
-    std::sort(placed.begin(), placed.end(), [](const SafeTensorsEntry* a, const SafeTensorsEntry* b) {
+  // By place; a tensor without bytes before the one that begins where it does.
+  std::vector<SafeTensorsEntry*> placed() {
+    std::vector<SafeTensorsEntry*> all;
+    all.reserve(entries_.size());
+    for (SafeTensorsEntry& entry : entries_) all.push_back(&entry);
+    std::sort(all.begin(), all.end(), [](const SafeTensorsEntry* a, const SafeTensorsEntry* b) {
       return std::pair(a->begin, a->end) < std::pair(b->begin, b->end);
     });
+    return all;
+  }
+
+  // All tensors together: each begins where the one before ended.
+  void check_layout() {
     Index end = 0;
-    for (const SafeTensorsEntry* entry : placed) {
+    for (const SafeTensorsEntry* entry : placed()) {
       if (entry->begin < end)
         fail(*entry,
              cat("begins at data byte ", entry->begin, ", inside the tensor before it, which ends at ", end));
@@ -241,6 +247,30 @@ class SafeTensors {
       end = entry->end;
     }
     if (end != data_bytes_) file_.fail(cat("has ", data_bytes_, " bytes of data; the tensors take ", end));
+  }
+
+  void read_checksums(std::string header, bool verify) {
+    const auto found = metadata_.find(std::string(detail::checksums_key));
+    if (found == metadata_.end()) return;
+    const std::string digits = found->second;
+    metadata_.erase(found);
+    if (!verify) return;
+    // Nowhere else: inside of a string the quotes would follow backslashes.
+    const std::size_t place = header.find(detail::checksums_mark);
+    std::vector<std::optional<std::uint64_t>> sums;
+    for (std::size_t at = 0; at < digits.size(); at += 16)
+      sums.push_back(parse_checksum(std::string_view(digits).substr(at, 16)));
+    if (place == std::string::npos || sums.size() != entries_.size() + 1 ||
+        std::find(sums.begin(), sums.end(), std::nullopt) != sums.end())
+      file_.fail(cat(detail::checksums_key, " of __metadata__ must be ", entries_.size() + 1,
+                     " checksums of 16 digits"));
+    header.replace(place + detail::checksums_mark.size(), 16, 16, '0');
+    if (checksum(header) != *sums[0])
+      file_.fail(cat("has another header than was written: its checksum is ", checksum_text(checksum(header)),
+                     ", it was ", checksum_text(*sums[0])));
+    digest_ = sums[0];
+    std::size_t next = 1;
+    for (SafeTensorsEntry* entry : placed()) entry->checksum = sums[next++];
   }
 
   // Whether the elements can be had as Number.
@@ -270,6 +300,7 @@ class SafeTensors {
   detail::Mapping mapping_;
   std::vector<SafeTensorsEntry> entries_;
   FileMetadata metadata_;
+  std::optional<std::uint64_t> digest_;
   Index data_begin_ = 0;
   Index data_bytes_ = 0;
 };
@@ -299,9 +330,10 @@ bool file_order(const A& a, const B& b) {
 }  // namespace detail
 
 /// Writes one file, holding no tensor: announce all tensors, write the bytes of each in the order of
-/// `tensors()`, call `finish`. The file appears under its name in `finish`, complete and flushed to the disk;
-/// before that, or after a failure, whatever had the name stays. The bytes depend on the arguments alone, not
-/// on their order. Every failure throws FileError "[safetensors] path: cause".
+/// `tensors()`, call `finish`. The file appears under its name in `finish`, complete, flushed to the disk and
+/// its header read back; before that, or after a failure, whatever had the name stays. The bytes depend on
+/// the arguments alone, not on their order. Checksums are written along. Every failure throws FileError
+/// "[safetensors] path: cause".
 class SafeTensorsWriter {
  public:
   SafeTensorsWriter(const std::filesystem::path& path, std::vector<TensorInfo> tensors,
@@ -326,18 +358,45 @@ class SafeTensorsWriter {
     }
     file_.write(bytes);
     ++written_;
+    put_checksum(written_, checksum(bytes));
   }
 
-  /// Flushes the file and gives it its name.
+  /// Completes the file, reads its header back, and gives it its name.
   void finish() {
+    complete();
+    place();
+  }
+
+  /// The first half of finish: all but the name. Returns SafeTensors::digest() of the file, or 0 for one
+  /// without tensors.
+  std::uint64_t complete() {
     if (written_ != tensors_.size())
       fail(cat("only ", written_, " of ", tensors_.size(), " tensors were written"));
-    file_.commit();
+    const std::uint64_t digest = tensors_.empty() ? 0 : checksum(header_);
+    if (!tensors_.empty()) put_checksum(0, digest);
+    file_.rewrite(8, std::as_bytes(std::span(header_.data(), header_.size())));
+    file_.flush();
+    const SafeTensors back = SafeTensors::open(file_.temporary(), {.mmap = false});
+    if (back.digest().value_or(0) != digest || back.tensors().size() != tensors_.size())
+      fail("was not written as it should be: its header reads back differently");
+    return digest;
   }
 
+  /// The second half: the file gets its name.
+  void place() { file_.place(); }
+
  private:
+  // The file's for tensor 0, the first one's for 1.
+  void put_checksum(std::size_t tensor, std::uint64_t sum) {
+    const std::size_t place = header_.find(detail::checksums_mark) + detail::checksums_mark.size();
+    header_.replace(place + 16 * tensor, 16, checksum_text(sum));
+  }
+
   // Sorts and checks the tensors; called before the file exists.
-  std::string header(const FileMetadata& metadata) {
+  std::string header(FileMetadata metadata) {
+    metadata.erase(std::string(detail::checksums_key));
+    if (!tensors_.empty())
+      metadata.emplace(detail::checksums_key, std::string(16 * (tensors_.size() + 1), '0'));
     std::sort(tensors_.begin(), tensors_.end(), detail::file_order<TensorInfo, TensorInfo>);
     check_names();
     std::string text = "{";

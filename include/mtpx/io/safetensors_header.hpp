@@ -11,6 +11,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,8 @@ namespace detail {
 constexpr Index max_header_bytes = 100'000'000;  // as the reference
 constexpr std::size_t max_tensors = std::size_t{1} << 18;
 constexpr std::size_t max_axes = 64;
+constexpr std::string_view checksums_key = "mtpx_xxh64";          // in __metadata__
+constexpr std::string_view checksums_mark = R"("mtpx_xxh64":")";  // what stands before its digits
 constexpr std::uint64_t max_json_count = std::uint64_t{1} << 53;  // what every JSON reader holds exactly
 
 /// "[2, 3]"; of more than eight axes only the first eight.
@@ -61,6 +64,7 @@ struct SafeTensorsEntry {
   std::vector<Index> shape;    ///< row-major; empty for a single number
   Index begin = 0;             ///< first byte, counted from the end of the header
   Index end = 0;               ///< one past the last byte
+  std::optional<std::uint64_t> checksum;  ///< what its bytes were when they were written, where the file says
 
   /// Of all elements in the file.
   Index bytes() const { return end - begin; }

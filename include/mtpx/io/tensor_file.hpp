@@ -89,9 +89,43 @@ void check_tensors(const SafeTensors& file, const Each& each) {
   problems.finish("load", file.path(), "what they are read into");
 }
 
+/// Throws FileError unless these tensors have the bytes that were written, as far as their files tell. All
+/// threads of the host look, each at a tensor.
+/// weights: pairs of a file and its entry
+template <typename Weights>
+void verify_tensors(const Cpu& host, const Weights& weights) {
+  cpu::parallel_tasks(host, static_cast<Index>(weights.size()), [&](Index i) {
+    const auto& [file, entry] = weights[static_cast<std::size_t>(i)];
+    file->verify(*entry);
+  });
+}
+
+/// Writes the tensors that `each` visits to a file, which finish(writer) gives its name.
+template <typename Each, typename Finish>
+void write_tensors(const std::filesystem::path& path, const Each& each, const FileMetadata& metadata,
+                   const Finish& finish) {
+  std::vector<TensorInfo> infos;
+  std::map<std::string, std::function<void(SafeTensorsWriter&)>> writers;
+  each([&](const std::string& name, const auto& tensor) {
+    using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
+    if (!tensor.defined()) throw Error(cat("[save] ", path.string(), ": ", name, " is undefined"));
+    infos.push_back({name, dtype_of<N>(), extents(tensor.shape())});
+    writers[name] = [tensor](SafeTensorsWriter& file) {
+      const std::vector<N> values = tensor.to_host();
+      file.write(std::as_bytes(std::span<const N>(values)));
+    };
+  });
+  SafeTensorsWriter file(path, std::move(infos), metadata);
+  for (const TensorInfo& info : file.tensors()) writers.at(info.name)(file);
+  finish(file);
+}
+
 /// Overwrites the tensors that `each` visits, which have been checked.
 template <typename Each>
 void read_tensors(const SafeTensors& file, const Each& each) {
+  std::vector<std::pair<const SafeTensors*, const SafeTensorsEntry*>> all;
+  for (const SafeTensorsEntry& entry : file.tensors()) all.emplace_back(&file, &entry);
+  verify_tensors(Cpu(), all);
   each([&](const std::string& name, const auto& tensor) {
     using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
     constexpr auto bytes = static_cast<Index>(sizeof(N));
@@ -119,25 +153,12 @@ void read_tensors(const SafeTensors& file, const Each& each) {
 template <typename Each>
 void save_tensors(const std::filesystem::path& path, const Each& each,
                   const FileMetadata& metadata = {{"format", "pt"}}) {
-  std::vector<TensorInfo> infos;
-  std::map<std::string, std::function<void(SafeTensorsWriter&)>> writers;
-  each([&](const std::string& name, const auto& tensor) {
-    using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
-    if (!tensor.defined()) throw Error(cat("[save] ", path.string(), ": ", name, " is undefined"));
-    infos.push_back({name, dtype_of<N>(), detail::extents(tensor.shape())});
-    writers[name] = [tensor](SafeTensorsWriter& file) {
-      const std::vector<N> values = tensor.to_host();
-      file.write(std::as_bytes(std::span<const N>(values)));
-    };
-  });
-  SafeTensorsWriter file(path, std::move(infos), metadata);
-  for (const TensorInfo& info : file.tensors()) writers.at(info.name)(file);
-  file.finish();
+  detail::write_tensors(path, each, metadata, [](SafeTensorsWriter& file) { file.finish(); });
 }
 
 /// Overwrites the tensors that `each` visits with those of the file, and returns its metadata. The two must
-/// agree in names, shapes and types: else FileError, which lists what does not fit, a line each and ten at
-/// most, and nothing has been overwritten.
+/// agree in names, shapes and types, and the bytes with the file's checksums: else FileError, which lists
+/// what does not fit, a line each and ten at most, and nothing has been overwritten.
 ///
 /// each: as for save_tensors(); called twice
 template <typename Each>

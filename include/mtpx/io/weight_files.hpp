@@ -18,10 +18,34 @@ namespace mtpx {
 
 namespace detail {
 
+constexpr const char* weights_name = "model.safetensors";
+constexpr const char* index_name = "model.safetensors.index.json";
+
 /// Whether `name` can only mean a file in the same folder.
 inline bool is_plain_file_name(std::string_view name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string_view::npos &&
          name.find('\\') == std::string_view::npos && name.find('\0') == std::string_view::npos;
+}
+
+/// An index, tensor to shard; throws FileError.
+inline std::map<std::string, std::string> read_index(const std::filesystem::path& path) {
+  const InputFile file("index", path);
+  // DeepSeek-V3's index has 92,000 tensors in 9 MB.
+  const auto json = parse_json<nlohmann::json>("index", file.read_text(Index{1} << 26), file.path(),
+                                               2 * max_tensors + 1000);
+  const auto* map = json.is_object() && json.contains("weight_map") ? &json["weight_map"] : nullptr;
+  if (map == nullptr || !map->is_object()) file.fail("weight_map must be an object");
+  std::map<std::string, std::string> shards;
+  for (const auto& [name, shard] : map->items()) {
+    const std::string where = cat("weight_map: the file of ", quote(name));
+    if (!shard.is_string()) file.fail(cat(where, " must be a string, not ", json_text(shard)));
+    if (!is_plain_file_name(shard.get_ref<const std::string&>())) {
+      file.fail(cat(where, ", ", json_text(shard), ", must lie in the same folder"));
+    }
+    shards.emplace(name, shard.get<std::string>());
+  }
+  if (shards.empty()) file.fail("weight_map is empty");
+  return shards;
 }
 
 }  // namespace detail
@@ -44,8 +68,8 @@ class WeightFiles {
   /// Opens the index and all shards, and compares them. Reads no weights.
   static WeightFiles open(const std::filesystem::path& folder, SafeTensorsOptions options = {}) {
     WeightFiles all;
-    const std::filesystem::path single = folder / "model.safetensors";
-    const std::filesystem::path index = folder / "model.safetensors.index.json";
+    const std::filesystem::path single = folder / detail::weights_name;
+    const std::filesystem::path index = folder / detail::index_name;
     std::error_code ignored;
     if (std::filesystem::exists(single, ignored) || !std::filesystem::exists(index, ignored)) {
       all.path_ = single.string();
@@ -55,7 +79,7 @@ class WeightFiles {
       }
     } else {
       all.path_ = index.string();
-      all.open_shards(folder, read_index(index), options);
+      all.open_shards(folder, detail::read_index(index), options);
     }
     return all;
   }
@@ -73,29 +97,8 @@ class WeightFiles {
   }
 
  private:
-  using WeightMap = std::map<std::string, std::string>;  // tensor to shard
-
-  static WeightMap read_index(const std::filesystem::path& path) {
-    const InputFile file("index", path);
-    // DeepSeek-V3's index has 92,000 tensors in 9 MB.
-    const auto json = parse_json<nlohmann::json>("index", file.read_text(Index{1} << 26), file.path(),
-                                                 2 * detail::max_tensors + 1000);
-    const auto* map = json.is_object() && json.contains("weight_map") ? &json["weight_map"] : nullptr;
-    if (map == nullptr || !map->is_object()) file.fail("weight_map must be an object");
-    WeightMap shards;
-    for (const auto& [name, shard] : map->items()) {
-      const std::string where = cat("weight_map: the file of ", detail::quote(name));
-      if (!shard.is_string()) file.fail(cat(where, " must be a string, not ", detail::json_text(shard)));
-      if (!detail::is_plain_file_name(shard.get_ref<const std::string&>())) {
-        file.fail(cat(where, ", ", detail::json_text(shard), ", must lie in the same folder"));
-      }
-      shards.emplace(name, shard.get<std::string>());
-    }
-    if (shards.empty()) file.fail("weight_map is empty");
-    return shards;
-  }
-
-  void open_shards(const std::filesystem::path& folder, const WeightMap& listed, SafeTensorsOptions options) {
+  void open_shards(const std::filesystem::path& folder, const std::map<std::string, std::string>& listed,
+                   SafeTensorsOptions options) {
     std::map<std::string, const SafeTensors*> shards;
     for (const auto& [name, shard] : listed) {
       const SafeTensors*& file = shards[shard];

@@ -5,6 +5,8 @@
 #include <mtpx/autograd/var.hpp>
 #include <mtpx/ops/decode_block.hpp>
 
+#include <cmath>
+
 namespace mtpx {
 
 /// logits_r = W x_r, in the type of sums.   x: [N, hidden], may be strided   w: [V, hidden]   returns [N, V]
@@ -15,8 +17,26 @@ Tensor<acc_t<T>, D> logits_of(const Tensor<T, D>& x, const Weight<T, D>& w) {
   return logits;
 }
 
+namespace detail {
+/// Throws NumericError where the logit of a token that was taken is not finite: there was none that is, or
+/// one above all. In the host's memory alone; a device is not waited for.
+template <typename A, typename D>
+void check_taken(const Tensor<A, D>& logits, const Tensor<std::int32_t, D>& ids) {
+  if constexpr (HostMemory<D>) {
+    const Rows rows = logits.rows();
+    for (Index r = 0; r < rows.count; ++r) {
+      const A logit = logits.data()[r * rows.stride + ids.data()[r]];
+      if (!std::isfinite(logit))
+        throw NumericError(
+            cat("[next token] the logits of row ", r, " are not finite: no token can be chosen by them"));
+    }
+  }
+}
+}  // namespace detail
+
 /// The most likely token after each row, the lowest id on ties; NaN never wins. Logits are not held where the
-/// device fuses the two.
+/// device fuses the two. Throws NumericError, on devices with the host's memory, where the logit of such a
+/// token is not finite; so does draw_tokens().
 ///
 /// x: [N, hidden], may be strided   w: [V, hidden]   ids: N numbers at least, written
 template <typename T, typename D>
@@ -27,6 +47,7 @@ void choose_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<st
   }
   const Tensor<acc_t<T>, D> logits = logits_of(x, w);
   argmax_rows(x.device(), logits.rows(), logits.data(), ids.data());
+  detail::check_taken(logits, ids);
 }
 
 /// A token after each row, drawn with its own temperature, cuts and number.
@@ -37,6 +58,7 @@ void draw_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<Draw
                  const Tensor<std::int32_t, D>& ids, const Kept& kept) {
   const Tensor<acc_t<T>, D> logits = logits_of(x, w);
   draw_rows(x.device(), logits.rows(), logits.data(), draws.data(), ids.data(), kept);
+  detail::check_taken(logits, ids);
 }
 
 /// How rounds of drafts end by a rule.   verdicts: rounds.count at least, written

@@ -153,7 +153,13 @@ class AdamW {
   /// ... and the work, which is the same in every step.
   template <typename Module>
   void update(Module& module, const GradientClip<D>& clip) {
-    const AdamWStep s{options_.beta1, options_.beta2, options_.eps};
+    move(module.device(), gather(module), clip);
+  }
+
+  /// The two halves of update(): what moves, after which gradients are forgotten. It may throw, and no
+  /// parameter has changed then ...
+  template <typename Module>
+  detail::ByType<AdamWTensor> gather(Module& module) {
     detail::ByType<AdamWTensor> parameters;
     for_each_parameter(module, [&](const std::string& name, auto& parameter) {
       using P = std::remove_cvref_t<decltype(parameter)>;
@@ -170,12 +176,18 @@ class AdamW {
            group.weight_decay, group.rate});
       parameter.zero_grad();
     });
+    return parameters;
+  }
+
+  /// ... and its move.
+  void move(const D& device, const detail::ByType<AdamWTensor>& parameters, const GradientClip<D>& clip) {
+    const AdamWStep s{options_.beta1, options_.beta2, options_.eps};
     const auto run = [&](const auto& list) {
-      if (!list.empty()) adamw_step(module.device(), std::span(list), s, rates_.data(), clip.scale.data());
+      if (!list.empty()) adamw_step(device, std::span(list), s, rates_.data(), clip.scale.data());
     };
-    run(std::as_const(parameters.floats));
-    run(std::as_const(parameters.doubles));
-    run(std::as_const(parameters.halves));
+    run(parameters.floats);
+    run(parameters.doubles);
+    run(parameters.halves);
   }
 
   /// Calls visit(name, tensor) for the state of a module's parameters under their published names, experts

@@ -26,6 +26,10 @@ struct StepOptions {
 ///
 /// Where the total loss or the gradient norm of a step is not finite, this step and all steps behind it
 /// change nothing: not the weights, the moments or the biases.
+///
+/// Nor does a step that throws, for memory ran out, and the next one is what it would have been. Should it
+/// throw while weights and moments are being changed, all steps after it throw Error, until they have been
+/// loaded again and rewind() says so.
 template <typename T, typename D>
 class TrainStep {
  public:
@@ -49,6 +53,8 @@ class TrainStep {
 
   /// Queues one step.
   void operator()(double lr) {
+    if (begun_) forget();
+    begun_ = true;
     const Constants constants{options_.loss.lambda, model_.activation_checkpointing, model_.detach_depths,
                               model_.main_frozen()};
     if (constants_ != constants) {
@@ -56,17 +62,26 @@ class TrainStep {
       record_.forget();
       if constexpr (!HostMemory<D>) optimizer_.reserve(model_);
     }
+    const Index steps = optimizer_.steps();
+    try {
+      optimizer_.begin_step(model_.device(), lr);
+      record_(model_.device(), [this] { run(); });
+    } catch (...) {
+      if (!changing_) optimizer_.set_steps(steps);
+      throw;
+    }
     model_.config.mtpx_trained_window = std::max(model_.config.mtpx_trained_window, inputs_[0].time());
-    optimizer_.begin_step(model_.device(), lr);
-    record_(model_.device(), [this] { run(); });
+    begun_ = false;
   }
 
   /// Another weight of the depths' losses from the next step on, which is recorded anew, as it is where the
   /// model's switches are turned.
   void set_lambda(double lambda) { options_.loss.lambda = lambda; }
 
-  /// Goes back over steps that changed nothing: `steps` were taken before them.
+  /// Goes back over steps that changed nothing, or whose state has been loaded: `steps` were taken before
+  /// them.
   void rewind(Index steps) {
+    changing_ = false;
     optimizer_.set_steps(steps);
     fill_value(model_.device(), 1, 0.0, halted_.data());
   }
@@ -106,8 +121,22 @@ class TrainStep {
     }
     const auto clip = clip_norm(model_, options_.clip, halted_, losses_.slice_front(0, 1));
     copy_rows(device, 1, 1, clip.norm.data(), 1, norm_.data(), 1, false);
-    optimizer_.update(model_, clip);
+    const auto parameters = optimizer_.gather(model_);
+    changing_ = true;
+    optimizer_.move(device, parameters, clip);
     model_.update_bias(options_.bias_update_speed, clip.scale.data());
+    changing_ = false;
+  }
+
+  /// What a step that threw has left behind: gradients, loads of experts, half a record.
+  void forget() {
+    if (changing_)
+      throw Error("[train] a step has thrown while it changed weights and moments: load them again");
+    model_.zero_grad();
+    model_.update_bias(0);
+    record_.forget();
+    constants_.reset();
+    begun_ = false;
   }
 
   Transformer<T, D>& model_;
@@ -118,6 +147,7 @@ class TrainStep {
   Tensor<double, D> norm_, halted_;
   std::optional<Constants> constants_;
   Recorded<D> record_;
+  bool begun_ = false, changing_ = false;  // of a step that threw: whether it began, and changed weights
 };
 
 }  // namespace mtpx

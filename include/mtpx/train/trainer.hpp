@@ -4,10 +4,13 @@
 #include <mtpx/train/schedule.hpp>
 #include <mtpx/train/step.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -83,7 +86,9 @@ class Trainer {
         vocabulary_(model.config.vocab_size),
         step_(model, windows(model, options, batches_(0)), options.step),
         losses_(model.device(), {ring, step_.losses().size()}),
-        norms_(model.device(), {ring}) {}
+        norms_(model.device(), {ring}) {
+    queued_.reserve(static_cast<std::size_t>(ring));  // a step that was taken is noted, come what may
+  }
 
   /// The steps that are left, until on_step(const StepReport&) returns false: true if they were all taken. A
   /// GPU, which has steps queued, is asked every `every` steps, so that on_step may come later than the step.
@@ -103,7 +108,8 @@ class Trainer {
   /// is not finite.
   StepReport step() {
     advance();
-    return reports().back();
+    std::vector<StepReport> all = reports();
+    return std::move(all.back());
   }
 
   /// Queues one optimiser step and does not wait for it: not even for its loss, which stays on the device
@@ -180,8 +186,14 @@ class Trainer {
     rule(options.lr.peak >= 0 && std::isfinite(options.lr.peak), "lr", options.lr.peak,
          "must be 0 or positive");
     rule(options.step.clip >= 0, "clip", options.step.clip, "must be 0 (none) or positive");
+    const double gamma = options.step.bias_update_speed;
+    rule(gamma >= 0 && std::isfinite(gamma), "bias_update_speed", gamma, "must be 0 or positive");
+    for (const double lambda : {options.step.loss.lambda, options.lambda.late})
+      rule(lambda >= 0 && std::isfinite(lambda), "lambda", lambda, "must be 0 or positive");
     const Index seq = batch.seq, longest = model.config.max_position_embeddings;
     const Index depth = model.config.num_nextn_predict_layers;
+    const auto weights = static_cast<Index>(options.step.loss.depth_weights.size());
+    rule(weights <= depth, "depth_weights", cat(weights, " numbers"), cat("there are ", depth, " depths"));
     rule(seq <= longest, "seq", seq, cat("must not exceed max_position_embeddings = ", longest));
     rule(seq > depth, "seq", seq, cat("must be larger than num_nextn_predict_layers = ", depth));
     if (model.main_frozen() && model.config.num_nextn_predict_layers == 0)
@@ -199,36 +211,42 @@ class Trainer {
     return all;
   }
 
-  /// Moves what is queued to finished_.
+  /// Moves what is queued to finished_; where memory runs out, nothing has been moved.
   void collect() {
     if (queued_.empty()) return;
-    const std::vector<StepReport> queued = std::exchange(queued_, {});
-    const auto count = static_cast<Index>(queued.size());
+    const auto count = static_cast<Index>(queued_.size());
     const auto losses = losses_.slice_front(0, count).to_host();  // [count, 1 + heads, accumulation]
     const auto norms = norms_.slice_front(0, count).to_host();    // [count]
     const double share = 1.0 / static_cast<double>(options_.accumulation);
     const auto micros = static_cast<std::size_t>(options_.accumulation);
     const auto numbers = static_cast<std::size_t>(step_.losses().size());
-    for (std::size_t i = 0; i < queued.size(); ++i) {
-      StepReport report = queued[i];
+    std::vector<StepReport> done = queued_;
+    const auto finite = [](const StepReport& report) {
+      return std::isfinite(report.total) && std::isfinite(report.gradient_norm);
+    };
+    for (std::size_t i = 0; i < done.size(); ++i) {
       const auto mean = [&](std::size_t row) {
         double sum = 0;
         for (std::size_t micro = 0; micro < micros; ++micro)
           sum += share * static_cast<double>(losses[i * numbers + row * micros + micro]);
         return sum;
       };
-      report.total = mean(0);
-      for (std::size_t row = 1; row < numbers / micros; ++row) report.loss.push_back(mean(row));
-      report.gradient_norm = norms[i];
-      if (!std::isfinite(report.total) || !std::isfinite(report.gradient_norm)) {
-        steps_ = report.step - 1;
-        step_.rewind(steps_);
-        throw NumericError(cat("[train] step ", report.step, ": loss ", report.total, " and gradient norm ",
-                               report.gradient_norm,
-                               " must be finite; the weights are those of the step before"));
-      }
-      finished_.push_back(std::move(report));
+      done[i].total = mean(0);
+      for (std::size_t row = 1; row < numbers / micros; ++row) done[i].loss.push_back(mean(row));
+      done[i].gradient_norm = norms[i];
     }
+    const auto bad = std::find_if_not(done.begin(), done.end(), finite);
+    std::string text;
+    if (bad != done.end())
+      text = cat("[train] step ", bad->step, ": loss ", bad->total, " and gradient norm ", bad->gradient_norm,
+                 " must be finite; the weights are those of the step before");
+    finished_.reserve(finished_.size() + done.size());
+    finished_.insert(finished_.end(), std::make_move_iterator(done.begin()), std::make_move_iterator(bad));
+    queued_.clear();
+    if (bad == done.end()) return;
+    steps_ = bad->step - 1;
+    step_.rewind(steps_);
+    throw NumericError(text);
   }
 
   TrainOptions options_;
