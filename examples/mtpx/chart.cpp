@@ -18,8 +18,8 @@ constexpr const char* style =
     "--h6:#ffb77c;--h7:#e16f24;--h8:#762c00;font:13px system-ui,sans-serif;fill:var(--ink)}"
     "@media(prefers-color-scheme:dark){.m{--ink:#e6edf3;--faint:#3d444d;--c0:#9198a1;--c1:#58a6ff;--c2:#"
     "f0883e;"
-    "--c3:#3fb950;--c4:#bc8cff;--c5:#ff7b72;--c6:#d29922;--h0:#cae8ff;--h1:#54aeff;--h2:#1f6feb;--h3:#143d79;"
-    "--h4:#2f353d;--h5:#5a3216;--h6:#9b4a0c;--h7:#f0883e;--h8:#ffdfb6}}</style>";
+    "--c3:#3fb950;--c4:#bc8cff;--c5:#ff7b72;--c6:#d29922;--h0:#a5d6ff;--h1:#54aeff;--h2:#1f6feb;--h3:#143d79;"
+    "--h4:#2f353d;--h5:#5a3216;--h6:#9b4a0c;--h7:#ea7b2c;--h8:#ffcb8f}}</style>";
 
 constexpr const char* page_style =
     ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
@@ -205,8 +205,8 @@ std::string heat_map(const HeatMap& map) {
   const auto rows = map.rows.size(), columns = std::max<std::size_t>(1, map.columns.size());
   const double cell = std::clamp(300 / static_cast<double>(std::max<std::size_t>(1, rows)), 2.0, 20.0);
   const double across = (wide - left - right) / static_cast<double>(columns);
-  const double height = std::max(top + 20 * 10, top + cell * static_cast<double>(rows)) + bottom;
   const double base = top + cell * static_cast<double>(rows);
+  const double height = std::max(top + 20 * static_cast<double>(bounds.size() + 1), base + bottom);
   std::array<std::string, 9> paths;
   for (std::size_t r = 0; r < rows; ++r) {
     for (std::size_t c = 0; c < map.cells[r].size(); ++c) {
@@ -222,7 +222,11 @@ std::string heat_map(const HeatMap& map) {
   std::string svg = begin_drawing(map.title, height);
   for (std::size_t level = 0; level < paths.size(); ++level) {
     const std::string fill = cat("var(--h", level, ')');
-    const auto bound = [&](std::size_t i) { return fixed(bounds[i], bounds[i] < 0.9 ? 2 : 1); };
+    const auto bound = [&](std::size_t i) {
+      std::ostringstream text_of;
+      text_of << bounds[i];
+      return text_of.str();
+    };
     const std::string text = level == 0   ? cat("below ", bound(0))
                              : level == 8 ? cat(bound(7), " and more")
                                           : cat(bound(level - 1), " - ", bound(level));
