@@ -29,7 +29,7 @@ same() {
   local page=${3:-$work/run/report.html} run=${4:-$work/run}
   table "$page" "$1" >"$work/shown"
   numbers "$run/metrics.jsonl" "$2" >"$work/logged"
-  [[ -s $work/logged ]] && cmp "$work/shown" "$work/logged" || fail "$1: the page's numbers are not those of $2"
+  if [[ ! -s $work/logged ]] || ! cmp "$work/shown" "$work/logged"; then fail "$1: the page's numbers are not those of $2"; fi
 }
 same 'Training loss, nats a token' loss
 same 'Gradient norm before clipping' gradient_norm
@@ -114,7 +114,7 @@ expect 4 "mtpx: [report] $work/none/page.html: cannot be created: No such file o
 # ---- A comparison that was ended goes on ---------------------------------------------------------------------------------------
 
 compare=(compare --config "$work/config.json" --data "$work/text.txt" --seq 32 --steps 2 --seeds 2 --evaluations 2
-  --eval-windows 4 --prompts 1 --context 8 --tokens 8 --designs baseline,sequential --equal-size none --out "$work/report")
+  --eval-windows 4 --prompts 1 --context 8 --tokens 8 --designs 'baseline,sequential' --equal-size none --out "$work/report")
 "$mtpx" "${compare[@]}" | { head -n 2 >"$work/first" && true; } || true # its reader goes after two runs
 [[ -e $work/report/runs.json && ! -e $work/report/report.json ]] || fail "an ended comparison keeps no runs"
 expect 2 "mtpx: [compare] $work/report/runs.json: holds runs that were made with other settings (its settings differs); --force drops them" \
@@ -156,7 +156,8 @@ for input in "$here"/../fuzz/corpus/report/*; do
 done
 [[ $inputs -ge 10 ]] || fail "only $inputs inputs of the fuzzer"
 cp "$work/sound.json" "$report"
-"$program" compare --redraw --out "$work/report" >/dev/null && cmp "$work/sound.html" "$work/report/report.html" || fail "redrawn, the page differs"
+"$program" compare --redraw --out "$work/report" >/dev/null
+cmp "$work/sound.html" "$work/report/report.html" || fail "redrawn, the page differs"
 
 [[ $failures == 0 ]] && echo "program: all checks passed"
 exit $((failures > 0))
