@@ -175,28 +175,32 @@ std::string line_chart(const std::string& title, const Axis& x, const Axis& y,
   for (std::size_t i = 0; i < x.lines(); ++i)
     svg += label(x.x(x.line(i)), high - bottom + 20, x.text(x.line(i)), "middle");
   svg += label((left + wide - right) / 2, high - 6, "step", "middle");
-  for (std::size_t i = 0; i < lines.size(); ++i) {
-    const std::string stroke = colour(first + i);
-    std::string path, dots;
+  const auto path = [&](const std::vector<std::pair<double, double>>& points) {
+    std::string text;
     bool pen_down = false;
-    for (const auto& [step, value] : lines[i].points) {
-      if (!std::isfinite(value)) {
-        pen_down = false;
-        continue;
-      }
-      const std::string px = fixed(x.x(step), 1), py = fixed(y.y(value), 1);
-      path += cat(pen_down ? 'L' : 'M', px, ' ', py);
-      pen_down = true;
-      if (lines[i].points.size() > dotted) continue;
-      std::ostringstream number;
-      number << std::setprecision(6) << value;
-      dots += cat("<circle cx=\"", px, "\" cy=\"", py, "\" r=\"2.5\" fill=\"", stroke, "\"><title>",
-                  escaped(lines[i].name), ", step ", fixed(step, 0), ": ", number.str(), "</title></circle>");
+    for (const auto& [step, value] : points) {
+      if (std::isfinite(value))
+        text += cat(pen_down ? 'L' : 'M', fixed(x.x(step), 1), ' ', fixed(y.y(value), 1));
+      pen_down = std::isfinite(value);
     }
-    svg += cat("<path d=\"", path, "\" fill=\"none\" stroke=\"", stroke, "\" stroke-width=\"1.5\"/>", dots,
-               '\n');
+    return text;
+  };
+  std::string behind, before;
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    const auto& [name, points, means] = lines[i];
+    const std::string stroke = cat("fill=\"none\" stroke=\"", colour(first + i), "\" stroke-width=\"1.5\"");
+    if (!means.empty()) behind += cat("<path d=\"", path(points), "\" ", stroke, " opacity=\"0.35\"/>\n");
+    before += cat("<path d=\"", path(means.empty() ? points : means), "\" ", stroke, "/>\n");
+    for (const auto& [step, value] : points) {
+      if (points.size() > dotted || !std::isfinite(value)) continue;
+      std::ostringstream number_of;
+      number_of << std::setprecision(6) << value;
+      before += cat("<circle cx=\"", fixed(x.x(step), 1), "\" cy=\"", fixed(y.y(value), 1),
+                    "\" r=\"2.5\" fill=\"", colour(first + i), "\"><title>", escaped(name), ", step ",
+                    fixed(step, 0), ": ", number_of.str(), "</title></circle>");
+    }
   }
-  return svg + "</svg>\n";
+  return svg + behind + before + "</svg>\n";
 }
 
 std::string heat_map(const HeatMap& map) {
