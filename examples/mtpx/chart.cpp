@@ -18,8 +18,8 @@ constexpr const char* style =
     "--h6:#ffb77c;--h7:#e16f24;--h8:#762c00;font:13px system-ui,sans-serif;fill:var(--ink)}"
     "@media(prefers-color-scheme:dark){.m{--ink:#e6edf3;--faint:#3d444d;--c0:#9198a1;--c1:#58a6ff;--c2:#"
     "f0883e;"
-    "--c3:#3fb950;--c4:#bc8cff;--c5:#ff7b72;--c6:#d29922;--h0:#cae8ff;--h1:#54aeff;--h2:#1f6feb;--h3:#143d79;"
-    "--h4:#2f353d;--h5:#5a3216;--h6:#9b4a0c;--h7:#f0883e;--h8:#ffdfb6}}</style>";
+    "--c3:#3fb950;--c4:#bc8cff;--c5:#ff7b72;--c6:#d29922;--h0:#a5d6ff;--h1:#54aeff;--h2:#1f6feb;--h3:#143d79;"
+    "--h4:#2f353d;--h5:#5a3216;--h6:#9b4a0c;--h7:#ea7b2c;--h8:#ffcb8f}}</style>";
 
 constexpr const char* page_style =
     ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
@@ -175,28 +175,32 @@ std::string line_chart(const std::string& title, const Axis& x, const Axis& y,
   for (std::size_t i = 0; i < x.lines(); ++i)
     svg += label(x.x(x.line(i)), high - bottom + 20, x.text(x.line(i)), "middle");
   svg += label((left + wide - right) / 2, high - 6, "step", "middle");
-  for (std::size_t i = 0; i < lines.size(); ++i) {
-    const std::string stroke = colour(first + i);
-    std::string path, dots;
+  const auto path = [&](const std::vector<std::pair<double, double>>& points) {
+    std::string text;
     bool pen_down = false;
-    for (const auto& [step, value] : lines[i].points) {
-      if (!std::isfinite(value)) {
-        pen_down = false;
-        continue;
-      }
-      const std::string px = fixed(x.x(step), 1), py = fixed(y.y(value), 1);
-      path += cat(pen_down ? 'L' : 'M', px, ' ', py);
-      pen_down = true;
-      if (lines[i].points.size() > dotted) continue;
-      std::ostringstream number;
-      number << std::setprecision(6) << value;
-      dots += cat("<circle cx=\"", px, "\" cy=\"", py, "\" r=\"2.5\" fill=\"", stroke, "\"><title>",
-                  escaped(lines[i].name), ", step ", fixed(step, 0), ": ", number.str(), "</title></circle>");
+    for (const auto& [step, value] : points) {
+      if (std::isfinite(value))
+        text += cat(pen_down ? 'L' : 'M', fixed(x.x(step), 1), ' ', fixed(y.y(value), 1));
+      pen_down = std::isfinite(value);
     }
-    svg += cat("<path d=\"", path, "\" fill=\"none\" stroke=\"", stroke, "\" stroke-width=\"1.5\"/>", dots,
-               '\n');
+    return text;
+  };
+  std::string behind, before;
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    const auto& [name, points, means] = lines[i];
+    const std::string stroke = cat("fill=\"none\" stroke=\"", colour(first + i), "\" stroke-width=\"1.5\"");
+    if (!means.empty()) behind += cat("<path d=\"", path(points), "\" ", stroke, " opacity=\"0.35\"/>\n");
+    before += cat("<path d=\"", path(means.empty() ? points : means), "\" ", stroke, "/>\n");
+    for (const auto& [step, value] : points) {
+      if (points.size() > dotted || !std::isfinite(value)) continue;
+      std::ostringstream number_of;
+      number_of << std::setprecision(6) << value;
+      before += cat("<circle cx=\"", fixed(x.x(step), 1), "\" cy=\"", fixed(y.y(value), 1),
+                    "\" r=\"2.5\" fill=\"", colour(first + i), "\"><title>", escaped(name), ", step ",
+                    fixed(step, 0), ": ", number_of.str(), "</title></circle>");
+    }
   }
-  return svg + "</svg>\n";
+  return svg + behind + before + "</svg>\n";
 }
 
 std::string heat_map(const HeatMap& map) {
@@ -205,8 +209,8 @@ std::string heat_map(const HeatMap& map) {
   const auto rows = map.rows.size(), columns = std::max<std::size_t>(1, map.columns.size());
   const double cell = std::clamp(300 / static_cast<double>(std::max<std::size_t>(1, rows)), 2.0, 20.0);
   const double across = (wide - left - right) / static_cast<double>(columns);
-  const double height = std::max(top + 20 * 10, top + cell * static_cast<double>(rows)) + bottom;
   const double base = top + cell * static_cast<double>(rows);
+  const double height = std::max(top + 20 * static_cast<double>(bounds.size() + 1), base + bottom);
   std::array<std::string, 9> paths;
   for (std::size_t r = 0; r < rows; ++r) {
     for (std::size_t c = 0; c < map.cells[r].size(); ++c) {
@@ -222,7 +226,11 @@ std::string heat_map(const HeatMap& map) {
   std::string svg = begin_drawing(map.title, height);
   for (std::size_t level = 0; level < paths.size(); ++level) {
     const std::string fill = cat("var(--h", level, ')');
-    const auto bound = [&](std::size_t i) { return fixed(bounds[i], bounds[i] < 0.9 ? 2 : 1); };
+    const auto bound = [&](std::size_t i) {
+      std::ostringstream text_of;
+      text_of << bounds[i];
+      return text_of.str();
+    };
     const std::string text = level == 0   ? cat("below ", bound(0))
                              : level == 8 ? cat(bound(7), " and more")
                                           : cat(bound(level - 1), " - ", bound(level));

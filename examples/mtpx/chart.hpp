@@ -54,10 +54,11 @@ std::string line(double x0, double y0, double x1, double y1, const std::string& 
 std::string frame(const std::string& title, const Axis& axis, const std::vector<std::string>& names,
                   std::size_t first = 0);
 
-/// A line of a chart: (x, y) in order; where y is NaN it has a gap.
+/// A line of a chart: (x, y) in order; where y is NaN it has a gap. Where there are means, they are the line,
+/// and the points are drawn faintly behind it.
 struct Series {
   std::string name;
-  std::vector<std::pair<double, double>> points;
+  std::vector<std::pair<double, double>> points, means;
 };
 
 /// Lines over steps, line i in colour first + i. Few points have dots, which say their numbers.

@@ -47,8 +47,10 @@ class Checked {
     return all;
   }
 
+  /// A number that sums and squares of many such hold.
   double number() const {
     if (!value_->is_number() || !std::isfinite(value_->get<double>())) refuse("must be a number");
+    if (std::abs(value_->get<double>()) > 1e100) refuse("must be at most 1e100");
     return value_->get<double>();
   }
   /// null, as which JSON has it, is a number that is not finite.

@@ -106,16 +106,14 @@ std::string curves(const Checked& table, const char* key, std::size_t k, double 
   }
   const Axis axis(least, most);
   std::string svg = frame(title, axis, names_of(table));
-  const auto x = [&](double step) { return left + step / steps * (wide - left - right); };
-  for (std::size_t i = 1; i <= 4; ++i) {
-    const double step = steps * static_cast<double>(i) / 4;
-    svg += label(x(step), high - bottom + 20, fixed(step, 0), "middle");
-  }
+  const Axis across(0, steps);
+  for (std::size_t i = 0; i < across.lines(); ++i)
+    svg += label(across.x(across.line(i)), high - bottom + 20, across.text(across.line(i)), "middle");
   for (std::size_t design = 0; design < lines.size(); ++design) {
     if (lines[design].empty()) continue;
     std::string points, above, below;
     for (const Point& point : lines[design]) {
-      const std::string here = fixed(x(point.step), 1);
+      const std::string here = fixed(across.x(point.step), 1);
       points += cat(here, ',', fixed(axis.y(point.mean), 1), ' ');
       above += cat(here, ',', fixed(axis.y(point.most), 1), ' ');
       below = cat(here, ',', fixed(axis.y(point.least), 1), ' ') + below;

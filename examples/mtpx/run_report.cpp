@@ -55,34 +55,61 @@ struct Lines {
   std::vector<std::vector<double>> values;  // [line][step]
 };
 
-/// Which steps are shown: all of few; of many, those where a line is lowest or highest, or not a number,
-/// within one of `buckets` equal parts, and the last.
+/// The steps of a run, or of more than 2 * buckets those of `buckets` equal parts: [begin, end) of each.
+std::vector<std::pair<std::size_t, std::size_t>> parts(const std::vector<std::uint64_t>& steps) {
+  std::vector<std::pair<std::size_t, std::size_t>> all;
+  if (steps.empty()) return all;
+  const auto span = static_cast<double>(steps.back() - steps.front() + 1);
+  const auto part = [&](std::size_t i) {
+    return steps.size() <= 2 * buckets
+               ? i
+               : static_cast<std::size_t>(static_cast<double>(steps[i] - steps.front()) / span * buckets);
+  };
+  for (std::size_t begin = 0, end = 0; begin < steps.size(); begin = end) {
+    while (end < steps.size() && part(end) == part(begin)) ++end;
+    all.emplace_back(begin, end);
+  }
+  return all;
+}
+
+/// Which steps are shown: those where a line is lowest or highest, or not a number, within a part; and the
+/// last.
 std::vector<std::size_t> shown(const Lines& lines) {
   std::set<std::size_t> kept;
-  const std::size_t count = lines.steps.size();
-  if (count <= 2 * buckets) {
-    for (std::size_t i = 0; i < count; ++i) kept.insert(i);
-    return {kept.begin(), kept.end()};
-  }
-  const std::uint64_t first = lines.steps.front(), span = lines.steps.back() - first + 1;
-  for (const std::vector<double>& line : lines.values) {
-    for (std::size_t begin = 0, end = 0; begin < count; begin = end) {
-      const auto bucket = [&](std::size_t i) {
-        return static_cast<std::size_t>(static_cast<double>(lines.steps[i] - first) /
-                                        static_cast<double>(span) * static_cast<double>(buckets));
-      };
-      std::size_t least = begin, most = begin, none = count;
-      for (end = begin; end < count && bucket(end) == bucket(begin); ++end) {
-        if (!(line[end] >= line[least])) least = std::isnan(line[end]) ? least : end;
-        if (!(line[end] <= line[most])) most = std::isnan(line[end]) ? most : end;
-        if (std::isnan(line[end])) none = end;
+  if (!lines.steps.empty()) kept.insert(lines.steps.size() - 1);
+  for (const auto& [begin, end] : parts(lines.steps)) {
+    for (const std::vector<double>& line : lines.values) {
+      std::size_t least = begin, most = begin, none = end;
+      for (std::size_t i = begin; i < end; ++i) {
+        if (std::isnan(line[i])) none = i;
+        if (line[i] < line[least] || std::isnan(line[least])) least = i;
+        if (line[i] > line[most] || std::isnan(line[most])) most = i;
       }
       kept.insert({least, most});
-      if (none < count) kept.insert(none);
+      if (none < end) kept.insert(none);
     }
   }
-  kept.insert(count - 1);
   return {kept.begin(), kept.end()};
+}
+
+/// A line as it is drawn: the steps that are shown and, of many, the mean of each part.
+Series series_of(const Lines& lines, std::size_t line, const std::vector<std::size_t>& kept,
+                 std::string name) {
+  Series s{std::move(name), {}, {}};
+  for (const std::size_t i : kept)
+    s.points.emplace_back(static_cast<double>(lines.steps[i]), lines.values[line][i]);
+  const auto all = parts(lines.steps);
+  for (const auto& [begin, end] : all.size() < lines.steps.size() ? all : decltype(all)()) {
+    double step = 0, mean = 0, count = 0;
+    for (std::size_t i = begin; i < end; ++i) {
+      if (std::isnan(lines.values[line][i])) continue;
+      step += static_cast<double>(lines.steps[i]);
+      mean += lines.values[line][i];
+      ++count;
+    }
+    if (count > 0) s.means.emplace_back(step / count, mean / count);
+  }
+  return s;
 }
 
 /// A range of numbers that grows by what is put in.
@@ -126,12 +153,9 @@ std::string figure(const std::vector<RunLog>& runs, const std::string& title,
     for (const std::size_t i : kept) grid.rows.push_back({cat(lines.steps[i])});
     for (std::size_t l = 0; l < lines.names.size(); ++l) {
       grid.head.push_back(lines.names[l]);
-      Series& s = series.emplace_back(Series{lines.names[l], {}});
-      for (std::size_t row = 0; row < kept.size(); ++row) {
-        const double v = lines.values[l][kept[row]];
-        s.points.emplace_back(static_cast<double>(lines.steps[kept[row]]), v);
-        grid.rows[row].push_back(number(v));
-      }
+      series.push_back(series_of(lines, l, kept, lines.names[l]));
+      for (std::size_t row = 0; row < kept.size(); ++row)
+        grid.rows[row].push_back(number(lines.values[l][kept[row]]));
     }
     return line_chart(title, steps, y.axis(), series) +
            details(cat(title, ": numbers of ", kept.size(), " of ", lines.steps.size(), " steps"), grid);
@@ -171,12 +195,9 @@ std::string overlay(const std::vector<RunLog>& runs, const std::string& title,
   Range y;
   for (std::size_t r = 0; r < runs.size(); ++r) {
     const Lines lines = of(runs[r]);
-    Series& s = series.emplace_back(Series{short_name(runs, r), {}});
-    if (lines.values.empty()) continue;
-    for (const std::size_t i : shown(lines)) {
-      s.points.emplace_back(static_cast<double>(lines.steps[i]), lines.values[0][i]);
-      y.put(lines.values[0][i]);
-    }
+    const std::vector<std::size_t> kept = shown(lines);
+    series.push_back(series_of(lines, 0, kept, short_name(runs, r)));
+    for (const std::size_t i : kept) y.put(lines.values[0][i]);
   }
   return cat("<div>", line_chart(title, step_axis(runs), y.axis(), series), "</div>\n");
 }
@@ -356,7 +377,7 @@ std::string runs_html(const std::vector<RunLog>& runs) {
   page += cat(
       "<p>Tokens/s above are medians. Of a run of more than ", 2 * buckets, " steps, each of ", buckets,
       " equal parts is drawn, and has numbers, where a line is lowest and highest in it; the last step is "
-      "there, too. Of more than ",
+      "there, too, and the line before these is the mean of each part. Of more than ",
       most_columns, " validations with loads, or ", most_samples,
       " with samples, every n-th is, and the last. Balanced is a share of one over the number of "
       "experts.</p>\n");
