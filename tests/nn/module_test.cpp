@@ -80,7 +80,8 @@ TEST_CASE("for_each_tensor: what a file holds, experts one by one, states too; c
 }
 
 TEST_CASE("device_of: what device() says, or where the first parameter is") {
-  CHECK(&device_of<Cpu>(All()).pool() == &::cpu.pool());
+  const All all;
+  CHECK(&device_of<Cpu>(all).pool() == &all.table.device().pool());
   const Elsewhere elsewhere;
   CHECK(&device_of<Cpu>(elsewhere).pool() == &elsewhere.other.pool());
   CHECK_THROWS_WITH_AS(device_of<Cpu>(Empty()),
