@@ -4,10 +4,12 @@
 #include <mtpx/io/tensor_file.hpp>
 #include <mtpx/mtpx.hpp>
 
-#include <cmath>
+#include <filesystem>
 #include <iostream>
 #include <limits>
+#include <span>
 #include <string>
+#include <vector>
 
 using namespace mtpx;
 using Model = Transformer<float, Cpu>;
@@ -67,6 +69,7 @@ int main() {
   second.run([](const StepReport&) {});
   const bool same = bytes(resumed) == bytes(straight);
   std::cout << "resumed after 30 of 60 steps: " << (same ? "the same bytes\n" : "OTHER bytes\n");
+  for (const char* file : {"own_ids.model", "own_ids.adamw"}) std::filesystem::remove(file);
 
   GenerateOptions how{.stop_sequences = {{word(9), word(10)}}, .log_probabilities = true};
   how.logits_hook = [](std::span<const std::int32_t>, std::span<double> logits) {
