@@ -1,9 +1,10 @@
-// mtpx_io: model folders and JSON, once.
+// mtpx_io: model folders, JSON and checksums, once.
 
 #include <mtpx/io/instances.hpp>
 
 namespace mtpx {
 MTPX_JSON()
+MTPX_CHECKSUM()
 MTPX_MODEL_FOLDERS(, Cpu)
 #ifdef MTPX_CUDA
 MTPX_MODEL_FOLDERS(, Cuda)

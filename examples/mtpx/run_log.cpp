@@ -75,6 +75,8 @@ void read_metrics(const Checked& row, std::size_t& count, RunLog& log) {
                          row["lr"].number_or_nan(), row["lambda"].number_or_nan(),
                          row["gradient_norm"].number_or_nan()});
     if (row.has("tokens_per_s")) log.tokens_per_s[step_of(row)] = row["tokens_per_s"].number_or_nan();
+  } else if (row.has("left_out")) {
+    log.notices.push_back(cat("step ", step_of(row), " was left out: ", row["left_out"].text()));
   } else {
     check_order(log.evaluations, row);
     LoggedEvaluation& e = log.evaluations.emplace_back();

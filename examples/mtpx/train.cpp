@@ -116,8 +116,8 @@ void report_evaluation(Watchers& to, const mtpx::Transformer<T, D>& model, const
   const auto loads = expert_loads(model);
   const std::string more = o.prompt.empty() ? "" : sample(model, tokenizer, o.prompt);
   if (!more.empty()) to.progress.say(mtpx::cat("  sample: ", mtpx::Json(o.prompt + more).dump()));
-  to.metrics.add(evaluation_row(step, e, more, loads));
-  if (to.events) add_events(*to.events, step, e, loads);
+  to.metrics.add(evaluation_row(step, e, more.empty() ? "" : o.prompt + more, loads));
+  if (to.events) write_output([&] { add_events(*to.events, step, e, loads); });
 }
 
 /// The weights that the design was published with, where none are asked for.
@@ -244,7 +244,7 @@ void run(TrainFlags o, const D& device) {
                                   ", is ", fixed(*z, 1),
                                   " standard deviations above the mean of those before it"));
       to.metrics.add(step_row(report));
-      if (to.events) add_events(*to.events, report);
+      if (to.events) write_output([&] { add_events(*to.events, report); });
     }
     to.times.add(time_row(reports.back().step, rate));
     start = Clock::now();
@@ -437,7 +437,8 @@ void add_train(CLI::App& app) {
   command->add_option("--seed", o.batches.seed, "Seed of weights and shuffling")->capture_default_str();
   o.device.add(*command);
   o.checkpoints.add(*command);
-  command->add_flag("--tensorboard", o.tensorboard, "Write the figures as a TensorBoard event file, too");
+  command->add_flag("--tensorboard", o.tensorboard,
+                    "Write figures to an event file in --out, too: tensorboard --logdir shows them");
   freeze->needs(init);
   command->callback([options, command] {
     options->facts = run_facts(*command);

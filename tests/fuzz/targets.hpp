@@ -4,7 +4,10 @@
 
 #include <mtpx/io/config_json.hpp>
 #include <mtpx/io/safetensors.hpp>
+#include <mtpx/io/stop_text.hpp>
 #include <mtpx/io/tokenizer_json.hpp>
+#include <mtpx/io/weight_files.hpp>
+#include <mtpx/text/utf8.hpp>
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -13,6 +16,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <vector>
@@ -114,6 +118,53 @@ inline void fuzz_tokenizer(std::span<const std::uint8_t> bytes) {
   } catch (const mtpx::FileError& error) {
     must(std::string(error.what()).starts_with("[tokenizer] tokenizer.json: "), "errors name the file");
   }
+}
+
+/// Any text, as the index of a model's shards.
+inline void fuzz_index(std::span<const std::uint8_t> bytes) {
+  const MemoryFile memory(bytes);
+  try {
+    for (const auto& [name, shard] : mtpx::detail::read_index(memory.path()))
+      must(std::filesystem::path("folder") / shard == "folder/" + shard && shard != ".." && shard != "." &&
+               shard.find('/') == std::string::npos,
+           "a shard lies in the folder");
+  } catch (const mtpx::FileError& error) {
+    must(std::string(error.what()).starts_with("[index] " + memory.path() + ": "), "errors name the file");
+  }
+}
+
+/// The size of pieces, stop texts that each end with a zero byte, and a text, as a prompt whose continuation
+/// is written in such pieces.
+inline void fuzz_stop(std::span<const std::uint8_t> bytes) {
+  if (bytes.empty()) return;
+  const std::size_t size = bytes[0] % 16 + std::size_t{1};
+  std::string text(bytes.begin() + 1, bytes.end());
+  std::vector<std::string> stops;
+  for (std::size_t zero; (zero = text.find('\0')) != std::string::npos && stops.size() < 8;
+       text.erase(0, zero + 1))
+    if (zero > 0) stops.push_back(text.substr(0, zero));
+  mtpx::StopText stop(stops);
+  mtpx::Utf8Stream characters;
+  std::string out, whole;
+  for (std::size_t i = 0; i < text.size(); i += size) {
+    std::string piece;
+    for (const char c : text.substr(i, size)) piece += characters.push(static_cast<unsigned char>(c));
+    whole += piece;
+    out += stop.push(piece);
+  }
+  const std::string last = characters.finish();
+  whole += last;
+  out += stop.push(last);
+  if (!stop.found()) out += stop.finish();
+  must(mtpx::Utf8Stream::valid(whole), "what is written is UTF-8");
+  must(!mtpx::Utf8Stream::valid(text) || whole == text, "valid text is written as it is");
+  must(whole.starts_with(out), "what is written is the text's beginning");
+  bool ended = out == whole;
+  for (const std::string& one : stops) {
+    must(out.find(one) == std::string::npos, "a stop text is not written");
+    ended = ended || whole.substr(out.size()).starts_with(one);
+  }
+  must(ended && stop.found() == (out != whole), "the text ends before a stop text");
 }
 
 }  // namespace mtpx_test

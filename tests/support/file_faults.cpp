@@ -1,9 +1,12 @@
-// A library to preload (LD_PRELOAD) that lets the calls of a process on some files fail, or ends the process in one:
+// A library to preload (LD_PRELOAD) that lets the calls of a process on some files fail, or ends the process
+// in one:
 //
 //   FAULT_PATH   calls on paths that contain this text are counted; temporary names and descriptors too
 //   FAULT_AT     the call, from 1, at which it happens
-//   FAULT_DO     kill: the process ends before the call is made, as by kill -9; ENOSPC, EIO: the call fails so, if
-//                it is one that can (open, mkdir, write, fsync, rename); short: a write takes half of its bytes
+//   FAULT_DO     kill: the process ends before the call is made, as by kill -9; ENOSPC, EIO: the call fails
+//   so, if
+//                it is one that can (open, mkdir, write, fsync, rename); short: a write takes half of its
+//                bytes
 //   FAULT_LOG    file that the calls are appended to, one a line
 
 #include <dlfcn.h>

@@ -21,6 +21,38 @@ namespace mtpx {
 
 static_assert(std::endian::native == std::endian::little, "lanes are read as they lie in memory");
 
+namespace detail {
+
+constexpr std::uint64_t prime1 = 0x9E3779B185EBCA87, prime2 = 0xC2B2AE3D27D4EB4F, prime3 = 0x165667B19E3779F9,
+                        prime4 = 0x85EBCA77C2B2AE63, prime5 = 0x27D4EB2F165667C5;
+
+template <typename Lane>
+std::uint64_t load_lane(const std::byte* from) {
+  Lane lane;
+  std::memcpy(&lane, from, sizeof lane);
+  return lane;
+}
+
+inline std::uint64_t xxh64_round(std::uint64_t acc, std::uint64_t lane) {
+  return std::rotl(acc + lane * prime2, 31) * prime1;
+}
+
+/// Step 2 of the specification for whole stripes of 32 bytes. A template, so that programs which are built
+/// without optimisation can have it from a library (io/instances.hpp): all the time goes here.
+template <typename Lane>
+void xxh64_stripes(std::array<Lane, 4>& acc, std::span<const std::byte> stripes) {
+  auto [a, b, c, d] = acc;  // in registers
+  for (const std::byte *at = stripes.data(), *end = at + stripes.size(); at != end; at += 32) {
+    a = xxh64_round(a, load_lane<Lane>(at));
+    b = xxh64_round(b, load_lane<Lane>(at + 8));
+    c = xxh64_round(c, load_lane<Lane>(at + 16));
+    d = xxh64_round(d, load_lane<Lane>(at + 24));
+  }
+  acc = {a, b, c, d};
+}
+
+}  // namespace detail
+
 /// XXH64 of bytes that come in pieces: how they are cut does not show.
 class Checksum {
  public:
@@ -47,17 +79,19 @@ class Checksum {
 
   /// Of all bytes so far; more may follow.
   std::uint64_t value() const {
+    using namespace detail;
     std::uint64_t acc = prime5;
     if (length_ >= stripe) {
       acc = std::rotl(acc_[0], 1) + std::rotl(acc_[1], 7) + std::rotl(acc_[2], 12) + std::rotl(acc_[3], 18);
-      for (const std::uint64_t lane : acc_) acc = (acc ^ round(0, lane)) * prime1 + prime4;
+      for (const std::uint64_t lane : acc_) acc = (acc ^ xxh64_round(0, lane)) * prime1 + prime4;
     }
     acc += length_;
     std::size_t at = 0;
     for (; at + 8 <= held_; at += 8)
-      acc = std::rotl(acc ^ round(0, load<std::uint64_t>(buffer_.data() + at)), 27) * prime1 + prime4;
+      acc = std::rotl(acc ^ xxh64_round(0, load_lane<std::uint64_t>(buffer_.data() + at)), 27) * prime1 +
+            prime4;
     for (; at + 4 <= held_; at += 4)
-      acc = std::rotl(acc ^ load<std::uint32_t>(buffer_.data() + at) * prime1, 23) * prime2 + prime3;
+      acc = std::rotl(acc ^ load_lane<std::uint32_t>(buffer_.data() + at) * prime1, 23) * prime2 + prime3;
     for (; at < held_; ++at)
       acc = std::rotl(acc ^ std::to_integer<std::uint64_t>(buffer_[at]) * prime5, 11) * prime1;
     acc = (acc ^ acc >> 33) * prime2;
@@ -67,34 +101,10 @@ class Checksum {
 
  private:
   static constexpr std::size_t stripe = 32;
-  static constexpr std::uint64_t prime1 = 0x9E3779B185EBCA87, prime2 = 0xC2B2AE3D27D4EB4F,
-                                 prime3 = 0x165667B19E3779F9, prime4 = 0x85EBCA77C2B2AE63,
-                                 prime5 = 0x27D4EB2F165667C5;
 
-  template <typename Lane>
-  static std::uint64_t load(const std::byte* from) {
-    Lane lane;
-    std::memcpy(&lane, from, sizeof lane);
-    return lane;
-  }
+  void consume(std::span<const std::byte> stripes) { detail::xxh64_stripes(acc_, stripes); }
 
-  static std::uint64_t round(std::uint64_t acc, std::uint64_t lane) {
-    return std::rotl(acc + lane * prime2, 31) * prime1;
-  }
-
-  /// Whole stripes.
-  void consume(std::span<const std::byte> bytes) {
-    auto [a, b, c, d] = acc_;  // in registers
-    for (const std::byte *at = bytes.data(), *end = at + bytes.size(); at != end; at += stripe) {
-      a = round(a, load<std::uint64_t>(at));
-      b = round(b, load<std::uint64_t>(at + 8));
-      c = round(c, load<std::uint64_t>(at + 16));
-      d = round(d, load<std::uint64_t>(at + 24));
-    }
-    acc_ = {a, b, c, d};
-  }
-
-  std::array<std::uint64_t, 4> acc_{prime1 + prime2, prime2, 0, 0 - prime1};
+  std::array<std::uint64_t, 4> acc_{detail::prime1 + detail::prime2, detail::prime2, 0, 0 - detail::prime1};
   std::array<std::byte, stripe> buffer_{};
   std::size_t held_ = 0;      // bytes in the buffer, fewer than a stripe
   std::uint64_t length_ = 0;  // of all bytes

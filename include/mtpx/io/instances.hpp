@@ -1,9 +1,10 @@
 #pragma once
-// Model folders and JSON, as our own programs hold them once: ../instances.hpp, for what needs the JSON
-// library.
+// Model folders, JSON and checksums, as our own programs hold them once: ../instances.hpp, for what needs the
+// JSON library.
 
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/instances.hpp>
+#include <mtpx/io/checksum.hpp>
 #include <mtpx/io/json.hpp>
 #include <mtpx/io/model_folder.hpp>
 
@@ -21,8 +22,11 @@
   MTPX_INSTANCE_OF(HOW, parse_json<Json>) \
   MTPX_INSTANCE_OF(HOW, parse_json<nlohmann::json>)
 
+#define MTPX_CHECKSUM(HOW) MTPX_INSTANCE_OF(HOW, detail::xxh64_stripes<std::uint64_t>)
+
 #ifdef MTPX_COMPILED_IO
 namespace mtpx {
+MTPX_CHECKSUM(extern)
 MTPX_JSON(extern)
 MTPX_MODEL_FOLDERS(extern, Cpu)
 #ifdef MTPX_CUDA

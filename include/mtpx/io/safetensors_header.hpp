@@ -26,7 +26,7 @@ constexpr Index max_header_bytes = 100'000'000;  // as the reference
 constexpr std::size_t max_tensors = std::size_t{1} << 18;
 constexpr std::size_t max_axes = 64;
 constexpr std::string_view checksums_key = "mtpx_xxh64";          // in __metadata__
-constexpr std::string_view checksums_mark = R"("mtpx_xxh64":")";  // what stands before its digits
+constexpr std::string_view checksums_mark = "\"mtpx_xxh64\":\"";  // what stands before its digits
 constexpr std::uint64_t max_json_count = std::uint64_t{1} << 53;  // what every JSON reader holds exactly
 
 /// "[2, 3]"; of more than eight axes only the first eight.
