@@ -144,8 +144,13 @@ class EventFile {
       put = ::write(descriptor_.get(), text.data(), text.size());
     } while (put < 0 && errno == EINTR);
     if (put < 0) fail("cannot be written: " + detail::os_error());
-    if (put != static_cast<ssize_t>(text.size()))
-      fail(cat("cannot be written: ", put, " of ", text.size(), " bytes of an event fitted"));
+    if (put != static_cast<ssize_t>(text.size())) {
+      // Half an event would hide all behind it, should there be room again.
+      const bool cut = ::ftruncate(descriptor_.get(), size_) == 0;
+      fail(cat("cannot be written: ", put, " of ", text.size(), " bytes of an event fitted",
+               cut ? "" : ", and stayed there"));
+    }
+    size_ += put;
   }
 
   [[noreturn]] void fail(const std::string& cause) const {
@@ -154,6 +159,7 @@ class EventFile {
 
   std::filesystem::path path_;
   detail::Descriptor descriptor_;
+  off_t size_ = 0;
 };
 
 }  // namespace mtpx
