@@ -148,16 +148,11 @@ std::string first_words(const mtpx::Corpus& text) {
 }
 
 void prepare_out(const TrainFlags& o) {
-  const std::filesystem::path out(o.out);
-  std::error_code failed;
-  if (std::filesystem::exists(out / "model.safetensors") && !o.force) {
+  if (mtpx::has_model(o.out) && !o.force) {
     throw mtpx::ConfigError(
         mtpx::cat("[train] --out ", o.out, ": a model is there already; --force replaces it"));
   }
-  std::filesystem::create_directories(out, failed);
-  if (failed) throw OutputError(mtpx::cat("[train] --out ", o.out, ": cannot be made: ", failed.message()));
-  if (::access(o.out.c_str(), W_OK) != 0)
-    throw OutputError(mtpx::cat("[train] --out ", o.out, ": is not writable"));
+  make_out("train", o.out);
 }
 
 template <typename T, typename D>
