@@ -247,12 +247,11 @@ void compare(const CompareFlags& o, const D& device) {
                                       ", max_position_embeddings = ", config.max_position_embeddings));
   }
   const std::filesystem::path out(o.out);
-  if (std::filesystem::exists(out / "report.json") && !o.force)
+  std::error_code absent;
+  if (std::filesystem::exists(out / "report.json", absent) && !o.force)
     throw mtpx::ConfigError(
         mtpx::cat("[compare] --out ", o.out, ": a report is there already; --force replaces it"));
-  std::error_code failed;
-  std::filesystem::create_directories(out, failed);
-  if (failed) throw OutputError(mtpx::cat("[compare] --out ", o.out, ": cannot be made: ", failed.message()));
+  make_out("compare", o.out);
 
   const mtpx::Corpus corpus = read_corpus(o.data);
   const Index needed = mtpx::Batches::minimum(o.seq, o.depth);

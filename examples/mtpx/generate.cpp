@@ -4,9 +4,11 @@
 
 #include <mtpx/io/stop_text.hpp>
 
+#include <algorithm>
 #include <fstream>
 #include <iomanip>
 #include <iostream>
+#include <map>
 
 namespace program {
 namespace {
@@ -47,6 +49,9 @@ std::vector<Prompt> read_prompts(const GenerateFlags& o, const mtpx::Config& con
       prompts.push_back({line, {}});
       names.push_back(mtpx::cat("--prompts ", o.prompts, " line ", number));
     }
+    if (file.bad())
+      throw mtpx::FileError(
+          mtpx::cat("[generate] --prompts ", o.prompts, ": cannot be read behind line ", number));
     if (prompts.empty())
       throw mtpx::ConfigError(mtpx::cat("[generate] --prompts ", o.prompts, " has no line with text"));
   }
@@ -71,13 +76,26 @@ struct Written {
   Decoded characters;
   mtpx::StopText stop;
   std::string all;
+  mtpx::Index tokens = 0;  // that came
+  std::int32_t last = -1;  // of them
 
   /// Adds a token; returns what it completed.
-  std::string push(std::int32_t token) { return add(stop.push(characters.push(token))); }
+  std::string push(std::int32_t token) {
+    ++tokens;
+    last = token;
+    return add(stop.push(characters.push(token)));
+  }
   std::string finish() {
     if (stop.found()) return "";
-    const std::string last = stop.push(characters.finish());
-    return add(last + (stop.found() ? "" : stop.finish()));
+    const std::string last_part = stop.push(characters.finish());
+    return add(last_part + (stop.found() ? "" : stop.finish()));
+  }
+
+  /// Why nothing more came.
+  const char* ended(const mtpx::GenerateOptions& options) const {
+    if (stop.found()) return "stop text";
+    if (std::find(options.stop.begin(), options.stop.end(), last) != options.stop.end()) return "end token";
+    return tokens == options.max_tokens ? "max tokens" : "end of the context";
   }
 
  private:
@@ -91,7 +109,9 @@ double per_second(mtpx::Index count, double seconds) {
   return seconds > 0 ? static_cast<double>(count) / seconds : 0;
 }
 
-void print_statistics(const mtpx::DecodeStatistics& s, mtpx::Index prompts) {
+/// ends: how many texts ended by what
+void print_statistics(const mtpx::DecodeStatistics& s, mtpx::Index prompts,
+                      const std::map<std::string, int>& ends) {
   const auto rate = [](double value) {
     std::cerr << std::fixed << std::setprecision(value < 100 ? 1 : 0) << value << " tokens/s";
   };
@@ -100,7 +120,10 @@ void print_statistics(const mtpx::DecodeStatistics& s, mtpx::Index prompts) {
   std::cerr << "; " << s.tokens << " tokens in " << std::setprecision(2) << s.decode_seconds << " s, ";
   rate(per_second(s.tokens - prompts, s.decode_seconds));
   std::cerr << "; " << s.passes << " forward passes, " << std::setprecision(2) << s.tokens_per_pass()
-            << " tokens per pass\n";
+            << " tokens per pass; ended by";
+  for (const auto& [why, times] : ends)
+    std::cerr << ' ' << why << (prompts > 1 ? mtpx::cat(" (", times, ")") : "");
+  std::cerr << '\n';
   if (s.drafts == 0) return;
   std::cerr << s.drafts << " drafts; acceptance per position (accepted_i / drafts):" << std::setprecision(1);
   for (std::size_t i = 0; i < s.accepted.size(); ++i) std::cerr << ' ' << 100 * s.acceptance(i) << " %";
@@ -140,11 +163,9 @@ void run(GenerateFlags o, const D& device) {
   // One prompt streams; several are written in their order, once all have ended.
   const bool stream = prompts.size() == 1 && !o.json;
   std::vector<std::vector<std::int32_t>> tokens;
-  std::vector<mtpx::Index> lengths;  // prompt and what came, in tokens
   std::vector<Written> texts;
   for (const Prompt& prompt : prompts) {
     tokens.push_back(prompt.ids);
-    lengths.push_back(static_cast<mtpx::Index>(prompt.ids.size()));
     texts.push_back({Decoded(tokenizer), mtpx::StopText(o.stop), prompt.text});
   }
   const auto write = [&](const std::string& part) {
@@ -154,7 +175,6 @@ void run(GenerateFlags o, const D& device) {
   if (stream && !write(prompts[0].text)) return;
   const mtpx::DecodeStatistics s =
       mtpx::generate_batch(loaded.model, tokens, o.batch, o.generate, [&](std::size_t i, std::int32_t token) {
-        ++lengths[i];
         const std::string part = texts[i].push(token);
         return (!stream || write(part)) && !texts[i].stop.found();
       });
@@ -164,30 +184,36 @@ void run(GenerateFlags o, const D& device) {
     for (Written& text : texts) text.finish();
   }
   const auto count = static_cast<mtpx::Index>(prompts.size());
-  const auto say_if_past = [&] {
-    const mtpx::Index known = config.mtpx_trained_window;
-    if (known == 0 || *std::max_element(lengths.begin(), lengths.end()) <= known) return;
-    std::cerr << "notice: the text went past " << known
-              << " tokens, the longest window that the model was trained on\n";
+  const auto say_more = [&] {
+    mtpx::Index longest = 0;
+    for (std::size_t i = 0; i < texts.size(); ++i)
+      longest = std::max(longest, static_cast<mtpx::Index>(tokens[i].size()) + texts[i].tokens);
+    say_if_past(config, longest);
   };
   if (!o.json) {
     for (std::size_t i = 0; !stream && i < texts.size(); ++i) {
       if (!write(texts[i].all + '\n')) return;
     }
-    say_if_past();
-    print_statistics(s, count);
+    say_more();
+    std::map<std::string, int> ends;
+    for (const Written& text : texts) ++ends[text.ended(o.generate)];
+    print_statistics(s, count, ends);
     return;
   }
   mtpx::Json line = report(s, count);
   if (o.prompts.empty()) {
     line["text"] = texts[0].all;
+    line["ended"] = texts[0].ended(o.generate);
   } else {
-    for (const Written& text : texts) line["texts"].push_back(text.all);
+    for (const Written& text : texts) {
+      line["texts"].push_back(text.all);
+      line["ended"].push_back(text.ended(o.generate));
+    }
   }
   line["draft"] = o.generate.draft == mtpx::GenerateOptions::automatic ? mtpx::Json("auto")
                                                                        : mtpx::Json(o.generate.draft);
   std::cout << line.dump() << std::endl;
-  if (written()) say_if_past();
+  if (written()) say_more();
 }
 
 /// "auto" or a number from 0 to 1024.

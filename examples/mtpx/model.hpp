@@ -34,20 +34,22 @@ struct ConfigSource {
   }
 };
 
-/// --model DIR (or another name) and --no-mmap: a model that is there already.
+/// --model DIR (or another name), --no-mmap and --no-verify: a model that is there already.
 struct ModelSource {
   std::string folder;
-  bool no_mmap = false;
+  bool no_mmap = false, no_verify = false;
 
   CLI::Option* add(CLI::App& command, const char* name = "--model", const char* help = "Model folder") {
     command.add_flag("--no-mmap", no_mmap,
                      "Read weights instead of mapping them: for network file systems, and files that change");
+    command.add_flag("--no-verify", no_verify,
+                     "Take weights as they are: without their checksums, and though they are not finite");
     return command.add_option(name, folder, help);
   }
 
   template <typename T, typename D>
   mtpx::LoadedModel<T, D> load(const D& device) const {
-    return mtpx::load_model<T>(device, folder, {!no_mmap});
+    return mtpx::load_model<T>(device, folder, {!no_mmap, !no_verify});
   }
 };
 
@@ -105,6 +107,14 @@ void with_numbers(const DeviceOptions& o, const On& on) {
     if (o.dtype == "bf16") return on(mtpx::bf16(), device);
     on(float(), device);
   });
+}
+
+/// Says on standard error where texts are longer than those that the model was trained on.
+inline void say_if_past(const mtpx::Config& config, mtpx::Index tokens) {
+  const mtpx::Index known = config.mtpx_trained_window;
+  if (known == 0 || tokens <= known) return;
+  std::cerr << "notice: the text went past " << known
+            << " tokens, the longest window that the model was trained on\n";
 }
 
 /// A design by its name in config.json.

@@ -5,14 +5,19 @@
 
 #include <CLI/CLI.hpp>
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <iomanip>
 #include <iostream>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 namespace program {
@@ -54,11 +59,23 @@ void write_output(const Write& write) {
   }
 }
 
+/// Makes the folder of --out, if there is none, or says why not.
+inline void make_out(const char* command, const std::string& out) {
+  const auto fail = [&](const std::string& cause) {
+    throw OutputError(mtpx::cat('[', command, "] --out ", out, ": ", cause));
+  };
+  std::error_code failed;
+  std::filesystem::create_directories(out, failed);
+  if (failed) fail("cannot be made: " + failed.message());
+  if (::access(out.c_str(), W_OK) != 0) fail("is not writable");
+}
+
 /// Whether standard output takes what is written. False when whoever read it has gone, which ends a run
 /// quietly; any other cause is an error.
 inline bool written() {
-  if (std::cout) return true;
-  if (errno == EPIPE) return false;
+  if (std::cout.flush()) return true;
+  pollfd out{STDOUT_FILENO, POLLOUT, 0};
+  if (errno == EPIPE || (::poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0)) return false;
   throw OutputError(mtpx::cat("standard output: cannot be written: ", std::strerror(errno)));
 }
 

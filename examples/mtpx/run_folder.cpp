@@ -139,16 +139,10 @@ void RunFolder::prepare(const std::optional<mtpx::Checkpoint>& from, bool force,
         mtpx::cat("[train] --out ", out_.string(), ": a ", what, " is there already; --force replaces it"));
   };
   if (resume_.empty() && !force) {
-    if (fs::exists(out_ / "model.safetensors") || fs::exists(out_ / "model.safetensors.index.json"))
-      there("model");
+    if (mtpx::has_model(out_)) there("model");
     if (!checkpoints_.steps().empty()) there("run, with checkpoints that --resume auto goes on from,");
   }
-  std::error_code failed;
-  fs::create_directories(out_, failed);
-  if (failed)
-    throw OutputError(mtpx::cat("[train] --out ", out_.string(), ": cannot be made: ", failed.message()));
-  if (::access(out_.c_str(), W_OK) != 0)
-    throw OutputError(mtpx::cat("[train] --out ", out_.string(), ": is not writable"));
+  make_out("train", out_.string());
   write_output([&] {
     if (!lock_) lock_.emplace(out_);
     for (const fs::path& folder : {out_, checkpoints_.folder()}) {

@@ -180,6 +180,7 @@ void run(const ScoreFlags& o, const D& device) {
       write_output([&] { write_dump(o.dump, model, tokens, o.gradients); });
     }
     std::cout << line.dump() << std::endl;
+    if (written()) say_if_past(model.config, tokens.seq());
     return;
   }
   const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, model.config);
@@ -197,6 +198,7 @@ void run(const ScoreFlags& o, const D& device) {
   }
   evaluation = mtpx::evaluate(model, windows, false, token_bytes(tokenizer, model.config));
   std::cout << report(evaluation, model.config, weights, true).dump() << std::endl;
+  if (written()) say_if_past(model.config, o.seq);
 }
 
 void run_reference(const ScoreFlags& o, bool asks_for_dtype) {
