@@ -117,7 +117,8 @@ void CheckpointFlags::add(CLI::App& command) {
 
 RunFolder::RunFolder(const std::string& out, const CheckpointFlags& flags)
     : out_(out), resume_(flags.resume), checkpoints_(out_ / "checkpoints", flags.kept) {
-  if (fs::is_directory(out_)) write_output([&] { lock_.emplace(out_); });
+  std::error_code none;  // what is wrong with it shows when it is made
+  if (fs::is_directory(out_, none)) write_output([&] { lock_.emplace(out_); });
 }
 
 std::optional<mtpx::Checkpoint> RunFolder::find(const std::function<void(const std::string&)>& say) const {
