@@ -3,6 +3,7 @@
 #include "report.hpp"
 #include "text.hpp"
 
+#include <mtpx/io/event_file.hpp>
 #include <mtpx/io/file.hpp>
 
 #include <algorithm>
@@ -10,7 +11,6 @@
 #include <cmath>
 #include <deque>
 #include <filesystem>
-#include <functional>
 #include <iostream>
 #include <map>
 
@@ -172,118 +172,6 @@ Json run(const D& device, const Design& design, std::uint64_t seed, const Texts&
   return line;
 }
 
-/// Mean and standard deviation over seeds.
-Json spread(const std::vector<double>& values) {
-  const auto n = static_cast<double>(values.size());
-  double mean = 0, squares = 0;
-  for (const double v : values) mean += v / n;
-  for (const double v : values) squares += (v - mean) * (v - mean);
-  return {{"mean", mean}, {"sd", n > 1 ? std::sqrt(squares / (n - 1)) : 0.0}};
-}
-
-using Figure = std::function<double(const Json&)>;
-
-std::vector<double> over_seeds(const Json& design, const Figure& figure) {
-  std::vector<double> values;
-  for (const Json& one : design["runs"]) values.push_back(figure(one));
-  return values;
-}
-
-const Figure main_loss = [](const Json& r) { return r["curve"].back()["loss"][0].get<double>(); };
-const Figure mean_length = [](const Json& r) { return r["sampled"]["mean_length"].get<double>(); };
-
-Json summary(const Json& design, const Json* baseline) {
-  const Index depth = design["depth"].get<Index>();
-  Json all{{"main_loss", spread(over_seeds(design, main_loss))}};
-  const auto per_depth = [&](const char* key, Index first) {
-    Json list = Json::array();
-    for (Index k = first; k <= depth; ++k) {
-      list.push_back(spread(over_seeds(design, [&](const Json& r) {
-        return r["curve"].back()[key][static_cast<std::size_t>(k)].get<double>();
-      })));
-    }
-    return list;
-  };
-  all["loss"] = per_depth("loss", 0);
-  all["accuracy"] = per_depth("accuracy", 0);
-  all["agreement"] = per_depth("agreement", 1);
-  for (const char* key : {"train_tokens_per_s", "peak_mib"})
-    all[key] = spread(over_seeds(design, [&](const Json& r) { return r[key].get<double>(); }));
-  for (const std::string mode : {"greedy", "sampled"}) {
-    Json& into = all[mode];
-    for (const auto& [key, value] : design["runs"][0][mode].items()) {
-      const std::string name = key;
-      if (value.is_number())
-        into[key] = spread(over_seeds(design, [&](const Json& r) { return r[mode][name].get<double>(); }));
-      for (std::size_t i = 0; value.is_array() && i < value.size(); ++i) {
-        into[key].push_back(
-            spread(over_seeds(design, [&](const Json& r) { return r[mode][name][i].get<double>(); })));
-      }
-    }
-  }
-  if (baseline != nullptr) {  // same seed, same batches, same start: compared pair by pair
-    const auto mine = over_seeds(design, main_loss), theirs = over_seeds(*baseline, main_loss);
-    std::vector<double> difference;
-    for (std::size_t i = 0; i < mine.size(); ++i) difference.push_back(mine[i] - theirs[i]);
-    all["main_loss_over_baseline"] = spread(difference);
-  }
-  return all;
-}
-
-/// A claim about paired figures: holds, or not, if the mean difference is above twice its standard error.
-Json claim(const std::string& text, const std::string& figure, const std::vector<double>& better,
-           const std::vector<double>& worse, double sign) {
-  std::vector<double> gain;
-  for (std::size_t i = 0; i < better.size(); ++i) gain.push_back(sign * (better[i] - worse[i]));
-  const Json s = spread(gain);
-  const double mean = s["mean"].get<double>();
-  const double error = s["sd"].get<double>() / std::sqrt(static_cast<double>(gain.size()));
-  const std::string verdict = gain.size() < 2     ? "one seed decides nothing"
-                              : mean > 2 * error  ? "holds at this size"
-                              : mean < -2 * error ? "does not hold at this size: it is the other way round"
-                                                  : "not decided by these seeds";
-  return {{"claim", text}, {"figure", figure}, {"gain", s}, {"standard_error", error}, {"verdict", verdict}};
-}
-
-Json claims(const Json& table) {
-  std::map<std::string, const Json*> by_name;
-  for (const Json& design : table["designs"]) by_name[design["name"].get<std::string>()] = &design;
-  const auto has = [&](std::initializer_list<const char*> names) {
-    return std::all_of(names.begin(), names.end(), [&](const char* n) { return by_name.contains(n); });
-  };
-  const auto of = [&](const char* name, const Figure& f) { return over_seeds(*by_name[name], f); };
-  const std::vector<double> ones(table["designs"][0]["runs"].size(), 1.0);
-  Json all = Json::array();
-  if (has({"sequential", "parallel"})) {
-    all.push_back(claim("Heads that read the depth before predict better than independent heads",
-                        "mean length of sampled drafts, sequential - parallel", of("sequential", mean_length),
-                        of("parallel", mean_length), 1));
-  }
-  if (has({"decay", "sequential"})) {
-    all.push_back(claim("Nearer depths deserve more weight",
-                        "mean length of sampled drafts, decay - sequential", of("decay", mean_length),
-                        of("sequential", mean_length), 1));
-    all.push_back(claim("Nearer depths deserve more weight", "loss of the main head, sequential - decay",
-                        of("decay", main_loss), of("sequential", main_loss), -1));
-  }
-  for (const char* name : {"sequential", "parallel"}) {
-    if (!has({"baseline", name})) continue;
-    all.push_back(claim("Training on more tokens ahead helps the main head",
-                        mtpx::cat("loss of the main head, baseline - ", name), of(name, main_loss),
-                        of("baseline", main_loss), -1));
-  }
-  for (const char* name : {"sequential", "parallel"}) {
-    for (const std::string mode : {"greedy", "sampled"}) {
-      if (!has({name})) continue;
-      const Figure speedup = [&mode](const Json& r) { return r[mode]["speedup"].get<double>(); };
-      all.push_back(claim("Drafts speed up decoding",
-                          mtpx::cat("tokens/s drafted over plain - 1, ", mode, ", ", name), of(name, speedup),
-                          ones, 1));
-    }
-  }
-  return all;
-}
-
 void write(const std::filesystem::path& path, const std::string& text) {
   write_output([&] {
     mtpx::OutputFile file("compare", path);
@@ -292,20 +180,61 @@ void write(const std::filesystem::path& path, const std::string& text) {
   });
 }
 
-/// The report's files, from the figures of its tables.
+constexpr std::size_t most_values = 100000;  // in report.json and runs.json
+
+Json read(const std::filesystem::path& path) {
+  const mtpx::InputFile file("compare", path);
+  return mtpx::parse_json("compare", file.read_text(Index{1} << 26), file.path(), most_values);
+}
+
+/// The report's files, from the figures of its tables. All are drawn before the first is written.
 void draw(const std::filesystem::path& out, Json report) {
-  report["claims"] = claims(report["tables"][0]);
+  const std::string place = mtpx::cat("[compare] ", (out / "report.json").string());
+  const Json found = claims(Checked(report, place)["tables"][0]);
+  report["claims"] = found;
+  const Checked checked(report, place);
+  const std::string page = report_html(checked), text = report_text(checked);
   write(out / "report.json", report.dump(1) + '\n');
-  for (const auto& [name, svg] : report_figures(report)) write(out / (name + ".svg"), svg);
-  write(out / "report.html", report_html(report));
-  std::cout << '\n' << report_text(report) << "\nreport: " << (out / "report.html").string() << std::endl;
+  for (const auto& [name, svg] : report_figures(checked)) write(out / (name + ".svg"), svg);
+  write(out / "report.html", page);
+  std::cout << '\n' << text << "\nreport: " << (out / "report.html").string() << std::endl;
   written();
 }
 
-void redraw(const CompareFlags& o) {
-  const mtpx::InputFile file("compare", std::filesystem::path(o.out) / "report.json");
-  draw(o.out, mtpx::parse_json("compare", file.read_text(Index{1} << 26), file.path()));
-}
+/// The runs that are finished, in runs.json: a comparison that was ended goes on behind them.
+class FinishedRuns {
+ public:
+  /// like: the report as it begins, whose settings those of the file must equal; force: else they are dropped
+  FinishedRuns(const std::filesystem::path& out, const Json& like, bool force) : path_(out / "runs.json") {
+    if (!std::filesystem::exists(path_)) return;
+    const Json all = read(path_);
+    const Checked file(all, mtpx::cat("[compare] ", path_.string()));
+    for (const auto& [key, value] : like.items()) {
+      if (file.has(key) && file[key].dump() == value.dump()) continue;
+      if (force) return;
+      throw mtpx::ConfigError(mtpx::cat("[compare] ", path_.string(),
+                                        ": holds runs that were made with other settings (its ", key,
+                                        " differs); --force drops them"));
+    }
+    for (const Checked& one : file["runs"].entries()) runs_[one["name"].text()] = one["run"].object();
+  }
+
+  const Json* find(const std::string& name) const {
+    const auto found = runs_.find(name);
+    return found == runs_.end() ? nullptr : &found->second;
+  }
+  void add(const std::string& name, const Json& run, Json like) {
+    runs_[name] = run;
+    for (const auto& [of, one] : runs_) like["runs"].push_back({{"name", of}, {"run", one}});
+    write(path_, like.dump() + '\n');
+  }
+  /// Now the report has them.
+  void remove() const { std::filesystem::remove(path_); }
+
+ private:
+  std::filesystem::path path_;
+  std::map<std::string, Json> runs_;
+};
 
 template <typename T, typename D>
 void compare(const CompareFlags& o, const D& device) {
@@ -350,7 +279,11 @@ void compare(const CompareFlags& o, const D& device) {
   Index runs = 0, done = 0;
   for (const auto& [name, designs] : tables) runs += static_cast<Index>(designs.size()) * o.seeds;
 
+  std::uint32_t text_crc = 0;
+  for (Index d = 0; d < corpus.documents(); ++d)
+    text_crc = mtpx::crc32c(std::as_bytes(std::span(corpus.text(d))), text_crc);
   Json report{{"mtpx", mtpx::cat(MTPX_VERSION_MAJOR, '.', MTPX_VERSION_MINOR, '.', MTPX_VERSION_PATCH)},
+              {"config", mtpx::parse_json("compare", mtpx::config_json(config, Json::object()), "config")},
               {"settings",
                {{"depth", o.depth},
                 {"steps", o.steps},
@@ -361,13 +294,17 @@ void compare(const CompareFlags& o, const D& device) {
                 {"device", device_name(device)},
                 {"dtype", o.device.dtype},
                 {"text_bytes", corpus.size()},
+                {"text_crc32c", text_crc},
+                {"validation", o.validation},
                 {"validation_windows", text.windows.windows()},
+                {"evaluations", o.evaluations},
                 {"prompts", text.prompts.size()},
                 {"context", o.context},
                 {"tokens", o.tokens},
-                {"temperature", o.temperature}}},
-              {"tables", Json::array()}};
+                {"temperature", o.temperature}}}};
   name_device(report["settings"], device);
+  const Json like = report;
+  FinishedRuns finished(out, like, o.force);
   const auto begin = Clock::now();
   for (const auto& [title, designs] : tables) {
     Json table{{"name", title}, {"designs", Json::array()}};
@@ -379,13 +316,20 @@ void compare(const CompareFlags& o, const D& device) {
                 {"parameters", d.config.parameter_count()},
                 {"runs", Json::array()}};
       for (Index seed = 1; seed <= o.seeds; ++seed) {
+        const std::string name = mtpx::cat(title, ", ", d.name, ", seed ", seed);
+        if (const Json* earlier = finished.find(name)) {
+          line["runs"].push_back(*earlier);
+          --runs;
+          std::cout << name << ": finished earlier" << std::endl;
+          continue;
+        }
         line["runs"].push_back(run<T>(again(device), d, static_cast<std::uint64_t>(seed), text, o));
         ++done;
         const double elapsed = seconds_since(begin);
         const Json& last = line["runs"].back();
-        std::cout << "run " << done << '/' << runs << "  " << title << ", " << d.name << ", seed " << seed
-                  << ": main head " << fixed(last["curve"].back()["loss"][0].get<double>(), 4)
-                  << " nats; ETA "
+        finished.add(name, last, like);
+        std::cout << "run " << done << '/' << runs << "  " << name << ": main head "
+                  << fixed(last["curve"].back()["loss"][0].get<double>(), 4) << " nats; ETA "
                   << static_cast<long>(elapsed / static_cast<double>(done) * static_cast<double>(runs - done))
                   << " s" << std::endl;
         if (!written()) return;
@@ -394,20 +338,10 @@ void compare(const CompareFlags& o, const D& device) {
     }
     report["tables"].push_back(table);
   }
-  const Json* baseline = nullptr;
-  for (const Json& design : report["tables"][0]["designs"]) {
-    if (design["name"] == "baseline") baseline = &design;
-  }
-  std::vector<Json> summaries;
-  for (Json& table : report["tables"]) {
-    for (Json& design : table["designs"]) summaries.push_back(summary(design, baseline));
-  }
-  std::size_t i = 0;
-  for (Json& table : report["tables"]) {
-    for (Json& design : table["designs"]) design["summary"] = summaries[i++];
-  }
+  summarise(report, mtpx::cat("[compare] ", (out / "runs.json").string()));
   report["settings"]["seconds"] = seconds_since(begin);
   draw(out, std::move(report));
+  finished.remove();
 }
 
 }  // namespace
@@ -458,10 +392,11 @@ void add_compare(CLI::App& app) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_flag("--redraw", o.redraw, "Train nothing; draw the report again from report.json in --out");
-  command->add_flag("--force", o.force, "Replace the report in --out");
+  command->add_flag("--force", o.force, "Replace the report in --out, and runs of other settings");
   o.device.add(*command);
   command->callback([options] {
-    if (options->redraw) return redraw(*options);
+    const std::filesystem::path out(options->out);
+    if (options->redraw) return draw(out, read(out / "report.json"));
     std::erase(options->equal_size, "none");
     with_numbers(options->device,
                  [&](auto number, const auto& device) { compare<decltype(number)>(*options, device); });

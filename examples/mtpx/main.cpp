@@ -82,6 +82,7 @@ int main(int argc, char** argv) {
   program::add_score(app);
   program::add_bench(app);
   program::add_compare(app);
+  program::add_report(app);
   check_options(app);
   try {
     app.parse(argc, argv);

@@ -90,6 +90,7 @@ void add_generate(CLI::App& app);
 void add_score(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_compare(CLI::App& app);
+void add_report(CLI::App& app);
 
 /// --device, --dtype and --threads, for every subcommand: where to compute, and in what.
 struct DeviceOptions {
@@ -103,7 +104,7 @@ struct DeviceOptions {
     std::string help = "cpu, cuda, or auto: the GPU if there is one";
     if (with_reference) {
       devices.push_back("reference");
-      help += "; reference: the equations in plain Eigen, slow, to compare with (float32, float64)";
+      help += "; reference: the equations in plain Eigen, slow, to compare with, in float64";
     }
     command.add_option("--device", device, help)->check(CLI::IsMember(devices))->capture_default_str();
     command

@@ -201,11 +201,12 @@ void run(const ScoreFlags& o, const D& device) {
   if (written()) say_if_past(model.config, o.seq);
 }
 
-void run_reference(const ScoreFlags& o) {
-  if (o.device.dtype == "bf16") {
-    throw mtpx::ConfigError("[device] --device reference: computes in float32 or float64, not in bf16");
+void run_reference(const ScoreFlags& o, bool asks_for_dtype) {
+  if (asks_for_dtype && o.device.dtype != "float64") {
+    throw mtpx::ConfigError(
+        mtpx::cat("[device] --device reference: computes in float64, not in ", o.device.dtype));
   }
-  o.device.dtype == "float64" ? run<double>(o, mtpx::Reference()) : run<float>(o, mtpx::Reference());
+  run<double>(o, mtpx::Reference());
 }
 
 }  // namespace
@@ -235,8 +236,8 @@ void add_score(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   o.device.add(*command, {"float32", "bf16", "float64"}, true);
-  command->callback([options] {
-    if (options->device.device == "reference") return run_reference(*options);
+  command->callback([options, command] {
+    if (options->device.device == "reference") return run_reference(*options, command->count("--dtype") > 0);
     with_device(options->device, [&](const auto& device) {
       if (options->device.dtype == "float64") return run<double>(*options, device);
       if (options->device.dtype == "bf16") return run<mtpx::bf16>(*options, device);

@@ -1,24 +1,26 @@
 // mtpx train: text in, a model folder out.
 
+#include "metrics.hpp"
+#include "progress.hpp"
+#include "run_folder.hpp"
 #include "text.hpp"
 
-#include <sys/ioctl.h>
-#include <unistd.h>
+#include <mtpx/io/train_state.hpp>
 
-#include <chrono>
 #include <csignal>
-#include <cstdio>
-#include <fstream>
 #include <iostream>
+#include <optional>
 
 namespace program {
 namespace {
 
-volatile std::sig_atomic_t caught = 0;
-void on_signal(int signal) {
+volatile std::sig_atomic_t caught = 0;      // SIGINT or SIGTERM: finish the step, save, end
+volatile std::sig_atomic_t wants_save = 0;  // SIGUSR1: finish the step, save, go on
+void on_end(int signal) {
   if (caught != 0) std::_Exit(128 + signal);
   caught = signal;
 }
+void on_save(int) { wants_save = 1; }
 
 struct TrainFlags {
   std::vector<std::string> data, validation_data;
@@ -46,51 +48,10 @@ struct TrainFlags {
   bool force = false;
   bool overfit = false;
   bool export_no_mtp = false;
+  bool tensorboard = false;
+  CheckpointFlags checkpoints;
+  mtpx::Json facts;
   DeviceOptions device;
-};
-
-/// One line that is rewritten on a terminal; plain lines otherwise, about twenty a run.
-class Progress {
- public:
-  explicit Progress(mtpx::Index steps)
-      : steps_(steps),
-        every_(std::max<mtpx::Index>(1, steps / 20)),
-        terminal_(::isatty(STDOUT_FILENO) == 1) {}
-
-  /// Whether a step has a line of its own where lines are not rewritten.
-  bool shows(mtpx::Index step) const { return step == 1 || step % every_ == 0 || step == steps_; }
-
-  void show(const mtpx::StepReport& report, mtpx::Index tokens_per_step) {
-    const double elapsed = seconds_since(start_);
-    const double rate = static_cast<double>(report.step * tokens_per_step) / elapsed;
-    const double left =
-        elapsed / static_cast<double>(report.step) * static_cast<double>(steps_ - report.step);
-    std::string line =
-        mtpx::cat("step ", report.step, '/', steps_, " (", 100 * report.step / steps_, "%)  loss");
-    for (const double loss : report.loss) line += mtpx::cat(' ', fixed(loss, 3));
-    std::ostringstream lr;
-    lr << std::setprecision(3) << report.lr;
-    line += mtpx::cat("  lr ", lr.str(), "  norm ", fixed(report.gradient_norm, 2), "  ", fixed(rate, 0),
-                      " tok/s  ETA ", static_cast<long>(left) / 60, 'm', static_cast<long>(left) % 60, 's');
-    if (terminal_) {
-      std::cout << "\r\033[K" << line << std::flush;
-      open_ = true;
-    } else if (shows(report.step)) {
-      std::cout << line << '\n' << std::flush;
-    }
-  }
-
-  void say(const std::string& line) {
-    if (open_) std::cout << '\n';
-    open_ = false;
-    std::cout << line << '\n' << std::flush;
-  }
-
- private:
-  mtpx::Index steps_, every_;
-  bool terminal_;
-  bool open_ = false;
-  Clock::time_point start_ = Clock::now();
 };
 
 /// What comes after the prompt: some 120 bytes; nothing if the prompt leaves no room.
@@ -113,23 +74,6 @@ std::string sample(const mtpx::Transformer<T, D>& model, const mtpx::Tokenizer& 
   return out + text.finish();
 }
 
-class Metrics {
- public:
-  explicit Metrics(const std::string& path) : path_(path), file_(path) { check(); }
-
-  void add(const mtpx::Json& row) {
-    file_ << row.dump() << '\n' << std::flush;
-    check();
-  }
-
- private:
-  void check() const {
-    if (!file_) throw OutputError(mtpx::cat("[train] ", path_, ": cannot be written"));
-  }
-  std::string path_;
-  std::ofstream file_;
-};
-
 /// Only windows of one fixed batch, for `--overfit-batch`: the same step again and again.
 mtpx::Tokens first_windows(const mtpx::Tokens& all, mtpx::Index count) {
   std::vector<std::int32_t> ids;
@@ -147,37 +91,33 @@ std::string first_words(const mtpx::Corpus& text) {
   return mtpx::Utf8Stream::valid(words) ? words : "";
 }
 
-void prepare_out(const TrainFlags& o) {
-  if (mtpx::has_model(o.out) && !o.force) {
-    throw mtpx::ConfigError(
-        mtpx::cat("[train] --out ", o.out, ": a model is there already; --force replaces it"));
-  }
-  make_out("train", o.out);
-}
+/// What a run writes beside its model, for whoever watches it.
+struct Watchers {
+  Progress progress;
+  JsonLines metrics, times;
+  std::optional<mtpx::EventFile> events;
+};
 
 template <typename T, typename D>
-void report_evaluation(Progress& progress, Metrics& metrics, const mtpx::Transformer<T, D>& model,
-                       const mtpx::Tokenizer& tokenizer, const mtpx::ValidationWindows& windows,
-                       mtpx::Index step, const TrainFlags& o) {
+void report_evaluation(Watchers& to, const mtpx::Transformer<T, D>& model, const mtpx::Tokenizer& tokenizer,
+                       const mtpx::ValidationWindows& windows, mtpx::Index step, const TrainFlags& o) {
   const mtpx::Evaluation e =
       mtpx::evaluate(model, windows, o.train.mask_documents, token_bytes(tokenizer, model.config));
   if (e.empty()) return;
-  progress.say(mtpx::cat("  validation at step ", step, ": ", fixed(e.bits_per_byte(), 3), " bits per byte"));
+  to.progress.say(
+      mtpx::cat("  validation at step ", step, ": ", fixed(e.bits_per_byte(), 3), " bits per byte"));
   for (std::size_t k = 0; k < e.loss.size(); ++k) {
     std::string line =
         mtpx::cat("    ", k == 0 ? "main head" : mtpx::cat("depth ", k, "  "), "  loss ", fixed(e.loss[k], 4),
                   "  equals the label ", fixed(100 * e.accuracy[k], 1), " %");
     if (k > 0) line += mtpx::cat("  equals the main head's choice ", fixed(100 * e.agreement[k], 1), " %");
-    progress.say(line);
+    to.progress.say(line);
   }
-  metrics.add({{"step", step},
-               {"validation_loss", e.loss},
-               {"acceptance", e.accuracy},
-               {"agreement", e.agreement},
-               {"bits_per_byte", e.bits_per_byte()}});
-  if (o.prompt.empty()) return;
-  const std::string more = sample(model, tokenizer, o.prompt);
-  if (!more.empty()) progress.say(mtpx::cat("  sample: ", mtpx::Json(o.prompt + more).dump()));
+  const auto loads = expert_loads(model);
+  const std::string more = o.prompt.empty() ? "" : sample(model, tokenizer, o.prompt);
+  if (!more.empty()) to.progress.say(mtpx::cat("  sample: ", mtpx::Json(o.prompt + more).dump()));
+  to.metrics.add(evaluation_row(step, e, more.empty() ? "" : o.prompt + more, loads));
+  if (to.events) write_output([&] { add_events(*to.events, step, e, loads); });
 }
 
 /// The weights that the design was published with, where none are asked for.
@@ -195,9 +135,10 @@ void set_weights(TrainFlags& o, const mtpx::Config& config) {
 template <typename T, typename D>
 void run(TrainFlags o, const D& device) {
   using Model = mtpx::Transformer<T, D>;
-  mtpx::ModelConfig source = o.init.folder.empty()
-                                 ? o.config.read()
-                                 : mtpx::read_config(std::filesystem::path(o.init.folder) / "config.json");
+  RunFolder out(o.out, o.checkpoints);
+  const auto say = [](const std::string& line) { std::cout << line << std::endl; };
+  const std::optional<mtpx::Checkpoint> from = out.find(say);
+  mtpx::ModelConfig source = o.init.folder.empty() ? o.config.read() : o.init.config();
   if (o.depth >= 0) source.config.num_nextn_predict_layers = o.depth;
   if (!o.heads.empty()) source.config.mtpx_heads = heads_of(o.heads);
   if (o.vocabulary > 0) source.config.vocab_size = o.vocabulary;
@@ -216,8 +157,19 @@ void run(TrainFlags o, const D& device) {
                                      ? corpus.split(o.validation, needed)
                                      : mtpx::CorpusSplit{corpus, read_corpus(o.validation_data)};
   if (o.prompt.empty()) o.prompt = first_words(held_out);
-  const mtpx::Tokenizer tokenizer = o.init.folder.empty() ? new_tokenizer(o.tokenizer, source.config, train)
-                                                          : tokenizer_of(o.init.folder, source.config);
+  const bool anew = o.init.folder.empty();
+  const std::string tokenizer_file =
+      anew ? o.tokenizer : (std::filesystem::path(o.init.folder) / "tokenizer.json").string();
+  mtpx::Json facts = o.facts;
+  facts["device"] = device_name(device);
+  facts["model"] = mtpx::Json::parse(mtpx::config_json(source.config, source.extra));
+  facts["data"] = {{"train", mtpx::checksum_text(train.fingerprint())},
+                   {"validation", mtpx::checksum_text(held_out.fingerprint())},
+                   {"tokenizer", tokenizer_fact(tokenizer_file)}};
+  if (from) check_facts(*from, facts, o.checkpoints.overrides);
+  const mtpx::Tokenizer tokenizer = from   ? tokenizer_of(from->folder.string(), source.config)
+                                    : anew ? new_tokenizer(o.tokenizer, source.config, train)
+                                           : tokenizer_of(o.init.folder, source.config);
   mtpx::Tokens tokens = tokens_of(train, tokenizer);
   if (o.overfit) tokens = first_windows(tokens, std::max(needed, o.batches.batch * o.batches.seq));
   std::string text = mtpx::cat(corpus.size(), " bytes in ", corpus.documents(), " documents, ", train.size(),
@@ -230,11 +182,11 @@ void run(TrainFlags o, const D& device) {
   const mtpx::ValidationWindows windows(tokens_of(held_out, tokenizer),
                                         {o.batches.batch, o.batches.seq, o.eval_windows, depth});
 
-  mtpx::LoadedModel<T, D> loaded = o.init.folder.empty()
+  mtpx::LoadedModel<T, D> loaded = anew || from
                                        ? mtpx::LoadedModel<T, D>{Model(device, source.config), source.extra}
                                        : o.init.load<T>(device);
   Model& model = loaded.model;
-  if (o.init.folder.empty()) {
+  if (anew && !from) {
     mtpx::initialize(model, o.batches.seed);
   } else if (model.config != source.config) {  // another depth or design
     model = mtpx::with_depths(model, depth, source.config.mtpx_heads, o.batches.seed);
@@ -243,61 +195,129 @@ void run(TrainFlags o, const D& device) {
   model.detach_depths = o.detach_depths;
   if (o.freeze_main) model.freeze_main();
   mtpx::Trainer<T, D> trainer(model, o.train, std::move(batches));
-  prepare_out(o);
-  Metrics metrics((std::filesystem::path(o.out) / "metrics.jsonl").string());
+  mtpx::Index skipped = 0, saved = -1;
+  if (from) {
+    mtpx::load_training(*from, trainer, model, {!o.init.no_mmap});
+    skipped = from->run["state"]["skipped"].get<mtpx::Index>();
+    saved = from->step;
+  }
+  const mtpx::Index done = trainer.steps_done();
+  out.prepare(from, o.force, say);
+  write_output([&] {
+    mtpx::OutputFile file("train", out / "run.json");
+    file.write(facts.dump(1) + '\n');
+    file.commit();
+  });
+  Watchers to{Progress(o.train.steps),
+              JsonLines(out / "metrics.jsonl", done),
+              JsonLines(out / "times.jsonl", done),
+              {}};
+  if (o.tensorboard) write_output([&] { to.events.emplace(mtpx::EventFile::name_in(o.out), done); });
 
-  Progress progress(o.train.steps);
-  progress.say(mtpx::cat("model: ", source.config.num_hidden_layers, " layers, depth ", depth, ", ",
-                         source.config.parameter_count(), " parameters; text: ", text, "; ",
-                         device_text(device)));
-  if (windows.windows() == 0) progress.say("notice: no text is left over for validation");
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
+  to.progress.say(mtpx::cat("model: ", source.config.num_hidden_layers, " layers, depth ", depth, ", ",
+                            source.config.parameter_count(), " parameters; text: ", text, "; ",
+                            device_text(device)));
+  if (windows.windows() == 0) to.progress.say("notice: no text is left over for validation");
+  if (from) to.progress.say(mtpx::cat("resumed from ", from->folder.string(), ", behind step ", done));
+  std::signal(SIGINT, on_end);
+  std::signal(SIGTERM, on_end);
+  std::signal(SIGUSR1, on_save);
 
   const mtpx::Index every = o.eval_every > 0 ? o.eval_every : std::max<mtpx::Index>(1, o.train.steps / 4);
+  const mtpx::Index save_every = o.checkpoints.every >= 0 ? o.checkpoints.every : every;
   const mtpx::Index step_tokens = o.batches.batch * o.batches.seq * o.train.accumulation;
   const auto begin = Clock::now();
   auto start = begin;
-  const auto catch_up = [&] {
+  Spikes spikes;
+  to.progress.begin(done);
+  const auto record = [&] {
     const std::vector<mtpx::StepReport> reports = trainer.reports();
     if (reports.empty()) return;
     const double rate =
         static_cast<double>(step_tokens) * static_cast<double>(reports.size()) / seconds_since(start);
-    progress.show(reports.back(), step_tokens);
+    to.progress.show(reports.back(), step_tokens);
     for (const mtpx::StepReport& report : reports) {
-      metrics.add({{"step", report.step},
-                   {"loss", report.loss},
-                   {"total", report.total},
-                   {"lr", report.lr},
-                   {"lambda", report.lambda},
-                   {"gradient_norm", report.gradient_norm},
-                   {"tokens_per_s", rate}});
+      if (const auto z = spikes.add(report.total))
+        to.progress.say(mtpx::cat("notice: the loss of step ", report.step, ", ", fixed(report.total, 3),
+                                  ", is ", fixed(*z, 1),
+                                  " standard deviations above the mean of those before it"));
+      to.metrics.add(step_row(report));
+      if (to.events) write_output([&] { add_events(*to.events, report); });
     }
+    to.times.add(time_row(reports.back().step, rate));
     start = Clock::now();
+  };
+  const auto failed_save = [&](const mtpx::FileError& error) {
+    if (o.checkpoints.stop_on_failed_save) throw OutputError(error.what());
+    to.progress.say(mtpx::cat("notice: ", error.what(), "; the run goes on"));
+    saved = -1;
+  };
+  const auto save = [&] {
+    if (saved == trainer.steps_done()) return;
+    to.metrics.sync();
+    saved = trainer.steps_done();
+    mtpx::Json state{{"facts", facts}, {"state", {{"skipped", skipped}}}};
+    try {
+      mtpx::save_training(out.checkpoints(), trainer, model, std::move(state), loaded.extra,
+                          [&](mtpx::Checkpoints::Files& files) {
+                            if (!tokenizer.is_bytes())
+                              files.text("tokenizer.json", tokenizer_text(tokenizer, tokenizer_file));
+                          });
+    } catch (const mtpx::FileError& error) {
+      failed_save(error);
+    }
+  };
+  const auto finish_save = [&] {
+    try {
+      out.checkpoints().wait();
+    } catch (const mtpx::FileError& error) {
+      failed_save(error);
+    }
+  };
+  // Reads what steps showed. False where one was bad and is left out: the run goes on behind it.
+  const auto catch_up = [&] {
+    try {
+      record();
+      return true;
+    } catch (const mtpx::NumericError& error) {
+      record();  // those before it
+      if (o.checkpoints.stop_on_bad_step || ++skipped > o.checkpoints.skips) {
+        save();
+        finish_save();
+        throw;
+      }
+      to.progress.say(mtpx::cat("notice: ", error.what(), "; its batch is left out"));
+      to.metrics.add({{"step", trainer.steps_done() + 1}, {"left_out", error.what()}});
+      trainer.resume(trainer.steps_done() + 1);
+      return false;
+    }
   };
   while (trainer.steps_done() < o.train.steps && caught == 0) {
     trainer.advance();
     const mtpx::Index step = trainer.steps_done();
     const bool evaluate = step % every == 0 || step == o.train.steps;
+    const bool saves = (save_every > 0 && step % save_every == 0) || wants_save != 0;
     // To read figures is to wait for the device: a GPU, which has steps queued, is asked now and then.
     const bool at_once = mtpx::HostMemory<D>;
-    if (at_once || evaluate || progress.shows(step) || step % 50 == 0) catch_up();
-    if (!evaluate) continue;
-    report_evaluation(progress, metrics, model, tokenizer, windows, step, o);
-    start = Clock::now();
+    if ((at_once || evaluate || saves || to.progress.shows(step) || step % 50 == 0) && !catch_up()) continue;
+    if (evaluate) report_evaluation(to, model, tokenizer, windows, step, o);
+    if (saves) {
+      wants_save = 0;
+      save();
+    }
+    if (evaluate || saves) start = Clock::now();
   }
-  catch_up();
+  while (!catch_up()) continue;
+  if (caught != 0) save();
+  finish_save();
   const double elapsed = seconds_since(begin);
-  const std::string tokenizer_file = o.init.folder.empty()
-                                         ? o.tokenizer
-                                         : (std::filesystem::path(o.init.folder) / "tokenizer.json").string();
   write_output([&] { save_tokenizer(tokenizer, tokenizer_file, o.out); });
   write_output([&] { mtpx::save_model(o.out, model, loaded.extra, !o.export_no_mtp); });
-  progress.say(mtpx::cat("trained ", trainer.steps_done(), " steps in ", fixed(elapsed, 1), " s, ",
-                         fixed(static_cast<double>(trainer.steps_done() * step_tokens) / elapsed, 0),
-                         " tokens/s with validation; peak of tensors ",
-                         fixed(static_cast<double>(device.peak_bytes()) / 1048576.0, 0), " MiB; model in ",
-                         o.out));
+  to.progress.say(
+      mtpx::cat("trained ", trainer.steps_done() - done, " steps in ", fixed(elapsed, 1), " s, ",
+                fixed(static_cast<double>((trainer.steps_done() - done) * step_tokens) / elapsed, 0),
+                " tokens/s with validation; peak of tensors ",
+                fixed(static_cast<double>(device.peak_bytes()) / 1048576.0, 0), " MiB; model in ", o.out));
   if (caught != 0) throw CLI::RuntimeError(128 + caught);
 }
 
@@ -414,8 +434,12 @@ void add_train(CLI::App& app) {
   command->add_flag("--force", o.force, "Replace the model in --out");
   command->add_option("--seed", o.batches.seed, "Seed of weights and shuffling")->capture_default_str();
   o.device.add(*command);
+  o.checkpoints.add(*command);
+  command->add_flag("--tensorboard", o.tensorboard,
+                    "Write figures to an event file in --out, too: tensorboard --logdir shows them");
   freeze->needs(init);
-  command->callback([options] {
+  command->callback([options, command] {
+    options->facts = run_facts(*command);
     with_numbers(options->device,
                  [&](auto number, const auto& device) { run<decltype(number)>(*options, device); });
   });

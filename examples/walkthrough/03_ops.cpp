@@ -21,7 +21,7 @@ using Value = mtpx::Var<double, Cpu>;
 /// loss = 1/2 sum_i x_i^2, so that dloss/dx_i = x_i. `factor` is 1 where the backward is right.
 Value half_squares(const Value& x, double factor = 1) {
   mtpx::Tape& tape = mtpx::tape_of("half_squares", x);
-  mtpx::require(x.value().contiguous(), "half_squares", "x needs dense rows", {{"x", x.shape()}});
+  mtpx::require(x.value().contiguous(), "half_squares", "x needs dense rows", {{"x", x}});
   double total = 0;
   for (mtpx::Index i = 0; i < x.shape().size(); ++i) total += x.data()[i] * x.data()[i] / 2;
   const Matrix loss = Matrix::from(x.device(), {1}, Numbers{total});

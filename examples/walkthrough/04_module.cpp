@@ -24,8 +24,6 @@ struct Classifier {
 
   explicit Classifier(const Cpu& cpu) : up(cpu, 2, 4), norm(cpu, 4, 1e-6), head(cpu, 4, 2) {}
 
-  const Cpu& device() const { return up.weight.device(); }
-
   mtpx::Var<float, Cpu> operator()(const mtpx::Var<float, Cpu>& x) const { return norm(up(x)); }
 
   /// The optimiser, initialisation and model files find the parameters through this, under these names.
@@ -71,7 +69,7 @@ int main() {
     mtpx::Tape tape;
     const auto result = linear_cross_entropy(model(tape.input(points)), model.head.weight, labels);
     tape.backward(result.loss);
-    optimizer.step(model, mtpx::clip_norm(model, 1.0), 0.05);  // and forgets the gradients
+    optimizer.step(model, 0.05, 1.0);  // of a norm cut to 1; forgets the gradients
     last = result.loss.value().to_host()[0];
     if (step == 0) first = last;
     if (step % 20 == 0) std::cout << "step " << step << ": loss " << last << " nats\n";

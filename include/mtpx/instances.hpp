@@ -7,7 +7,7 @@
 // HOW is `extern`, or nothing where they are made (instances/); T is a model's type, D its device.
 
 #include <mtpx/core/cpu.hpp>
-#include <mtpx/decode/speculator.hpp>
+#include <mtpx/decode/generate.hpp>
 #include <mtpx/model/backward.hpp>
 #include <mtpx/model/loss.hpp>
 #include <mtpx/model/transformer.hpp>
@@ -41,6 +41,7 @@
   MTPX_INSTANCE_OF(HOW, add<T, D>)                  \
   MTPX_INSTANCE_OF(HOW, add_rms_norm<T, D>)         \
   MTPX_INSTANCE_OF(HOW, attention<T, D>)            \
+  MTPX_INSTANCE_OF(HOW, bias<T, D>)                 \
   MTPX_INSTANCE_OF(HOW, concat<T, D>)               \
   MTPX_INSTANCE_OF(HOW, embedding<T, D>)            \
   MTPX_INSTANCE_OF(HOW, experts<T, D>)              \
@@ -73,7 +74,8 @@
   HOW template class AdamW<T, D>;               \
   HOW template class TrainStep<T, D>;           \
   HOW template class Trainer<T, D>;             \
-  HOW template class Speculator<T, D>;
+  HOW template class Speculator<T, D>;          \
+  MTPX_INSTANCE_OF(HOW, detail::generate_all<T, D>)
 
 /// A device that the libraries know, in its types.
 #define MTPX_TRAINED_MODELS(HOW, D)  \
@@ -83,11 +85,9 @@
   MTPX_TRAINED_MODEL(HOW, double, D) \
   MTPX_TRAINED_MODEL(HOW, bf16, D)
 
-/// The device Reference: double also trains and decodes.
+/// The device Reference, in the type that one compares with.
 #define MTPX_REFERENCE_MODELS(HOW)  \
-  MTPX_SUMS(HOW, float, Reference)  \
   MTPX_SUMS(HOW, double, Reference) \
-  MTPX_MODEL(HOW, float, Reference) \
   MTPX_TRAINED_MODEL(HOW, double, Reference)
 
 #ifdef MTPX_COMPILED

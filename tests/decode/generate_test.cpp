@@ -129,6 +129,11 @@ TEST_CASE("generate: the callback ends the text") {
     });
     CHECK(seen == count_from(3, 8));
     CHECK(statistics.tokens == 6);
+
+    options.max_tokens = 6;
+    TokenIds all;  // of one that returns nothing, and so never ends it
+    generate(model, {2}, options, [&](std::int32_t token) { all.push_back(token); });
+    CHECK(all == seen);
   }
 }
 

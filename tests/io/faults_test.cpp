@@ -4,7 +4,7 @@
 
 #include "io/support.hpp"
 #include "support/allocations.hpp"
-#include "support/file_faults.hpp"
+#include "support/system_calls.hpp"
 #include "support/model.hpp"
 
 #include <fcntl.h>

@@ -1,5 +1,6 @@
 // Linear, RmsNorm and SwiGlu: the modules that are one op or three.
 
+#include <mtpx/nn/initialize.hpp>
 #include <mtpx/nn/rms_norm.hpp>
 #include <mtpx/nn/swiglu.hpp>
 
@@ -60,6 +61,21 @@ TEST_CASE("Linear: y = x W^T, weight [out, in], no bias") {
   const auto y = module(tape.constant(x));
   CHECK(y.shape() == Shape{2, 4, 3});
   check_close(host(y.value()), reference::linear(host(x), host(module.weight.value()), 5, 3), 1e-14);
+  check_parameters(module, x);
+}
+
+TEST_CASE("Linear: y = x W^T + b, made with_bias; initialize() begins with b = 0") {
+  Linear<double, Device> module(device(), 5, 3, with_bias);
+  CHECK(parameters(module) == "weight [3, 5], bias [3]");
+  initialize(module, 1, 0.5);
+  CHECK(host(module.bias->value()) == Numbers{0, 0, 0});
+  randomize(module);
+  const auto x = random_tensor<double>({2, 4, 5}, 1);
+  const Numbers b = host(module.bias->value());
+  Numbers want = reference::linear(host(x), host(module.weight.value()), 5, 3);
+  for (std::size_t i = 0; i < want.size(); ++i) want[i] += b[i % 3];
+  Tape tape;
+  check_close(host(module(tape.constant(x)).value()), want, 1e-14);
   check_parameters(module, x);
 }
 

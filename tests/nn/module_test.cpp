@@ -41,6 +41,18 @@ struct All {
   }
 };
 
+struct Elsewhere {
+  Leaf leaf;
+  Cpu other{2};
+  const Cpu& device() const { return other; }
+  static void members(auto& self, auto&& visit) { visit("leaf", self.leaf); }
+};
+
+struct Empty {
+  State<double, Cpu> bias{Tensor<double, Cpu>::zeros(cpu, {3})};
+  static void members(auto& self, auto&& visit) { visit("bias", self.bias); }
+};
+
 using Names = std::vector<std::string>;
 
 }  // namespace
@@ -65,6 +77,15 @@ TEST_CASE("for_each_tensor: what a file holds, experts one by one, states too; c
                        "weight [2]", "mlp.experts.0.up_proj.weight [2, 5]",
                        "mlp.experts.1.up_proj.weight [2, 5]", "mlp.experts.2.up_proj.weight [2, 5]",
                        "bias [3]"});
+}
+
+TEST_CASE("device_of: what device() says, or where the first parameter is") {
+  const All all;
+  CHECK(&device_of<Cpu>(all).pool() == &all.table.device().pool());
+  const Elsewhere elsewhere;
+  CHECK(&device_of<Cpu>(elsewhere).pool() == &elsewhere.other.pool());
+  CHECK_THROWS_WITH_AS(device_of<Cpu>(Empty()),
+                       "[device_of] the module has no parameter: its members() visits none", Error);
 }
 
 TEST_CASE("for_each_tensor: an expert is a view into the stack") {

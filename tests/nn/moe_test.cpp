@@ -80,6 +80,7 @@ TEST_CASE("Moe: the balance loss is recorded when asked for, in training only") 
 
 TEST_CASE("Moe: load counts the slots of training passes, over micro-batches, until the bias moves") {
   auto moe = random_moe(1, 0);
+  CHECK(host(moe.last_load) == Numbers(6, 0.0));
   const auto x = random_tensor<double>({2, 4, 5}, 1);
   const Numbers bias = host(moe.gate.e_score_correction_bias.value);
   const auto total = [&] {
@@ -98,6 +99,7 @@ TEST_CASE("Moe: load counts the slots of training passes, over micro-batches, un
   const Numbers load = host(moe.load);
   moe.update_bias(0.125);
   CHECK(total() == 0);
+  CHECK(host(moe.last_load) == load);
   const double mean = 2.0 * 16 / 6;
   for (std::size_t e = 0; e < 6; ++e) {
     const double step = load[e] < mean ? 0.125 : -0.125;

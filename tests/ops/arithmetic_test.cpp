@@ -139,6 +139,10 @@ TEST_CASE("arithmetic: errors") {
       "[where] the mask is dense and has the last axes of the result\n  mask: [2]\n  y: [2, 3]\n"
       "  in model.layers.1",
       ShapeError);
+  CHECK_THROWS_WITH_AS(
+      add(narrow(x, 1, 2), tape.input(random_tensor<double>({3, 2}, 1))),
+      ("[add] " + rule + "\n  a: [2, 2], rows 3 apart\n  b: [3, 2]\n  in model.layers.1").c_str(),
+      ShapeError);
   const Var<double, Device> leaf(x.value());
   CHECK_THROWS_WITH_AS(add(leaf, leaf),
                        "[add] no operand is on a tape; start with embedding(tape, ...) or tape.input(...)",

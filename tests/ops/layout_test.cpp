@@ -155,16 +155,17 @@ TEST_CASE("layout: errors") {
       reshape(x, Shape{5, 5}),
       "[reshape] x must be dense and keep its number of elements\n  from: [2, 3, 4]\n  to: [5, 5]",
       ShapeError);
-  CHECK_THROWS_WITH_AS(
-      reshape(gaps, Shape{6, 4}),
-      "[reshape] x must be dense and keep its number of elements\n  from: [2, 3, 4]\n  to: [6, 4]",
-      ShapeError);
+  CHECK_THROWS_WITH_AS(reshape(gaps, Shape{6, 4}),
+                       "[reshape] x must be dense and keep its number of elements\n  from: [2, 3, 4], rows 9 "
+                       "apart\n  to: [6, 4]",
+                       ShapeError);
   CHECK_THROWS_WITH_AS(take_front(x, 4),
                        "[take_front] x is dense [B, T, D] with at least 4 positions\n  x: [2, 3, 4]",
                        ShapeError);
-  CHECK_THROWS_WITH_AS(take_front(gaps, 2),
-                       "[take_front] x is dense [B, T, D] with at least 2 positions\n  x: [2, 3, 4]",
-                       ShapeError);
+  CHECK_THROWS_WITH_AS(
+      take_front(gaps, 2),
+      "[take_front] x is dense [B, T, D] with at least 2 positions\n  x: [2, 3, 4], rows 9 apart",
+      ShapeError);
   const Tape::Scope scope(tape, "mtp.0");
   CHECK_THROWS_WITH_AS(
       take_front(x, -1),

@@ -143,10 +143,10 @@ TEST_CASE("rope: errors") {
                        "[rope] every row needs one position\n  x: [2, 3, 12]\n  positions: [2, 2]",
                        ShapeError);
   const Tape::Scope scope(tape, "self_attn");
-  CHECK_THROWS_WITH_AS(
-      rope(x, 3, random_ids({2, 4}, 1, 0, 10).narrow_last(0, 3), table),
-      "[rope] every row needs one position\n  x: [2, 3, 12]\n  positions: [2, 3]\n  in self_attn",
-      ShapeError);
+  CHECK_THROWS_WITH_AS(rope(x, 3, random_ids({2, 4}, 1, 0, 10).narrow_last(0, 3), table),
+                       "[rope] every row needs one position\n  x: [2, 3, 12]\n  positions: [2, 3], rows 4 "
+                       "apart\n  in self_attn",
+                       ShapeError);
 }
 
 TEST_SUITE_END();

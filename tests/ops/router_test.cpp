@@ -175,7 +175,7 @@ TEST_CASE("route: errors") {
   CHECK_THROWS_WITH_AS(route(scores, random_tensor<double>({7}, 1), {8, 2}),
                        (columns + "[2, 8]\n  bias: [7]").c_str(), ShapeError);
   CHECK_THROWS_WITH_AS(route(tape.input(with_gaps(scores.value())), bias, {8, 2}),
-                       (columns + "[2, 8]\n  bias: [8]").c_str(), ShapeError);
+                       (columns + "[2, 8], rows 13 apart\n  bias: [8]").c_str(), ShapeError);
   CHECK_THROWS_WITH_AS(route(scores, bias, {8, 5, 4, 2}),
                        "[route] 5 experts cannot be chosen from 2 of 4 groups of 8 experts\n  scores: [2, 8]",
                        ShapeError);

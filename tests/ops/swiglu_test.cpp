@@ -61,7 +61,8 @@ TEST_CASE("swiglu: errors") {
       "[swiglu] gate and up need the same shape and dense rows\n  gate: [2, 3]\n  up: [2, 4]", ShapeError);
   CHECK_THROWS_WITH_AS(
       swiglu(tape.input(with_gaps(x.value())), x),
-      "[swiglu] gate and up need the same shape and dense rows\n  gate: [2, 3]\n  up: [2, 3]", ShapeError);
+      "[swiglu] gate and up need the same shape and dense rows\n  gate: [2, 3], rows 8 apart\n  up: [2, 3]",
+      ShapeError);
 }
 
 TEST_SUITE_END();

@@ -1,79 +1,113 @@
-#include "support/file_faults.hpp"
+// A library to preload (LD_PRELOAD) that lets the calls of a process on some files fail, or ends the process
+// in one:
+//
+//   FAULT_PATH   calls on paths that contain this text are counted; temporary names and descriptors too
+//   FAULT_AT     the call, from 1, at which it happens
+//   FAULT_DO     kill: the process ends before the call is made, as by kill -9; ENOSPC, EIO: the call fails
+//   so, if
+//                it is one that can (open, mkdir, write, fsync, rename); short: a write takes half of its
+//                bytes
+//   FAULT_LOG    file that the calls are appended to, one a line
 
+#include <dlfcn.h>
 #include <fcntl.h>
-#include <sys/syscall.h>
+#include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
 
 namespace {
-using mtpx::test::Fault;
-std::atomic<bool> counting = false;
-std::atomic<int> calls = 0;
-int fault_call = 0, fault_error = 0;
-Fault wanted = Fault::none;
 
-/// Counts a call; what becomes of it.
-Fault next() {
-  if (!counting || calls++ != fault_call) return Fault::none;
-  if (wanted == Fault::death) ::_exit(42);
-  if (wanted == Fault::error) errno = fault_error;
-  return wanted;
+using Write = ssize_t (*)(int, const void*, size_t);
+
+template <typename Function>
+Function next(const char* name) {
+  return reinterpret_cast<Function>(::dlsym(RTLD_NEXT, name));
 }
+
+std::mutex mutex;
+long calls = 0;
+
+/// Counts a call, and does what is to be done at it. True: the caller fails, errno is set.
+bool fault(const char* call, const char* path, bool can_fail, bool* half = nullptr) {
+  static const char* const part = std::getenv("FAULT_PATH");
+  if (part == nullptr || path == nullptr || std::strstr(path, part) == nullptr) return false;
+  const std::lock_guard lock(mutex);
+  ++calls;
+  if (const char* log = std::getenv("FAULT_LOG")) {
+    char line[5000];
+    const int size = std::snprintf(line, sizeof line, "%ld %s %s\n", calls, call, path);
+    const int file = next<int (*)(const char*, int, ...)>("open")(log, O_WRONLY | O_APPEND | O_CREAT, 0666);
+    if (next<Write>("write")(file, line, static_cast<size_t>(size)) != size) std::abort();
+    ::close(file);
+  }
+  const char* at = std::getenv("FAULT_AT");
+  if (at == nullptr || calls != std::atol(at)) return false;
+  const char* what = std::getenv("FAULT_DO");
+  if (what == nullptr) return false;
+  if (std::strcmp(what, "kill") == 0) ::raise(SIGKILL);
+  if (std::strcmp(what, "short") == 0 && half != nullptr) *half = true;
+  if (!can_fail) return false;
+  errno = std::strcmp(what, "EIO") == 0 ? EIO : ENOSPC;
+  return std::strcmp(what, "EIO") == 0 || std::strcmp(what, "ENOSPC") == 0;
+}
+
+bool fault(const char* call, int descriptor, bool* half = nullptr) {
+  char link[64], path[4096];
+  std::snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+  const ssize_t size = ::readlink(link, path, sizeof path - 1);
+  if (size < 0) return false;
+  path[size] = '\0';
+  return fault(call, path, true, half);
+}
+
 }  // namespace
 
-namespace mtpx::test {
-void fault_at(int count, Fault fault, int error) {
-  fault_call = count;
-  wanted = fault;
-  fault_error = error;
-  calls = 0;
-  counting = true;
-}
-
-int stop_faults() {
-  counting = false;
-  return calls;
-}
-}  // namespace mtpx::test
-
 extern "C" {
+
 int open(const char* path, int flags, ...) {
   mode_t mode = 0;
-  if ((flags & O_CREAT) != 0) {
-    va_list arguments;
-    va_start(arguments, flags);
-    mode = va_arg(arguments, mode_t);
-    va_end(arguments);
+  if ((flags & (O_CREAT | O_TMPFILE)) != 0) {
+    va_list rest;
+    va_start(rest, flags);
+    mode = static_cast<mode_t>(va_arg(rest, int));
+    va_end(rest);
   }
-  if (next() == Fault::error) return -1;
-  return static_cast<int>(::syscall(SYS_openat, AT_FDCWD, path, flags, mode));
+  const bool writes = (flags & (O_WRONLY | O_RDWR)) != 0;
+  if (fault(writes ? "open" : "read", path, writes)) return -1;
+  return next<int (*)(const char*, int, ...)>("open")(path, flags, mode);
 }
-
-ssize_t write(int file, const void* bytes, size_t count) {
-  const Fault fault = next();
-  if (fault == Fault::error) return -1;
-  const size_t written = fault == Fault::none ? count : (count + 1) / 2;
-  const ssize_t put = ::syscall(SYS_write, file, bytes, written);
-  return fault == Fault::lost && put >= 0 ? static_cast<ssize_t>(count) : put;
+int mkdir(const char* path, mode_t mode) {
+  if (fault("mkdir", path, true)) return -1;
+  return next<int (*)(const char*, mode_t)>("mkdir")(path, mode);
 }
-
-ssize_t pwrite(int file, const void* bytes, size_t count, off_t offset) {
-  const Fault fault = next();
-  if (fault == Fault::error) return -1;
-  const size_t written = fault == Fault::none ? count : (count + 1) / 2;
-  const ssize_t put = ::syscall(SYS_pwrite64, file, bytes, written, offset);
-  return fault == Fault::lost && put >= 0 ? static_cast<ssize_t>(count) : put;
+ssize_t write(int file, const void* bytes, size_t size) {
+  bool half = false;
+  if (fault("write", file, &half)) return -1;
+  return next<Write>("write")(file, bytes, half ? (size + 1) / 2 : size);
 }
-
-// Nothing that a test can see depends on the disk, which would take most of the time.
-int fsync(int) { return next() == Fault::error ? -1 : 0; }
-
+int fsync(int file) {
+  if (fault("fsync", file)) return -1;
+  return next<int (*)(int)>("fsync")(file);
+}
 int rename(const char* from, const char* to) {
-  if (next() == Fault::error) return -1;
-  return static_cast<int>(::syscall(SYS_renameat, AT_FDCWD, from, AT_FDCWD, to));
+  if (fault("rename", to, true)) return -1;
+  return next<int (*)(const char*, const char*)>("rename")(from, to);
 }
+int unlink(const char* path) {
+  fault("unlink", path, false);
+  return next<int (*)(const char*)>("unlink")(path);
 }
+int unlinkat(int folder, const char* path, int flags) {
+  fault("unlinkat", folder);
+  errno = 0;
+  return next<int (*)(int, const char*, int)>("unlinkat")(folder, path, flags);
+}
+
+}  // extern "C"

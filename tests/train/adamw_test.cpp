@@ -116,6 +116,12 @@ double norm_of(const std::map<std::string, Numbers>& grads) {
   return std::sqrt(squares);
 }
 
+/// A module without device().
+struct Plain {
+  Toy<double> toy;
+  static void members(auto& self, auto&& visit) { visit("", self.toy); }
+};
+
 }  // namespace
 
 TEST_CASE("clip_norm: the global norm over every gradient, and min(1, max / norm)") {
@@ -200,6 +206,22 @@ TEST_CASE("AdamW: 20 steps against a naive reference in double, clipped, decay o
   CHECK(optimizer.steps() == 20);
   for (const auto& [name, p] : values(toy)) check_close(p, naive.p.at(name), 1e-12, name);
   check_bits(host(toy.untouched.value()), before, "without a gradient");
+}
+
+TEST_CASE("AdamW: a step that clips itself, also of a module without device()") {
+  for (const double max_norm : {0.0, 0.5}) {
+    Plain plain;
+    Toy<double> toy;
+    AdamW<double, Device> one, other;
+    for (int step = 0; step < 3; ++step) {
+      plain.toy.fill_gradients(step, 3);
+      toy.fill_gradients(step, 3);
+      if (max_norm > 0) one.step(plain, 0.1, max_norm);
+      if (max_norm == 0) one.step(plain, 0.1);
+      other.step(toy, clip_norm(toy, max_norm), 0.1);
+    }
+    for (const auto& [name, numbers] : values(toy)) check_bits(values(plain.toy).at(name), numbers, name);
+  }
 }
 
 TEST_CASE("AdamW: a zero gradient decays matrices and leaves gains") {

@@ -7,6 +7,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace mtpx {
@@ -35,8 +36,8 @@ concept Drafts = requires(
     const DecodeRows<typename M::device_type>& rows,
     const std::vector<LatentCache<typename M::value_type, typename M::device_type>>& caches) {
   { model.device() } -> std::convertible_to<const typename M::device_type&>;
-  { model.config } -> std::convertible_to<const Config&>;
-  { model.design } -> std::convertible_to<const MtpDesign&>;
+  { (model.config) } -> std::same_as<const Config&>;
+  { (model.design) } -> std::same_as<const MtpDesign&>;
   {
     model.decode(tape, tokens, rows, caches)
     } -> std::same_as<Hidden<typename M::value_type, typename M::device_type>>;
@@ -44,6 +45,58 @@ concept Drafts = requires(
     model.decode_mtp(tape, k, h, tokens, rows, caches[0])
     } -> std::same_as<Hidden<typename M::value_type, typename M::device_type>>;
   { model.head(k) } -> std::convertible_to<Weight<typename M::value_type, typename M::device_type>>;
+};
+
+/// Any such model, as what decodes holds it: so that is compiled once for T and D, whatever drafts. A view:
+/// the model must outlive it.
+template <typename T, typename D>
+class DraftingModel {
+  using Ids = Tensor<std::int32_t, D>;
+  using Caches = std::vector<LatentCache<T, D>>;
+
+ public:
+  using value_type = T;   ///< of weights and activations
+  using device_type = D;  ///< where they are
+
+  const Config& config;     ///< the model's
+  const MtpDesign& design;  ///< the model's
+
+  /// Not explicit: what takes one takes every model that is one.
+  template <Drafts M>
+  requires(!std::same_as<M, DraftingModel>) DraftingModel(const M& model)
+      : config(model.config),
+        design(model.design),
+        device_(model.device()),
+        decode_([&model](Tape& tape, const Ids& tokens, const DecodeRows<D>& rows, const Caches& caches) {
+          return model.decode(tape, tokens, rows, caches);
+        }),
+        decode_mtp_([&model](Tape& tape, Index k, const Var<T, D>& h, const Ids& tokens,
+                             const DecodeRows<D>& rows, const LatentCache<T, D>& cache) {
+          return model.decode_mtp(tape, k, h, tokens, rows, cache);
+        }),
+        head_([&model](Index k) -> Weight<T, D> { return model.head(k); }) {}
+
+  /// Where it computes.
+  const D& device() const { return device_; }
+  /// The model's; see Drafts.
+  Hidden<T, D> decode(Tape& tape, const Ids& tokens, const DecodeRows<D>& rows, const Caches& caches) const {
+    return decode_(tape, tokens, rows, caches);
+  }
+  /// The model's; see Drafts.
+  Hidden<T, D> decode_mtp(Tape& tape, Index k, const Var<T, D>& h, const Ids& tokens,
+                          const DecodeRows<D>& rows, const LatentCache<T, D>& cache) const {
+    return decode_mtp_(tape, k, h, tokens, rows, cache);
+  }
+  /// The model's; see Drafts.
+  Weight<T, D> head(Index k) const { return head_(k); }
+
+ private:
+  D device_;
+  std::function<Hidden<T, D>(Tape&, const Ids&, const DecodeRows<D>&, const Caches&)> decode_;
+  std::function<Hidden<T, D>(Tape&, Index, const Var<T, D>&, const Ids&, const DecodeRows<D>&,
+                             const LatentCache<T, D>&)>
+      decode_mtp_;
+  std::function<Weight<T, D>(Index)> head_;
 };
 
 }  // namespace mtpx

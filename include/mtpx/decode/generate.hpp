@@ -1,8 +1,10 @@
 #pragma once
 
+#include <mtpx/core/callback.hpp>
 #include <mtpx/decode/speculator.hpp>
 
 #include <concepts>
+#include <functional>
 
 namespace mtpx {
 
@@ -18,24 +20,13 @@ inline bool stops(const GenerateOptions& options, std::span<const std::int32_t> 
   });
 }
 
-}  // namespace detail
-
-/// Continues several prompts, `batch` of them at a time; the next one starts when one ends.
-/// `on_token(prompt, token)`, or `on_token(prompt, token, log_probability)`, is called for every emitted
-/// token, in order within a prompt, as soon as a pass settled it; return false from it to stop that prompt. A
-/// prompt ends after max_tokens, after a stop token or sequence, or when the context
-/// (max_position_embeddings) is full. Prompt i is sampled with seed options.seed + i and, where there is one,
-/// by sampling[i]: its text is the one that it has alone.
-///
-/// sampling: one for each prompt; empty: options.sampling for all of them
-///
-/// Returns the counts of the run; tokens after the end inside an accepted draft are neither emitted nor
-/// counted. Throws ConfigError for options, or a prompt, that the model cannot serve, before it emits
-/// anything.
-template <Drafts M, typename OnToken>
-DecodeStatistics generate_batch(const M& model, const std::vector<std::vector<std::int32_t>>& prompts,
-                                Index batch, const GenerateOptions& options, const OnToken& on_token,
-                                std::span<const SamplingOptions> sampling = {}) {
+/// generate_batch() of any model.   on_token(prompt, token, log_probability): whether the prompt goes on
+template <typename T, typename D>
+DecodeStatistics generate_all(const DraftingModel<T, D>& model,
+                              const std::vector<std::vector<std::int32_t>>& prompts, Index batch,
+                              const GenerateOptions& options,
+                              const std::function<bool(std::size_t, std::int32_t, double)>& on_token,
+                              std::span<const SamplingOptions> sampling) {
   using Clock = std::chrono::steady_clock;
   const auto since = [](Clock::time_point from) {
     return std::chrono::duration<double>(Clock::now() - from).count();
@@ -71,6 +62,7 @@ DecodeStatistics generate_batch(const M& model, const std::vector<std::vector<st
   std::vector<Run> runs(static_cast<std::size_t>(slots));
   Index emitted = 0;
   double prefill = 0, decode = 0;
+  constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
   const auto deliver = [&](Index slot) {
     Run& run = runs[static_cast<std::size_t>(slot)];
     const std::span<const std::int32_t> tokens = speculator.emitted(slot);
@@ -78,14 +70,8 @@ DecodeStatistics generate_batch(const M& model, const std::vector<std::vector<st
     for (std::size_t i = 0; i < tokens.size() && run.open; ++i) {
       ++run.emitted;
       ++emitted;
-      bool wanted = true;
-      if constexpr (std::invocable<const OnToken&, std::size_t, std::int32_t, double>) {
-        constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
-        const double log_p = log_probabilities.empty() ? unknown : log_probabilities[i];
-        wanted = static_cast<bool>(on_token(run.prompt, tokens[i], log_p));
-      } else {
-        wanted = static_cast<bool>(on_token(run.prompt, tokens[i]));
-      }
+      const double log_p = log_probabilities.empty() ? unknown : log_probabilities[i];
+      const bool wanted = on_token(run.prompt, tokens[i], log_p);
       const auto end = prompts[run.prompt].size() + static_cast<std::size_t>(run.emitted);
       const auto written =
           std::span(speculator.tokens(slot)).first(end).last(static_cast<std::size_t>(run.emitted));
@@ -121,6 +107,36 @@ DecodeStatistics generate_batch(const M& model, const std::vector<std::vector<st
   statistics.prefill_seconds = prefill;
   statistics.decode_seconds = decode;
   return statistics;
+}
+
+}  // namespace detail
+
+/// Continues several prompts, `batch` of them at a time; the next one starts when one ends.
+/// `on_token(prompt, token)`, or `on_token(prompt, token, log_probability)`, is called for every emitted
+/// token, in order within a prompt, as soon as a pass settled it; return false from it to stop that prompt
+/// (one that returns nothing never does). A prompt ends after max_tokens, after a stop token or sequence, or
+/// when the context (max_position_embeddings) is full. Prompt i is sampled with seed options.seed + i and,
+/// where there is one, by sampling[i]: its text is the one that it has alone.
+///
+/// sampling: one for each prompt; empty: options.sampling for all of them
+///
+/// Returns the counts of the run; tokens after the end inside an accepted draft are neither emitted nor
+/// counted. Throws ConfigError for options, or a prompt, that the model cannot serve, before it emits
+/// anything.
+template <Drafts M, typename OnToken>
+DecodeStatistics generate_batch(const M& model, const std::vector<std::vector<std::int32_t>>& prompts,
+                                Index batch, const GenerateOptions& options, const OnToken& on_token,
+                                std::span<const SamplingOptions> sampling = {}) {
+  using T = typename M::value_type;
+  using D = typename M::device_type;
+  const auto deliver = [&](std::size_t prompt, std::int32_t token, double log_probability) {
+    if constexpr (std::invocable<const OnToken&, std::size_t, std::int32_t, double>) {
+      return detail::goes_on(on_token, prompt, token, log_probability);
+    } else {
+      return detail::goes_on(on_token, prompt, token);
+    }
+  };
+  return detail::generate_all<T, D>(model, prompts, batch, options, deliver, sampling);
 }
 
 /// Continues one prompt: generate_batch() of it alone, with on_token(token) or on_token(token,

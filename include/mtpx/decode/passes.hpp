@@ -27,16 +27,13 @@ struct Draws {
 /// The passes of a model that decodes: rows go in, tokens after the last ones come out. A pass of few rows is
 /// recorded where the device can (see Recorded): its inputs stand at the same addresses every time, so from
 /// the third pass of a kind on the host does no more than to write them and to read the answer.
-template <Drafts M>
+template <typename T, typename D>
 class Passes {
-  using T = typename M::value_type;
-  using D = typename M::device_type;
-
  public:
   /// slots, positions: of the cache   modules: those that draft   most_rows: of one pass   most_answers: rows
   /// that a pass is asked about   most_kept: rows of the table
-  Passes(const M& model, Index slots, Index positions, Index modules, Index most_rows, Index most_answers,
-         Index most_kept)
+  Passes(const DraftingModel<T, D>& model, Index slots, Index positions, Index modules, Index most_rows,
+         Index most_answers, Index most_kept)
       : model_(model),
         cache_(model, slots, positions, modules),
         modules_(modules),
@@ -224,7 +221,7 @@ class Passes {
     if (!memory.defined() || memory.size() < count) memory = Tensor<I, D>(model_.device(), {count});
   }
 
-  const M& model_;
+  const DraftingModel<T, D> model_;
   KvCache<T, D> cache_;
   const Index modules_;
   const Index most_kept_;

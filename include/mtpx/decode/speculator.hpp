@@ -29,12 +29,14 @@ namespace mtpx {
 /// it is final once p + k <= e. Drafting writes later entries from drafted tokens; the next round decodes
 /// those again, from the true tokens and states. Entry p of a parallel head is made from the trunk's state at
 /// p alone; drafts are what the heads say about the newest position.
-template <typename T, typename D, Drafts M = Transformer<T, D>>
+template <typename T, typename D>
 class Speculator {
  public:
+  /// model: any that Drafts asks for, such as a Transformer
   /// slots: sequences at a time   positions: of each, at most and by default max_position_embeddings
   /// Throws ConfigError for options that the model cannot serve.
-  Speculator(const M& model, const GenerateOptions& options, Index slots = 1, Index positions = 0)
+  Speculator(const DraftingModel<T, D>& model, const GenerateOptions& options, Index slots = 1,
+             Index positions = 0)
       : model_(model),
         options_(options),
         most_drafts_(options.draft != GenerateOptions::automatic ? options.draft : longest_useful(model)),
@@ -181,9 +183,9 @@ class Speculator {
     std::vector<double> log_probabilities;  // of what was emitted last
   };
 
-  static Index modules_of(const M& model) { return model.config.num_nextn_predict_layers; }
+  static Index modules_of(const DraftingModel<T, D>& model) { return model.config.num_nextn_predict_layers; }
   /// The most tokens that an automatic draft may have: more than there are modules, if they can run again.
-  static Index longest_useful(const M& model) {
+  static Index longest_useful(const DraftingModel<T, D>& model) {
     const Index modules = modules_of(model);
     return modules > 0 && model.design.chains ? std::max<Index>(4, modules) : modules;
   }
@@ -389,11 +391,11 @@ class Speculator {
     drafting_.resize(kept);
   }
 
-  const M& model_;
+  const DraftingModel<T, D> model_;
   const GenerateOptions options_;
   const Index most_drafts_;
   const Index modules_;  // that draft
-  Passes<M> passes_;
+  Passes<T, D> passes_;
   std::vector<Slot> slots_;
   std::optional<DraftPolicy> policy_;
   DecodeStatistics statistics_;
@@ -410,6 +412,6 @@ class Speculator {
 /// T and D are the model's.
 template <Drafts M>
 Speculator(const M&, const GenerateOptions&, Index = 1, Index = 0)
-    -> Speculator<typename M::value_type, typename M::device_type, M>;
+    -> Speculator<typename M::value_type, typename M::device_type>;
 
 }  // namespace mtpx

@@ -189,13 +189,22 @@ FileMetadata load_module(const std::filesystem::path& path, Module& module, Safe
       path, [&](const auto& visit) { for_each_tensor(module, visit); }, options);
 }
 
+namespace detail {
+/// What a file of an optimiser's state says beside its tensors.
+template <typename Optimizer>
+FileMetadata optimizer_metadata(const Optimizer& optimizer) {
+  return {{"format", "pt"}, {"steps", std::to_string(optimizer.steps())}};
+}
+}  // namespace detail
+
 /// Writes the state of a module's optimiser under the names of AdamW::for_each_state(), and its count of
 /// steps as the metadata "steps". With the module's own file, a run goes on to the same bits. See
 /// save_tensors().
 template <typename Optimizer, typename Module>
 void save_optimizer(const std::filesystem::path& path, Optimizer& optimizer, Module& module) {
-  save_tensors(path, [&](const auto& visit) { optimizer.for_each_state(module, visit); },
-               {{"format", "pt"}, {"steps", std::to_string(optimizer.steps())}});
+  save_tensors(
+      path, [&](const auto& visit) { optimizer.for_each_state(module, visit); },
+      detail::optimizer_metadata(optimizer));
 }
 
 /// Reads it back, for a module of the same names and shapes; parameters that had state when it was saved may

@@ -73,6 +73,27 @@ struct Transformer {
     return k > 0 ? for_depths(lm_head.weight) : main;
   }
 
+  /// What makes the block of a layer: also for blocks of a drafter that is not one of the designs.
+  BlockOptions block_options(Index layer) const {
+    const Config& c = config;
+    BlockOptions o;
+    o.attention = {c.hidden_size,      c.num_attention_heads,
+                   c.q_lora_rank,      c.kv_lora_rank,
+                   c.qk_nope_head_dim, c.qk_rope_head_dim,
+                   c.v_head_dim,       attention_scale(c.qk_head_dim(), c.rope_scaling)};
+    o.intermediate = c.intermediate_size;
+    o.eps = c.rms_norm_eps;
+    if (c.is_moe(layer)) {
+      o.moe = MoeOptions{c.hidden_size,
+                         c.moe_intermediate_size,
+                         c.n_shared_experts,
+                         {c.n_routed_experts, c.num_experts_per_tok, c.n_group, c.topk_group,
+                          c.norm_topk_prob, c.routed_scaling_factor},
+                         c.aux_loss_alpha};
+    }
+    return o;
+  }
+
   /// The depths, for one pass.
   MtpDepths<T, D> depths() const {
     return {design,
@@ -98,7 +119,7 @@ struct Transformer {
           return cat("tokens are [B, T + 1] with T from 1 to max_position_embeddings = ",
                      config.max_position_embeddings);
         },
-        {{"tokens", batch.tokens.shape()}}, tape);
+        {{"tokens", batch.tokens}}, tape);
     Forward<T, D> out;
     const Index all = config.num_nextn_predict_layers;
     const Index last = std::min({depth < 0 ? all : depth, all, time - 1});
@@ -217,26 +238,6 @@ struct Transformer {
  private:
   bool main_frozen_ = false;
   std::vector<std::string> names_;  // of layers, depths included
-
-  BlockOptions block_options(Index layer) const {
-    const Config& c = config;
-    BlockOptions o;
-    o.attention = {c.hidden_size,      c.num_attention_heads,
-                   c.q_lora_rank,      c.kv_lora_rank,
-                   c.qk_nope_head_dim, c.qk_rope_head_dim,
-                   c.v_head_dim,       attention_scale(c.qk_head_dim(), c.rope_scaling)};
-    o.intermediate = c.intermediate_size;
-    o.eps = c.rms_norm_eps;
-    if (c.is_moe(layer)) {
-      o.moe = MoeOptions{c.hidden_size,
-                         c.moe_intermediate_size,
-                         c.n_shared_experts,
-                         {c.n_routed_experts, c.num_experts_per_tok, c.n_group, c.topk_group,
-                          c.norm_topk_prob, c.routed_scaling_factor},
-                         c.aux_loss_alpha};
-    }
-    return o;
-  }
 
   Index shared_layers() const { return config.num_hidden_layers - design.own_layers; }
 

@@ -1,25 +1,39 @@
 #pragma once
 
 #include <mtpx/nn/module.hpp>
+#include <mtpx/ops/arithmetic.hpp>
 #include <mtpx/ops/linear.hpp>
 
 namespace mtpx {
 
-/// y = x W^T, no bias.   weight: [out, in], NaN until it is initialised (see Parameter)
+/// Says to Linear that it has a bias: `Linear<float, Cpu> up(cpu, 2, 4, with_bias);`
+struct WithBias {};
+inline constexpr WithBias with_bias{};  ///< the only one
+
+/// y = x W^T, and + b of one made `with_bias`; a language model's have none.   NaN until it is initialised
+/// (see Parameter)
 template <typename T, typename D>
 struct Linear {
-  Parameter<T, D> weight;  ///< [out, in]
+  Parameter<T, D> weight;               ///< [out, in]
+  std::optional<Parameter<T, D>> bias;  ///< [out], or absent
 
   Linear() = default;
   Linear(const D& device, Index in, Index out) : weight(device, {out, in}) {}
+  Linear(const D& device, Index in, Index out, WithBias) : Linear(device, in, out) {
+    bias.emplace(device, Shape{out});
+  }
 
   /// x: [..., in]   returns [..., out]
   template <typename X>
   Var<T, D> operator()(const Var<X, D>& x) const {
-    return linear<X, T, D>(x, weight);
+    const Var<T, D> y = linear<X, T, D>(x, weight);
+    return bias ? mtpx::bias<T, D>(y, *bias) : y;
   }
 
-  static void members(auto& self, auto&& visit) { visit("weight", self.weight); }
+  static void members(auto& self, auto&& visit) {
+    visit("weight", self.weight);
+    visit("bias", self.bias);
+  }
 };
 
 }  // namespace mtpx

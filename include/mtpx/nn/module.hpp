@@ -83,6 +83,22 @@ void for_each_parameter(Module& module, const Visit& visit) {
   });
 }
 
+/// The device that a module computes on: what its device() says or, where it has none, that of its first
+/// parameter. Throws Error for a module without any.
+template <typename D, typename Module>
+D device_of(const Module& module) {
+  if constexpr (requires { module.device(); }) {
+    return module.device();
+  } else {
+    std::optional<D> found;
+    for_each_parameter(module, [&](const std::string&, const auto& parameter) {
+      if (!found && parameter.defined()) found = parameter.device();
+    });
+    if (!found) throw Error("[device_of] the module has no parameter: its members() visits none");
+    return *found;
+  }
+}
+
 namespace detail {
 /// visit(name, pick(parameter)) for every parameter under its published name, experts one by one; for states
 /// visit(name, value), or nothing where only gradients are asked for.

@@ -50,7 +50,8 @@ struct Moe {
   Gate<T, D> gate;                             ///< the router
   Experts<T, D> experts;                       ///< those that are chosen among
   std::optional<SwiGlu<T, D>> shared_experts;  ///< what every token goes through; absent where shared = 0
-  Tensor<acc_t<T>, D> load;  ///< [E]: slots each expert received since the last update_bias()
+  Tensor<acc_t<T>, D> load;       ///< [E]: slots each expert received since the last update_bias()
+  Tensor<acc_t<T>, D> last_load;  ///< [E]: what update_bias() forgot last: the load of the latest step
 
   /// What a call gives.
   struct Output {
@@ -66,7 +67,8 @@ struct Moe {
         experts{{Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden})},
                 {Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden})},
                 {Parameter<T, D>(device, {o.routing.n_experts, o.hidden, o.inner})}},
-        load(Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})) {
+        load(Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})),
+        last_load(Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})) {
     if (o.shared > 0) shared_experts.emplace(device, o.hidden, o.shared * o.inner);
   }
 
@@ -101,10 +103,11 @@ struct Moe {
   }
 
   /// After an optimiser step: b_i += speed * sign(mean load - load_i) over the whole batch since the last
-  /// call, micro-batches included; then forgets the load.
+  /// call, micro-batches included; then forgets the load, which last_load keeps for whoever watches.
   ///
   /// scale: null, or that of the step's clip_norm(): where it is NaN, no bias moves
   void update_bias(double speed, const double* scale = nullptr) {
+    copy_on_device(load.device(), last_load.data(), load.data(), load.bytes());
     mtpx::update_bias(load, gate.e_score_correction_bias.value, static_cast<acc_t<T>>(speed), scale);
   }
 

@@ -33,7 +33,7 @@ struct Paired {
     };
     require(fits(of_a) && fits(of_b), op,
             "a and b need the same shape, or one is a row [D], a column [..., 1] or one number",
-            {{"a", of_a}, {"b", of_b}}, tape);
+            {{"a", a}, {"b", b}}, tape);
     const auto steps = [&](const Shape& x, Index stride) {
       return Steps{x.rows() == 1 ? 0 : stride, x.width() == 1 && shape.width() != 1 ? 0 : 1};
     };
@@ -51,8 +51,8 @@ Var<T, D> apply(std::string_view op, Binary f, const Var<T, D, GA>& a, const Var
   PairShape& s = paired.s;
   if (mask.defined()) {
     require(mask.contiguous() && mask.shape().width() == s.width && s.rows % mask.shape().rows() == 0, op,
-            "the mask is dense and has the last axes of the result",
-            {{"mask", mask.shape()}, {"y", paired.shape}}, tape);
+            "the mask is dense and has the last axes of the result", {{"mask", mask}, {"y", paired.shape}},
+            tape);
     s.mask_rows = mask.shape().rows();
   }
   Tensor<T, D> y(a.device(), paired.shape);
@@ -132,7 +132,7 @@ Var<T, D> where(const Tensor<std::int32_t, D>& mask, const Var<T, D, GA>& a, dou
 template <typename T, typename D>
 Var<T, D> bias(const Var<T, D>& x, const Weight<T, D>& b) {
   require(b.shape() == Shape{x.shape().width()}, "bias", "b needs one number per column of x",
-          {{"x", x.shape()}, {"b", b.shape()}}, tape_of("bias", x, b));
+          {{"x", x}, {"b", b}}, tape_of("bias", x, b));
   return detail::apply("bias", Binary::add, x, b);
 }
 
@@ -218,8 +218,7 @@ Var<A, D> weighted_sum(const std::vector<Var<A, D>>& x, const std::vector<A>& we
   std::vector<Destination<A, D>> wanted;
   for (std::size_t i = 0; i < x.size(); ++i) {
     tape_of("weighted_sum", x.front(), x[i]);
-    require(x[i].shape().size() == 1, "weighted_sum", "every loss is one number", {{"x", x[i].shape()}},
-            tape);
+    require(x[i].shape().size() == 1, "weighted_sum", "every loss is one number", {{"x", x[i]}}, tape);
     scale_into(y.device(), 1, weights[i], x[i].data(), Sink<A>{y.data(), i > 0});
     wanted.push_back(x[i].destination());
   }

@@ -37,10 +37,9 @@ Var<T, D> attention(const Var<T, D>& q, const Var<T, D>& kv, const Var<T, D>& k_
         return cat("q, kv and k_rope must be dense [", s.batch, ", ", s.time, ", *] of ", s.heads,
                    " heads with nope ", s.nope, ", rope ", s.rope, ", v ", s.v);
       },
-      {{"q", q.shape()}, {"kv", kv.shape()}, {"k_rope", k_rope.shape()}}, tape);
+      {{"q", q}, {"kv", kv}, {"k_rope", k_rope}}, tape);
   require(!positions.defined() || (positions.size() == s.batch * s.time && positions.contiguous()),
-          "attention", "every row needs one position", {{"q", q.shape()}, {"positions", positions.shape()}},
-          tape);
+          "attention", "every row needs one position", {{"q", q}, {"positions", positions}}, tape);
   Tensor<T, D> o(q.device(), {s.batch, s.time, s.heads * s.v});
   Tensor<acc_t<T>, D> lse(q.device(), {s.batch, s.heads, s.time});
   attention_forward(q.device(), s, q.data(), kv.data(), k_rope.data(), positions.data_or_null(), scale,

@@ -46,7 +46,7 @@ Var<T, D> decode_block(const Var<T, D>& x, const DecodeAttention<T>& attention,
   require(x.value().contiguous() && x.rows().count == attention.rows && attention.rows == ffn.rows &&
               x.shape().width() == attention.hidden && ffn.hidden == attention.hidden,
           "decode_block", "x needs one dense row per decoded token",
-          {{"x", x.shape()}, {"rows", Shape{attention.rows}}}, tape);
+          {{"x", x}, {"rows", Shape{attention.rows}}}, tape);
   Tensor<T, D> h(x.device(), x.shape());
   Tensor<T, D> y(x.device(), x.shape());
   decode_attention(x.device(), attention, x.data(), h.data());

@@ -14,7 +14,7 @@ namespace mtpx {
 template <typename T, typename D>
 Var<T, D> embedding(Tape& tape, const Tensor<std::int32_t, D>& ids, const Weight<T, D>& table) {
   require(ids.shape().rank() == 2 && table.shape().rank() == 2, "embedding",
-          "ids are [B, T], the table is [V, D]", {{"ids", ids.shape()}, {"table", table.shape()}}, tape);
+          "ids are [B, T], the table is [V, D]", {{"ids", ids}, {"table", table}}, tape);
   const Index width = table.shape().width();
   Tensor<T, D> y(table.device(), {ids.shape()[0], ids.shape()[1], width});
   embedding_forward(y.device(), "embedding", ids.rows(), ids.data(), table.rows(), table.data(), y.data());

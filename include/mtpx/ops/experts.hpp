@@ -44,12 +44,12 @@ Var<T, D> experts(const Var<T, D>& x, const Var<acc_t<T>, D>& weights, const Exp
   require(w.rank() == 3 && up.shape() == w && down.shape() == Shape{w[0], w[2], w[1]} &&
               w[2] == x.shape().width(),
           "experts", "gate and up are [E, F, D], down is [E, D, F], D the width of x",
-          {{"x", x.shape()}, {"gate", w}, {"up", up.shape()}, {"down", down.shape()}}, tape);
+          {{"x", x}, {"gate", gate}, {"up", up}, {"down", down}}, tape);
   const ExpertsShape s{x.rows().count, w[2], w[1], w[0], weights.shape().width()};
   require(weights.rows().count == s.tokens && weights.value().contiguous() && plan.slot.size() == s.slots() &&
               plan.offsets.size() == s.experts + 1,
           "experts", "weights and plan need K slots per row of x",
-          {{"x", x.shape()}, {"weights", weights.shape()}, {"plan", plan.slot.shape()}}, tape);
+          {{"x", x}, {"weights", weights}, {"plan", plan.slot}}, tape);
   Tensor<T, D> hidden_gate(x.device(), {s.slots(), s.inner});
   Tensor<T, D> hidden_up(x.device(), {s.slots(), s.inner});
   Tensor<T, D> y(x.device(), x.shape());

@@ -35,7 +35,7 @@ Var<T, D> gather(const Var<T, D, G>& x, const Tensor<std::int32_t, D>& ids) {
   Tape& tape = tape_of("gather", x);
   const Shape& of_ids = ids.shape();
   require(x.shape().rank() == 2 && ids.contiguous() && of_ids.rank() < Shape::max_rank, "gather",
-          "x is [V, D], ids are dense", {{"x", x.shape()}, {"ids", of_ids}}, tape);
+          "x is [V, D], ids are dense", {{"x", x}, {"ids", ids}}, tape);
   const Index width = x.shape().width();
   Tensor<T, D> y(x.device(), of_ids.with_last_axis(width));
   embedding_forward(y.device(), "gather", Rows{1, ids.size(), ids.size()}, ids.data(), x.rows(), x.data(),
@@ -55,7 +55,7 @@ Var<T, D> scatter(const Var<T, D>& x, const Tensor<std::int32_t, D>& ids, Index 
   Tape& tape = tape_of("scatter", x);
   const Rows rows = x.rows();
   require(x.value().contiguous() && ids.contiguous() && ids.size() == rows.count && count >= 0, "scatter",
-          "x has dense rows, one id each", {{"x", x.shape()}, {"ids", ids.shape()}}, tape);
+          "x has dense rows, one id each", {{"x", x}, {"ids", ids}}, tape);
   Tensor<T, D> y(x.device(), {count, rows.width});
   detail::add_rows(y.device(), "scatter", ids, count, rows.width, x.data(), Sink<T>{y.data(), false});
   return tape.record("scatter", y, [ids, width = rows.width, dx = x.destination()](const Tensor<T, D>& dy) {

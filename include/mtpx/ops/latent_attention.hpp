@@ -45,15 +45,11 @@ Var<T, D> latent_attention(const Var<T, D>& q, const Var<T, D>& latent, const Va
   require(rows.count() == s.rows && latent.rows().count == s.rows && k_rope.rows().count == s.rows &&
               latent.value().contiguous() && k_rope.value().contiguous() && q.value().contiguous(),
           "latent_attention", "q, latent and k_rope need one dense row per decoded token",
-          {{"q", q.shape()},
-           {"latent", latent.shape()},
-           {"k_rope", k_rope.shape()},
-           {"rows", Shape{rows.count()}}},
-          tape);
+          {{"q", q}, {"latent", latent}, {"k_rope", k_rope}, {"rows", Shape{rows.count()}}}, tape);
   require(w.shape() == Shape{shape.heads * (shape.nope + shape.v), width} &&
               cache.entries.shape().width() == width + shape.rope,
           "latent_attention", "w is [H * (nope + v), latent], the cache [sequences, capacity, latent + rope]",
-          {{"w", w.shape()}, {"cache", cache.entries.shape()}, {"latent", latent.shape()}}, tape);
+          {{"w", w}, {"cache", cache.entries}, {"latent", latent}}, tape);
   const D& device = q.device();
   using A = acc_t<T>;
   Tensor<A, D> absorbed(device, {s.rows, shape.heads, width + shape.rope});

@@ -59,8 +59,7 @@ Var<U, D> cast(const Var<T, D, G>& x) {
 /// y_r = x_r, into memory that is there.   x, y: the same shape, both may be strided   Throws ShapeError.
 template <typename T, typename D>
 void copy_into(const Tensor<T, D>& x, const Tensor<T, D>& y) {
-  require(x.shape() == y.shape(), "copy_into", "x and y need the same shape",
-          {{"x", x.shape()}, {"y", y.shape()}});
+  require(x.shape() == y.shape(), "copy_into", "x and y need the same shape", {{"x", x}, {"y", y}});
   copy_rows(x.device(), x.rows().count, x.rows().width, x.data(), x.row_stride(), y.data(), y.row_stride(),
             false);
 }
@@ -84,8 +83,8 @@ Var<T, D> narrow(const Var<T, D>& x, Index begin, Index width) {
   Tape& tape = tape_of("narrow", x);
   require(
       begin >= 0 && width >= 0 && begin + width <= x.shape().width(), "narrow",
-      [&] { return cat("columns ", begin, " to ", begin + width, " must lie inside the rows"); },
-      {{"x", x.shape()}}, tape);
+      [&] { return cat("columns ", begin, " to ", begin + width, " must lie inside the rows"); }, {{"x", x}},
+      tape);
   return tape.record(
       "narrow", x.value().narrow_last(begin, width), [begin, dx = x.destination()](const Tensor<T, D>& dy) {
         const Sink<T> sink = dx.sink();
@@ -109,7 +108,7 @@ template <typename T, typename D>
 Var<T, D> concat(const Var<T, D>& a, const Var<T, D>& b) {
   Tape& tape = tape_of("concat", a, b);
   require(a.shape().with_width(1) == b.shape().with_width(1), "concat",
-          "a and b may differ in the last axis only", {{"a", a.shape()}, {"b", b.shape()}}, tape);
+          "a and b may differ in the last axis only", {{"a", a}, {"b", b}}, tape);
   const Rows left = a.rows();
   const Rows right = b.rows();
   const Index width = left.width + right.width;
@@ -139,7 +138,7 @@ template <typename T, typename D>
 Var<T, D> reshape(const Var<T, D>& x, const Shape& shape) {
   Tape& tape = tape_of("reshape", x);
   require(x.value().contiguous() && x.shape().size() == shape.size(), "reshape",
-          "x must be dense and keep its number of elements", {{"from", x.shape()}, {"to", shape}}, tape);
+          "x must be dense and keep its number of elements", {{"from", x}, {"to", shape}}, tape);
   return tape.record("reshape", x.value().reshape(shape), [dx = x.destination()](const Tensor<T, D>& dy) {
     if (dx.take_over(dy)) return;
     if (const Sink<T> sink = dx.sink()) {
@@ -162,7 +161,7 @@ Var<T, D> take_front(const Var<T, D>& x, Index count) {
   const Shape s = x.shape();
   require(
       s.rank() == 3 && x.value().contiguous() && count >= 0 && count <= s[1], "take_front",
-      [&] { return cat("x is dense [B, T, D] with at least ", count, " positions"); }, {{"x", s}}, tape);
+      [&] { return cat("x is dense [B, T, D] with at least ", count, " positions"); }, {{"x", x}}, tape);
   Tensor<T, D> y(x.device(), {s[0], count, s[2]});
   const Index part = count * s[2];
   const Index whole = s[1] * s[2];

@@ -16,7 +16,7 @@ template <typename X, typename W, typename D>
 Var<W, D> linear(const Var<X, D>& x, const Weight<W, D>& w) {
   Tape& tape = tape_of("linear", x, w);
   require(w.shape().rank() == 2 && w.shape().width() == x.shape().width(), "linear",
-          "w needs one column per column of x", {{"x", x.shape()}, {"w", w.shape()}}, tape);
+          "w needs one column per column of x", {{"x", x}, {"w", w}}, tape);
   const Index out = w.shape()[0];
   Tensor<W, D> y(x.device(), x.shape().with_width(out));
   linear_forward(x.device(), x.rows(), x.data(), out, w.data(), y.data());

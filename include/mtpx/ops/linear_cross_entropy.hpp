@@ -32,9 +32,9 @@ CrossEntropy<acc_t<T>, D> linear_cross_entropy(const Var<T, D>& x, const Weight<
   Tape& tape = tape_of("linear_cross_entropy", x, w);
   const Index count = x.rows().count;
   require(w.shape().rank() == 2 && w.shape().width() == x.shape().width(), "linear_cross_entropy",
-          "w needs one column per column of x", {{"x", x.shape()}, {"w", w.shape()}}, tape);
+          "w needs one column per column of x", {{"x", x}, {"w", w}}, tape);
   require(labels.size() == count && labels.contiguous(), "linear_cross_entropy",
-          "every row of x needs one label", {{"x", x.shape()}, {"labels", labels.shape()}}, tape);
+          "every row of x needs one label", {{"x", x}, {"labels", labels}}, tape);
   Tensor<A, D> lse(x.device(), {count});
   Tensor<A, D> row_loss(x.device(), {count});
   Tensor<std::int32_t, D> argmax(x.device(), {count});

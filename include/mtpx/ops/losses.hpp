@@ -33,7 +33,7 @@ Var<acc_t<T>, D> mse(const Var<T, D>& a, const Var<T, D>& b) {
 template <typename T, typename D>
 Var<acc_t<T>, D> kl(const Var<T, D>& log_p, const Var<T, D>& log_q) {
   require(log_p.shape() == log_q.shape(), "kl", "log_p and log_q need the same shape",
-          {{"log_p", log_p.shape()}, {"log_q", log_q.shape()}}, tape_of("kl", log_p, log_q));
+          {{"log_p", log_p}, {"log_q", log_q}}, tape_of("kl", log_p, log_q));
   const auto wide_p = cast<acc_t<T>>(log_p);
   const auto wide_q = cast<acc_t<T>>(log_q);
   const auto p = exp(wide_p);
@@ -57,8 +57,7 @@ Var<acc_t<T>, D> cross_entropy(const Var<T, D>& logits, const Tensor<std::int32_
   Tape& tape = tape_of("cross_entropy", logits);
   const Index count = logits.rows().count;
   require(labels.size() == count && labels.contiguous(), "cross_entropy",
-          "every row of logits needs one label", {{"logits", logits.shape()}, {"labels", labels.shape()}},
-          tape);
+          "every row of logits needs one label", {{"logits", logits}, {"labels", labels}}, tape);
   const D& on = logits.device();
   Tensor<A, D> lse(on, {count});
   Tensor<A, D> row_loss(on, {count});

@@ -44,7 +44,7 @@ Var<T, D> matmul(const Var<T, D, GA>& a, const Var<T, D, GB>& b, Transposed tran
   Tape& tape = tape_of("matmul", a, b);
   const int rank = a.shape().rank();
   require(rank >= 2 && b.shape().rank() >= 2, "matmul", "a and b are matrices, or stacks of them",
-          {{"a", a.shape()}, {"b", b.shape()}}, tape);
+          {{"a", a}, {"b", b}}, tape);
   detail::Matrices of_a(a, transposed.a), of_b(b, transposed.b);
   const bool one_b = b.shape().rank() == 2 && rank > 2 && !transposed.a;
   bool fits = of_a.columns == of_b.rows && (one_b || b.shape().rank() == rank);
@@ -55,7 +55,7 @@ Var<T, D> matmul(const Var<T, D, GA>& a, const Var<T, D, GB>& b, Transposed tran
         return cat("a", transposed.a ? " transposed" : "", " times b", transposed.b ? " transposed" : "",
                    " needs equal inner axes and equal leading axes (or one b)");
       },
-      {{"a", a.shape()}, {"b", b.shape()}}, tape);
+      {{"a", a}, {"b", b}}, tape);
   Shape shape = a.shape().with_width(of_b.columns);
   if (transposed.a) shape = shape.with_axis(rank - 2, of_a.rows);
   if (one_b) {  // one matrix of all rows
@@ -102,7 +102,7 @@ template <typename T, typename D>
 Var<T, D> transpose(const Var<T, D>& x) {
   Tape& tape = tape_of("transpose", x);
   const Shape s = x.shape();
-  require(s.rank() >= 2, "transpose", "x has two axes or more", {{"x", s}}, tape);
+  require(s.rank() >= 2, "transpose", "x has two axes or more", {{"x", x}}, tape);
   const Index m = s[s.rank() - 2], n = s.width(), batch = s.rows() / std::max<Index>(m, 1);
   Tensor<T, D> y(x.device(), s.with_width(m).with_axis(s.rank() - 2, n));
   transpose_copy(y.device(), batch, x.rows(), x.data(), Sink<T>{y.data(), false});

@@ -44,7 +44,7 @@ Tensor<std::int32_t, D> labels_ahead(const Tensor<std::int32_t, D>& tokens,
   require(
       tokens.shape().rank() == 2 && k >= 0 && k < tokens.shape()[1] - 1 && alike(positions) && alike(counts),
       "labels_ahead", "tokens, positions and counts are [B, T + 1] with T above k and rows equally far apart",
-      {{"tokens", tokens.shape()}, {"positions", positions.shape()}, {"counts", counts.shape()}});
+      {{"tokens", tokens}, {"positions", positions}, {"counts", counts}});
   Tensor<std::int32_t, D> labels(tokens.device(), {tokens.shape()[0], tokens.shape()[1] - 1 - k});
   shift_labels(tokens.device(), tokens.rows(), k, tokens.data(), positions.data_or_null(),
                counts.data_or_null(), labels.data());

@@ -16,7 +16,7 @@ template <typename T, typename D>
 Var<T, D> rms_norm(const Var<T, D>& x, const Weight<acc_t<T>, D>& gain, acc_t<T> eps) {
   Tape& tape = tape_of("rms_norm", x, gain);
   require(gain.shape() == Shape{x.shape().width()}, "rms_norm", "gain needs one number per column of x",
-          {{"x", x.shape()}, {"gain", gain.shape()}}, tape);
+          {{"x", x}, {"gain", gain}}, tape);
   Tensor<T, D> y(x.device(), x.shape());
   Tensor<acc_t<T>, D> rstd(x.device(), {x.rows().count});
   rms_norm_forward(x.device(), x.rows(), x.data(), gain.data(), eps, y.data(), rstd.data());
@@ -45,9 +45,9 @@ std::tuple<Var<T, D>, Var<T, D>> add_rms_norm(const Var<T, D>& x, const Var<T, D
                                               const Weight<acc_t<T>, D>& gain, acc_t<T> eps) {
   Tape& tape = tape_of("add_rms_norm", x, f, gain);
   require(x.shape() == f.shape() && x.value().contiguous() && f.value().contiguous(), "add_rms_norm",
-          "x and f need the same shape and dense rows", {{"x", x.shape()}, {"f", f.shape()}}, tape);
+          "x and f need the same shape and dense rows", {{"x", x}, {"f", f}}, tape);
   require(gain.shape() == Shape{x.shape().width()}, "add_rms_norm", "gain needs one number per column of x",
-          {{"x", x.shape()}, {"gain", gain.shape()}}, tape);
+          {{"x", x}, {"gain", gain}}, tape);
   const Index width = x.shape().width();
   const Index count = x.rows().count;
   Tensor<T, D> total(x.device(), x.shape());

@@ -36,9 +36,9 @@ Var<T, D> rope(Var<T, D> x, Index heads, const Tensor<std::int32_t, D>& position
       [&] {
         return cat("the last axis must split into ", heads, " heads at least as wide as the rotated part");
       },
-      {{"x", x.shape()}, {"table", table.cos.shape()}}, tape);
+      {{"x", x}, {"table", table.cos}}, tape);
   require(positions.size() == x.rows().count && positions.contiguous(), "rope",
-          "every row needs one position", {{"x", x.shape()}, {"positions", positions.shape()}}, tape);
+          "every row needs one position", {{"x", x}, {"positions", positions}}, tape);
   const Index rotated = table.rope();
   const bool in_place = x.value().unique() && x.value().contiguous();
   const Tensor<T, D> y = in_place ? x.value() : Tensor<T, D>(x.device(), x.shape());

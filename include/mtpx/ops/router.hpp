@@ -32,7 +32,7 @@ Route<A, D> route(const Var<A, D>& scores, const Tensor<A, D>& bias, const Routi
       scores.shape().width() == r.n_experts && bias.shape() == Shape{r.n_experts} &&
           scores.value().contiguous(),
       "route", [&] { return cat("scores and bias need one dense column per expert, ", r.n_experts); },
-      {{"scores", scores.shape()}, {"bias", bias.shape()}}, tape);
+      {{"scores", scores}, {"bias", bias}}, tape);
   require(
       r.n_group >= 1 && r.n_experts % r.n_group == 0 && r.topk_group >= 1 && r.topk_group <= r.n_group &&
           r.top_k >= 1 && r.top_k <= r.n_experts / r.n_group * r.topk_group,
@@ -41,7 +41,7 @@ Route<A, D> route(const Var<A, D>& scores, const Tensor<A, D>& bias, const Routi
         return cat(r.top_k, " experts cannot be chosen from ", r.topk_group, " of ", r.n_group, " groups of ",
                    r.n_experts, " experts");
       },
-      {{"scores", scores.shape()}}, tape);
+      {{"scores", scores}}, tape);
   const Index tokens = scores.rows().count;
   Tensor<std::int32_t, D> ids(scores.device(), scores.shape().with_width(r.top_k));
   Tensor<A, D> weights(scores.device(), ids.shape());
@@ -74,7 +74,7 @@ Var<A, D> route_composed(const Var<A, D>& scores, const Tensor<std::int32_t, D>&
 template <typename A, typename D>
 void update_bias(const Tensor<A, D>& load, const Tensor<A, D>& bias, A speed, const double* scale) {
   require(load.shape() == bias.shape() && load.contiguous() && bias.contiguous(), "update_bias",
-          "load and bias need one number per expert", {{"load", load.shape()}, {"bias", bias.shape()}});
+          "load and bias need one number per expert", {{"load", load}, {"bias", bias}});
   update_bias(load.device(), load.size(), speed, scale, load.data(), bias.data());
 }
 
@@ -92,8 +92,8 @@ Var<A, D> balance_loss(const Var<A, D>& scores, Index top_k, A alpha) {
   const Shape s = scores.shape();
   require(
       s.rank() == 3 && scores.value().contiguous() && top_k >= 1 && top_k <= s.width(), "balance_loss",
-      [&] { return cat("scores are dense [B, T, E] with at least ", top_k, " experts"); }, {{"scores", s}},
-      tape);
+      [&] { return cat("scores are dense [B, T, E] with at least ", top_k, " experts"); },
+      {{"scores", scores}}, tape);
   Tensor<A, D> loss(scores.device(), {1});
   Tensor<A, D> f(scores.device(), {s[0], s[2]});
   balance_forward(scores.device(), s[0], s[1], s[2], top_k, alpha, scores.data(), loss.data(), f.data());

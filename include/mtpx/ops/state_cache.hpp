@@ -21,7 +21,7 @@ StateShape state_shape(const char* op, const Tensor<T, D>& x, const DecodeRows<D
   const StateShape s{rows.count(), cache.entries.shape().width(), cache.capacity()};
   require(x.shape().width() == s.width && x.rows().count == s.rows && x.contiguous(), op,
           "one dense row for each decoded token, as wide as the cache",
-          {{"x", x.shape()}, {"cache", cache.entries.shape()}, {"rows", Shape{s.rows}}});
+          {{"x", x}, {"cache", cache.entries}, {"rows", Shape{s.rows}}});
   return s;
 }
 }  // namespace detail

@@ -14,8 +14,7 @@ template <typename T, typename D>
 Var<T, D> swiglu(const Var<T, D>& gate, const Var<T, D>& up) {
   Tape& tape = tape_of("swiglu", gate, up);
   require(gate.shape() == up.shape() && gate.value().contiguous() && up.value().contiguous(), "swiglu",
-          "gate and up need the same shape and dense rows", {{"gate", gate.shape()}, {"up", up.shape()}},
-          tape);
+          "gate and up need the same shape and dense rows", {{"gate", gate}, {"up", up}}, tape);
   Tensor<T, D> y(gate.device(), gate.shape());
   swiglu_forward(y.device(), y.size(), gate.data(), up.data(), y.data());
   return tape.record("swiglu", y, [gate, up](const Tensor<T, D>& dy) {

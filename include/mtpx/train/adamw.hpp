@@ -42,18 +42,12 @@ using ConstSpan = std::span<const A>;
 
 }  // namespace detail
 
-/// sqrt(sum of squares over every gradient of the module); scale = min(1, max_norm / norm).
-/// max_norm <= 0: scale 1. A norm that is not finite: scale NaN, at which AdamW changes nothing.
-///
-/// halted: [1] or undefined; set to 1 by a norm that is not finite, and while it is not 0 every scale is NaN
-/// watched: numbers that must be finite, too, such as the loss; where one is not, the norm is NaN
-template <typename Module, typename A = float>
-auto clip_norm(Module& module, double max_norm,
-               const Tensor<double, std::remove_cvref_t<decltype(module.device())>>& halted = {},
-               const Tensor<A, std::remove_cvref_t<decltype(module.device())>>& watched = {}) {
-  const auto& device = module.device();
-  using D = std::remove_cvref_t<decltype(device)>;
-  detail::ByType<detail::ConstSpan> gradients;
+namespace detail {
+/// See clip_norm() below.
+template <typename Module, typename A, typename D>
+GradientClip<D> clip_norm(const D& device, Module& module, double max_norm, const Tensor<double, D>& halted,
+                          const Tensor<A, D>& watched) {
+  ByType<ConstSpan> gradients;
   for_each_parameter(module, [&](const std::string&, auto& parameter) {
     const auto grad = parameter.grad();
     using G = typename std::remove_cvref_t<decltype(grad)>::value_type;
@@ -79,6 +73,19 @@ auto clip_norm(Module& module, double max_norm,
   clip_scale(device, squares.size(), squares.data(), max_norm, clip.norm.data(), clip.scale.data(),
              halted.data_or_null());
   return clip;
+}
+}  // namespace detail
+
+/// sqrt(sum of squares over every gradient of a module that has device()); scale = min(1, max_norm / norm).
+/// max_norm <= 0: scale 1. A norm that is not finite: scale NaN, at which AdamW changes nothing.
+///
+/// halted: [1] or undefined; set to 1 by a norm that is not finite, and while it is not 0 every scale is NaN
+/// watched: numbers that must be finite, too, such as the loss; where one is not, the norm is NaN
+template <typename Module, typename A = float>
+auto clip_norm(Module& module, double max_norm,
+               const Tensor<double, std::remove_cvref_t<decltype(module.device())>>& halted = {},
+               const Tensor<A, std::remove_cvref_t<decltype(module.device())>>& watched = {}) {
+  return detail::clip_norm(module.device(), module, max_norm, halted, watched);
 }
 
 /// What a parameter, or a group of them, has of its own in an AdamW update.
@@ -123,8 +130,14 @@ class AdamW {
   /// gradient of another shape than the state of its parameter.
   template <typename Module>
   void step(Module& module, const GradientClip<D>& clip, double lr) {
-    begin_step(module.device(), lr);
+    begin_step(device_of<D>(module), lr);
     update(module, clip);
+  }
+  /// The same of gradients whose norm is cut to `max_norm`; 0: as they are. See clip_norm().
+  template <typename Module>
+  void step(Module& module, double lr, double max_norm = 0) {
+    const Tensor<double, D> none;
+    step(module, detail::clip_norm(device_of<D>(module), module, max_norm, none, none), lr);
   }
 
   /// Makes now what update() makes at a parameter's first gradient: its moments and master, and the
@@ -153,7 +166,7 @@ class AdamW {
   /// ... and the work, which is the same in every step.
   template <typename Module>
   void update(Module& module, const GradientClip<D>& clip) {
-    move(module.device(), gather(module), clip);
+    move(rates_.device(), gather(module), clip);
   }
 
   /// The two halves of update(): what moves, after which gradients are forgotten. It may throw, and no
@@ -168,7 +181,7 @@ class AdamW {
       const Moments& state = state_of(parameter);
       require(grad.shape() == state.m.shape(), "adamw",
               [&] { return cat("the gradient of ", name, " must have the shape of its state"); },
-              {{"gradient", grad.shape()}, {"state", state.m.shape()}});
+              {{"gradient", grad}, {"state", state.m}});
       AdamWGroup group{1, parameter.shape().rank() > 1 ? options_.weight_decay : 0.0};
       if (options_.group) group = options_.group(name, group);
       parameters.template of<typename P::value_type>().push_back(

@@ -42,7 +42,7 @@ class TrainStep {
     require(!inputs_.empty(), "train", "a step takes at least one batch");
     for (const Batch<D>& input : inputs_) {
       require(input.tokens.shape() == inputs_[0].tokens.shape(), "train", "batches of a step have one shape",
-              {{"first", inputs_[0].tokens.shape()}, {"another", input.tokens.shape()}});
+              {{"first", inputs_[0].tokens}, {"another", input.tokens}});
     }
     const Index depths = std::min(model.config.num_nextn_predict_layers, inputs_[0].time() - 1);
     losses_ = Tensor<A, D>(model.device(), {2 + depths, static_cast<Index>(inputs_.size())});

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mtpx/core/callback.hpp>
 #include <mtpx/train/batches.hpp>
 #include <mtpx/train/schedule.hpp>
 #include <mtpx/train/step.hpp>
@@ -90,7 +91,8 @@ class Trainer {
     queued_.reserve(static_cast<std::size_t>(ring));  // a step that was taken is noted, come what may
   }
 
-  /// The steps that are left, until on_step(const StepReport&) returns false: true if they were all taken. A
+  /// The steps that are left, until on_step(const StepReport&) returns false, if it returns anything: true if
+  /// they were all taken. A
   /// GPU, which has steps queued, is asked every `every` steps, so that on_step may come later than the step.
   template <typename OnStep>
   bool run(const OnStep& on_step, Index every = HostMemory<D> ? 1 : 16) {
@@ -98,7 +100,7 @@ class Trainer {
       advance();
       if (steps_ % every != 0 && steps_ != options_.steps) continue;
       for (const StepReport& report : reports()) {
-        if (!on_step(report)) return false;
+        if (!detail::goes_on(on_step, report)) return false;
       }
     }
     return true;

@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Runs that cannot be lost: whatever ends a training, it goes on to the bytes of one that was not interrupted.
+# Usage: tests/program/resume_test.sh PROGRAM [DEVICE]
+# FAULTS=FILE: the library of tests/support/file_faults.cpp, for faults inside a save
+# KILLS=N: random moments (default 4)   EVERY=N: each N-th call on a file of a save (default 9)
+set -euo pipefail
+# shellcheck source=tests/program/common.sh
+source "$(dirname "$0")/common.sh"
+kills=${KILLS:-4} every=${EVERY:-9} faults=${FAULTS:-}
+train=(train --config "$work/config.json" --data "$work/text.txt" --seq 32 --batch 2 --eval-every 20 --eval-windows 2)
+
+# same NAME A B: the model and the metrics of two runs are equal, byte for byte.
+same() {
+  local file
+  for file in model.safetensors config.json metrics.jsonl; do
+    cmp "$2/$file" "$3/$file" || fail "$1: $file is not that of the run that was not interrupted"
+  done
+}
+# killed NAME CODE SIGNAL SECONDS ARGUMENTS...: runs the program and sends it the signal after so long; CODE: what it
+# has to end with if the signal came in time.
+killed() {
+  local name=$1 code=$2 signal=$3 seconds=$4 status=0 process
+  shift 4
+  "$mtpx" "$@" >"$work/log" 2>&1 &
+  process=$!
+  sleep "$seconds"
+  kill "-$signal" "$process" 2>/dev/null || true
+  wait "$process" || status=$?
+  [[ $status == "$code" || $status == 0 ]] || fail "$name: exit code $status instead of $code: $(tail -n 1 "$work/log")"
+}
+moment() { printf '0.%03d' $((RANDOM % 1000)); }
+
+"$mtpx" "${train[@]}" --steps 60 --save-every 5 --out "$work/whole" >"$work/log"
+grep -q 'step-00000060' "$work/whole/checkpoints/latest" || fail "latest: $(cat "$work/whole/checkpoints/latest")"
+[[ $(ls "$work/whole/checkpoints") == $'latest\nstep-00000055\nstep-00000060' ]] || fail "kept: $(ls "$work/whole/checkpoints")"
+
+# kill -9 at random moments, twice a run.
+for ((i = 0; i < kills; ++i)); do
+  out=$work/killed
+  rm -rf "$out"
+  for j in 1 2; do killed "kill $i.$j" 137 KILL "$(moment)" "${train[@]}" --steps 60 --save-every 5 --resume auto --out "$out"; done
+  "$mtpx" "${train[@]}" --steps 60 --save-every 5 --resume auto --out "$out" >"$work/log" || fail "kill $i: cannot go on: $(tail -n 1 "$work/log")"
+  same "kill -9, $i" "$work/whole" "$out"
+done
+grep -q tmp <(find "$work/killed") && fail "left behind: $(find "$work/killed" -name '*tmp*')"
+
+# The end of the process at each call on the files of a save, and each call that fails.
+if [[ -n $faults ]]; then
+  "$mtpx" "${train[@]}" --steps 12 --save-every 4 --keep-last 1 --out "$work/short" >/dev/null
+  fault() { FAULT_PATH=$work/fault/ FAULT_AT=$1 FAULT_DO=$2 LD_PRELOAD=$faults "$mtpx" "${train[@]}" --steps 12 --save-every 4 --keep-last 1 --resume auto --out "$work/fault" >"$work/log" 2>&1; }
+  for what in kill ENOSPC EIO short; do
+    calls=0
+    for ((at = 1 + RANDOM % every; ; at += every)); do
+      rm -rf "$work/fault"
+      status=0
+      fault "$at" "$what" || status=$?
+      if [[ $status != 0 ]]; then
+        calls=$at
+        case $what in
+          kill) [[ $status == 137 ]] ;;
+          short) false ;;
+          *) [[ $status == 4 ]] && grep -q "^mtpx: .*$work/fault" "$work/log" ;;
+        esac || fail "$what at call $at: exit code $status: $(tail -n 1 "$work/log")"
+        "$mtpx" "${train[@]}" --steps 12 --save-every 4 --keep-last 1 --resume auto --out "$work/fault" >"$work/log" 2>&1 ||
+          fail "$what at call $at: cannot go on: $(tail -n 1 "$work/log")"
+      fi
+      same "$what at call $at" "$work/short" "$work/fault"
+      # Behind the last call nothing happens any more; some calls cannot fail, so one such run is not the end.
+      if ((at > calls + 20 * every)) || ((at > 400)); then break; fi
+    done
+    echo "$what: the last call that ended a run was $calls, each $every-th was tried"
+  done
+fi
+
+# Signals: the step is finished and saved, and the run goes on from there. SIGUSR1 saves and goes on.
+for signal in TERM INT; do
+  code=143
+  if [[ $signal == INT ]]; then code=130; fi
+  rm -rf "$work/signal"
+  killed "SIG$signal" $code $signal 0.3 "${train[@]}" --steps 60 --save-every 0 --out "$work/signal"
+  "$mtpx" "${train[@]}" --steps 60 --save-every 0 --resume auto --out "$work/signal" >"$work/log"
+  same "SIG$signal" "$work/whole" "$work/signal"
+done
+
+# Every design, frozen trunk, accumulation, bf16.
+variant() {
+  local name=$1
+  shift
+  "$mtpx" "${train[@]}" --steps 20 "$@" --out "$work/$name.whole" >/dev/null
+  killed "$name" 137 KILL "0.2" "${train[@]}" --steps 20 --save-every 3 "$@" --out "$work/$name"
+  "$mtpx" "${train[@]}" --steps 20 --save-every 3 "$@" --resume auto --out "$work/$name" >"$work/log"
+  same "$name" "$work/$name.whole" "$work/$name"
+}
+for heads in repeated parallel linear; do variant "$heads" --heads "$heads"; done
+variant accumulation --accumulation 3 --mask-documents
+variant bf16 --dtype bf16
+train=(train --init "$work/whole" "${train[@]:3}")
+variant frozen --freeze-trunk
+train=(train --config "$work/config.json" "${train[@]:3}")
+
+# What differs is refused, field by field; what is meant is taken.
+resume=("${train[@]}" --steps 60 --save-every 5 --resume auto --out "$work/whole")
+expect 2 "mtpx: [train] --resume $work/whole/checkpoints/step-00000060: this is not the run that was saved; --override names fields that may differ
+  batch: \"2\" then, \"3\" now
+  lr: \"0.003\" then, \"0.1\" now" "${resume[@]}" --lr 0.1 --batch 3
+"$mtpx" "${resume[@]}" --steps 64 --override steps >"$work/log" || fail "--override steps: $(tail -n 1 "$work/log")"
+[[ $(tail -n 2 "$work/whole/metrics.jsonl" | cut -c1-11) == $'{"step":64,\n{"step":64,' ]] || fail "--override steps: $(tail -n 2 "$work/whole/metrics.jsonl")"
+expect 2 "mtpx: [train] --out $work/killed: a model is there already; --force replaces it" "${train[@]}" --steps 1 --out "$work/killed"
+rm "$work/killed/model.safetensors"
+expect 2 "mtpx: [train] --out $work/killed: a run, with checkpoints that --resume auto goes on from, is there already; --force replaces it" \
+  "${train[@]}" --steps 1 --out "$work/killed"
+
+# A checkpoint that changed: the one before is taken under auto; named, it is an error.
+newest=$work/killed/checkpoints/step-00000060
+printf 'x' | dd of="$newest/optimizer.safetensors" bs=1 seek=5000 conv=notrunc 2>/dev/null
+"$mtpx" "${train[@]}" --steps 60 --save-every 5 --resume auto --out "$work/killed" >"$work/log"
+grep -q "^notice: .*optimizer.safetensors: has changed since it was written: its checksum is another one; the one before is taken$" "$work/log" ||
+  fail "a changed checkpoint: $(head -n 2 "$work/log")"
+printf 'x' | dd of="$newest/optimizer.safetensors" bs=1 seek=5000 conv=notrunc 2>/dev/null
+expect 3 "mtpx: [checkpoint] $newest/optimizer.safetensors: has changed since it was written: its checksum is another one" \
+  "${train[@]}" --steps 60 --save-every 5 --resume "$newest" --out "$work/killed"
+
+# Two trainings into one folder: the second is refused.
+"$mtpx" "${train[@]}" --steps 100000 --out "$work/locked" >/dev/null 2>&1 &
+process=$!
+for ((i = 0; i < 100; ++i)); do
+  if [[ -s $work/locked/metrics.jsonl ]]; then break; fi
+  sleep 0.1
+done
+expect 4 "mtpx: [lock] $work/locked: another process writes to it" "${train[@]}" --steps 1 --force --out "$work/locked"
+kill -9 $process
+wait $process 2>/dev/null || true
+
+# A step that is not finite: the run ends with what was before it saved, or leaves the batch out.
+expect 5 "mtpx: [train] step 2: loss nan and gradient norm nan must be finite; the weights are those of the step before" \
+  "${train[@]}" --steps 4 --lr 1e30 --warmup 0 --save-every 0 --out "$work/bad"
+[[ -s $work/bad/checkpoints/step-00000001/model.safetensors ]] || fail "a bad step: no checkpoint of the step before"
+expect 5 "mtpx: [train] step 4: loss nan and gradient norm nan must be finite; the weights are those of the step before" \
+  "${train[@]}" --steps 9 --lr 1e30 --warmup 0 --on-nonfinite skip:2 --save-every 0 --out "$work/skipped"
+[[ $(grep -c left_out "$work/skipped/metrics.jsonl") == 2 ]] || fail "--on-nonfinite skip:2: $(cat "$work/skipped/metrics.jsonl")"
+
+exit "$failures"
