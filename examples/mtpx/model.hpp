@@ -47,9 +47,11 @@ struct ModelSource {
     return command.add_option(name, folder, help);
   }
 
+  mtpx::SafeTensorsOptions options() const { return {!no_mmap, !no_verify}; }
+  mtpx::ModelConfig config() const { return mtpx::read_model_config(folder, options()); }
   template <typename T, typename D>
   mtpx::LoadedModel<T, D> load(const D& device) const {
-    return mtpx::load_model<T>(device, folder, {!no_mmap, !no_verify});
+    return mtpx::load_model<T>(device, folder, options());
   }
 };
 

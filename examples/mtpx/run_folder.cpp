@@ -1,5 +1,6 @@
 #include "run_folder.hpp"
 
+#include <mtpx/io/model_folder.hpp>
 #include <mtpx/io/train_state.hpp>
 
 #include <fcntl.h>

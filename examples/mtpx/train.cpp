@@ -138,9 +138,7 @@ void run(TrainFlags o, const D& device) {
   RunFolder out(o.out, o.checkpoints);
   const auto say = [](const std::string& line) { std::cout << line << std::endl; };
   const std::optional<mtpx::Checkpoint> from = out.find(say);
-  mtpx::ModelConfig source = o.init.folder.empty()
-                                 ? o.config.read()
-                                 : mtpx::read_config(std::filesystem::path(o.init.folder) / "config.json");
+  mtpx::ModelConfig source = o.init.folder.empty() ? o.config.read() : o.init.config();
   if (o.depth >= 0) source.config.num_nextn_predict_layers = o.depth;
   if (!o.heads.empty()) source.config.mtpx_heads = heads_of(o.heads);
   if (o.vocabulary > 0) source.config.vocab_size = o.vocabulary;

@@ -4,8 +4,8 @@
 
 #include "io/support.hpp"
 #include "support/allocations.hpp"
-#include "support/file_faults.hpp"
 #include "support/model.hpp"
+#include "support/system_calls.hpp"
 
 #include <fcntl.h>
 #include <sys/wait.h>

@@ -7,7 +7,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0
 if [[ -n $device ]]; then
-  printf '#!/bin/sh\nexec "%s" "$@" --device %s\n' "$(realpath "$1")" "$device" >"$work/mtpx"
+  # `report` computes nothing, and knows no device.
+  printf '#!/bin/sh\n[ "$1" = report ] && exec "%s" "$@"\nexec "%s" "$@" --device %s\n' \
+    "$(realpath "$1")" "$(realpath "$1")" "$device" >"$work/mtpx"
   chmod +x "$work/mtpx"
   mtpx=$work/mtpx
   status=0

@@ -150,9 +150,10 @@ past='notice: the text went past 32 tokens, the longest window that the model wa
 "$mtpx" score --data "$work/text.txt" --seq 64 --model "$work/model" 2>"$work/stderr" >/dev/null
 [[ $(cat "$work/stderr") == "$past" ]] || fail "score past the window: '$(cat "$work/stderr")'"
 
-# Memory that is not there.
+# Memory that is not there; a GPU's driver would not even start.
 status=0
-(ulimit -v 3000000 && exec "$mtpx" train --preset small --data "$work/text.txt" --batch 4096 --seq 256 --steps 1 "${none[@]}") \
+if [[ $device == cuda ]]; then device_of=(--device cpu); else device_of=(); fi
+(ulimit -v 3000000 && exec "$1" train --preset small --data "$work/text.txt" --batch 4096 --seq 256 --steps 1 "${none[@]}" "${device_of[@]}") \
   >/dev/null 2>"$work/stderr" || status=$?
 if [[ $status != 6 ]] || ! grep -Eq '^mtpx: (\[cpu\] )?out of memory' "$work/stderr"; then
   fail "no memory: exit code $status, '$(cat "$work/stderr")'"

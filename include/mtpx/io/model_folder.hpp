@@ -253,6 +253,13 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
   detail::write_tensors(folder / detail::weights_name, each, metadata, finish);
 }
 
+/// The configuration of the model in `folder`, as load_model() takes it. Throws ConfigError or FileError.
+inline ModelConfig read_model_config(const std::filesystem::path& folder, SafeTensorsOptions options = {}) {
+  ModelConfig config = read_config(folder / "config.json");
+  detail::take_written(config, WeightFiles::open(folder, options));
+  return config;
+}
+
 /// A model read from a folder, with the keys of its config.json that mtpx does not know.
 template <typename T, typename D>
 struct LoadedModel {

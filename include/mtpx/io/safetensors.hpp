@@ -93,7 +93,8 @@ class SafeTensors {
   void verify(const SafeTensorsEntry& entry) const {
     if (!entry.checksum) return;
     constexpr Index step = Index{1} << 20;
-    std::vector<std::byte> buffer(mapping_.data() == nullptr ? std::min(step, entry.bytes()) : 0);
+    std::vector<std::byte> buffer(
+        mapping_.data() == nullptr ? static_cast<std::size_t>(std::min(step, entry.bytes())) : 0);
     Checksum sum;
     for (Index done = 0; done < entry.bytes(); done += step) {
       const auto begin = static_cast<std::size_t>(done);

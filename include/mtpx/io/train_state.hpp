@@ -56,7 +56,7 @@ void load_training(const Checkpoint& checkpoint, Trainer<T, D>& trainer, Transfo
 struct RunDifference {
   std::string field;   ///< keys joined by dots
   std::string before;  ///< its JSON, or "absent"
-  std::string now;
+  std::string now;     ///< the same of the other
 };
 
 /// Where two descriptions of a run differ, field by field, in the order of `before`.
