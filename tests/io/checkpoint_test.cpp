@@ -2,7 +2,6 @@
 // interrupted.
 
 #include <mtpx/io/instances.hpp>
-#include <mtpx/io/train_state.hpp>
 
 #include "io/support.hpp"
 #include "support/card.hpp"
@@ -145,7 +144,6 @@ TEST_CASE("checkpoint: a run goes on to the bits of one that was not interrupted
     check_resumes<float>(heads, false, 1);
   }
   check_resumes<float>(MtpHeads::sequential, true, 2);
-  check_resumes<double>(MtpHeads::sequential, false, 2);
   check_resumes<bf16>(MtpHeads::sequential, false, 2);
 }
 

@@ -7,16 +7,24 @@
 #include <mtpx/io/checksum.hpp>
 #include <mtpx/io/json.hpp>
 #include <mtpx/io/model_folder.hpp>
+#include <mtpx/io/train_state.hpp>
 
 #define MTPX_MODEL_FOLDER(HOW, T, D)      \
   HOW template struct LoadedModel<T, D>;  \
   MTPX_INSTANCE_OF(HOW, load_model<T, D>) \
   MTPX_INSTANCE_OF(HOW, save_model<T, D>)
 
+/// Checkpoints of a run, in the types that the program trains in.
+#define MTPX_RUN(HOW, T, D)                  \
+  MTPX_INSTANCE_OF(HOW, save_training<T, D>) \
+  MTPX_INSTANCE_OF(HOW, load_training<T, D>)
+
 #define MTPX_MODEL_FOLDERS(HOW, D)  \
   MTPX_MODEL_FOLDER(HOW, float, D)  \
   MTPX_MODEL_FOLDER(HOW, double, D) \
-  MTPX_MODEL_FOLDER(HOW, bf16, D)
+  MTPX_MODEL_FOLDER(HOW, bf16, D)   \
+  MTPX_RUN(HOW, float, D)           \
+  MTPX_RUN(HOW, bf16, D)
 
 #define MTPX_JSON(HOW)                    \
   MTPX_INSTANCE_OF(HOW, parse_json<Json>) \

@@ -20,9 +20,10 @@ namespace mtpx {
 ///
 /// run: what the program will want to know   extra: keys of config.json that mtpx does not know
 /// more(Files&): other files, such as the tokenizer
-template <typename T, typename D, typename More>
+template <typename T, typename D>
 void save_training(Checkpoints& checkpoints, Trainer<T, D>& trainer, Transformer<T, D>& model, Json run,
-                   const Json& extra, const More& more) {
+                   const Json& extra = Json::object(),
+                   const std::function<void(Checkpoints::Files&)>& more = {}) {
   checkpoints.save(trainer.steps_done(), std::move(run), [&](Checkpoints::Files& files) {
     AdamW<T, D>& optimizer = trainer.optimizer();
     Json keys = extra;
@@ -32,7 +33,7 @@ void save_training(Checkpoints& checkpoints, Trainer<T, D>& trainer, Transformer
     files.tensors(
         "optimizer.safetensors", [&](const auto& visit) { optimizer.for_each_state(model, visit); },
         detail::optimizer_metadata(optimizer));
-    more(files);
+    if (more) more(files);
   });
 }
 

@@ -1,16 +1,21 @@
-// Saving and loading, as docs/saving.md tells it: a module of one's own with its optimiser, goes on to the
-// same bits; and a model folder.
+// Saving and loading, as docs/saving.md tells it and quotes it: a module of one's own with its optimiser goes
+// on to the same bits; and a model folder.
 
+#include <mtpx/io/instances.hpp>
 #include <mtpx/io/model_folder.hpp>
 #include <mtpx/io/tensor_file.hpp>
 #include <mtpx/mtpx.hpp>
 
+#include <doctest/doctest.h>
+
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <iterator>
 #include <string>
 
+namespace saving_page {
 namespace {
 
 using mtpx::Cpu;
@@ -56,9 +61,10 @@ std::string bytes(const std::filesystem::path& file) {
 
 }  // namespace
 
-int main() {
+TEST_CASE("saving: the page's program") {
   const Cpu cpu(1);
-  const std::filesystem::path folder = "saving_example";  // below where the program runs
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / mtpx::cat("mtpx-saving-", ::getpid());
   std::filesystem::create_directories(folder);
 
   Classifier model(cpu);
@@ -68,7 +74,6 @@ int main() {
   mtpx::save_module(folder / "model.safetensors", model);
   mtpx::save_optimizer(folder / "adamw.safetensors", optimizer, model);
   train(model, optimizer, 20);
-  std::cout << model.up.weight << '\n';
 
   Classifier resumed(cpu);
   mtpx::AdamW<float, Cpu> its_optimizer;
@@ -78,25 +83,19 @@ int main() {
 
   mtpx::save_module(folder / "straight.safetensors", model);
   mtpx::save_module(folder / "resumed.safetensors", resumed);
-  const bool same = bytes(folder / "straight.safetensors") == bytes(folder / "resumed.safetensors");
-  std::cout << "resumed after 20 steps, 20 more: " << (same ? "the same bytes" : "OTHER bytes") << '\n';
+  CHECK(bytes(folder / "straight.safetensors") == bytes(folder / "resumed.safetensors"));
 
   // Any tensors, by names of one's own.
   const auto mean = mtpx::Tensor<float, Cpu>::from(cpu, {2}, std::vector<float>{0.5F, -0.5F});
   mtpx::save_tensors(folder / "scaling.safetensors", [&](const auto& visit) { visit("mean", mean); });
   const auto loaded_mean = mtpx::Tensor<float, Cpu>::zeros(cpu, {2});
   mtpx::load_tensors(folder / "scaling.safetensors", [&](const auto& visit) { visit("mean", loaded_mean); });
+  CHECK(loaded_mean.at(1) == mean.at(1));
 
   // What does not fit is refused by name, before anything is overwritten.
   Classifier other(cpu);
   other.head = mtpx::Linear<float, Cpu>(cpu, 4, 3);
-  bool refused = false;
-  try {
-    mtpx::load_module(folder / "model.safetensors", other);
-  } catch (const mtpx::FileError& error) {
-    std::cout << error.what() << '\n';
-    refused = true;
-  }
+  CHECK_THROWS_AS(mtpx::load_module(folder / "model.safetensors", other), mtpx::FileError);
 
   // A whole model, in DeepSeek-V3's format.
   mtpx::Transformer<float, Cpu> transformer(cpu, mtpx::tiny());
@@ -104,11 +103,8 @@ int main() {
   mtpx::save_model(folder / "tiny", transformer);
   auto loaded = mtpx::load_model<float>(cpu, folder / "tiny");
   mtpx::save_model(folder / "again", loaded.model, loaded.extra);
-  const bool same_model =
-      bytes(folder / "tiny" / "model.safetensors") == bytes(folder / "again" / "model.safetensors");
-  std::cout << "loaded and saved again: " << (same_model ? "the same bytes" : "OTHER bytes") << '\n';
-
-  const bool right = same && refused && same_model && loaded_mean.at(1) == mean.at(1);
+  CHECK(bytes(folder / "tiny" / "model.safetensors") == bytes(folder / "again" / "model.safetensors"));
   std::filesystem::remove_all(folder);
-  return right ? 0 : 1;
 }
+
+}  // namespace saving_page
