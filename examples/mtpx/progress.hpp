@@ -37,14 +37,15 @@ class Progress {
     const double elapsed = seconds_since(start_);
     const auto done = static_cast<double>(report.step - first_);
     const double rate = done * static_cast<double>(tokens_per_step) / elapsed;
-    const double left = elapsed / done * static_cast<double>(steps_ - report.step);
+    const double remaining = elapsed / done * static_cast<double>(steps_ - report.step);
     std::string line =
         mtpx::cat("step ", report.step, '/', steps_, " (", 100 * report.step / steps_, "%)  loss");
     for (const double loss : report.loss) line += mtpx::cat(' ', fixed(loss, 3));
     std::ostringstream lr;
     lr << std::setprecision(3) << report.lr;
     line += mtpx::cat("  lr ", lr.str(), "  norm ", fixed(report.gradient_norm, 2), "  ", fixed(rate, 0),
-                      " tok/s  ETA ", static_cast<long>(left) / 60, 'm', static_cast<long>(left) % 60, 's');
+                      " tok/s  ETA ", static_cast<long>(remaining) / 60, 'm',
+                      static_cast<long>(remaining) % 60, 's');
     if (terminal_) {
       std::cout << "\r\033[K" << line << std::flush;
       open_ = true;

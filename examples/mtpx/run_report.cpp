@@ -182,7 +182,7 @@ Lines of_evaluations(const RunLog& run, const std::vector<std::string>& names,
   return lines;
 }
 
-std::vector<std::string> heads_of(const RunLog& run) {
+std::vector<std::string> heads_in(const RunLog& run) {
   std::vector<std::string> names;
   for (std::size_t k = 0; k < run.heads(); ++k) names.push_back(head_name(k));
   return names;
@@ -229,7 +229,7 @@ std::string lines_html(const std::vector<RunLog>& runs) {
   }
   page += "<h2>Training</h2>\n";
   page += figure(runs, "Training loss, nats a token", [](const RunLog& run) {
-    return of_steps(run, heads_of(run), [](const auto& s, std::size_t k) { return s.loss[k]; });
+    return of_steps(run, heads_in(run), [](const auto& s, std::size_t k) { return s.loss[k]; });
   });
   page += figure(runs, "Gradient norm before clipping", [](const RunLog& run) {
     return of_steps(run, {"norm"}, [](const auto& s, std::size_t) { return s.gradient_norm; });
@@ -255,17 +255,17 @@ std::string lines_html(const std::vector<RunLog>& runs) {
                  {0, 0});
   page += "<h2>Validation</h2>\n";
   page += figure(runs, "Validation loss, nats a token", [](const RunLog& run) {
-    return of_evaluations(run, heads_of(run), [](const auto& e, std::size_t k) { return e.loss[k]; });
+    return of_evaluations(run, heads_in(run), [](const auto& e, std::size_t k) { return e.loss[k]; });
   });
   page += figure(runs, "Acceptance: share of labels that a head has right",
                  [](const RunLog& run) {
-                   return of_evaluations(run, heads_of(run),
+                   return of_evaluations(run, heads_in(run),
                                          [](const auto& e, std::size_t k) { return e.acceptance[k]; });
                  },
                  {0, 0});
   page += figure(runs, "Agreement: share of the main head's choices that a head has",
                  [](const RunLog& run) {
-                   return of_evaluations(run, heads_of(run),
+                   return of_evaluations(run, heads_in(run),
                                          [](const auto& e, std::size_t k) { return e.agreement[k]; });
                  },
                  {0, 0});

@@ -257,12 +257,14 @@ void run(TrainFlags o, const D& device) {
     to.metrics.sync();
     saved = trainer.steps_done();
     mtpx::Json state{{"facts", facts}, {"state", {{"skipped", skipped}}}};
+    const auto asked = Clock::now();
     try {
       mtpx::save_training(out.checkpoints(), trainer, model, std::move(state), loaded.extra,
                           [&](mtpx::Checkpoints::Files& files) {
                             if (!tokenizer.is_bytes())
                               files.text("tokenizer.json", tokenizer_text(tokenizer, tokenizer_file));
                           });
+      to.times.add({{"step", saved}, {"save_s", seconds_since(asked)}});
     } catch (const mtpx::FileError& error) {
       failed_save(error);
     }

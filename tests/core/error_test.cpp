@@ -59,7 +59,15 @@ TEST_CASE("cat: a text is whole, or there is none where memory ran out") {
   }
 }
 
-TEST_CASE("a tensor for which the host has no memory: its bytes are named") {
+// A sanitizer ends the program where memory runs out.
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool ends_without_memory = true;
+#else
+constexpr bool ends_without_memory = false;
+#endif
+
+TEST_CASE("a tensor for which the host has no memory: its bytes are named" *
+          doctest::skip(ends_without_memory)) {
   const Cpu cpu(1);
   std::string text;
   try {

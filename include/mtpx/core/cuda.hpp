@@ -368,6 +368,23 @@ inline void copy_to_host(const Cuda& device, void* to, const void* from, std::si
   detail::cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device.stream()), "copy");
   device.synchronize();
 }
+/// Pinned memory; ordinary memory where the system will not pin so much.
+inline std::shared_ptr<std::byte[]> host_buffer(const Cuda& device, std::size_t bytes) {
+  const Cuda::Current current(device);
+  void* memory = nullptr;
+  if (cudaHostAlloc(&memory, bytes, cudaHostAllocPortable) == cudaSuccess)
+    return {static_cast<std::byte*>(memory), [](std::byte* pinned) { (void)cudaFreeHost(pinned); }};
+  (void)cudaGetLastError();
+  return std::shared_ptr<std::byte[]>(new std::byte[bytes]);
+}
+/// Queued; `to` is of host_buffer().
+inline void queue_to_host(const Cuda& device, void* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return;
+  const Cuda::Current current(device);
+  detail::cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device.stream()), "copy");
+}
+/// Waits for all work of the handle.
+inline void wait_for_host(const Cuda& device) { device.synchronize(); }
 /// Within the device's memory; queued.
 inline void copy_on_device(const Cuda& device, void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;

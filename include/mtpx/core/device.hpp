@@ -8,6 +8,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstring>
+#include <memory>
 
 namespace mtpx {
 
@@ -36,6 +37,19 @@ template <HostMemory D>
 void copy_to_host(const D&, void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
+/// Memory of the host, not zeroed, that the device copies to fast.
+template <HostMemory D>
+std::shared_ptr<std::byte[]> host_buffer(const D&, std::size_t bytes) {
+  return std::shared_ptr<std::byte[]>(new std::byte[bytes]);
+}
+/// copy_to_host() that need not have happened before wait_for_host().
+template <HostMemory D>
+void queue_to_host(const D& device, void* to, const void* from, std::size_t bytes) {
+  copy_to_host(device, to, from, bytes);
+}
+/// Waits for what was queued.
+template <HostMemory D>
+void wait_for_host(const D&) {}
 /// Raw bytes within the device's memory.
 template <HostMemory D>
 void copy_on_device(const D&, void* to, const void* from, std::size_t bytes) {

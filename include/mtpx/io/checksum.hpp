@@ -58,6 +58,7 @@ class Checksum {
  public:
   /// Appends bytes.
   void add(std::span<const std::byte> bytes) {
+    if (bytes.empty()) return;
     length_ += bytes.size();
     if (const std::size_t held = held_; held > 0) {
       const std::size_t taken = std::min(stripe - held, bytes.size());

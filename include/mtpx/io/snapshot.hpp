@@ -17,58 +17,57 @@ namespace mtpx {
 /// Copies of tensors on the host. Taken again of the same tensors, it writes into the memory that it has.
 class TensorSnapshot {
  public:
-  /// Copies every tensor that `each` visits, of any device; when it returns, the originals may change. What
-  /// stood here before is gone. See save_tensors() for `each` and `metadata`.
+  /// Copies every tensor that `each` visits, of one device; when it returns, the originals may change. What
+  /// stood here before is gone. See save_tensors() for `each`, which is called twice, and `metadata`.
   /// Throws Error for a tensor that is undefined.
   template <typename Each>
   void take(const Each& each, FileMetadata metadata = {{"format", "pt"}}) {
-    std::size_t count = 0;
+    tensors_.clear();
+    std::size_t size = 0;
     each([&](const std::string& name, const auto& tensor) {
       using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
       if (!tensor.defined()) throw Error(cat("[snapshot] ", name, " is undefined"));
-      if (count == copies_.size()) copies_.emplace_back();
-      Copy& copy = copies_[count++];
-      copy.info = {name, dtype_of<N>(), detail::extents(tensor.shape())};
-      copy.reserve(static_cast<std::size_t>(tensor.size()) * sizeof(N));
+      tensors_.push_back({{name, dtype_of<N>(), detail::extents(tensor.shape())},
+                          size,
+                          static_cast<std::size_t>(tensor.size()) * sizeof(N)});
+      size += tensors_.back().bytes;
+    });
+    std::size_t count = 0;
+    each([&](const std::string&, const auto& tensor) {
+      using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
+      if (memory_ == nullptr || size != size_) memory_ = host_buffer(tensor.device(), size_ = size);
+      std::byte* to = memory_.get() + tensors_[count++].begin;
       const Rows rows = tensor.contiguous() ? Rows{1, tensor.size(), tensor.size()} : tensor.rows();
       const std::size_t width = static_cast<std::size_t>(rows.width) * sizeof(N);
-      for (Index row = 0; row < rows.count; ++row) {
-        copy_to_host(tensor.device(), copy.bytes.get() + static_cast<std::size_t>(row) * width,
-                     tensor.data() + row * rows.stride, width);
-      }
+      for (Index row = 0; row < rows.count; ++row)
+        queue_to_host(tensor.device(), to + static_cast<std::size_t>(row) * width,
+                      tensor.data() + row * rows.stride, width);
+      if (count == tensors_.size()) wait_for_host(tensor.device());
     });
-    copies_.resize(count);
     metadata_ = std::move(metadata);
   }
 
   /// Of all tensors together.
-  Index bytes() const {
-    Index all = 0;
-    for (const Copy& copy : copies_) all += static_cast<Index>(copy.size);
-    return all;
-  }
+  Index bytes() const { return static_cast<Index>(size_); }
 
   /// The file that save_tensors() would have written when the snapshot was taken. Throws FileError.
   void write(const std::filesystem::path& path) const {
-    std::vector<TensorBytes> tensors;
-    for (const Copy& copy : copies_)
-      tensors.push_back({copy.info.name, copy.info.dtype, copy.info.shape, {copy.bytes.get(), copy.size}});
-    write_safetensors(path, std::move(tensors), metadata_);
+    std::vector<TensorBytes> all;
+    for (const Copy& copy : tensors_)
+      all.push_back(
+          {copy.info.name, copy.info.dtype, copy.info.shape, {memory_.get() + copy.begin, copy.bytes}});
+    write_safetensors(path, std::move(all), metadata_);
   }
 
  private:
   struct Copy {
     TensorInfo info;
-    std::unique_ptr<std::byte[]> bytes;
-    std::size_t size = 0;
-
-    void reserve(std::size_t wanted) {
-      if (bytes == nullptr || size != wanted) bytes.reset(new std::byte[wanted]);  // not zeroed
-      size = wanted;
-    }
+    std::size_t begin, bytes;  // in memory_
   };
 
-  std::vector<Copy> copies_;
+  std::vector<Copy> tensors_;
+  std::shared_ptr<std::byte[]> memory_;
+  std::size_t size_ = 0;
   FileMetadata metadata_;
 };
 
