@@ -17,7 +17,7 @@ headers=$(find include -name '*.hpp' | grep -v cuda | sort)  # those need the CU
 
 # Parsing what many headers read is most of the price, so these are precompiled. A header gets the first of them that it
 # includes itself, directly or not: then nothing is hidden that it forgot, because it would have it anyway.
-shared=(include/mtpx/kernels.hpp nlohmann/json.hpp Eigen/Core include/mtpx/kernels/cpu/core/simd.hpp include/mtpx/core/cpu.hpp
+shared=(include/mtpx/model/transformer.hpp include/mtpx/kernels.hpp nlohmann/json.hpp Eigen/Core include/mtpx/kernels/cpu/core/simd.hpp include/mtpx/core/cpu.hpp
   include/mtpx/core/tensor.hpp include/mtpx/core/error.hpp)
 mkdir -p "$out"
 for i in "${!shared[@]}"; do
