@@ -184,9 +184,17 @@ mtpx::Json run_facts(const CLI::App& command) {
 
 void check_facts(const mtpx::Checkpoint& checkpoint, const mtpx::Json& facts,
                  const std::vector<std::string>& overrides) {
+  const mtpx::Json& run = checkpoint.run;
+  const auto object = [](const mtpx::Json& in, const char* key) {
+    return in.is_object() && in.contains(key) && in[key].is_object();
+  };
+  if (!object(run, "facts") || !object(run, "state") ||
+      !run["state"].value("skipped", mtpx::Json()).is_number_integer())
+    throw mtpx::FileError(
+        mtpx::cat("[train] --resume ", checkpoint.folder.string(),
+                  ": was not written by mtpx train: run must have facts and state.skipped"));
   std::string text;
-  for (const mtpx::RunDifference& d :
-       mtpx::run_differences(checkpoint.run.value("facts", mtpx::Json()), facts)) {
+  for (const mtpx::RunDifference& d : mtpx::run_differences(run["facts"], facts)) {
     const bool meant = std::any_of(overrides.begin(), overrides.end(), [&](const std::string& field) {
       return d.field == field || d.field.starts_with(field + '.');
     });

@@ -4,7 +4,7 @@
 #include <mtpx/io/instances.hpp>
 
 #include "io/support.hpp"
-#include "support/card.hpp"
+#include "support/model.hpp"
 
 #include <fstream>
 
@@ -25,24 +25,7 @@ struct RunFolder {
 };
 
 Config run_config(MtpHeads heads) {
-  Config c;
-  c.vocab_size = 31;
-  c.hidden_size = 12;
-  c.intermediate_size = 20;
-  c.moe_intermediate_size = 8;
-  c.num_hidden_layers = 2;
-  c.num_nextn_predict_layers = 2;
-  c.num_attention_heads = 2;
-  c.q_lora_rank = 6;
-  c.kv_lora_rank = 5;
-  c.qk_nope_head_dim = 4;
-  c.qk_rope_head_dim = 4;
-  c.v_head_dim = 5;
-  c.n_routed_experts = 4;
-  c.n_shared_experts = 1;
-  c.num_experts_per_tok = 2;
-  c.first_k_dense_replace = 1;
-  c.max_position_embeddings = 32;
+  Config c = mixture_config(2);
   c.mtpx_heads = heads;
   return c;
 }
@@ -51,7 +34,7 @@ HostBatch run_batch(Index n) {
   HostBatch batch{2, 9, {}, {}};
   for (Index i = 0; i < 20; ++i)
     batch.tokens.push_back(static_cast<std::int32_t>(
-        Philox::block(5, static_cast<std::uint64_t>(n), static_cast<std::uint64_t>(i))[0] % 31));
+        Philox::block(5, static_cast<std::uint64_t>(n), static_cast<std::uint64_t>(i))[0] % 11));
   return batch;
 }
 

@@ -87,6 +87,17 @@ for signal in TERM INT; do
   same "SIG$signal" "$work/whole" "$work/signal"
 done
 
+rm -rf "$work/signal"
+"$mtpx" "${train[@]}" --steps 400 --save-every 0 --out "$work/signal" >"$work/log" 2>&1 &
+process=$!
+for ((i = 0; i < 100; ++i)); do
+  if [[ -s $work/signal/metrics.jsonl ]]; then break; fi
+  sleep 0.1
+done
+kill -USR1 "$process"
+wait "$process" || fail "SIGUSR1 ended the run: $(tail -n 1 "$work/log")"
+[[ -s $work/signal/checkpoints/latest && $(cat "$work/signal/checkpoints/latest") != step-00000400 ]] || fail "SIGUSR1 has saved nothing"
+
 # Every design, frozen trunk, accumulation, bf16.
 variant() {
   local name=$1

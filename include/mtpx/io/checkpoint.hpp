@@ -48,11 +48,9 @@ namespace detail {
 inline constexpr Index checkpoint_format = 1;
 inline constexpr std::string_view checkpoint_prefix = "step-";
 
-/// Makes the names in a folder reach the disk.
-inline void flush_folder(const std::filesystem::path& path) {
-  const Descriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  // EINVAL: some file systems cannot flush a folder; there is nothing more to do on them.
-  if (!folder.open() || (::fsync(folder.get()) != 0 && errno != EINVAL))
+/// Throws FileError where flush_folder() fails.
+inline void flush_checkpoints(const std::filesystem::path& path) {
+  if (!flush_folder(path.string()))
     throw FileError(cat("[checkpoint] ", path.string(), ": cannot be flushed: ", os_error()));
 }
 
@@ -294,17 +292,17 @@ class Checkpoints {
     std::filesystem::create_directories(temporary, failed);
     if (failed)
       throw FileError(cat("[checkpoint] ", temporary.string(), ": cannot be made: ", failed.message()));
-    if (first) detail::flush_folder(std::filesystem::absolute(folder_).parent_path());
+    if (first) detail::flush_checkpoints(std::filesystem::absolute(folder_).parent_path());
     try {
       write_files(temporary, step, run);
-      detail::flush_folder(temporary);
+      detail::flush_checkpoints(temporary);
       if (std::filesystem::exists(place)) remove(step);
       detail::rename_folder(temporary, place);
     } catch (...) {
       std::filesystem::remove_all(temporary, failed);
       throw;
     }
-    detail::flush_folder(folder_);
+    detail::flush_checkpoints(folder_);
     write_latest(step);
     rotate(step);
   }

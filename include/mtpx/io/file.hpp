@@ -49,6 +49,13 @@ class Descriptor {
  private:
   int descriptor_ = -1;
 };
+
+/// Makes the names in a folder reach the disk; false where that fails, which errno tells.
+inline bool flush_folder(const std::string& path) {
+  const Descriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  // EINVAL: some file systems cannot flush a folder; there is nothing more to do on them.
+  return folder.open() && (::fsync(folder.get()) == 0 || errno == EINVAL);
+}
 }  // namespace detail
 
 /// A regular file opened for reading. `op` heads its error texts.
@@ -206,12 +213,8 @@ class OutputFile {
     if (::rename(temporary_.c_str(), path_.c_str()) != 0)
       fail("cannot be put in place: " + detail::os_error());
     placed_ = true;
-    const std::string parent = path_.has_parent_path() ? path_.parent_path().string() : ".";
-    const detail::Descriptor folder(::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    // EINVAL: some file systems cannot flush a folder; there is nothing more to do on them.
-    if (!folder.open() || (::fsync(folder.get()) != 0 && errno != EINVAL)) {
+    if (!detail::flush_folder(path_.has_parent_path() ? path_.parent_path().string() : "."))
       fail("is in place, but its folder cannot be flushed: " + detail::os_error());
-    }
   }
 
   /// The name that the file has until it is placed, to read it back.

@@ -27,6 +27,13 @@ constexpr const char* torch_name() {
   return std::is_same_v<T, double> ? "float64" : std::is_same_v<T, float> ? "float32" : "bfloat16";
 }
 
+/// Keys of a config.json, with the type that weights are written in.
+template <typename T>
+Json with_dtype(Json keys) {
+  keys[keys.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name<T>();
+  return keys;
+}
+
 /// Whether two tensors hold the same numbers. Shapes and dtypes were checked.
 inline bool same_numbers(const WeightFiles::Weight& a, const WeightFiles::Weight& b) {
   if (a.entry->dtype != b.entry->dtype) {
@@ -227,8 +234,7 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
   for (Index k = config.num_nextn_predict_layers; k < model.config.num_nextn_predict_layers; ++k) {
     left_out.push_back(cat("model.layers.", config.num_hidden_layers + k, '.'));
   }
-  Json keys = extra;
-  keys[keys.contains("dtype") ? "dtype" : "torch_dtype"] = detail::torch_name<T>();
+  Json keys = detail::with_dtype<T>(extra);
   keys.erase(detail::weights_key);
   const auto each = [&](const auto& visit) {
     for_each_tensor(model, [&](const std::string& name, const auto& tensor) {

@@ -26,9 +26,7 @@ void save_training(Checkpoints& checkpoints, Trainer<T, D>& trainer, Transformer
                    const std::function<void(Checkpoints::Files&)>& more = {}) {
   checkpoints.save(trainer.steps_done(), std::move(run), [&](Checkpoints::Files& files) {
     AdamW<T, D>& optimizer = trainer.optimizer();
-    Json keys = extra;
-    keys[keys.contains("dtype") ? "dtype" : "torch_dtype"] = detail::torch_name<T>();
-    files.text("config.json", config_json(model.config, keys));
+    files.text("config.json", config_json(model.config, detail::with_dtype<T>(extra)));
     files.tensors("model.safetensors", [&](const auto& visit) { for_each_tensor(model, visit); });
     files.tensors(
         "optimizer.safetensors", [&](const auto& visit) { optimizer.for_each_state(model, visit); },
