@@ -19,8 +19,13 @@ namespace fs = std::filesystem;
 
 /// A folder of this test's own, gone behind it.
 struct RunFolder {
-  fs::path path = fs::temp_directory_path() / cat("mtpx-checkpoint-", ::getpid());
-  RunFolder() { fs::remove_all(path), fs::create_directories(path); }
+  fs::path path;
+  explicit RunFolder(const char* name = "run")
+      : path(fs::temp_directory_path() / cat("mtpx-checkpoint-", ::getpid(), '-', name)) {
+    fs::remove_all(path), fs::create_directories(path);
+  }
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
   ~RunFolder() { fs::remove_all(path); }
 };
 
@@ -150,6 +155,12 @@ TEST_CASE("checkpoint: the newest stay, and those asked for; never none") {
   Checkpoints checkpoints(folder.path, {.keep_last = 2, .keep_every = 20});
   for (const Index step : {10, 20, 30, 40, 50}) save_text(checkpoints, step);
   CHECK(checkpoints.steps() == std::vector<Index>{20, 40, 50});
+  {
+    const RunFolder other("other");
+    Checkpoints two(other.path, {.keep_last = 2});
+    for (const Index step : {10, 20, 30}) save_text(two, step);
+    CHECK(two.steps() == std::vector<Index>{20, 30});
+  }
   // Gone back: later ones are of another run from the next save on.
   checkpoints.go_back_to(40);
   CHECK(checkpoints.newest(no_notice)->step == 40);
