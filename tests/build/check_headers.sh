@@ -15,13 +15,16 @@ export -f compile
 
 headers=$(find include -name '*.hpp' | grep -v cuda | sort)  # those need the CUDA toolkit
 
-# Parsing what many headers read is most of the price, so these are precompiled. A header gets the first of them that it
-# includes itself, directly or not: then nothing is hidden that it forgot, because it would have it anyway.
-shared=(include/mtpx/model/transformer.hpp include/mtpx/kernels.hpp nlohmann/json.hpp Eigen/Core include/mtpx/kernels/cpu/core/simd.hpp include/mtpx/core/cpu.hpp
-  include/mtpx/core/tensor.hpp include/mtpx/core/error.hpp)
+# Parsing what many headers read is most of the price, so these are precompiled, some of them together (+). A header gets the
+# first of which it includes all itself, directly or not: then nothing is hidden that it forgot, because it would have it
+# anyway.
+core=include/mtpx/kernels/cpu/core
+shared=(include/mtpx/model/transformer.hpp include/mtpx/kernels.hpp nlohmann/json.hpp include/mtpx/kernels/eigen/views.hpp
+  "$core/simd.hpp+$core/parallel.hpp" include/mtpx/core/cpu.hpp include/mtpx/core/error.hpp)
 mkdir -p "$out"
 for i in "${!shared[@]}"; do
-  echo "#include <${shared[i]}>" >"$out/$i.hpp"
+  # shellcheck disable=SC2086
+  printf '#include <%s>\n' ${shared[i]//+/ } >"$out/$i.hpp"
 done
 : >"$out/none.hpp"
 printf '%s\n' "${!shared[@]}" |
@@ -50,6 +53,11 @@ awk -v shared="${shared[*]}" -v out="$out" '
     for (i = 1; i <= n; ++i) if (next_ones[i] == to || reaches(next_ones[i], to, seen)) return 1
     return 0
   }
+  function reaches_all(from, group, wanted, n, i) {
+    n = split(group, wanted, "+")
+    for (i = 1; i <= n; ++i) { split("", seen); if (!reaches(from, wanted[i], seen)) return 0 }
+    return 1
+  }
   FNR == 1 { all[++count] = FILENAME; conditions = 0 }
   /^#if/ { ++conditions }
   /^#endif/ { --conditions }
@@ -60,7 +68,7 @@ awk -v shared="${shared[*]}" -v out="$out" '
     n = split(shared, names, " ")
     for (h = 1; h <= count; ++h) {
       found = "none"
-      for (i = n; i >= 1; --i) { split("", seen); if (reaches(all[h], names[i], seen)) found = i - 1 }
+      for (i = n; i >= 1; --i) if (reaches_all(all[h], names[i])) found = i - 1
       print all[h], out "/" found ".hpp"
     }
   }' $headers >"$out/groups"
