@@ -4,6 +4,7 @@
 
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/kernels.hpp>
+#include <mtpx/kernels/cpu/core/simd.hpp>
 
 #include <algorithm>
 #include <chrono>

@@ -34,47 +34,57 @@
   MTPX_INSTANCE_OF(HOW, balance_loss<A, D>)
 
 /// What scores a text: tensors, the other ops, modules, the model and its loss, forward and backward.
-#define MTPX_MODEL(HOW, T, D)                       \
-  HOW template class Tensor<T, D>;                  \
-  HOW template class Var<T, D>;                     \
-  HOW template class Parameter<T, D>;               \
-  MTPX_INSTANCE_OF(HOW, add<T, D>)                  \
-  MTPX_INSTANCE_OF(HOW, add_rms_norm<T, D>)         \
-  MTPX_INSTANCE_OF(HOW, attention<T, D>)            \
-  MTPX_INSTANCE_OF(HOW, bias<T, D>)                 \
-  MTPX_INSTANCE_OF(HOW, concat<T, D>)               \
-  MTPX_INSTANCE_OF(HOW, embedding<T, D>)            \
-  MTPX_INSTANCE_OF(HOW, experts<T, D>)              \
-  MTPX_INSTANCE_OF(HOW, linear<T, T, D>)            \
-  MTPX_INSTANCE_OF(HOW, linear_cross_entropy<T, D>) \
-  MTPX_INSTANCE_OF(HOW, narrow<T, D>)               \
-  MTPX_INSTANCE_OF(HOW, reshape<T, D>)              \
-  MTPX_INSTANCE_OF(HOW, rms_norm<T, D>)             \
-  MTPX_INSTANCE_OF(HOW, rope<T, D>)                 \
-  MTPX_INSTANCE_OF(HOW, swiglu<T, D>)               \
-  MTPX_INSTANCE_OF(HOW, take_front<T, D>)           \
-  HOW template struct Linear<T, D>;                 \
-  HOW template struct RmsNorm<T, D>;                \
-  HOW template struct SwiGlu<T, D>;                 \
-  HOW template struct Mla<T, D>;                    \
-  HOW template struct Moe<T, D>;                    \
-  HOW template struct Block<T, D>;                  \
-  HOW template struct MtpModule<T, D>;              \
-  HOW template struct MtpDepths<T, D>;              \
-  HOW template struct Transformer<T, D>;            \
-  MTPX_INSTANCE_OF(HOW, mtp_loss<T, D>)             \
-  MTPX_INSTANCE_OF(HOW, mtp_backward<T, D>)         \
+#define MTPX_MODEL(HOW, T, D)                                                                            \
+  HOW template class Tensor<T, D>;                                                                       \
+  HOW template class Var<T, D>;                                                                          \
+  HOW template class Parameter<T, D>;                                                                    \
+  MTPX_INSTANCE_OF(HOW, add<T, D>)                                                                       \
+  MTPX_INSTANCE_OF(HOW, add_rms_norm<T, D>)                                                              \
+  MTPX_INSTANCE_OF(HOW, attention<T, D>)                                                                 \
+  MTPX_INSTANCE_OF(HOW, bias<T, D>)                                                                      \
+  MTPX_INSTANCE_OF(HOW, concat<T, D>)                                                                    \
+  MTPX_INSTANCE_OF(HOW, embedding<T, D>)                                                                 \
+  MTPX_INSTANCE_OF(HOW, experts<T, D>)                                                                   \
+  MTPX_INSTANCE_OF(HOW, linear<T, T, D>)                                                                 \
+  MTPX_INSTANCE_OF(HOW, linear_cross_entropy<T, D>)                                                      \
+  MTPX_INSTANCE_OF(HOW, narrow<T, D>)                                                                    \
+  MTPX_INSTANCE_OF(HOW, reshape<T, D>)                                                                   \
+  MTPX_INSTANCE_OF(HOW, rms_norm<T, D>)                                                                  \
+  MTPX_INSTANCE_OF(HOW, rope<T, D>)                                                                      \
+  MTPX_INSTANCE_OF(HOW, swiglu<T, D>)                                                                    \
+  MTPX_INSTANCE_OF(HOW, take_front<T, D>)                                                                \
+  HOW template struct Linear<T, D>;                                                                      \
+  HOW template struct RmsNorm<T, D>;                                                                     \
+  HOW template struct SwiGlu<T, D>;                                                                      \
+  HOW template struct Mla<T, D>;                                                                         \
+  HOW template struct Moe<T, D>;                                                                         \
+  HOW template struct Block<T, D>;                                                                       \
+  HOW template struct MtpModule<T, D>;                                                                   \
+  HOW template struct MtpDepths<T, D>;                                                                   \
+  HOW template struct Transformer<T, D>;                                                                 \
+  HOW template Hidden<T, D> Transformer<T, D>::main_state(const Var<T, D>&, CachedRows<T, D>&,           \
+                                                          BalanceLosses<T, D>&) const;                   \
+  HOW template Var<T, D> Transformer<T, D>::shared_state(Tape&, CachedRows<T, D>&, BalanceLosses<T, D>&) \
+      const;                                                                                             \
+  MTPX_INSTANCE_OF(HOW, mtp_loss<T, D>)                                                                  \
+  MTPX_INSTANCE_OF(HOW, mtp_backward<T, D>)                                                              \
   MTPX_INSTANCE_OF(HOW, evaluate<T, D, ValidationWindows>)
 
 /// What trains it, and writes with it.
-#define MTPX_TRAINED_MODEL(HOW, T, D)           \
-  MTPX_MODEL(HOW, T, D)                         \
-  MTPX_INSTANCE_OF(HOW, initialize<T, D>)       \
-  MTPX_INSTANCE_OF(HOW, latent_attention<T, D>) \
-  HOW template class AdamW<T, D>;               \
-  HOW template class TrainStep<T, D>;           \
-  HOW template class Trainer<T, D>;             \
-  HOW template class Speculator<T, D>;          \
+#define MTPX_TRAINED_MODEL(HOW, T, D)                                                                   \
+  MTPX_MODEL(HOW, T, D)                                                                                 \
+  MTPX_INSTANCE_OF(HOW, initialize<T, D>)                                                               \
+  MTPX_INSTANCE_OF(HOW, latent_attention<T, D>)                                                         \
+  HOW template class AdamW<T, D>;                                                                       \
+  HOW template void AdamW<T, D>::step(Transformer<T, D>&, const GradientClip<D>&, double);              \
+  HOW template void AdamW<T, D>::step(Transformer<T, D>&, double, double);                              \
+  HOW template void AdamW<T, D>::update(Transformer<T, D>&, const GradientClip<D>&);                    \
+  HOW template detail::ByType<AdamWTensor> AdamW<T, D>::gather(Transformer<T, D>&);                     \
+  HOW template GradientClip<D> detail::clip_norm(const D&, Transformer<T, D>&, double,                  \
+                                                 const Tensor<double, D>&, const Tensor<acc_t<T>, D>&); \
+  HOW template class TrainStep<T, D>;                                                                   \
+  HOW template class Trainer<T, D>;                                                                     \
+  HOW template class Speculator<T, D>;                                                                  \
   MTPX_INSTANCE_OF(HOW, detail::generate_all<T, D>)
 
 /// A device that the libraries know, in its types.

@@ -9,7 +9,7 @@
 //
 // Names: layout/m x n x k/threads. NN: dx = dy W, NT: y = x W^T, TN: dW = dy^T x.
 
-#include <mtpx/kernels.hpp>
+#include <mtpx/kernels/cpu.hpp>
 
 #include <benchmark/benchmark.h>
 

@@ -57,6 +57,7 @@ namespace mtpx {
 struct Complete {};
 struct Unfinished {};
 MTPX_DECLARE_KERNELS(Complete)
+MTPX_DECLARE_FUSED_DECODING(Complete)
 MTPX_CHECK_KERNELS(Complete)
 template <typename T> void decode_attention(const Unfinished&, const DecodeAttention<T>&, const T*, T*);
 template <typename T> void decode_feed_forward(const Unfinished&, const DecodeFeedForward<T>&, const T*, T*);

@@ -1,4 +1,5 @@
 #include <mtpx/decode/generate.hpp>
+#include <mtpx/kernels/cpu/verify.hpp>
 
 #include "support/allocations.hpp"
 #include "support/decoding.hpp"

@@ -1,5 +1,6 @@
 #include <mtpx/core/rng.hpp>
 #include <mtpx/kernels.hpp>
+#include <mtpx/kernels/cpu.hpp>
 
 #include <doctest/doctest.h>
 

@@ -5,7 +5,7 @@
 
 #include "support/card.hpp"
 
-#include <mtpx/kernels.hpp>
+#include <mtpx/kernels/cpu/core/simd.hpp>
 
 #include <cstdio>
 #include <string>

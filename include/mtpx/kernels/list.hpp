@@ -199,8 +199,7 @@
 /// This object holds it: compiled here, once.
 #define MTPX_INSTANTIATE_KERNEL(name, signature) template void name signature;
 
-/// Another compiler's object holds it: what there is to see of a device's kernels, the optional ones
-/// included.
+/// Another object holds it: what there is to see of a device's kernels.
 #define MTPX_DECLARE_KERNEL(name, signature) void name signature;
 #define MTPX_DECLARE_KERNEL_OF_1(name, signature) \
   template <typename X>                           \
@@ -214,9 +213,9 @@
 #define MTPX_DECLARE_KERNELS(D)                                        \
   MTPX_KERNELS_OF_ACTIVATIONS(MTPX_DECLARE_KERNEL_OF_1, D, X)          \
   MTPX_KERNELS_OF_SUMS(MTPX_DECLARE_KERNEL_OF_1, D, X)                 \
-  MTPX_KERNELS_OF_FUSED_DECODING(MTPX_DECLARE_KERNEL_OF_1, D, X)       \
   MTPX_KERNELS_OF_PRODUCTS(MTPX_DECLARE_KERNEL_OF_3, D, X, W, Y)       \
   MTPX_KERNELS_OF_PRODUCT_GRADIENTS(MTPX_DECLARE_KERNEL_OF_2, D, X, W) \
   MTPX_KERNELS_OF_SHARED_OPERANDS(MTPX_DECLARE_KERNEL_OF_2, D, X, W)   \
   MTPX_KERNELS_OF_COPIES(MTPX_DECLARE_KERNEL_OF_2, D, X, W)            \
   MTPX_KERNELS_OF_NO_TYPE(MTPX_DECLARE_KERNEL, D)
+#define MTPX_DECLARE_FUSED_DECODING(D) MTPX_KERNELS_OF_FUSED_DECODING(MTPX_DECLARE_KERNEL_OF_1, D, X)

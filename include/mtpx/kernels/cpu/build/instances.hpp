@@ -1,9 +1,9 @@
 #pragma once
-// The CPU kernels that the optional library mtpx::compiled instantiates once. Included by <mtpx/kernels.hpp>
-// where MTPX_COMPILED is defined, which that library's users get: they then compile calls instead of kernels.
-// Definitions are the same either way.
+// The CPU kernels that the optional library mtpx::compiled instantiates once. Included by
+// <mtpx/kernels/cpu.hpp> where MTPX_COMPILED is defined, which that library's users get: who sees a kernel's
+// inside does not compile it again.
 
-#include <mtpx/kernels.hpp>
+#include <mtpx/kernels/cpu.hpp>
 
 #ifndef MTPX_EXTERN
 #define MTPX_EXTERN extern
