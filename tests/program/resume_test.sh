@@ -50,12 +50,32 @@ if [[ -n $faults ]]; then
   # fault CALL WHAT: a run in which this happens at that call; its exit code is in `status`.
   fault() {
     status=0
-    FAULT_PATH=$work/fault/ FAULT_AT=$1 FAULT_DO=$2 LD_PRELOAD=$faults "$mtpx" "${train[@]}" --steps 12 --save-every 4 \
+    FAULT_PATH=$work/fault FAULT_AT=$1 FAULT_DO=$2 LD_PRELOAD=$faults "$mtpx" "${train[@]}" --steps 12 --save-every 4 \
       --keep-last 1 --resume auto --out "$work/fault" >"$work/log" 2>&1 &
     wait $! 2>/dev/null || status=$?
   }
   FAULT_LOG=$work/calls fault 0 none
   total=$(wc -l <"$work/calls")
+  # The order of a save: a file is flushed behind its last write, then renamed, then its folder is flushed before anything else is
+  # renamed; a checkpoint's folder, the rows behind which it goes on, its new name, and only then `latest`.
+  awk '
+    function bad(what) { print NR ": " what ": " $0; wrong = 1 }
+    function folder(path) { sub(/\/[^\/]*$/, "", path); return path }
+    function plain(path) { sub(/\.tmp-[0-9-]*$/, "", path); return path }
+    $2 == "mkdir" && $3 ~ /step-/ { for (file in dirty) if (file ~ /metrics.jsonl$/) bad("begun ahead of its rows") }
+    $2 == "write" { dirty[plain($3)] = 1 }
+    $2 == "fsync" { delete dirty[plain($3)]; if ($3 == unflushed) unflushed = "" }
+    $2 == "rename" && $3 !~ /-old\.tmp-/ {  # that one is on its way out
+      if ($3 in dirty) bad("renamed before it was flushed")
+      if (unflushed != "") bad(unflushed " was not flushed before the next rename")
+      if ($3 ~ /\/step-[0-9]*$/) { newest = $3; saves++ }
+      if ($3 ~ /latest$/ && newest == "") bad("latest, with nothing new")
+      if ($3 ~ /latest$/) newest = ""
+      unflushed = folder($3)
+    }
+    $2 ~ /unlink/ && newest != "" { bad("removed before latest was replaced") }
+    END { if (saves != 3) bad(saves + 0 " saves"); if (unflushed != "") bad(unflushed " was not flushed"); exit wrong }' \
+    "$work/calls" >"$work/order" || fail "the order of a save: $(head -n 1 "$work/order")"
   for what in $kinds; do
     ended=0
     for ((at = 1 + RANDOM % every; at <= total; at += every)); do
@@ -75,6 +95,24 @@ if [[ -n $faults ]]; then
     done
     echo "$what: each $every-th of $total calls; ended $ended runs"
   done
+fi
+
+# A disk of 2 MB, too small for a third checkpoint: told with path and bytes, what is there stays, and goes on with more room.
+mkdir "$work/disk"
+if mount -t tmpfs -o size=2m tmpfs "$work/disk" 2>/dev/null; then
+  trap 'umount "$work/disk"; rm -rf "$work"' EXIT
+  full=("${train[@]}" --steps 12 --save-every 4 --out "$work/disk/run")
+  status=0
+  "$mtpx" "${full[@]}" --keep-last 4 >"$work/log" 2>&1 || status=$?
+  [[ $status == 4 && $(tail -n 1 "$work/log") == "mtpx: "*"$work/disk/run"*" bytes"* ]] || fail "2 MB: exit code $status: $(tail -n 1 "$work/log")"
+  [[ -z $(find "$work/disk" -name '*.tmp-*') ]] || fail "2 MB: left behind: $(find "$work/disk" -name '*.tmp-*')"
+  [[ $(ls "$work/disk/run/checkpoints") == $'latest\nstep-00000004\nstep-00000008' ]] || fail "2 MB: $(ls "$work/disk/run/checkpoints")"
+  rm -r "$work/disk/run/checkpoints/step-00000004"
+  "$mtpx" "${full[@]}" --keep-last 1 --resume auto >"$work/log" 2>&1 || fail "2 MB, with more room: $(tail -n 1 "$work/log")"
+  "$mtpx" "${train[@]}" --steps 12 --save-every 4 --keep-last 1 --out "$work/roomy" >/dev/null
+  same "2 MB" "$work/roomy" "$work/disk/run"
+else
+  echo "not shown: a full disk (no tmpfs can be mounted here)"
 fi
 
 # Signals: the step is finished and saved, and the run goes on from there. SIGUSR1 saves and goes on.
