@@ -118,7 +118,7 @@ struct Round {
   Verdict run(const Numbers& keeps, const Numbers& draws) const {
     const OwnRound round(drafts, p, q, keeps, draws);
     if (rule == Rule::chosen)
-      return verify_chosen(drafts, [&](std::size_t i) { return round.next(static_cast<Index>(i)); });
+      return verify_equal(drafts, [&](std::size_t i) { return round.next(static_cast<Index>(i)); });
     return rule == Rule::tokens ? verify_tokens(round) : verify_block(round);
   }
 
@@ -306,7 +306,7 @@ TEST_CASE("verify: no draft at all is plain sampling") {
     const Numbers draws{u};
     const OwnRound round({}, p, {}, {}, draws);
     const Verdict plain{0, sample(p, u)};
-    CHECK(verify_chosen({}, [&](std::size_t) { return sample(p, u); }) == plain);
+    CHECK(verify_equal({}, [&](std::size_t) { return sample(p, u); }) == plain);
     CHECK(verify_tokens(round) == plain);
     CHECK(verify_block(round) == plain);
     CHECK(verify_typical(round, 0.09, 0.3) == plain);

@@ -191,7 +191,7 @@ TEST_CASE("twins: texts of drawn drafts and of every rule are the host's, alone 
   Index stood = 0;
   for (const double temperature : {0.0, 0.9}) {
     for (const Verification by : {Verification::exact, Verification::block, Verification::lossy_typical}) {
-      for (const DraftTokens drafts : {DraftTokens::chosen, DraftTokens::drawn}) {
+      for (const DraftTokens drafts : {DraftTokens::coupled, DraftTokens::drawn}) {
         options.sampling = {temperature, 30, 0.95};
         options.verification = by;
         options.draft_tokens = drafts;
