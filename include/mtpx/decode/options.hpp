@@ -44,8 +44,8 @@ struct GenerateOptions {
   /// Whether every draft of a sequence that is sampled so is the token that plain decoding would pick, or
   /// falls: then its text does not depend on how much is drafted, not even when tokens are sampled.
   bool same_text(const SamplingOptions& of) const {
-    return draft == 0 || (verification == Verification::exact &&
-                          (of.greedy() || draft_tokens == DraftTokens::coupled));
+    return draft == 0 ||
+           (verification == Verification::exact && (of.greedy() || draft_tokens == DraftTokens::coupled));
   }
   /// The same of the sampling that sequences get which are not given their own.
   bool same_text() const { return same_text(sampling); }

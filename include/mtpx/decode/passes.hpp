@@ -9,8 +9,8 @@
 
 namespace mtpx {
 
-/// What a pass is asked about its last rows. In this order: where rows want different ones of tokens to drawn,
-/// the last of these serves them all.
+/// What a pass is asked about its last rows. In this order: where rows want different ones of tokens to
+/// drawn, the last of these serves them all.
 enum class Answer {
   nothing,
   tokens,     ///< the most likely ones: nothing else leaves the device

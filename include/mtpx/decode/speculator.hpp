@@ -13,10 +13,10 @@
 namespace mtpx {
 
 /// Decodes sequences side by side, drafting with the MTP modules or heads and verifying with the main model,
-/// without changing what is generated: text, greedy or sampled, is byte-equal to plain decoding (every product
-/// gives a row the same bits whatever rows stand beside it, and a place has its noise whatever was drafted);
-/// of drawn drafts it has the same distribution (see kernels/verify.hpp). What leaves the device is tokens
-/// alone.
+/// without changing what is generated: text, greedy or sampled, is byte-equal to plain decoding (every
+/// product gives a row the same bits whatever rows stand beside it, and a place has its noise whatever was
+/// drafted); of drawn drafts it has the same distribution (see kernels/verify.hpp). What leaves the device is
+/// tokens alone.
 ///
 ///   Speculator<float, Cpu> decoder(model, options);
 ///   const Index slot = decoder.add(prompt, seed);   // decodes the prompt, emits a token
@@ -195,10 +195,10 @@ class Speculator {
   static Index known(const Slot& s) { return static_cast<Index>(s.tokens.size()); }
   Index room(const Slot& s) const { return cache().capacity - known(s); }
 
-  /// Random numbers. A token that is emitted has the noise, or the number in [0, 1), of its place, whatever was
-  /// drafted before. What drafts are drawn and kept with is new in every round, since what a round refused says
-  /// something about the numbers that it was refused with: and it is none of the others, or a replacement would
-  /// lean on the draft that it replaces.
+  /// Random numbers. A token that is emitted has the noise, or the number in [0, 1), of its place, whatever
+  /// was drafted before. What drafts are drawn and kept with is new in every round, since what a round
+  /// refused says something about the numbers that it was refused with: and it is none of the others, or a
+  /// replacement would lean on the draft that it replaces.
   enum Use : std::uint64_t { to_draw = 0x73616d70, to_keep, to_draft };
   double of_place(const Slot& s, std::size_t ahead) const {
     return Philox::uniform(s.seed, to_draw, s.tokens.size() + ahead);
@@ -219,8 +219,8 @@ class Speculator {
   bool draws_drafts(const Slot& s) const {
     return !options_.same_text(s.sampling) && options_.verification != Verification::lossy_typical;
   }
-  /// How the device picks a sequence's tokens where no distributions are kept. Places that drafts are drawn for
-  /// have numbers, not noise, so that a sequence without a draft beside others settles as it would alone.
+  /// How the device picks a sequence's tokens where no distributions are kept. Places that drafts are drawn
+  /// for have numbers, not noise, so that a sequence without a draft beside others settles as it would alone.
   Answer picked(const Slot& s) const {
     if (s.sampling.greedy()) return Answer::tokens;
     if (!options_.same_text(s.sampling)) return Answer::drawn;

@@ -162,9 +162,9 @@ MTPX_ANYWHERE double race_score(double logit, const SamplingOptions& options, co
 }
 
 /// The token x of largest log p_x + g_x, p being distribution() and g standard Gumbel noise of the place: the
-/// same as the smallest e_x / p_x with exponential e ("Gumbel-max": Gumbel 1954; Maddison, Tarlow & Minka 2014,
-/// arXiv 1411.0030). So it has the chances p, and it is a function of the place's noise and of p alone. A
-/// draft that raced with the same noise, on another distribution q, is this token with the chance
+/// same as the smallest e_x / p_x with exponential e ("Gumbel-max": Gumbel 1954; Maddison, Tarlow & Minka
+/// 2014, arXiv 1411.0030). So it has the chances p, and it is a function of the place's noise and of p alone.
+/// A draft that raced with the same noise, on another distribution q, is this token with the chance
 ///
 ///   sum_x 1 / sum_y max(p_y / p_x, q_y / q_x)  >=  (1 - TV) / (1 + TV),   TV = sum_x |p_x - q_x| / 2
 ///

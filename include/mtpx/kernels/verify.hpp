@@ -30,9 +30,9 @@ struct VerifyRule {
 };
 
 /// The token of every place is the one that plain decoding picks there: its most likely one, or the one that
-/// wins the race with the place's noise (sampling.hpp). A draft stands if it is that token: so the text is that
-/// of plain decoding, token by token, whatever was drafted. Drafts race with the same noise, which makes them
-/// likely to be it; `race` says how likely.
+/// wins the race with the place's noise (sampling.hpp). A draft stands if it is that token: so the text is
+/// that of plain decoding, token by token, whatever was drafted. Drafts race with the same noise, which makes
+/// them likely to be it; `race` says how likely.
 ///
 /// pick(i): the token of place i
 template <typename Pick>

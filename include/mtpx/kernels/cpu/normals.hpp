@@ -39,8 +39,7 @@ inline void words_of_blocks(std::uint64_t seed, std::uint64_t stream, std::uint6
   LongWords even[4], odd[4];
   Philox::blocks(seed, stream, at, LowProducts{}, even);
   Philox::blocks(seed, stream, at + 1, LowProducts{}, odd);
-  for (int j = 0; j < 4; ++j)
-    words[j] = (exact::Words<Vec<float>>)((even[j] & 0xffffffffU) | (odd[j] << 32));
+  for (int j = 0; j < 4; ++j) words[j] = (exact::Words<Vec<float>>)((even[j] & 0xffffffffU) | (odd[j] << 32));
 }
 
 /// The normal numbers of lanes<float> blocks, counter, counter + 1, ..: y[4 * lanes<float>], block by block.

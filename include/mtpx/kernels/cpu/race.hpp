@@ -90,8 +90,8 @@ std::int32_t argmax_of_row(std::span<const A> z) {
   return first == z.end() ? 0 : static_cast<std::int32_t>(first - z.begin());  // NaN alone
 }
 
-/// What temperature, top-k and top-p leave of a row: every logit above `level`, and of those that equal it the
-/// ones before id `end`.
+/// What temperature, top-k and top-p leave of a row: every logit above `level`, and of those that equal it
+/// the ones before id `end`.
 template <typename A>
 struct Cut {
   A level = -std::numeric_limits<A>::infinity();
@@ -123,7 +123,8 @@ Cut<A> cut_of_row(std::span<const A> z, A top, const SamplingOptions& options) {
   thread_local std::vector<std::int32_t> ids;  // kept, so that decoding allocates nothing
   thread_local std::vector<A> largest_of;
   const auto weight = [&](A v) {
-    return v == top ? 1.0 : exact::exp((static_cast<double>(v) - static_cast<double>(top)) / options.temperature);
+    return v == top ? 1.0
+                    : exact::exp((static_cast<double>(v) - static_cast<double>(top)) / options.temperature);
   };
   const bool some = options.top_k > 0 && options.top_k < static_cast<Index>(z.size());
   const std::size_t most = some ? static_cast<std::size_t>(options.top_k) : z.size();
@@ -133,8 +134,8 @@ Cut<A> cut_of_row(std::span<const A> z, A top, const SamplingOptions& options) {
     // As many parts have a logit that is no smaller than their k-th largest.
     largest_of.clear();
     for (std::size_t i = 0; i < z.size(); i += part)
-      largest_of.push_back(z[i + static_cast<std::size_t>(
-                                     argmax_of_row(z.subspan(i, std::min(part, z.size() - i))))]);
+      largest_of.push_back(
+          z[i + static_cast<std::size_t>(argmax_of_row(z.subspan(i, std::min(part, z.size() - i))))]);
     for (A& v : largest_of) v = v == v ? v : -std::numeric_limits<A>::infinity();
     const auto kth = largest_of.begin() + static_cast<std::ptrdiff_t>(most - 1);
     std::nth_element(largest_of.begin(), kth, largest_of.end(), std::greater<>());
@@ -160,31 +161,38 @@ Cut<A> cut_of_row(std::span<const A> z, A top, const SamplingOptions& options) {
     std::nth_element(ids.begin(), place(most - 1), ids.end(), likelier);
     last = most;
   } else if (options.top_p >= 1) {
-    return {};  // no more numbers than may be kept
+    return {static_cast<A>(floor)};  // no more numbers than may be kept
   }
   if (options.top_p < 1) {
     if (some) {
       for (std::size_t i = 0; i < last; ++i) total += weight(at(i));
     }
+    // By halves: the likelier one is either not enough, or has the end.
+    const double target = options.top_p * total;
     double sum = 0;
-    const std::size_t all = last;
-    for (std::size_t i = 0, sorted = 0; i < all; ++i) {
-      if (i == sorted) {
-        sorted = std::min(all, std::max<std::size_t>(32, 4 * sorted));
-        std::partial_sort(place(i), place(sorted), place(all), likelier);
+    std::size_t from = 0, to = last;
+    while (to - from > 32) {
+      const std::size_t middle = from + (to - from) / 2;
+      std::nth_element(place(from), place(middle), place(to), likelier);
+      double up_to_it = sum;
+      for (std::size_t i = from; i < middle; ++i) up_to_it += weight(at(i));
+      if (up_to_it >= target) {
+        to = middle;
+      } else {
+        sum = up_to_it;
+        from = middle;
       }
-      sum += weight(at(i));
-      last = i + 1;
-      if (sum >= options.top_p * total) break;
     }
+    std::sort(place(from), place(to), likelier);
+    for (last = from; last < to && (last == from || sum < target); ++last) sum += weight(at(last));
   }
   if (last == 0) return {};
   return {at(last - 1), static_cast<std::size_t>(ids[last - 1]) + 1};
 }
 
-/// race() of a row. The best so far starts with the likeliest token; another must beat it by its logit and the
-/// most that its noise can be. That is seen in float, of 64 tokens side by side, first without any noise, then
-/// by the leading bits of its high half alone: a few tokens are left, whose scores are computed.
+/// race() of a row. The best so far starts with the likeliest token; another must beat it by its logit and
+/// the most that its noise can be. That is seen in float, of 64 tokens side by side, first without any noise,
+/// then by the leading bits of its high half alone: a few tokens are left, whose scores are computed.
 template <typename A>
 std::int32_t race_of_row(std::span<const A> z, const SamplingOptions& options, const Noise& noise) {
   const std::int32_t top = argmax_of_row(z);
@@ -197,8 +205,8 @@ std::int32_t race_of_row(std::span<const A> z, const SamplingOptions& options, c
   const auto score = [&](std::size_t id) {
     return race_score(static_cast<double>(z[id]), options, noise, static_cast<Index>(id));
   };
-  // Of a token that can win, logit / temperature is not beyond `size`; five roundings of that are less than the
-  // 2^-20 of it that `least` is too low.
+  // Of a token that can win, logit / temperature is not beyond `size`; five roundings of that are less than
+  // the 2^-20 of it that `least` is too low.
   double most = score(best);
   const auto least_of = [&] {
     const double size = std::max(std::abs(static_cast<double>(z_top) / options.temperature),
@@ -212,14 +220,15 @@ std::int32_t race_of_row(std::span<const A> z, const SamplingOptions& options, c
   for (Index first = 0; first < width; first += Noise::group) {
     const LogitGroup group(z.data() + first, width - first);
     const float highest = group.largest();
-    if (highest < level || exact::fma(highest, inverse, static_cast<float>(exact::most_noise)) < least) continue;
+    if (highest < level || exact::fma(highest, inverse, static_cast<float>(exact::most_noise)) < least)
+      continue;
     for (Index part = 0; part < words_apart; ++part) {
       exact::Words<Vec<float>> words[4];
       words_of_blocks(noise.seed, Noise::high, noise.counter(first / Noise::group, part * step), words);
       Vec<float> bound[4];
       for (int j = 0; j < 4; ++j) {
-        bound[j] = fma(group.at[j * static_cast<int>(words_apart) + static_cast<int>(part)], broadcast(inverse),
-                       exact::noise_bound<Vec<float>>(words[j]));
+        bound[j] = fma(group.at[j * static_cast<int>(words_apart) + static_cast<int>(part)],
+                       broadcast(inverse), exact::noise_bound<Vec<float>>(words[j]));
       }
       if (largest(max(max(bound[0], bound[1]), max(bound[2], bound[3]))) < least) continue;
       for (Index i = 0; i < 4 * step; ++i) {

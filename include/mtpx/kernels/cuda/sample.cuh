@@ -1,8 +1,8 @@
 #pragma once
 // Tokens found on the device, by a race or by a draw, from the distribution of kernels/sampling.hpp:
-// softmax(logits / temperature), cut to the top_k, then to the top_p of what is left. So a sampled token leaves
-// as greedy ones do, and nobody waits for a row of logits. All sums are in double and in a fixed order: a row's
-// token depends on its logits and its Draw alone.
+// softmax(logits / temperature), cut to the top_k, then to the top_p of what is left. So a sampled token
+// leaves as greedy ones do, and nobody waits for a row of logits. All sums are in double and in a fixed
+// order: a row's token depends on its logits and its Draw alone.
 //
 // Neither cut sorts. The order is that of whole-number keys of the logits, and what is sought is the largest
 // key t such that the keys from t on are top_k many, or have top_p of the weight: four bits of it at a time.
@@ -348,8 +348,8 @@ void argmax_rows(const Cuda& device, Rows rows, const A* logits, std::int32_t* i
 template <typename A>
 void race_rows(const Cuda& device, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids) {
   const cuda::Workspace<double> weights(device, rows.count * rows.width);
-  cuda::launch(device, "race", cuda::race_block<A>, static_cast<unsigned>(rows.count), cuda::argmax_threads, 0,
-               rows.width, rows.stride, logits, draws, weights.data(), ids);
+  cuda::launch(device, "race", cuda::race_block<A>, static_cast<unsigned>(rows.count), cuda::argmax_threads,
+               0, rows.width, rows.stride, logits, draws, weights.data(), ids);
 }
 
 /// ids[r] = a token drawn from softmax(logits / temperature) of row r, cut to the top_k, then to the top_p of
