@@ -2,6 +2,8 @@
 
 #include <mtpx/kernels.hpp>
 
+#include "support/races.hpp"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -33,18 +35,6 @@ TokenIds winners(const std::vector<A>& logits, const SamplingOptions& sampling, 
 
 /// Four standard deviations above the mean of a chi-square.
 double bound_of_chi_square(double freedom) { return freedom + 4 * std::sqrt(2 * freedom); }
-
-/// The chance that races on p and on q, with the same noise, have the same winner.
-double coupled(const Numbers& p, const Numbers& q) {
-  double chance = 0;
-  for (std::size_t x = 0; x < p.size(); ++x) {
-    if (p[x] <= 0 || q[x] <= 0) continue;
-    double sum = 0;
-    for (std::size_t y = 0; y < p.size(); ++y) sum += std::max(p[y] / p[x], q[y] / q[x]);
-    chance += 1 / sum;
-  }
-  return chance;
-}
 
 double total_variation(const Numbers& p, const Numbers& q) {
   double apart = 0;
@@ -212,7 +202,7 @@ TEST_CASE(
     }
     // An outcome stands for a cell of noise, all of it, though winners change inside some cells.
     for (std::size_t x = 0; x < 3; ++x) CHECK(std::abs(won[x] - p[x]) < 1e-3);
-    CHECK(std::abs(agreed - coupled(p, q)) < 6e-3);
+    CHECK(std::abs(agreed - test::coupled_chance(p, q)) < 6e-3);
     if (p == q) CHECK(agreed == doctest::Approx(1).epsilon(1e-12));
   }
 }
@@ -240,7 +230,7 @@ TEST_CASE(
         for (std::size_t i = 0; i < of.size(); ++i) count += of[i] == tokens[i] ? 1 : 0;
         return count / places;
       };
-      const double want = coupled(p, q), apart_by = total_variation(p, q);
+      const double want = test::coupled_chance(p, q), apart_by = total_variation(p, q);
       double by_chance = 0;
       for (std::size_t x = 0; x < p.size(); ++x) by_chance += p[x] * q[x];
       const auto error = [&](double share) { return 4 * std::sqrt(share * (1 - share) / places); };
