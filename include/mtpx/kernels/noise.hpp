@@ -46,11 +46,13 @@ struct Noise {
   std::uint64_t seed = 0;   ///< of the text
   std::uint64_t place = 0;  ///< in it: tokens before, below 2^32
 
-  /// Streams of random words that nothing else has: the high half of each number, and the low.
-  static constexpr std::uint64_t high = 0x72616365, low = high + 1;
+  /// Streams of random words that nothing else has.
+  static constexpr std::uint64_t high = 0x72616365;  ///< the high half of each number
+  static constexpr std::uint64_t low = high + 1;     ///< the low half
   /// Tokens of a group share blocks of words: token 64 g + 16 j + i has word j of block 16 g + i. So
   /// neighbours have the same word of neighbouring blocks, which registers compute side by side.
-  static constexpr Index group = 64, blocks = group / 4;
+  static constexpr Index group = 64;
+  static constexpr Index blocks = group / 4;  ///< of a group
 
   /// The counter of block i of group g.
   constexpr std::uint64_t counter(Index g, Index i = 0) const {
