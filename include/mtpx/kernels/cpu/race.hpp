@@ -48,9 +48,10 @@ struct LogitGroup {
     constexpr float nothing = -std::numeric_limits<float>::infinity();
     float numbers[Noise::group];
     const float* from = numbers;
-    if (std::is_same_v<A, float> && count >= Noise::group) {
-      from = reinterpret_cast<const float*>(z);
-    } else {
+    if constexpr (std::is_same_v<A, float>) {
+      if (count >= Noise::group) from = z;
+    }
+    if (from == numbers) {
       for (Index i = 0; i < Noise::group; ++i) numbers[i] = i < count ? static_cast<float>(z[i]) : nothing;
     }
     for (int r = 0; r < registers; ++r) {
