@@ -140,15 +140,17 @@ inline void add_heads(CLI::App& command, std::string& heads) {
 inline std::vector<CLI::Option*> add_verification(CLI::App& command, mtpx::GenerateOptions& options) {
   return {
       command
-          .add_option("--draft-tokens", options.draft_tokens,
-                      "chosen = the likeliest (sampled text then equals plain text), drawn = sampled as well")
+          .add_option(
+              "--draft-tokens", options.draft_tokens,
+              "coupled = by the noise of the place, so that sampled text equals plain text; drawn = by "
+              "chance alone: a few more stand, the text is another one")
           ->transform(CLI::CheckedTransformer(std::map<std::string, mtpx::DraftTokens>{
-              {"chosen", mtpx::DraftTokens::chosen}, {"drawn", mtpx::DraftTokens::drawn}}))
-          ->default_str("chosen"),
+              {"coupled", mtpx::DraftTokens::coupled}, {"drawn", mtpx::DraftTokens::drawn}}))
+          ->default_str("coupled"),
       command
           .add_option(
               "--verify", options.verification,
-              "exact, block = all drafts of a pass together, as exact; lossy-typical changes the text")
+              "exact, block = all drafts of a pass together, drawn, as exact; lossy-typical changes the text")
           ->transform(CLI::CheckedTransformer(std::map<std::string, mtpx::Verification>{
               {"exact", mtpx::Verification::exact},
               {"block", mtpx::Verification::block},

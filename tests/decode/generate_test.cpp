@@ -363,9 +363,9 @@ TEST_CASE_TEMPLATE("generate_batch: each prompt sampled its own way, side by sid
   };
   for (const auto* model : {&random, &trained}) {
     for (const Way& way :
-         {Way{DraftTokens::chosen, Verification::exact}, Way{DraftTokens::drawn, Verification::exact},
-          Way{DraftTokens::drawn, Verification::block}, Way{DraftTokens::chosen, Verification::block},
-          Way{DraftTokens::chosen, Verification::lossy_typical}}) {
+         {Way{DraftTokens::coupled, Verification::exact}, Way{DraftTokens::drawn, Verification::exact},
+          Way{DraftTokens::coupled, Verification::block},  // whose drafts are drawn as well
+          Way{DraftTokens::coupled, Verification::lossy_typical}}) {
       GenerateOptions options;
       options.max_tokens = 14;
       options.draft_tokens = way.tokens;

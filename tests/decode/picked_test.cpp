@@ -142,7 +142,7 @@ TEST_CASE("what is picked on the host needs drafts that plain decoding would pic
     return error_text<ConfigError>([&] { text_of(model, {1}, options); });
   };
   const std::string text =
-      "[generate] logits_hook and log_probabilities need chosen drafts and exact verification: others are "
+      "[generate] logits_hook and log_probabilities need coupled drafts and exact verification: others are "
       "settled on the device";
   CHECK(says([](GenerateOptions&) {}) == "");
   CHECK(says([](GenerateOptions& o) { o.draft_tokens = DraftTokens::drawn; }) == text);

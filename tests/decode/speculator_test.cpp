@@ -364,10 +364,10 @@ TEST_CASE("sampled text, plain and drafted, against the model's chances: chi-squ
       Verification verification;
     };
     for (const Way& way :
-         {Way{0, DraftTokens::chosen, Verification::exact}, Way{3, DraftTokens::chosen, Verification::exact},
-          Way{1, DraftTokens::drawn, Verification::exact}, Way{3, DraftTokens::drawn, Verification::exact},
-          Way{3, DraftTokens::drawn, Verification::block},
-          Way{2, DraftTokens::chosen, Verification::block}}) {
+         {Way{0, DraftTokens::coupled, Verification::exact},
+          Way{3, DraftTokens::coupled, Verification::exact}, Way{1, DraftTokens::drawn, Verification::exact},
+          Way{3, DraftTokens::drawn, Verification::exact},
+          Way{3, DraftTokens::coupled, Verification::block}}) {
       GenerateOptions options;
       options.max_tokens = 3;
       options.draft = way.k;

@@ -80,7 +80,7 @@ Numbers conditional(std::uint64_t seed, const TokenIds& prefix, std::size_t voca
   return p;
 }
 
-enum class Rule { chosen, tokens, block };
+enum class Rule { equal, tokens, block };
 
 /// One round over K drafts after `prefix`, its random numbers given.
 struct Round {
@@ -118,8 +118,8 @@ struct Round {
 
   Verdict run(const Numbers& keeps, const Numbers& draws) const {
     const OwnRound round(drafts, p, q, keeps, draws);
-    if (rule == Rule::chosen)
-      return verify_chosen(drafts, [&](std::size_t i) { return round.next(static_cast<Index>(i)); });
+    if (rule == Rule::equal)
+      return verify_equal(drafts, [&](std::size_t i) { return round.next(static_cast<Index>(i)); });
     return rule == Rule::tokens ? verify_tokens(round) : verify_block(round);
   }
 
@@ -132,7 +132,7 @@ struct Round {
   std::vector<Branch> branches() const {
     const std::size_t k = drafts.size();
     std::vector<Branch> all;
-    if (rule == Rule::chosen) {
+    if (rule == Rule::equal) {
       double so_far = 1;
       for (std::size_t a = 0; a <= k; ++a) {
         const Numbers of = token_shares({}, a);
@@ -184,7 +184,7 @@ struct Round {
     double below = 0;
     for (std::size_t t = 0; t < vocab; ++t) {
       const double up_to = share([&](double u) {
-        if (rule == Rule::chosen)
+        if (rule == Rule::equal)
           return sample(std::span(p).subspan(a * vocab, vocab), u) <= static_cast<std::int32_t>(t);
         Numbers draws(drafts.size() + 1, 0.5);
         draws[a] = u;
@@ -307,7 +307,7 @@ TEST_CASE("verify: no draft at all is plain sampling") {
     const Numbers draws{u};
     const OwnRound round({}, p, {}, {}, draws);
     const Verdict plain{0, sample(p, u)};
-    CHECK(verify_chosen({}, [&](std::size_t) { return sample(p, u); }) == plain);
+    CHECK(verify_equal({}, [&](std::size_t) { return sample(p, u); }) == plain);
     CHECK(verify_tokens(round) == plain);
     CHECK(verify_block(round) == plain);
     CHECK(verify_typical(round, 0.09, 0.3) == plain);
@@ -368,7 +368,7 @@ TEST_CASE("the next three tokens, by exact enumeration of every rule, are the mo
   for (const std::uint64_t seed : {1U, 2U, 3U}) {
     const Numbers expected = language(seed, 3);
     double by_token = 0;
-    for (const std::pair<Rule, bool>& way : {std::pair{Rule::chosen, false},
+    for (const std::pair<Rule, bool>& way : {std::pair{Rule::equal, false},
                                              {Rule::tokens, false},
                                              {Rule::tokens, true},
                                              {Rule::block, false},
@@ -395,7 +395,7 @@ TEST_CASE("a million drawn tokens: chi-square, and acceptance as the formulas sa
   constexpr std::size_t vocab = 4;
   constexpr int runs = 333334;  // of three tokens
   for (const std::pair<Rule, bool>& way :
-       {std::pair{Rule::chosen, false}, {Rule::tokens, true}, {Rule::block, true}}) {
+       {std::pair{Rule::equal, false}, {Rule::tokens, true}, {Rule::block, true}}) {
     const Rule rule = way.first;
     const bool drawn = way.second;
     const std::uint64_t seed = 7;

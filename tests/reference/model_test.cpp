@@ -139,8 +139,8 @@ TEST_CASE("reference: decoded text, by every rule") {
     const Host host_model = random_model<double, Cpu>(c, 3);
     const Read read_model = random_model<double, Reference>(c, 3);
     for (const double temperature : {0.0, 1.5}) {
-      for (const DraftTokens drafts : {DraftTokens::chosen, DraftTokens::drawn}) {
-        if (temperature == 0 && drafts == DraftTokens::drawn) continue;  // one-hot: as chosen
+      for (const DraftTokens drafts : {DraftTokens::coupled, DraftTokens::drawn}) {
+        if (temperature == 0 && drafts == DraftTokens::drawn) continue;  // one-hot: as coupled
         for (const Verification rule :
              {Verification::exact, Verification::block, Verification::lossy_typical}) {
           CAPTURE(temperature);

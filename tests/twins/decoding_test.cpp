@@ -126,6 +126,28 @@ TEST_CASE("twins: a fused block is the block op by op, and a row's bits are its 
   }
 }
 
+TEST_CASE("twins: races fused with the head have the winners of races of its logits") {
+  Config c = fused_config(false, false);
+  c.vocab_size = 4103;
+  const auto model = random_model<bf16, Cuda>(c, 7, 0.1);
+  Tensor<bf16, Cuda> x(device<Cuda>(), {16, c.hidden_size});
+  std::vector<bf16> values;
+  for (Index i = 0; i < x.size(); ++i) values.push_back(bf16(static_cast<float>(normal(3, 4, i))));
+  x.assign(values);
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    std::vector<Draw> draws;
+    for (std::uint64_t r = 0; r < 16; ++r)
+      draws.push_back({{r % 5 == 0 ? 0.0 : 0.3 * static_cast<double>(r)}, 0, {seed, r}});
+    const auto on_device = Tensor<Draw, Cuda>::from(device<Cuda>(), {16}, draws);
+    const auto ids = [&](Index rows, bool whole) {
+      const Tensor<std::int32_t, Cuda> to(device<Cuda>(), {rows});
+      race_tokens(x.slice_front(0, rows), model.head(0), on_device, whole, to);
+      return to.to_host();
+    };
+    for (const Index rows : {1, 2, 9, 16}) CHECK(ids(rows, true) == ids(rows, false));
+  }
+}
+
 TEST_CASE("twins: a few tokens of text, drafted and drawn") {
   const auto check = [&]<typename T>(T, const Config& c) {
     const auto model = random_model<T, Cuda>(c, 5, 0.3);
@@ -191,7 +213,7 @@ TEST_CASE("twins: texts of drawn drafts and of every rule are the host's, alone 
   Index stood = 0;
   for (const double temperature : {0.0, 0.9}) {
     for (const Verification by : {Verification::exact, Verification::block, Verification::lossy_typical}) {
-      for (const DraftTokens drafts : {DraftTokens::chosen, DraftTokens::drawn}) {
+      for (const DraftTokens drafts : {DraftTokens::coupled, DraftTokens::drawn}) {
         options.sampling = {temperature, 30, 0.95};
         options.verification = by;
         options.draft_tokens = drafts;

@@ -1,5 +1,5 @@
 // Weights drawn on a GPU and on the host; tokens drawn on a GPU against those that the host's distribution
-// gives; drafts settled there and here.
+// gives; races won there and here, and drafts settled.
 
 #include "twins/twins.hpp"
 
@@ -8,11 +8,31 @@ using namespace mtpx::test;
 
 namespace {
 
+/// Races of every row of logits [rows, width] for some places, row r as by(r) says: the host's winners.
+template <typename A, typename By>
+void check_races(Index rows, Index width, const std::vector<A>& logits, const By& by) {
+  CAPTURE(width);
+  for (std::uint64_t place = 0; place < 5; ++place) {
+    std::vector<Draw> draws;
+    for (Index r = 0; r < rows; ++r) draws.push_back({by(r), 0, {static_cast<std::uint64_t>(r), place}});
+    const auto ids = [&]<typename D>(const D& on) {
+      const auto x = Tensor<A, D>::from(on, {rows, width}, logits);
+      const auto d = Tensor<Draw, D>::from(on, {rows}, draws);
+      const Tensor<std::int32_t, D> to(on, {rows});
+      poison(to);
+      race_rows(on, x.rows(), x.data(), d.data(), to.data());
+      return to.to_host();
+    };
+    CHECK(ids(device<Cuda>()) == ids(device<Cpu>()));
+  }
+}
+
 /// Draws of every row of logits [rows, width], row r as by(r) says: with the smallest number, the largest,
-/// and some between.
+/// and some between. Races, too.
 template <typename A, typename By>
 void check_draws(Index rows, Index width, const std::vector<A>& logits, const By& by) {
   CAPTURE(width);
+  check_races(rows, width, logits, by);
   std::vector<Draw> draws;
   for (Index r = 0; r < rows; ++r)
     draws.push_back({by(r), Philox::uniform(3, 4, static_cast<std::uint64_t>(r))});
@@ -215,6 +235,9 @@ TEST_CASE("twins: tokens drawn on the device are those that the host draws, with
   std::vector<std::int32_t> second(rows, 33);
   second[0] = 0;  // of NaN alone
   CHECK(ids.to_host() == second);
+  check_races(rows, 50, broken, [](Index r) {
+    return r % 2 == 0 ? SamplingOptions{0.5} : SamplingOptions{0.5, 3, 0.9};
+  });
 }
 
 TEST_SUITE_END();

@@ -12,10 +12,11 @@
 
 namespace mtpx {
 
-/// How drafts are picked from what the MTP modules say.
+/// How drafts are picked from what the MTP modules say, with the sequence's temperature and cuts.
 enum class DraftTokens {
-  chosen,  ///< the most likely token. Sampled text, too, is then that of plain decoding with the same seed
-  drawn    ///< drawn, with the sequence's temperature and cuts: stands more often at high temperatures
+  coupled,  ///< by the noise of the token's place, which picks the token itself, too: sampled text is that of
+            ///< plain decoding with the same seed, whatever was drafted (`race`)
+  drawn     ///< by chance alone, and checked by p / q: a few more stand, and the text is another one
 };
 
 /// What generate() and Speculator are asked for.
@@ -34,7 +35,8 @@ struct GenerateOptions {
   std::function<void(std::span<const std::int32_t> text, std::span<double> logits)> logits_hook{};
   /// Whether log p of each token is wanted: of softmax(logits), after the hook, before temperature and cuts.
   bool log_probabilities = false;
-  DraftTokens draft_tokens = DraftTokens::chosen;   ///< how drafts are picked
+  /// How drafts are picked. Of `block` verification they are drawn, of lossy_typical the most likely.
+  DraftTokens draft_tokens = DraftTokens::coupled;
   Verification verification = Verification::exact;  ///< how they are checked
   double typical_epsilon = 0.09;                    ///< of lossy_typical
   double typical_delta = 0.3;                       ///< of lossy_typical, too; see `verify_typical`
@@ -42,7 +44,8 @@ struct GenerateOptions {
   /// Whether every draft of a sequence that is sampled so is the token that plain decoding would pick, or
   /// falls: then its text does not depend on how much is drafted, not even when tokens are sampled.
   bool same_text(const SamplingOptions& of) const {
-    return verification == Verification::exact && (of.greedy() || draft_tokens == DraftTokens::chosen);
+    return draft == 0 ||
+           (verification == Verification::exact && (of.greedy() || draft_tokens == DraftTokens::coupled));
   }
   /// The same of the sampling that sequences get which are not given their own.
   bool same_text() const { return same_text(sampling); }
@@ -76,9 +79,8 @@ struct GenerateOptions {
     of.validate();
     if (on_host() && !same_text(of)) {
       throw ConfigError(
-          "[generate] logits_hook and log_probabilities need chosen drafts and exact verification: others "
-          "are "
-          "settled on the device");
+          "[generate] logits_hook and log_probabilities need coupled drafts and exact verification: others "
+          "are settled on the device");
     }
     if (draft != automatic || same_text(of) || modules == 0) return;
     throw ConfigError(

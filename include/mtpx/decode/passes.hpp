@@ -9,16 +9,19 @@
 
 namespace mtpx {
 
-/// What a pass is asked about its last rows.
+/// What a pass is asked about its last rows. In this order: where rows want different ones of tokens to
+/// drawn, the last of these serves them all.
 enum class Answer {
   nothing,
-  tokens,  ///< the most likely ones: nothing else leaves the device
-  drawn,   ///< tokens drawn, each row as its Draw says
-  kept,    ///< the same, and what they were drawn from stays on the device, in given rows of a table
-  logits   ///< what tokens are picked from, for a caller who picks them
+  tokens,     ///< the most likely ones: nothing else leaves the device
+  raced,      ///< the tokens that win races, each row as its Draw says: without top-k and top-p
+  raced_cut,  ///< the same, with or without
+  drawn,      ///< tokens drawn, each row as its Draw says
+  kept,       ///< the same, and what they were drawn from stays on the device, in given rows of a table
+  logits      ///< what tokens are picked from, for a caller who picks them
 };
 
-/// How tokens are drawn from a pass's last rows.
+/// How tokens are found from a pass's last rows.
 struct Draws {
   std::span<const Draw> of_rows{};       ///< one a row
   std::span<const std::int32_t> kept{};  ///< rows of the table, one a row, where distributions are kept
@@ -195,6 +198,8 @@ class Passes {
     const Weight<T, D> head = model_.head(depth);
     if (answer == Answer::logits) return copy_into(logits_of(read, head), logits_.slice_front(0, count));
     if (answer == Answer::tokens) return choose_tokens(read, head, tokens_);
+    if (answer == Answer::raced || answer == Answer::raced_cut)
+      return race_tokens(read, head, draws_, answer == Answer::raced, tokens_);
     draw_tokens(read, head, draws_, tokens_,
                 answer == Answer::kept ? Kept{table_.data(), input(3, n).data()} : Kept{});
   }

@@ -13,9 +13,10 @@
 namespace mtpx {
 
 /// Decodes sequences side by side, drafting with the MTP modules or heads and verifying with the main model,
-/// without changing what is generated: greedy text is byte-equal to plain decoding (every product gives a row
-/// the same bits whatever rows stand beside it), sampled text has the same distribution (see
-/// kernels/verify.hpp). What leaves the device is tokens alone.
+/// without changing what is generated: text, greedy or sampled, is byte-equal to plain decoding (every
+/// product gives a row the same bits whatever rows stand beside it, and a place has its noise whatever was
+/// drafted); of drawn drafts it has the same distribution (see kernels/verify.hpp). What leaves the device is
+/// tokens alone.
 ///
 ///   Speculator<float, Cpu> decoder(model, options);
 ///   const Index slot = decoder.add(prompt, seed);   // decodes the prompt, emits a token
@@ -84,8 +85,9 @@ class Speculator {
     Index begin = 0;
     for (; begin + chunk < rows_.size(); begin += chunk)
       passes_.trunk(rows_, begin, begin + chunk, Answer::nothing, 0);
-    draws_.assign(1, {s.sampling, of_place(s, 0)});
-    passes_.trunk(rows_, begin, rows_.size(), answer_of_tokens(s.sampling.greedy()), 1, {draws_, {}});
+    draws_.assign(1, draw_of_place(s, 0));
+    passes_.trunk(rows_, begin, rows_.size(), options_.on_host() ? Answer::logits : picked(s), 1,
+                  {draws_, {}});
     s.emitted_from = s.tokens.size();
     s.first_row = 0;
     s.log_probabilities.clear();
@@ -193,12 +195,16 @@ class Speculator {
   static Index known(const Slot& s) { return static_cast<Index>(s.tokens.size()); }
   Index room(const Slot& s) const { return cache().capacity - known(s); }
 
-  /// Numbers in [0, 1). A token that is emitted is drawn with the number of its place, whatever was drafted
-  /// before. What drafts are drawn and kept with is new in every round: what a round refused says something
-  /// about the numbers that it was refused with.
+  /// Random numbers. A token that is emitted has the noise, or the number in [0, 1), of its place, whatever
+  /// was drafted before. What drafts are drawn and kept with is new in every round, since what a round
+  /// refused says something about the numbers that it was refused with: and it is none of the others, or a
+  /// replacement would lean on the draft that it replaces.
   enum Use : std::uint64_t { to_draw = 0x73616d70, to_keep, to_draft };
   double of_place(const Slot& s, std::size_t ahead) const {
     return Philox::uniform(s.seed, to_draw, s.tokens.size() + ahead);
+  }
+  Draw draw_of_place(const Slot& s, std::size_t ahead) const {
+    return {s.sampling, of_place(s, ahead), {s.seed, s.tokens.size() + ahead}};
   }
   double of_round(const Slot& s, Use use, std::size_t i) const {
     return Philox::uniform(s.seed, use + (static_cast<std::uint64_t>(i) << 32), s.round);
@@ -211,8 +217,25 @@ class Speculator {
   }
   /// Whether a sequence's drafts are drawn, and verified as such.
   bool draws_drafts(const Slot& s) const {
-    return options_.draft_tokens == DraftTokens::drawn && !options_.same_text(s.sampling) &&
-           options_.verification != Verification::lossy_typical;
+    return !options_.same_text(s.sampling) && options_.verification != Verification::lossy_typical;
+  }
+  /// How the device picks a sequence's tokens where no distributions are kept. Places that drafts are drawn
+  /// for have numbers, not noise, so that a sequence without a draft beside others settles as it would alone.
+  Answer picked(const Slot& s) const {
+    if (s.sampling.greedy()) return Answer::tokens;
+    if (!options_.same_text(s.sampling)) return Answer::drawn;
+    return s.sampling.cuts(model_.config.vocab_size) ? Answer::raced_cut : Answer::raced;
+  }
+  /// The same of several.
+  Answer picked(const std::vector<Index>& slots) const {
+    Answer all = Answer::tokens;
+    for (const Index slot : slots) all = std::max(all, picked(slots_[static_cast<std::size_t>(slot)]));
+    return all;
+  }
+  /// How drafts are found.
+  Answer drafted(const std::vector<Index>& slots) const {
+    if (options_.verification == Verification::lossy_typical) return Answer::tokens;
+    return all_of(slots, [&](const Slot& s) { return !draws_drafts(s); }) ? picked(slots) : Answer::kept;
   }
 
   // Rows of the table of distributions: first the main model's, row by row of a verifying pass, then those
@@ -235,12 +258,11 @@ class Speculator {
       const Index e = known(s) - 1;
       rows_.add(s.tokens.back(), slot, e);
       for (Index i = 0; i < s.want; ++i) rows_.add(s.drafts[static_cast<std::size_t>(i)], slot, e + 1 + i);
-      for (Index i = 0; i <= s.want; ++i)
-        draws_.push_back({s.sampling, of_place(s, static_cast<std::size_t>(i))});
+      for (Index i = 0; i <= s.want; ++i) draws_.push_back(draw_of_place(s, static_cast<std::size_t>(i)));
     }
     if (by_tokens) {
-      const bool greedy = all_of(running_, [](const Slot& s) { return s.sampling.greedy(); });
-      passes_.trunk(rows_, 0, rows_.size(), answer_of_tokens(greedy), rows_.size(), {draws_, {}});
+      const Answer answer = options_.on_host() ? Answer::logits : picked(running_);
+      passes_.trunk(rows_, 0, rows_.size(), answer, rows_.size(), {draws_, {}});
       return;
     }
     for (Index r = 0; r < rows_.size(); ++r) kept_.push_back(static_cast<std::int32_t>(r));
@@ -267,11 +289,7 @@ class Speculator {
 
   /// Which drafts are the tokens that plain decoding picks.
   Verdict by_plain_tokens(Slot& s) {
-    return verify_chosen(drafts_of(s), [&](std::size_t i) { return plain_token(s, i); });
-  }
-
-  Answer answer_of_tokens(bool greedy) const {
-    return options_.on_host() ? Answer::logits : greedy ? Answer::tokens : Answer::drawn;
+    return verify_equal(drafts_of(s), [&](std::size_t i) { return plain_token(s, i); });
   }
 
   /// The token that plain decoding picks after a sequence's first i drafts. Asked in order: where log p is
@@ -287,8 +305,7 @@ class Speculator {
       options_.logits_hook(text_, picked_from_);
     }
     const std::span<const double> z = picked_from_;
-    const std::int32_t token =
-        s.sampling.greedy() ? argmax(z) : sample(distribution(z, s.sampling), of_place(s, i));
+    const std::int32_t token = cpu::race_of_row(z, s.sampling, draw_of_place(s, i).noise);
     if (options_.log_probabilities) {
       const double top = z[static_cast<std::size_t>(argmax(z))];
       double sum = 0;
@@ -341,20 +358,21 @@ class Speculator {
         rows_.add(token_of(s, module, p), slot, p);
       }
       const auto sequences = static_cast<Index>(drafting_.size());
-      const bool drawn = !all_of(drafting_, [&](const Slot& s) { return !draws_drafts(s); });
+      const Answer answer = drafted(drafting_);
+      const bool keeps = answer == Answer::kept;
       Index begin = 0;
-      for (; !drawn && begin + chunk + sequences < rows_.size(); begin += chunk)
+      for (; !keeps && begin + chunk + sequences < rows_.size(); begin += chunk)
         passes_.module(module, false, rows_, begin, begin + chunk, Answer::nothing, 0);
       draws_.clear();
       kept_.clear();
       for (const Index slot : drafting_) {
-        if (!drawn) break;
         const Slot& s = slots_[static_cast<std::size_t>(slot)];
-        draws_.push_back({s.sampling, of_round(s, to_draft, static_cast<std::size_t>(k - 1))});
-        kept_.push_back(draft_row(slot, k - 1));
+        const auto i = static_cast<std::size_t>(k - 1);
+        if (answer == Answer::tokens) break;
+        draws_.push_back(keeps ? Draw{s.sampling, of_round(s, to_draft, i)} : draw_of_place(s, i));
+        if (keeps) kept_.push_back(draft_row(slot, k - 1));
       }
-      passes_.module(module, again, rows_, begin, rows_.size(), drawn ? Answer::kept : Answer::tokens,
-                     sequences, {draws_, kept_});
+      passes_.module(module, again, rows_, begin, rows_.size(), answer, sequences, {draws_, kept_});
       for (Index i = 0; i < sequences; ++i)
         slots_[static_cast<std::size_t>(drafting_[static_cast<std::size_t>(i)])].drafts.push_back(
             passes_.token(i));

@@ -295,11 +295,26 @@ struct Logarithm<double> {
   static constexpr std::int64_t root_of_half = 0x3fe6a09e667f3bce;
 };
 
+/// 2 (s + s^3 / 3 + s^5 / 5 + ..) = ln((1 + s) / (1 - s)) for |s| <= 3 - 2 sqrt(2).
+template <typename V>
+MTPX_ANYWHERE V log_of_ratio(V s) {
+  using A = Element<V>;
+  using L = Logarithm<A>;
+  const V z = product(s, s), twice = s + s;
+  V p = all<V>(A(1.0 / L::last));
+#ifdef __CUDACC__
+#pragma unroll
+#else
+#pragma GCC unroll 16
+#endif
+  for (int k = L::last - 2; k >= 3; k -= 2) p = fma(p, z, all<V>(static_cast<A>(1.0 / k)));
+  return fma(product(twice, z), p, twice);
+}
+
 }  // namespace detail
 
 /// ln x of positive normal numbers, within two units in the last place.
-/// x = 2^n m, sqrt(1/2) < m <= sqrt(2), s = (m - 1) / (m + 1):  ln x = n ln 2 + 2 (s + s^3 / 3 + s^5 / 5 +
-/// ...)
+/// x = 2^n m, sqrt(1/2) < m <= sqrt(2):  ln x = n ln 2 + ln m,  m = (1 + s) / (1 - s)
 template <typename V>
 MTPX_ANYWHERE V log_of_normal(V x) {
   using A = Element<V>;
@@ -308,15 +323,7 @@ MTPX_ANYWHERE V log_of_normal(V x) {
   const auto bits = std::bit_cast<Ints<V>>(x);
   const auto n = (bits - L::root_of_half) >> E::mantissa;
   const V m = std::bit_cast<V>(bits - (n << E::mantissa));
-  const V s = (m - all<V>(1)) / (m + all<V>(1)), z = product(s, s), twice = s + s;
-  V p = all<V>(A(1.0 / L::last));
-#ifdef __CUDACC__
-#pragma unroll
-#else
-#pragma GCC unroll 16
-#endif
-  for (int k = L::last - 2; k >= 3; k -= 2) p = fma(p, z, all<V>(static_cast<A>(1.0 / k)));
-  const V of_m = fma(product(twice, z), p, twice), power = real<V>(n);
+  const V of_m = detail::log_of_ratio((m - all<V>(1)) / (m + all<V>(1))), power = real<V>(n);
   return fma(power, all<V>(E::ln_2), fma(power, all<V>(E::ln_2_rest), of_m));
 }
 

@@ -115,6 +115,7 @@
   KERNEL(scale_into, (const D&, Index count, A alpha, const A* x, Sink<A> y))                                \
   KERNEL(sums_of_squares, (const D&, std::span<const std::span<const A>> gradients, double* out))            \
   KERNEL(argmax_rows, (const D&, Rows rows, const A* logits, std::int32_t* ids))                             \
+  KERNEL(race_rows, (const D&, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids))            \
   KERNEL(draw_rows,                                                                                          \
          (const D&, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids, const Kept& kept))
 
@@ -122,7 +123,8 @@
 #define MTPX_KERNELS_OF_FUSED_DECODING(KERNEL, D, T)                                       \
   KERNEL(decode_attention, (const D&, const DecodeAttention<T>& p, const T* x, T* h))      \
   KERNEL(decode_feed_forward, (const D&, const DecodeFeedForward<T>& p, const T* h, T* y)) \
-  KERNEL(decode_tokens, (const D&, Rows rows, const T* x, Index out, const T* w, std::int32_t* ids))
+  KERNEL(decode_tokens,                                                                    \
+         (const D&, Rows rows, const T* x, Index out, const T* w, const Draw* draws, std::int32_t* ids))
 
 // --- Templates of several types --------------------------------------------------------------------------
 

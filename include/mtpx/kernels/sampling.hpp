@@ -1,15 +1,17 @@
 #pragma once
-// From logits to a token: temperature, top-k, top-p. What tokens are drawn from and drafts are verified
-// against. The functions are the host's; cuda/sample.cuh mirrors them.
+// From logits to a token: temperature, top-k, top-p. What tokens race by, or are drawn from, and drafts are
+// verified against. The functions are the host's; cuda/sample.cuh mirrors them.
 
 #include <mtpx/core/error.hpp>
 #include <mtpx/core/shape.hpp>
 
 #include "formulas.hpp"
+#include "noise.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -24,6 +26,8 @@ struct SamplingOptions {
 
   /// Whether the most likely token is taken, without a draw.
   constexpr bool greedy() const { return temperature == 0; }
+  /// Whether only some tokens of a vocabulary may be drawn.
+  constexpr bool cuts(Index vocab) const { return top_p < 1 || (top_k > 0 && top_k < vocab); }
 
   /// Throws ConfigError naming the option and its value.
   void validate() const {
@@ -37,11 +41,12 @@ struct SamplingOptions {
   }
 };
 
-/// How the token of one row is drawn. Kernels take an array of these from device memory: what a row draws by
+/// How the token of one row is found. Kernels take an array of these from device memory: what a row draws by
 /// may change from pass to pass, and from row to row, without anything being recorded anew.
 struct Draw {
-  SamplingOptions sampling{};  ///< how the number is used
-  double number = 0;           ///< u in [0, 1)
+  SamplingOptions sampling{};  ///< how number or noise are used
+  double number = 0;           ///< of sample(): u in [0, 1)
+  Noise noise{};               ///< of race()
 };
 
 /// Where a kernel that draws tokens leaves the distributions: that of row r in row rows[r] of a table. Null:
@@ -148,6 +153,38 @@ std::int32_t sample(std::size_t count, const Weight& weight, double u, double su
 inline std::int32_t sample(std::span<const double> p, double u) {
   return sample(
       p.size(), [&](std::size_t i) { return p[i]; }, u, 1);
+}
+
+/// What a token races with, against the others of its row that were not cut: the largest wins. A greedy row's
+/// noise is nothing.
+MTPX_ANYWHERE double race_score(double logit, const SamplingOptions& options, const Noise& noise, Index id) {
+  return options.greedy() ? logit : logit / options.temperature + noise.of(id);
+}
+
+/// The token x of largest log p_x + g_x, p being distribution() and g standard Gumbel noise of the place: the
+/// same as the smallest e_x / p_x with exponential e ("Gumbel-max": Gumbel 1954; Maddison, Tarlow & Minka
+/// 2014, arXiv 1411.0030). So it has the chances p, and it is a function of the place's noise and of p alone.
+/// A draft that raced with the same noise, on another distribution q, is this token with the chance
+///
+///   sum_x 1 / sum_y max(p_y / p_x, q_y / q_x)  >=  (1 - TV) / (1 + TV),   TV = sum_x |p_x - q_x| / 2
+///
+/// (Daliri, Musco & Suresh 2024, arXiv 2408.07978). The lowest id wins among equals; NaN never does.
+template <typename A>
+std::int32_t race(std::span<const A> logits, const SamplingOptions& options, const Noise& noise) {
+  const std::vector<double> p = distribution(logits, options);
+  const auto score = [&](std::size_t x) {
+    return race_score(static_cast<double>(logits[x]), options, noise, static_cast<Index>(x));
+  };
+  auto best = static_cast<std::size_t>(argmax(logits));  // is never cut
+  double most = score(best);
+  for (std::size_t x = 0; x < p.size(); ++x) {
+    const double mine = p[x] > 0 ? score(x) : -std::numeric_limits<double>::infinity();
+    if (mine > most || (mine == most && x < best)) {
+      best = x;
+      most = mine;
+    }
+  }
+  return static_cast<std::int32_t>(best);
 }
 
 }  // namespace mtpx

@@ -29,14 +29,14 @@ struct VerifyRule {
   double typical_delta = 0.3;                       ///< of lossy_typical, see verify_typical()
 };
 
-/// For drafts that were not drawn but chosen (q puts everything on x_i): the token of every place is drawn
-/// from the main model, or is its most likely one, as in plain decoding; a draft stands if it is that token.
-/// Its chance is p(x_i) = sum_x min(p, q): no rule accepts more often. And the text is that of plain
-/// decoding, token by token, whatever was drafted.
+/// The token of every place is the one that plain decoding picks there: its most likely one, or the one that
+/// wins the race with the place's noise (sampling.hpp). A draft stands if it is that token: so the text is
+/// that of plain decoding, token by token, whatever was drafted. Drafts race with the same noise, which makes
+/// them likely to be it; `race` says how likely.
 ///
 /// pick(i): the token of place i
 template <typename Pick>
-Verdict verify_chosen(std::span<const std::int32_t> drafts, const Pick& pick) {
+Verdict verify_equal(std::span<const std::int32_t> drafts, const Pick& pick) {
   for (std::size_t i = 0; i < drafts.size(); ++i) {
     const std::int32_t token = pick(i);
     if (token != drafts[i]) return {static_cast<Index>(i), token};

@@ -36,17 +36,33 @@ void check_taken(const Tensor<A, D>& logits, const Tensor<std::int32_t, D>& ids)
 
 /// The most likely token after each row, the lowest id on ties; NaN never wins. Logits are not held where the
 /// device fuses the two. Throws NumericError, on devices with the host's memory, where the logit of such a
-/// token is not finite; so does draw_tokens().
+/// token is not finite; so do race_tokens() and draw_tokens().
 ///
 /// x: [N, hidden], may be strided   w: [V, hidden]   ids: N numbers at least, written
 template <typename T, typename D>
 void choose_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<std::int32_t, D>& ids) {
   if constexpr (fuses_decoding<T, D>) {
     if (x.shape().width() % 8 == 0 && x.rows().count <= fused_rows)
-      return decode_tokens(x.device(), x.rows(), x.data(), w.shape()[0], w.data(), ids.data());
+      return decode_tokens(x.device(), x.rows(), x.data(), w.shape()[0], w.data(), nullptr, ids.data());
   }
   const Tensor<acc_t<T>, D> logits = logits_of(x, w);
   argmax_rows(x.device(), logits.rows(), logits.data(), ids.data());
+  detail::check_taken(logits, ids);
+}
+
+/// The token after each row that wins its race (kernels/sampling.hpp), with its own temperature, cuts and
+/// noise. Logits are not held where the device fuses the two and no row cuts.
+///
+/// x, w, ids: as above   draws: N at least   whole: that no row has a top-k or a top-p
+template <typename T, typename D>
+void race_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<Draw, D>& draws, bool whole,
+                 const Tensor<std::int32_t, D>& ids) {
+  if constexpr (fuses_decoding<T, D>) {
+    if (whole && x.shape().width() % 8 == 0 && x.rows().count <= fused_rows)
+      return decode_tokens(x.device(), x.rows(), x.data(), w.shape()[0], w.data(), draws.data(), ids.data());
+  }
+  const Tensor<acc_t<T>, D> logits = logits_of(x, w);
+  race_rows(x.device(), logits.rows(), logits.data(), draws.data(), ids.data());
   detail::check_taken(logits, ids);
 }
 

@@ -30,17 +30,23 @@ struct LowProducts {
   }
 };
 
-/// The normal numbers of lanes<float> blocks, counter, counter + 1, ..: y[4 * lanes<float>], block by block.
-inline void normals_of_blocks(std::uint64_t seed, std::uint64_t stream, std::uint64_t counter, float* y) {
-  constexpr int blocks = static_cast<int>(lanes<float>);
+/// The words of lanes<float> Philox blocks, counter, counter + 1, ..: words[j][i] is word j of block i.
+inline void words_of_blocks(std::uint64_t seed, std::uint64_t stream, std::uint64_t counter,
+                            exact::Words<Vec<float>> (&words)[4]) {
   LongWords at{};
-  for (int i = 0; i < blocks / 2; ++i) at[i] = counter + 2 * static_cast<std::uint64_t>(i);
+  for (int i = 0; i < static_cast<int>(lanes<float>) / 2; ++i)
+    at[i] = counter + 2 * static_cast<std::uint64_t>(i);
   LongWords even[4], odd[4];
   Philox::blocks(seed, stream, at, LowProducts{}, even);
   Philox::blocks(seed, stream, at + 1, LowProducts{}, odd);
-  using Words = exact::Words<Vec<float>>;
-  Words words[4];
-  for (int j = 0; j < 4; ++j) words[j] = (Words)((even[j] & 0xffffffffU) | (odd[j] << 32));
+  for (int j = 0; j < 4; ++j) words[j] = (exact::Words<Vec<float>>)((even[j] & 0xffffffffU) | (odd[j] << 32));
+}
+
+/// The normal numbers of lanes<float> blocks, counter, counter + 1, ..: y[4 * lanes<float>], block by block.
+inline void normals_of_blocks(std::uint64_t seed, std::uint64_t stream, std::uint64_t counter, float* y) {
+  constexpr int blocks = static_cast<int>(lanes<float>);
+  exact::Words<Vec<float>> words[4];
+  words_of_blocks(seed, stream, counter, words);
   Vec<float> n[4];
   exact::normals(
       words, [](Vec<float> x) { return sqrt<float>(x); }, n);

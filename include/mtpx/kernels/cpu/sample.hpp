@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/parallel.hpp"
+#include "race.hpp"
 
 #include "../sampling.hpp"
 #include "../shapes.hpp"
@@ -11,7 +12,18 @@ namespace mtpx {
 template <typename A>
 void argmax_rows(const Cpu&, Rows rows, const A* logits, std::int32_t* ids) {
   for (Index r = 0; r < rows.count; ++r)
-    ids[r] = argmax(std::span<const A>(logits + r * rows.stride, static_cast<std::size_t>(rows.width)));
+    ids[r] = cpu::argmax_of_row(
+        std::span<const A>(logits + r * rows.stride, static_cast<std::size_t>(rows.width)));
+}
+
+/// ids[r] = the token of row r that wins the race of draws[r] (../sampling.hpp).   logits: [rows, width]
+/// draws, ids: [rows]
+template <typename A>
+void race_rows(const Cpu& cpu, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids) {
+  cpu::parallel_for(cpu, rows.count, [&](Index r) {
+    const std::span<const A> z(logits + r * rows.stride, static_cast<std::size_t>(rows.width));
+    ids[r] = cpu::race_of_row(z, draws[r].sampling, draws[r].noise);
+  });
 }
 
 /// ids[r] = a token drawn from distribution() of row r, as draws[r] says: that at which the cumulated

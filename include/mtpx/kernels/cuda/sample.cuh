@@ -1,8 +1,8 @@
 #pragma once
-// Tokens drawn on the device, from the distribution of kernels/sampling.hpp: softmax(logits / temperature),
-// cut to the top_k, then to the top_p of what is left. So a sampled token leaves as greedy ones do, and
-// nobody waits for a row of logits. All sums are in double and in a fixed order: a row's token depends on its
-// logits and its Draw alone.
+// Tokens found on the device, by a race or by a draw, from the distribution of kernels/sampling.hpp:
+// softmax(logits / temperature), cut to the top_k, then to the top_p of what is left. So a sampled token
+// leaves as greedy ones do, and nobody waits for a row of logits. All sums are in double and in a fixed
+// order: a row's token depends on its logits and its Draw alone.
 //
 // Neither cut sorts. The order is that of whole-number keys of the logits, and what is sought is the largest
 // key t such that the keys from t on are top_k many, or have top_p of the weight: four bits of it at a time.
@@ -40,14 +40,30 @@ __device__ __forceinline__ void best_of_warp(A& best, std::int32_t& at) {
   }
 }
 
+/// The best of the candidates of argmax_threads threads, in the first warp's lanes.
+template <typename A>
+__device__ __forceinline__ void best_of_block(A& best, std::int32_t& at) {
+  __shared__ A values[argmax_threads / 32];
+  __shared__ std::int32_t places[argmax_threads / 32];
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  best_of_warp(best, at);
+  if (lane == 0) {
+    values[thread / 32] = best;
+    places[thread / 32] = at;
+  }
+  __syncthreads();
+  if (thread >= 32) return;
+  best = values[lane];
+  at = places[lane];
+  best_of_warp(best, at);
+}
+
 /// A block a row.
 template <typename A, int N>
 __global__ void __launch_bounds__(argmax_threads)
     argmax_block(std::int32_t width, Index stride, const A* logits, std::int32_t* ids) {
-  __shared__ A values[argmax_threads / 32];
-  __shared__ std::int32_t places[argmax_threads / 32];
   const A* const row = logits + blockIdx.x * stride;  // [width]
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  const int thread = static_cast<int>(threadIdx.x);
   A best = row[0];
   std::int32_t at = 0;
 #pragma unroll 4
@@ -61,20 +77,11 @@ __global__ void __launch_bounds__(argmax_threads)
       }
     }
   }
-  best_of_warp(best, at);
-  if (lane == 0) {
-    values[thread / 32] = best;
-    places[thread / 32] = at;
-  }
-  __syncthreads();
-  if (thread >= 32) return;
-  best = values[lane];
-  at = places[lane];
-  best_of_warp(best, at);
-  if (lane == 0) ids[blockIdx.x] = at;
+  best_of_block(best, at);
+  if (thread == 0) ids[blockIdx.x] = at;
 }
 
-// --- Drawn ones ------------------------------------------------------------------------------------------
+// --- By chance --------------------------------------------------------------------------------------------
 
 inline constexpr int draw_threads = 1024;
 inline constexpr int draw_warps = draw_threads / 32;
@@ -229,6 +236,26 @@ struct DrawRow {
     __syncthreads();
   }
 
+  /// The weights of all tokens, and nothing for those that were cut.
+  __device__ void weigh(DrawShared& shared, const SamplingOptions& s) const {
+    if (threadIdx.x == 0) shared.best = 0;
+    __syncthreads();
+    Key best = 0;
+    for (Index i = threadIdx.x; i < width; i += draw_threads) best = max(best, order_key(logits[i]));
+    best = largest_key(best);
+    if (threadIdx.x % 32 == 0) atomicMax(&shared.best, static_cast<unsigned long long>(best));
+    __syncthreads();
+    const double top = number_of(static_cast<Key>(shared.best));
+    for (Index i = threadIdx.x; i < width; i += draw_threads) {
+      const double z = widen(logits[i]);
+      weights[i] = z == top ? 1.0 : z == z ? exact::exp((z - top) / s.temperature) : 0.0;
+    }
+    __syncthreads();
+    const Index top_k = s.greedy() ? 1 : s.top_k;
+    if (top_k > 0 && top_k < width) cut(shared, static_cast<double>(top_k), [](double) { return 1.0; });
+    if (s.top_p < 1) cut(shared, s.top_p * total(shared), [](double weight) { return weight; });
+  }
+
   /// The sum of all weights.
   __device__ double total(DrawShared& shared) const {
     double sums[1] = {};
@@ -248,22 +275,7 @@ __global__ void __launch_bounds__(draw_threads)
   const bool keep = kept.table != nullptr;
   const DrawRow<A> row{width, logits + blockIdx.x * stride,
                        keep ? kept.table + kept.rows[blockIdx.x] * width : weights + blockIdx.x * width};
-  if (threadIdx.x == 0) shared.best = 0;
-  __syncthreads();
-  OrderKey<A> best = 0;
-  for (Index i = threadIdx.x; i < width; i += draw_threads) best = max(best, order_key(row.logits[i]));
-  best = largest_key(best);
-  if (threadIdx.x % 32 == 0) atomicMax(&shared.best, static_cast<unsigned long long>(best));
-  __syncthreads();
-  const double top = number_of(static_cast<OrderKey<A>>(shared.best));
-  for (Index i = threadIdx.x; i < width; i += draw_threads) {
-    const double z = widen(row.logits[i]);
-    row.weights[i] = z == top ? 1.0 : z == z ? exact::exp((z - top) / s.temperature) : 0.0;
-  }
-  __syncthreads();
-  const Index top_k = s.greedy() ? 1 : s.top_k;
-  if (top_k > 0 && top_k < width) row.cut(shared, static_cast<double>(top_k), [](double) { return 1.0; });
-  if (s.top_p < 1) row.cut(shared, s.top_p * row.total(shared), [](double weight) { return weight; });
+  row.weigh(shared, s);
   const auto weight = [&](Index i) { return row.weights[i]; };
   const int id = max(0, draw_of_block(shared, width, weight, draws[blockIdx.x].number));
   if (threadIdx.x == 0) ids[blockIdx.x] = id;
@@ -271,6 +283,46 @@ __global__ void __launch_bounds__(draw_threads)
   const double total = row.total(shared);
   for (Index i = threadIdx.x; i < width; i += draw_threads)
     row.weights[i] = total > 0 ? row.weights[i] / total : i == id ? 1.0 : 0.0;
+}
+
+/// A block a row; a thread takes the four tokens that share a block of random words.
+/// weights: [rows, width], scratch of rows with cuts
+template <typename A>
+__global__ void __launch_bounds__(argmax_threads)
+    race_block(Index width, Index stride, const A* logits, const Draw* draws, double* weights,
+               std::int32_t* ids) {
+  static_assert(argmax_threads == draw_threads);
+  __shared__ DrawShared shared;
+  const Draw draw = draws[blockIdx.x];
+  const SamplingOptions& s = draw.sampling;
+  const DrawRow<A> row{width, logits + blockIdx.x * stride, weights + blockIdx.x * width};
+  const bool races = !s.greedy(), cut = races && s.cuts(width);
+  if (cut) row.weigh(shared, s);
+  double best = std::numeric_limits<double>::quiet_NaN();  // which every number beats
+  std::int32_t at = static_cast<std::int32_t>(width);
+  const Index all = ceil_div(width, Noise::group) * Noise::blocks;
+  for (Index b = threadIdx.x; b < all; b += argmax_threads) {
+    const Index group = b / Noise::blocks, i = b % Noise::blocks;
+    std::uint32_t words[4] = {};
+    if (races) {
+      const auto block = Philox::block(draw.noise.seed, Noise::high, draw.noise.counter(group, i));
+      for (int j = 0; j < 4; ++j) words[j] = block[j];
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const Index id = group * Noise::group + j * Noise::blocks + i;
+      if (id >= width || (cut && row.weights[id] <= 0)) continue;
+      const double z = widen(row.logits[id]);
+      if (races && z / s.temperature + exact::noise_bound<float>(words[j]) < best) continue;  // cannot win
+      const double score = race_score(z, s, draw.noise, id);
+      if (beats(score, static_cast<std::int32_t>(id), best, at)) {
+        best = score;
+        at = static_cast<std::int32_t>(id);
+      }
+    }
+  }
+  best_of_block(best, at);
+  if (threadIdx.x == 0) ids[blockIdx.x] = at < width ? at : 0;
 }
 
 }  // namespace cuda
@@ -288,6 +340,16 @@ void argmax_rows(const Cuda& device, Rows rows, const A* logits, std::int32_t* i
   } else {
     run(std::integral_constant<int, 1>{});
   }
+}
+
+/// ids[r] = the token of row r that wins the race of draws[r]: of the largest logit / temperature and noise
+/// together, among those that top_k and top_p leave. Temperature 0: the likeliest.   logits: [rows, width]
+/// draws, ids: [rows]
+template <typename A>
+void race_rows(const Cuda& device, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids) {
+  const cuda::Workspace<double> weights(device, rows.count * rows.width);
+  cuda::launch(device, "race", cuda::race_block<A>, static_cast<unsigned>(rows.count), cuda::argmax_threads,
+               0, rows.width, rows.stride, logits, draws, weights.data(), ids);
 }
 
 /// ids[r] = a token drawn from softmax(logits / temperature) of row r, cut to the top_k, then to the top_p of

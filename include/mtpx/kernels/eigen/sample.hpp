@@ -15,6 +15,15 @@ void argmax_rows(const Reference&, Rows rows, const T* logits, std::int32_t* ids
     ids[r] = argmax(std::span<const T>(logits + r * rows.stride, static_cast<std::size_t>(rows.width)));
 }
 
+/// The token of every row that wins its race, by the rule of ../sampling.hpp.
+template <typename T>
+void race_rows(const Reference&, Rows rows, const T* logits, const Draw* draws, std::int32_t* ids) {
+  for (Index r = 0; r < rows.count; ++r) {
+    const std::span<const T> z(logits + r * rows.stride, static_cast<std::size_t>(rows.width));
+    ids[r] = race(z, draws[r].sampling, draws[r].noise);
+  }
+}
+
 /// A token of every row, drawn as draws[r] says from the distribution that ../sampling.hpp makes of its
 /// logits, which can be kept.
 template <typename T>

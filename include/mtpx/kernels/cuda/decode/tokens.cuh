@@ -1,5 +1,5 @@
 #pragma once
-// The most likely tokens of a decoding pass, without its logits.
+// The most likely tokens of a decoding pass, or those that win races, without its logits.
 
 #include "../products/few_rows.cuh"
 #include "../sample.cuh"
@@ -9,11 +9,12 @@ namespace mtpx {
 namespace cuda {
 
 /// The best of the outputs of a block of stream_product(), which are not stored: those of a whole warp's
-/// tiles, a row a thread.   best, at: [rows, blocks]
-template <int tiles>
+/// tiles, a row a thread.   Score: float, of the most likely, or double, of a race as `draws` say
+/// best, at: [rows, blocks]
+template <int tiles, typename Score>
 __global__ void __launch_bounds__(stream_threads)
-    stream_argmax(int rows, int in, Index stride, const bf16* x, Index out, const bf16* w, float* best,
-                  std::int32_t* at) {
+    stream_argmax(int rows, int in, Index stride, const bf16* x, Index out, const bf16* w, const Draw* draws,
+                  Score* best, std::int32_t* at) {
   __shared__ float sums_of[stream_warps][stream_rows(tiles) * stream_outputs];
   constexpr int columns = stream_outputs * stream_warps;
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
@@ -31,12 +32,15 @@ __global__ void __launch_bounds__(stream_threads)
   __syncthreads();
 #pragma unroll 1
   for (int r = warp; r < rows; r += stream_warps) {
-    float most = sums_of[0][r * stream_outputs];
-    std::int32_t place = 0;
+    Score most = std::numeric_limits<Score>::quiet_NaN();  // which every number beats
+    std::int32_t place = columns;
 #pragma unroll
     for (int c = lane; c < columns; c += 32) {
-      const float value = sums_of[c / stream_outputs][r * stream_outputs + c % stream_outputs];
-      if (first + c < out && beats(value, c, most, place)) {
+      if (first + c >= out) continue;
+      Score value = sums_of[c / stream_outputs][r * stream_outputs + c % stream_outputs];
+      if constexpr (std::is_same_v<Score, double>)
+        value = race_score(value, draws[r].sampling, draws[r].noise, first + c);
+      if (beats(value, c, most, place)) {
         most = value;
         place = c;
       }
@@ -50,18 +54,19 @@ __global__ void __launch_bounds__(stream_threads)
 }
 
 /// ids[r]: the best of `count` candidates of row r, in ascending order of their places. A block a row.
-static __global__ void __launch_bounds__(stream_threads)
-    best_candidate(int count, const float* best, const std::int32_t* at, std::int32_t* ids) {
-  __shared__ float values[stream_warps];
+template <typename Score>
+__global__ void __launch_bounds__(stream_threads)
+    best_candidate(int count, const Score* best, const std::int32_t* at, std::int32_t* ids) {
+  __shared__ Score values[stream_warps];
   __shared__ std::int32_t places[stream_warps];
   let_next_start();
   wait_for_previous();
   const Index row = blockIdx.x * static_cast<Index>(count);
-  float most = best[row];
+  Score most = best[row];
   std::int32_t place = at[row];
 #pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x); i < count; i += stream_threads) {
-    const float value = best[row + i];
+    const Score value = best[row + i];
     const std::int32_t where = at[row + i];
     if (beats(value, where, most, place)) {
       most = value;
@@ -83,23 +88,33 @@ static __global__ void __launch_bounds__(stream_threads)
 
 }  // namespace cuda
 
-/// argmax_rows() of x w^T for at most fused_rows rows, in two launches that leave no logits behind. The same
-/// bits as linear_forward().   x: [rows, in], in a multiple of 8   w: [out, in]   ids: [rows]
+/// argmax_rows() of x w^T or, with draws, race_rows() of it where no row has a top-k or a top-p, for at most
+/// fused_rows rows, in two launches that leave no logits behind. The same bits as linear_forward().
+/// x: [rows, in], in a multiple of 8   w: [out, in]   draws: [rows], or null   ids: [rows]
 template <typename T>
-void decode_tokens(const Cuda& device, Rows rows, const T* x, Index out, const T* w, std::int32_t* ids) {
+void decode_tokens(const Cuda& device, Rows rows, const T* x, Index out, const T* w, const Draw* draws,
+                   std::int32_t* ids) {
   static_assert(std::is_same_v<T, bf16>);
   using namespace cuda;
   const Index blocks = ceil_div(out, stream_outputs * stream_warps);
-  const Workspace<float> best(device, rows.count * blocks);
-  const Workspace<std::int32_t> at(device, rows.count * blocks);
-  with_fused_tiles(rows.count, [&](auto tiles) {
-    launch_early(device, "decode_tokens", stream_argmax<tiles()>, dim3(static_cast<unsigned>(blocks)),
-                 dim3(stream_threads), 0, static_cast<int>(rows.count), static_cast<int>(rows.width),
-                 rows.stride, x, out, w, best.data(), at.data());
-  });
-  launch_early(device, "decode_tokens", best_candidate, dim3(static_cast<unsigned>(rows.count)),
-               dim3(stream_threads), 0, static_cast<int>(blocks), static_cast<const float*>(best.data()),
-               static_cast<const std::int32_t*>(at.data()), ids);
+  const auto run = [&](auto score) {
+    using Score = decltype(score);
+    const Workspace<Score> best(device, rows.count * blocks);
+    const Workspace<std::int32_t> at(device, rows.count * blocks);
+    with_fused_tiles(rows.count, [&](auto tiles) {
+      launch_early(device, "decode_tokens", stream_argmax<tiles(), Score>,
+                   dim3(static_cast<unsigned>(blocks)), dim3(stream_threads), 0, static_cast<int>(rows.count),
+                   static_cast<int>(rows.width), rows.stride, x, out, w, draws, best.data(), at.data());
+    });
+    launch_early(device, "decode_tokens", best_candidate<Score>, dim3(static_cast<unsigned>(rows.count)),
+                 dim3(stream_threads), 0, static_cast<int>(blocks), static_cast<const Score*>(best.data()),
+                 static_cast<const std::int32_t*>(at.data()), ids);
+  };
+  if (draws != nullptr) {
+    run(double());
+  } else {
+    run(float());
+  }
 }
 
 }  // namespace mtpx
