@@ -74,6 +74,7 @@ class TextChecksum {
     const std::uint64_t number = size;
     sum_.add(std::as_bytes(std::span(&number, 1)));
   }
+  /// The next bytes of a document.
   void add(std::string_view text) { sum_.add(text); }
   /// Of all so far.
   std::uint64_t value() const { return sum_.value(); }

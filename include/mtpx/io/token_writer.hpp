@@ -60,6 +60,7 @@ class TokenFileWriter {
     text_.begin(size);
     header_.text_bytes += size;
   }
+  /// The next bytes of the document's text.
   void text(std::string_view piece) { text_.add(piece); }
 
   /// Ends the document: what follows is the next one's. One without ids is left out. Throws FileError for

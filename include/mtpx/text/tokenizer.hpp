@@ -5,6 +5,7 @@
 #include <mtpx/core/shape.hpp>
 #include <mtpx/text/added_tokens.hpp>
 #include <mtpx/text/bpe.hpp>
+#include <mtpx/text/line_cuts.hpp>
 #include <mtpx/text/nfc.hpp>
 #include <mtpx/text/split.hpp>
 #include <mtpx/text/utf8.hpp>
@@ -79,7 +80,8 @@ class Tokenizer {
   /// are those of the whole; its end if none is known.
   std::size_t cut(std::string_view text, std::size_t at) const {
     if (is_bytes()) return std::min(at, text.size());
-    return state_->cuts_at_lines ? OwnPieces::cut(text, at) : text.size();
+    if (!state_->cuts_at_lines) return text.size();
+    return state_->own_splits ? OwnPieces::cut(text, at) : detail::line_cut(text, at);
   }
 
   /// The bytes of one token, valid as long as the tokenizer; empty for an id without a text. A token alone
@@ -133,7 +135,7 @@ class Tokenizer {
         is_bytes = is_bytes && bpe.byte(static_cast<unsigned char>(byte)) == static_cast<std::int32_t>(byte);
       }
       own_splits = detail::splits_like_own(parts.splits);
-      cuts_at_lines = own_splits && !parts.nfc;
+      cuts_at_lines = own_splits ? !parts.nfc : detail::cuts_at_lines(parts.splits);
       for (const AddedToken& token : parts.added) {
         cuts_at_lines = cuts_at_lines && token.content.find_first_of("\r\n") == std::string::npos;
       }

@@ -114,10 +114,10 @@ namespace detail {
 
 /// A document as it was found.
 struct FoundDocument {
-  std::string_view text;
+  std::string_view text;              ///< its bytes
   std::shared_ptr<const void> owner;  ///< holds the text, for who wants to keep it
   bool mapped = false;                ///< whether the text is the file itself, in memory
-  std::string path{};
+  std::string path{};                 ///< of its file
 };
 
 namespace detail {
