@@ -63,10 +63,6 @@ std::string text_of_lines(int lines) {
   return text;
 }
 
-}  // namespace token_file_test
-
-using namespace token_file_test;
-
 TEST_CASE("token file: ids of every width come back, with what was said about them") {
   const mtpx_test::Folder folder;
   for (const Index vocabulary :
@@ -269,5 +265,7 @@ TEST_CASE("token file: a header that says what cannot be is refused by name, tho
   CHECK(table_says(1, -1) == "[tokens] bad: document 0 has the tokens 0 to -1 of 4");
   CHECK(table_says(2, 3) == "[tokens] bad: document 1 has the tokens 3 to 3 of 4");
 }
+
+}  // namespace token_file_test
 
 TEST_SUITE_END();
