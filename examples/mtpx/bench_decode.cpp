@@ -140,10 +140,9 @@ std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
     }
     return prompts;
   }
-  const mtpx::Corpus corpus = read_corpus(o.data);
   const mtpx::Tokenizer tokenizer =
       o.model.folder.empty() ? mtpx::Tokenizer() : tokenizer_of(o.model.folder, c);
-  const mtpx::ValidationWindows windows(tokens_of(corpus, tokenizer), {1, length, o.prompts, 0});
+  const mtpx::ValidationWindows windows(TextData(o.data).ids(tokenizer).tokens, {1, length, o.prompts, 0});
   for (Index i = 0; i < windows.size(); ++i) {
     Tokens ids = windows.at(i).tokens;
     ids.resize(static_cast<std::size_t>(length));

@@ -255,12 +255,9 @@ void compare(const CompareFlags& o, const D& device) {
 
   const mtpx::Corpus corpus = read_corpus(o.data);
   const Index needed = mtpx::Batches::minimum(o.seq, o.depth);
-  const auto [train, held_out] = corpus.split(o.validation, needed);
-  const mtpx::Tokenizer tokenizer = new_tokenizer("", config, train);
-  Texts text{
-      tokens_of(train, tokenizer),
-      mtpx::ValidationWindows(tokens_of(held_out, tokenizer), {o.batch, o.seq, o.eval_windows, o.depth}),
-      {}};
+  const mtpx::Tokenizer tokenizer = new_tokenizer("", config, TextData(o.data), o.validation);
+  const auto [train, held_out] = tokens_of(corpus, tokenizer).split(o.validation, needed);
+  Texts text{train, mtpx::ValidationWindows(held_out, {o.batch, o.seq, o.eval_windows, o.depth}), {}};
   if (text.windows.windows() == 0) throw mtpx::ConfigError("[compare] no text is left over for validation");
   for (Index i = 0; static_cast<Index>(text.prompts.size()) < o.prompts && i < text.windows.size(); ++i) {
     const auto host = text.windows.at(i);

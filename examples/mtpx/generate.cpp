@@ -159,6 +159,8 @@ void run(GenerateFlags o, const D& device) {
   o.generate.validate(config.num_nextn_predict_layers, config.design());
   const std::vector<Prompt> prompts = read_prompts(o, config, tokenizer);
   if (config.eos_token_id >= 0) o.generate.stop.push_back(static_cast<std::int32_t>(config.eos_token_id));
+  for (const mtpx::Index id : config.more_eos_token_ids)
+    o.generate.stop.push_back(static_cast<std::int32_t>(id));
 
   // One prompt streams; several are written in their order, once all have ended.
   const bool stream = prompts.size() == 1 && !o.json;

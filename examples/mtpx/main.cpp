@@ -83,6 +83,7 @@ int main(int argc, char** argv) {
   program::add_bench(app);
   program::add_compare(app);
   program::add_report(app);
+  program::add_tokenize(app);
   check_options(app);
   try {
     app.parse(argc, argv);

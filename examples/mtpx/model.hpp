@@ -42,8 +42,10 @@ struct ModelSource {
   CLI::Option* add(CLI::App& command, const char* name = "--model", const char* help = "Model folder") {
     command.add_flag("--no-mmap", no_mmap,
                      "Read weights instead of mapping them: for network file systems, and files that change");
-    command.add_flag("--no-verify", no_verify,
-                     "Take weights as they are: without their checksums, and though they are not finite");
+    command.add_flag(
+        "--no-verify", no_verify,
+        "Take weights and token files as they are: without their checksums, and weights though they are "
+        "not finite");
     return command.add_option(name, folder, help);
   }
 

@@ -91,6 +91,7 @@ void add_score(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_report(CLI::App& app);
+void add_tokenize(CLI::App& app);
 
 /// --device, --dtype and --threads, for every subcommand: where to compute, and in what.
 struct DeviceOptions {

@@ -134,8 +134,7 @@ std::optional<mtpx::Checkpoint> RunFolder::find(const std::function<void(const s
   throw mtpx::FileError(mtpx::cat("[train] --resume ", resume_, ": there is no whole checkpoint"));
 }
 
-void RunFolder::prepare(const std::optional<mtpx::Checkpoint>& from, bool force,
-                        const std::function<void(const std::string&)>& say) {
+void RunFolder::check(bool force) const {
   const auto there = [&](const char* what) {
     throw mtpx::ConfigError(
         mtpx::cat("[train] --out ", out_.string(), ": a ", what, " is there already; --force replaces it"));
@@ -144,6 +143,10 @@ void RunFolder::prepare(const std::optional<mtpx::Checkpoint>& from, bool force,
     if (mtpx::has_model(out_)) there("model");
     if (!checkpoints_.steps().empty()) there("run, with checkpoints that --resume auto goes on from,");
   }
+}
+
+void RunFolder::prepare(const std::optional<mtpx::Checkpoint>& from,
+                        const std::function<void(const std::string&)>& say) {
   make_out("train", out_.string());
   write_output([&] {
     if (!lock_) lock_.emplace(out_);
@@ -162,15 +165,14 @@ void RunFolder::prepare(const std::optional<mtpx::Checkpoint>& from, bool force,
 }
 
 mtpx::Json run_facts(const CLI::App& command) {
-  const std::set<std::string> others{"help",          "data",           "validation-data",
-                                     "out",           "init",           "config",
-                                     "preset",        "tokenizer",      "no-mmap",
-                                     "no-verify",     "resume",         "override",
-                                     "save-every",    "keep-last",      "keep-every",
-                                     "on-nonfinite",  "on-failed-save", "force",
-                                     "export-no-mtp", "threads",        "device",
-                                     "tensorboard",   "dry-run",        "depth",
-                                     "heads",         "vocab-size",     "checkpoint-activations"};
+  const std::set<std::string> others{
+      "help",           "data",        "validation-data", "out",
+      "init",           "config",      "preset",          "tokenizer",
+      "no-mmap",        "no-verify",   "resume",          "override",
+      "save-every",     "keep-last",   "keep-every",      "on-nonfinite",
+      "on-failed-save", "force",       "export-no-mtp",   "threads",
+      "device",         "tensorboard", "dry-run",         "depth",
+      "text-memory",    "heads",       "vocab-size",      "checkpoint-activations"};
   mtpx::Json facts;
   facts["mtpx"] = mtpx::cat(MTPX_VERSION_MAJOR, '.', MTPX_VERSION_MINOR, '.', MTPX_VERSION_PATCH);
   for (const CLI::Option* option : command.get_options()) {

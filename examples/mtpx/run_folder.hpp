@@ -54,10 +54,12 @@ class RunFolder {
   /// What --resume asks to go on from. say(text) hears of checkpoints that are not whole.
   std::optional<mtpx::Checkpoint> find(const std::function<void(const std::string&)>& say) const;
 
+  /// Throws ConfigError where a model or a run is there that --force would replace.
+  void check(bool force) const;
+
   /// Makes the folder what a run from `from`, or a new one, needs: locked, without what others left half
-  /// written or, anew, a run before. Throws ConfigError where a model or a run is there that --force would
-  /// replace.
-  void prepare(const std::optional<mtpx::Checkpoint>& from, bool force,
+  /// written or, anew, a run before.
+  void prepare(const std::optional<mtpx::Checkpoint>& from,
                const std::function<void(const std::string&)>& say);
 
   mtpx::Checkpoints& checkpoints() { return checkpoints_; }

@@ -188,9 +188,8 @@ void run(const ScoreFlags& o, const D& device) {
     throw mtpx::ConfigError(mtpx::cat("[score] --seq ", o.seq,
                                       ": max_position_embeddings = ", model.config.max_position_embeddings));
   }
-  const mtpx::Corpus corpus = read_corpus(o.data);
   const Index depth = model.config.num_nextn_predict_layers;
-  const mtpx::Tokens tokens = tokens_of(corpus, tokenizer);
+  const mtpx::Tokens tokens = TextData(o.data, !o.model.no_verify).ids(tokenizer).tokens;
   const mtpx::ValidationWindows windows(tokens, {o.batch, o.seq, std::numeric_limits<Index>::max(), depth});
   if (windows.windows() == 0) {
     throw mtpx::ConfigError(mtpx::cat("[score] --seq ", o.seq, ": the text has ", tokens.size(),
@@ -217,8 +216,8 @@ void add_score(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "score", "Losses and accuracies of every depth on given tokens or text, as one JSON line");
   o.model.add(*command)->required();
-  auto* data =
-      command->add_option("--data", o.data, "Files or folders of text; default: this repository's own");
+  auto* data = command->add_option(
+      "--data", o.data, "Files or folders of text, or a token file; default: this repository's own");
   auto* tokens = command->add_option("--tokens", o.tokens, "safetensors file with `tokens`, I64 [B, T + 1]")
                      ->excludes(data);
   auto* dump =

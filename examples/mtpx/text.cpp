@@ -10,17 +10,106 @@ namespace {
 
 /// A tokenizer of which the model knows every id, or an error that names both.
 mtpx::Tokenizer read_fitting(const std::filesystem::path& file, const mtpx::Config& config) {
-  const mtpx::Tokenizer tokenizer = mtpx::read_tokenizer(file);
+  const mtpx::Tokenizer tokenizer = read_tokenizer(file);
   if (tokenizer.size() <= config.vocab_size) return tokenizer;
   throw mtpx::ConfigError(mtpx::cat("[tokenizer] ", file.string(), ": has ids up to ", tokenizer.size() - 1,
                                     "; the model's vocab_size is ", config.vocab_size));
 }
 
+std::vector<std::filesystem::path> data_paths(const std::vector<std::string>& paths) {
+  if (paths.empty()) return {MTPX_SOURCE_DIR};
+  return {paths.begin(), paths.end()};
+}
+
+/// Throws FileError if one of several, or of what has to be text, is a token file.
+void refuse_token_files(const std::vector<std::filesystem::path>& paths, const char* why) {
+  for (const std::filesystem::path& path : paths) {
+    if (mtpx::TokenFile::is(path))
+      throw mtpx::FileError(mtpx::cat("[data] ", path.string(), ": is a token file, ", why));
+  }
+}
+
+/// Throws FileError unless this tokenizer made the file.
+void check_tokenizer(const mtpx::TokenFile& file, const mtpx::Tokenizer& tokenizer) {
+  const auto rule = [&](bool holds, const char* key, const auto& value, const auto& wanted) {
+    if (!holds)
+      throw mtpx::FileError(
+          mtpx::cat("[tokens] ", file.path(), ": ", key, " = ", value, ": the model's is ", wanted));
+  };
+  rule(file.tokenizer() == tokenizer.fingerprint(), "tokenizer", mtpx::checksum_text(file.tokenizer()),
+       mtpx::checksum_text(tokenizer.fingerprint()));
+  rule(file.vocabulary() == tokenizer.size(), "vocabulary", file.vocabulary(), tokenizer.size());
+}
+
+void write_tokens_of(const std::filesystem::path& file, const std::vector<std::filesystem::path>& texts,
+                     const mtpx::Tokenizer& tokenizer, const mtpx::Cpu& host) {
+  try {
+    write_token_file(file, texts, tokenizer, host);
+  } catch (const mtpx::FileError& error) {  // about a text, or about the file
+    if (std::string_view(error.what()).starts_with(mtpx::cat("[tokens] ", file.string(), ": ")))
+      throw OutputError(error.what());
+    throw;
+  }
+}
+
 }  // namespace
 
+void write_tokens(const std::filesystem::path& file, const std::vector<std::string>& data,
+                  const mtpx::Tokenizer& tokenizer, const mtpx::Cpu& host) {
+  const auto texts = data_paths(data);
+  refuse_token_files(texts, "and this command takes text");
+  write_tokens_of(file, texts, tokenizer, host);
+}
+
 mtpx::Corpus read_corpus(const std::vector<std::string>& paths) {
-  if (paths.empty()) return mtpx::Corpus::from_paths({MTPX_SOURCE_DIR});
-  return mtpx::Corpus::from_paths({paths.begin(), paths.end()});
+  const auto all = data_paths(paths);
+  refuse_token_files(all, "and this command takes text");
+  return mtpx::Corpus::from_paths(all);
+}
+
+TextData::TextData(std::vector<std::string> paths, bool verify, mtpx::Index memory)
+    : paths_(data_paths(paths)), verify_(verify) {
+  if (paths_.size() == 1 && mtpx::TokenFile::is(paths_[0])) {
+    file_ = mtpx::TokenFile::open(paths_[0], {verify});
+    return;
+  }
+  refuse_token_files(paths_, "which stands alone in --data");
+  if (mtpx::text_bytes_at_most(paths_) <= static_cast<std::uintmax_t>(memory) << 20U)
+    corpus_ = mtpx::Corpus::from_paths(paths_);
+}
+
+mtpx::Corpus TextData::corpus() const {
+  if (file_)
+    throw mtpx::FileError(
+        mtpx::cat("[tokens] ", file_->path(),
+                  ": holds ids, from which no tokenizer can be learnt: --tokenizer names theirs"));
+  return corpus_ ? *corpus_ : mtpx::Corpus::from_paths(paths_);
+}
+
+TextIds TextData::ids(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& kept,
+                      const std::function<void(const std::string&)>& say) {
+  if (!file_ && !corpus_ && !kept.empty()) {
+    if (mtpx::TokenFile::is(kept)) {
+      const mtpx::TokenFile file = mtpx::TokenFile::open(kept, {verify_});
+      if (file.tokenizer() == tokenizer.fingerprint() &&
+          file.text_checksum() == mtpx::TextChecksum::of(paths_))
+        file_ = file;
+    }
+    if (!file_) {
+      say(mtpx::cat("notice: the text is large; its tokens go to ", kept.string()));
+      write_tokens_of(kept, paths_, tokenizer, mtpx::Cpu());
+      file_ = mtpx::TokenFile::open(kept, {verify_});
+    }
+  }
+  if (file_) {
+    check_tokenizer(*file_, tokenizer);
+    return {file_->tokens(), file_->text_bytes(), file_->fingerprint()};
+  }
+  const mtpx::Corpus text = corpus();
+  corpus_.reset();
+  TextIds ids{tokens_of(text, tokenizer), text.size(), 0};
+  ids.fingerprint = program::fingerprint(ids.tokens);
+  return ids;
 }
 
 mtpx::Tokenizer tokenizer_of(const std::string& folder, const mtpx::Config& config) {
@@ -32,31 +121,26 @@ mtpx::Tokenizer tokenizer_of(const std::string& folder, const mtpx::Config& conf
                                     ": text is read as bytes only with a vocabulary of 256"));
 }
 
-mtpx::Tokenizer new_tokenizer(const std::string& file, const mtpx::Config& config, const mtpx::Corpus& text) {
+mtpx::Tokenizer new_tokenizer(const std::string& file, const mtpx::Config& config, const TextData& text,
+                              double held_out) {
   if (!file.empty()) return read_fitting(file, config);
   if (config.vocab_size == 256) return {};
   if (config.vocab_size < 256) {
     throw mtpx::ConfigError(mtpx::cat("[tokenizer] vocab_size = ", config.vocab_size,
                                       ": must be at least 256, an id for each byte"));
   }
-  std::vector<std::string_view> documents;
-  for (mtpx::Index d = 0; d < text.documents(); ++d) documents.push_back(text.text(d));
-  return mtpx::train_bpe(documents, {.vocab_size = config.vocab_size, .special = {}});
+  return learn_tokenizer(text.corpus().split(held_out).train, config.vocab_size);
 }
 
-mtpx::Tokens tokens_of(const mtpx::Corpus& text, const mtpx::Tokenizer& tokenizer) {
-  if (tokenizer.is_bytes()) return text;
-  return {text, [&tokenizer](std::string_view document) {
-            const mtpx::TokenizerParts& parts = tokenizer.parts();
-            std::vector<std::int32_t> ids = tokenizer.encode(document);
-            ids.insert(ids.begin(), parts.before.begin(), parts.before.end());
-            ids.insert(ids.end(), parts.after.begin(), parts.after.end());
-            return ids;
-          }};
+mtpx::Tokenizer named_tokenizer(const std::string& name) {
+  if (name == "bytes") return {};
+  const std::filesystem::path path(name);
+  std::error_code none;
+  return read_tokenizer(std::filesystem::is_directory(path, none) ? path / "tokenizer.json" : path);
 }
 
 std::vector<std::int32_t> prompt_ids(std::string_view text, const mtpx::Tokenizer& tokenizer) {
-  std::vector<std::int32_t> ids = tokenizer.encode(text);
+  std::vector<std::int32_t> ids = encode(tokenizer, text, false);
   const std::vector<std::int32_t>& before = tokenizer.parts().before;
   ids.insert(ids.begin(), before.begin(), before.end());
   return ids;

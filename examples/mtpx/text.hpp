@@ -1,9 +1,14 @@
 #pragma once
 // Where text comes from, and which ids it becomes.
 
+#include "encode.hpp"
 #include "model.hpp"
 
 #include <mtpx/io/tokenizer_json.hpp>
+
+#include <functional>
+#include <limits>
+#include <optional>
 
 namespace program {
 
@@ -13,12 +18,50 @@ mtpx::Corpus read_corpus(const std::vector<std::string>& paths);
 /// tokenizer.json of a model folder; without it text is bytes, which takes a vocabulary of 256.
 mtpx::Tokenizer tokenizer_of(const std::string& folder, const mtpx::Config& config);
 
-/// What a new model reads text with: `file` if given, bytes for a vocabulary of 256, else byte-level BPE of
-/// as many ids as the vocabulary, learnt from the text that is trained on.
-mtpx::Tokenizer new_tokenizer(const std::string& file, const mtpx::Config& config, const mtpx::Corpus& text);
+class TextData;
 
-/// The ids of documents, each with what its tokenizer puts around a text.
-mtpx::Tokens tokens_of(const mtpx::Corpus& text, const mtpx::Tokenizer& tokenizer);
+/// What a new model reads text with: `file` if given, bytes for a vocabulary of 256, else byte-level BPE of
+/// as many ids as the vocabulary, learnt from the text but for its share `held_out`.
+mtpx::Tokenizer new_tokenizer(const std::string& file, const mtpx::Config& config, const TextData& text,
+                              double held_out);
+
+/// tokenizer.json that `name` says, a file or its folder; or "bytes".
+mtpx::Tokenizer named_tokenizer(const std::string& name);
+
+/// Writes the token file of what --data names; OutputError if it cannot be written.
+void write_tokens(const std::filesystem::path& file, const std::vector<std::string>& data,
+                  const mtpx::Tokenizer& tokenizer, const mtpx::Cpu& host);
+
+/// The ids of --data.
+struct TextIds {
+  mtpx::Tokens tokens;
+  mtpx::Index bytes;          // of the text
+  std::uint64_t fingerprint;  // mtpx::IdsFingerprint
+};
+
+/// What --data names: files and folders of text, or one token file.
+class TextData {
+ public:
+  /// Opens the token file, or reads text of no more than `memory` MiB; what is larger is left on the disk.
+  /// Throws FileError.
+  explicit TextData(std::vector<std::string> paths, bool verify = true,
+                    mtpx::Index memory = std::numeric_limits<std::int32_t>::max());
+
+  /// The text itself, large or not. Throws FileError where there are ids alone.
+  mtpx::Corpus corpus() const;
+
+  /// Its ids by this tokenizer. Those of a large text are written to the token file `kept` and read from
+  /// there, unless it holds them already; say(text) hears of it. Throws FileError where a token file is of
+  /// another tokenizer. The text is let go.
+  TextIds ids(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& kept = {},
+              const std::function<void(const std::string&)>& say = {});
+
+ private:
+  std::vector<std::filesystem::path> paths_;
+  bool verify_;
+  std::optional<mtpx::TokenFile> file_;
+  std::optional<mtpx::Corpus> corpus_;
+};
 
 /// The ids of a text that goes on: with what its tokenizer puts before one.
 std::vector<std::int32_t> prompt_ids(std::string_view text, const mtpx::Tokenizer& tokenizer);

@@ -50,6 +50,7 @@ struct TrainFlags {
   bool export_no_mtp = false;
   bool tensorboard = false;
   CheckpointFlags checkpoints;
+  mtpx::Index text_memory = 256;
   mtpx::Json facts;
   DeviceOptions device;
 };
@@ -84,9 +85,18 @@ mtpx::Tokens first_windows(const mtpx::Tokens& all, mtpx::Index count) {
 }
 
 /// The start of a text, up to a space: what samples continue where nobody says what.
-std::string first_words(const mtpx::Corpus& text) {
-  if (text.empty()) return "";
-  std::string words(text.text(0).substr(0, 48));
+std::string first_words(const mtpx::Tokens& text, const mtpx::Tokenizer& tokenizer) {
+  constexpr std::size_t enough = 48;
+  const mtpx::TokenizerParts& parts = tokenizer.parts();
+  std::string words;
+  for (mtpx::Index i = 0; !text.empty() && i < text.length(0) && words.size() < enough; ++i) {
+    const std::int32_t id = text.at(i);
+    const auto is = [id](const std::vector<std::int32_t>& ids) {
+      return std::count(ids.begin(), ids.end(), id) > 0;
+    };
+    if (!is(parts.before) && !is(parts.after)) words += tokenizer.text(id);
+  }
+  words.resize(std::min(words.size(), enough));
   words.resize(std::min(words.size(), words.find_last_of(" \n")));
   return mtpx::Utf8Stream::valid(words) ? words : "";
 }
@@ -150,36 +160,48 @@ void run(TrainFlags o, const D& device) {
   o.train.lr.warmup = std::min(o.train.lr.warmup, o.train.steps / 10);
   if (!mtpx::Utf8Stream::valid(o.prompt)) throw mtpx::ConfigError("[train] --prompt is not valid UTF-8");
 
-  const mtpx::Corpus corpus = read_corpus(o.data);
   const mtpx::Index needed = mtpx::Batches::minimum(o.batches.seq, depth);
-  const auto [train, held_out] = o.overfit ? mtpx::CorpusSplit{corpus, {}}
-                                 : o.validation_data.empty()
-                                     ? corpus.split(o.validation, needed)
-                                     : mtpx::CorpusSplit{corpus, read_corpus(o.validation_data)};
-  if (o.prompt.empty()) o.prompt = first_words(held_out);
-  const bool anew = o.init.folder.empty();
+  const bool anew = o.init.folder.empty(), own_validation = o.validation_data.empty() && !o.overfit;
   const std::string tokenizer_file =
       anew ? o.tokenizer : (std::filesystem::path(o.init.folder) / "tokenizer.json").string();
+  out.check(o.force);
+  TextData data(o.data, !o.init.no_verify, o.text_memory);
+  const mtpx::Tokenizer tokenizer =
+      from   ? tokenizer_of(from->folder.string(), source.config)
+      : anew ? new_tokenizer(o.tokenizer, source.config, data, own_validation ? o.validation : 0)
+             : tokenizer_of(o.init.folder, source.config);
+  const auto ids_of = [&](TextData& text, const char* kept) {
+    return text.ids(tokenizer, out / kept, [&](const std::string& line) {
+      make_out("train", o.out);
+      say(line);
+    });
+  };
+  const TextIds ids = ids_of(data, "text.tokens");
+  mtpx::TokenSplit parts =
+      own_validation ? ids.tokens.split(o.validation, needed) : mtpx::TokenSplit{ids.tokens, {}};
   mtpx::Json facts = o.facts;
   facts["device"] = device_name(device);
   facts["model"] = mtpx::Json::parse(mtpx::config_json(source.config, source.extra));
-  facts["data"] = {{"train", mtpx::checksum_text(train.fingerprint())},
-                   {"validation", mtpx::checksum_text(held_out.fingerprint())},
+  facts["data"] = {{"train", mtpx::checksum_text(ids.fingerprint)},
+                   {"validation", own_validation ? "held out" : "none"},
                    {"tokenizer", tokenizer_fact(tokenizer_file)}};
+  if (!own_validation && !o.overfit) {
+    TextData validation(o.validation_data, !o.init.no_verify, o.text_memory);
+    const TextIds others = ids_of(validation, "validation.tokens");
+    parts.validation = others.tokens;
+    facts["data"]["validation"] = mtpx::checksum_text(others.fingerprint);
+  }
   if (from) check_facts(*from, facts, o.checkpoints.overrides);
-  const mtpx::Tokenizer tokenizer = from   ? tokenizer_of(from->folder.string(), source.config)
-                                    : anew ? new_tokenizer(o.tokenizer, source.config, train)
-                                           : tokenizer_of(o.init.folder, source.config);
-  mtpx::Tokens tokens = tokens_of(train, tokenizer);
-  if (o.overfit) tokens = first_windows(tokens, std::max(needed, o.batches.batch * o.batches.seq));
-  std::string text = mtpx::cat(corpus.size(), " bytes in ", corpus.documents(), " documents, ", train.size(),
-                               " to train on");
-  if (!tokenizer.is_bytes()) text += mtpx::cat(" as ", tokens.size(), " tokens of ", tokenizer.size());
+  if (o.prompt.empty()) o.prompt = first_words(parts.validation, tokenizer);
+  const std::string text =
+      mtpx::cat(ids.bytes, " bytes in ", ids.tokens.documents(), " documents, ", ids.tokens.size(),
+                " tokens of ", tokenizer.size(), ", ", parts.train.size(), " to train on");
+  if (o.overfit) parts.train = first_windows(parts.train, std::max(needed, o.batches.batch * o.batches.seq));
   mtpx::BatchOptions windows_of = o.batches;
   windows_of.depth = depth;
   if (o.overfit) windows_of.seed = 0;
-  mtpx::Batches batches(std::move(tokens), windows_of);
-  const mtpx::ValidationWindows windows(tokens_of(held_out, tokenizer),
+  mtpx::Batches batches(std::move(parts.train), windows_of);
+  const mtpx::ValidationWindows windows(std::move(parts.validation),
                                         {o.batches.batch, o.batches.seq, o.eval_windows, depth});
 
   mtpx::LoadedModel<T, D> loaded = anew || from
@@ -202,7 +224,7 @@ void run(TrainFlags o, const D& device) {
     saved = from->step;
   }
   const mtpx::Index done = trainer.steps_done();
-  out.prepare(from, o.force, say);
+  out.prepare(from, say);
   write_output([&] {
     mtpx::OutputFile file("train", out / "run.json");
     file.write(facts.dump(1) + '\n');
@@ -331,7 +353,13 @@ void add_train(CLI::App& app) {
   o.train.lr.peak = 3e-3;
   o.train.lr.warmup = 100;
   CLI::App* command = app.add_subcommand("train", "Train a model on text and write it to a folder");
-  command->add_option("--data", o.data, "Files or folders of text; default: this repository's own");
+  command->add_option("--data", o.data,
+                      "Files or folders of text, or a token file; default: this repository's own");
+  command
+      ->add_option("--text-memory", o.text_memory,
+                   "MiB of text that are held in memory; the tokens of more go to a file in --out first")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
   command->add_option("--out", o.out, "Folder for config.json, model.safetensors and metrics.jsonl")
       ->required();
   auto* init =
@@ -422,8 +450,9 @@ void add_train(CLI::App& app) {
   command->add_option("--validation", o.validation, "Share of the text held out")
       ->check(CLI::Range(0.0, 0.9))
       ->capture_default_str();
-  command->add_option("--validation-data", o.validation_data,
-                      "Files or folders to validate on instead; then all of --data is trained on");
+  command->add_option(
+      "--validation-data", o.validation_data,
+      "Files or folders, or a token file, to validate on instead; then all of --data is trained on");
   command->add_option("--eval-every", o.eval_every, "Steps between validations; default: a quarter of all")
       ->check(CLI::Range(1, 1 << 30));
   command->add_option("--eval-windows", o.eval_windows, "Most validation windows")

@@ -5,6 +5,7 @@
 #include <mtpx/io/config_json.hpp>
 #include <mtpx/io/safetensors.hpp>
 #include <mtpx/io/stop_text.hpp>
+#include <mtpx/io/token_file.hpp>
 #include <mtpx/io/tokenizer_json.hpp>
 #include <mtpx/io/weight_files.hpp>
 #include <mtpx/text/utf8.hpp>
@@ -16,6 +17,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -131,6 +133,43 @@ inline void fuzz_index(std::span<const std::uint8_t> bytes) {
   } catch (const mtpx::FileError& error) {
     must(std::string(error.what()).starts_with("[index] " + memory.path() + ": "), "errors name the file");
   }
+}
+
+/// Any file, as a token file; as it is, and with the checksums that would be right.
+inline void fuzz_tokens(std::span<const std::uint8_t> bytes) {
+  const auto read = [](std::span<const std::uint8_t> file) {
+    const MemoryFile memory(file);
+    for (const bool verify : {true, false}) {
+      try {
+        const mtpx::Tokens tokens = mtpx::TokenFile::open(memory.path(), {verify}).tokens();
+        must(tokens.size() > 0 && tokens.size() <= static_cast<mtpx::Index>(file.size()),
+             "ids lie in the file");
+        mtpx::Index all = 0;
+        for (mtpx::Index d = 0; d < tokens.documents(); ++d) {
+          must(tokens.start(d) == all && tokens.length(d) > 0, "documents lie end to end");
+          all += tokens.length(d);
+        }
+        must(all == tokens.size(), "and hold all ids");
+        std::vector<std::int32_t> ids(static_cast<std::size_t>(all));
+        tokens.read(0, ids);
+      } catch (const mtpx::FileError& error) {
+        must(std::string(error.what()).starts_with("[tokens] " + memory.path() + ": "),
+             "errors name the file");
+      }
+    }
+  };
+  read(bytes);
+  mtpx::detail::TokenHeader header;
+  if (bytes.size() < sizeof header) return;
+  std::vector<std::uint8_t> sound(bytes.begin(), bytes.end());
+  std::memcpy(&header, sound.data(), sizeof header);
+  const std::uint64_t ids_end = sizeof header + header.tokens * header.width;
+  if (ids_end <= sound.size())
+    header.tables =
+        mtpx::checksum(std::as_bytes(std::span(sound)).subspan(static_cast<std::size_t>(ids_end)));
+  header.header = mtpx::detail::header_checksum(header);
+  std::memcpy(sound.data(), &header, sizeof header);
+  read(sound);
 }
 
 /// The size of pieces, stop texts that each end with a zero byte, and a text, as a prompt whose continuation

@@ -166,17 +166,26 @@ TEST_CASE("config.json: rotary positions that contradict or cannot be honoured")
 }
 
 TEST_CASE("config.json F1: all missing keys at once") {
-  CHECK(
-      problem_of(Json::object()) ==
-      "model_type is missing\n  vocab_size is missing\n  hidden_size is missing\n  intermediate_size is "
-      "missing\n"
-      "  num_hidden_layers is missing\n  num_attention_heads is missing\n  kv_lora_rank is missing\n"
-      "  qk_nope_head_dim is missing\n  qk_rope_head_dim is missing\n  v_head_dim is missing\n"
-      "  n_routed_experts is missing\n  moe_intermediate_size is missing\n  n_shared_experts is missing\n"
-      "  num_experts_per_tok is missing\n  n_group is missing\n  topk_group is missing\n"
-      "  routed_scaling_factor is missing\n  norm_topk_prob is missing\n  first_k_dense_replace is missing\n"
-      "  rms_norm_eps is missing\n  max_position_embeddings is missing\n  q_lora_rank is missing\n"
-      "  rope_theta is missing");
+  CHECK(problem_of(Json::object()) ==
+        "model_type is missing\n  vocab_size is missing\n  hidden_size is missing\n  intermediate_size is "
+        "missing\n"
+        "  num_hidden_layers is missing\n  num_attention_heads is missing\n  kv_lora_rank is missing\n"
+        "  qk_nope_head_dim is missing\n  qk_rope_head_dim is missing\n  v_head_dim is missing\n"
+        "  rms_norm_eps is missing\n  max_position_embeddings is missing\n  q_lora_rank is missing\n"
+        "  rope_theta is missing");
+  for (const char* key : {"moe_intermediate_size", "num_experts_per_tok", "n_shared_experts"}) {
+    Json some = tiny_json();
+    for (const char* other :
+         {"moe_intermediate_size", "n_routed_experts", "n_shared_experts", "num_experts_per_tok", "n_group",
+          "topk_group", "routed_scaling_factor", "norm_topk_prob", "first_k_dense_replace"}) {
+      if (other != std::string(key)) some.erase(other);
+    }
+    std::string all = problem_of(some) + '\n';
+    for (const char* wanted : {"n_routed_experts", "n_group", "topk_group", "routed_scaling_factor",
+                               "norm_topk_prob", "first_k_dense_replace"}) {
+      CHECK(all.find(std::string(wanted) + " is missing\n") != std::string::npos);
+    }
+  }
 }
 
 TEST_CASE("config.json F1: values of the wrong type") {
@@ -191,7 +200,8 @@ TEST_CASE("config.json F1: values of the wrong type") {
   CHECK(problem(R"({"hidden_size": 256.0})") == "hidden_size = 256.0" + whole);
   CHECK(problem(R"({"hidden_size": 9223372036854775808})") == "hidden_size = 9223372036854775808" + whole);
   CHECK(problem(R"({"bos_token_id": -1})") == "bos_token_id = -1" + whole);
-  CHECK(problem(R"({"eos_token_id": [1, 2]})") == "eos_token_id = an array" + whole);
+  CHECK(problem(R"({"eos_token_id": [1, -2]})") ==
+        "eos_token_id = an array: must be a whole number or a list of them");
   CHECK(problem(R"({"rms_norm_eps": "1e-6"})") == "rms_norm_eps = \"1e-6\": must be a number");
   CHECK(problem(R"({"norm_topk_prob": 1})") == "norm_topk_prob = 1: must be true or false");
   CHECK(problem(R"({"q_lora_rank": "none"})") == "q_lora_rank = \"none\"" + whole);
@@ -200,9 +210,22 @@ TEST_CASE("config.json F1: values of the wrong type") {
 }
 
 TEST_CASE("config.json F1 F7: what cannot be honoured is refused by name") {
-  CHECK(problem(R"({"model_type": "deepseek_v2"})") ==
-        "model_type = \"deepseek_v2\": only \"deepseek_v3\" is supported");
-  CHECK(problem(R"({"model_type": null})") == "model_type = null: only \"deepseek_v3\" is supported");
+  const std::string types =
+      ": only \"deepseek_v3\", \"kimi_k2\", \"joyai_llm_flash\", \"glm4_moe_lite\", \"youtu\" are supported, "
+      "and "
+      "others with architectures = [\"DeepseekV3ForCausalLM\"]";
+  CHECK(problem(R"({"model_type": "deepseek_v2"})") == "model_type = \"deepseek_v2\"" + types);
+  CHECK(problem(R"({"model_type": "deepseek_v2", "architectures": ["DeepseekV3ForCausalLM"]})") ==
+        "model_type = \"deepseek_v2\"" + types);
+  CHECK(problem(R"({"model_type": "llama"})") == "model_type = \"llama\"" + types);
+  CHECK(problem(R"({"model_type": null, "architectures": ["DeepseekV3ForCausalLM"]})") ==
+        "model_type = null" + types);
+  CHECK(problem(R"({"model_type": "own", "architectures": ["DeepseekV3ForCausalLM"]})") == "");
+  CHECK(problem(R"({"partial_rotary_factor": 0.5})") == "partial_rotary_factor = 0.5: only 1 is supported");
+  CHECK(problem(R"({"mlp_bias": true})") == "mlp_bias = true: only false is supported");
+  CHECK(problem(R"({"mlp_layer_types": ["dense", "sparse", "dense", "sparse"]})") ==
+        "mlp_layer_types = an array: must be \"dense\" for the first 1 of 4 layers and \"sparse\" for the "
+        "others");
   CHECK(problem(R"({"scoring_func": "softmax"})") ==
         "scoring_func = \"softmax\": only \"sigmoid\" is supported");
   CHECK(problem(R"({"hidden_act": "gelu"})") == "hidden_act = \"gelu\": only \"silu\" is supported");
@@ -211,7 +234,6 @@ TEST_CASE("config.json F1 F7: what cannot be honoured is refused by name") {
   CHECK(problem(R"({"attention_bias": true})") == "attention_bias = true: only false is supported");
   CHECK(problem(R"({"tie_word_embeddings": true})") == "tie_word_embeddings = true: only false is supported");
   CHECK(problem(R"({"moe_layer_freq": 2})") == "moe_layer_freq = 2: only 1 is supported");
-  CHECK(problem(R"({"num_key_value_heads": 2})") == "num_key_value_heads = 2: only 4 is supported");
   CHECK(problem(R"({"rope_interleave": false})") == "rope_interleave = false: only true is supported");
   CHECK(problem(R"({"attention_dropout": 0.1})") == "attention_dropout = 0.1: only 0 is supported");
   CHECK(problem(R"({"mtp_concat": "sum"})") ==
@@ -221,6 +243,72 @@ TEST_CASE("config.json F1 F7: what cannot be honoured is refused by name") {
   CHECK(problem(R"({"mtpx_heads": "medusa"})") ==
         "mtpx_heads = \"medusa\": only \"sequential\" and \"repeated\" and \"parallel\" and \"linear\" are "
         "supported");
+}
+
+TEST_CASE("config.json: the models of other names that are computed as DeepSeek-V3 is (REAL_MODELS)") {
+  // GigaChat3.1-10B-A1.8B, by its facts.
+  const std::string gigachat = R"({"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
+    "vocab_size": 128256, "hidden_size": 1536, "intermediate_size": 8960, "moe_intermediate_size": 1280,
+    "num_hidden_layers": 26, "num_nextn_predict_layers": 1, "num_attention_heads": 32, "num_key_value_heads": 32,
+    "q_lora_rank": null, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 192,
+    "n_routed_experts": 64, "n_shared_experts": 1, "num_experts_per_tok": 4, "n_group": 1, "topk_group": 1,
+    "scoring_func": "sigmoid", "routed_scaling_factor": 1, "norm_topk_prob": true, "first_k_dense_replace": 1,
+    "rms_norm_eps": 1e-06, "rope_theta": 100000, "max_position_embeddings": 262144, "bos_token_id": 1, "eos_token_id": 2,
+    "rope_scaling": {"type": "yarn", "factor": 64, "original_max_position_embeddings": 4096, "mscale": 1,
+                     "mscale_all_dim": 1}, "tie_word_embeddings": false})";
+  CHECK(parse_config(gigachat, "f").config.v_head_dim == 192);
+  // The others differ from it in what they are called, and in how they say it.
+  const auto like = [&](const std::string& changes) {
+    Json json = Json::parse(gigachat);
+    json.update(Json::parse(changes));
+    return parse_config(json.dump(), "f");
+  };
+  const auto again = [](const ModelConfig& model) {
+    return parse_config(config_json(model.config, model.extra), "again");
+  };
+  for (const char* type : {"kimi_k2", "joyai_llm_flash"}) {
+    const ModelConfig model = like(cat(R"({"model_type": ")", type, R"(", "num_key_value_heads": 4})"));
+    CHECK(model.config == parse_config(gigachat, "f").config);
+    const Json written = Json::parse(config_json(model.config, model.extra));
+    CHECK(written["model_type"] == type);
+    CHECK(written["architectures"] == Json{"DeepseekV3ForCausalLM"});
+    CHECK(written["num_key_value_heads"] == 32);
+    CHECK(again(model).config == model.config);
+  }
+  // GLM-4.7-Flash: several ends, a list of layers.
+  Json layers = Json::array({"dense"});
+  for (int layer = 1; layer < 26; ++layer) layers.push_back("sparse");
+  const ModelConfig glm = like(R"({"architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite",
+    "eos_token_id": [5, 7, 9], "qk_nope_head_dim": 192, "v_head_dim": 256, "partial_rotary_factor": 1.0,
+    "rope_scaling": null, "rope_parameters": {"rope_theta": 1e5, "rope_type": "default", "partial_rotary_factor": 1.0},
+    "mlp_layer_types": )" + layers.dump() +
+                               "}");
+  CHECK(glm.config.eos_token_id == 5);
+  CHECK(glm.config.more_eos_token_ids == std::vector<Index>{7, 9});
+  CHECK(again(glm).config == glm.config);
+  CHECK(again(glm).extra == glm.extra);
+  CHECK(glm.extra["mlp_layer_types"] == layers);
+  CHECK(Json::parse(config_json(glm.config, glm.extra))["architectures"] == Json{"Glm4MoeLiteForCausalLM"});
+  CHECK(like(R"({"eos_token_id": []})").config.eos_token_id == -1);
+  CHECK(like(R"({"eos_token_id": [3]})").config.eos_token_id == 3);
+  // Dense by absence, and by more dense layers than there are. Tied embeddings are refused by name.
+  Json youtu = Json::parse(gigachat);
+  for (const char* key :
+       {"moe_intermediate_size", "n_routed_experts", "n_shared_experts", "num_experts_per_tok", "n_group",
+        "topk_group", "scoring_func", "routed_scaling_factor", "norm_topk_prob", "first_k_dense_replace",
+        "num_nextn_predict_layers"}) {
+    youtu.erase(key);
+  }
+  youtu.update({{"architectures", {"YoutuForCausalLM"}}, {"model_type", "youtu"}, {"mlp_bias", false}});
+  CHECK(config_of(youtu).n_routed_experts == 0);
+  CHECK(!config_of(youtu).is_moe(25));
+  youtu["n_routed_experts"] = nullptr;
+  CHECK(config_of(youtu).n_routed_experts == 0);
+  youtu["tie_word_embeddings"] = true;
+  CHECK(problem_of(youtu) == "tie_word_embeddings = true: only false is supported");
+  const Config dense = like(R"({"first_k_dense_replace": 99})").config;
+  CHECK(!dense.is_moe(26));
+  CHECK(dense.first_k_dense_replace == 99);
 }
 
 TEST_CASE("config.json F8: only the published quantisation is read") {

@@ -360,7 +360,7 @@ TEST_CASE("save_model: without MTP layers, where all layers were dense and MTP l
   Config c = mixture_config(1);
   c.first_k_dense_replace = c.num_layers();
   save_model(folder.root, random_model<float>(c, 1), {}, false);
-  CHECK(load_model<float>(device(), folder.root).model.config.first_k_dense_replace == c.num_hidden_layers);
+  CHECK(load_model<float>(device(), folder.root).model.config.first_k_dense_replace == c.num_layers());
 }
 
 TEST_CASE("load_model S17: shards give the model that one file gives") {

@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdlib>
+#include <random>
 
 using namespace mtpx;
 using mtpx_test::Folder;
@@ -199,6 +200,83 @@ TEST_CASE("tokenizer.json: the ids of Hugging Face's library, behind the splits 
       CHECK(tokenizer.encode(text, true) == variant["ids"][i].get<TokenIds>());
       CHECK(again.encode(text, true) == variant["ids"][i].get<TokenIds>());
     }
+  }
+}
+
+TEST_CASE("tokenizer.json: texts are cut where the ids of both parts are those of the whole") {
+  const Json golden = tokenizer_goldens();
+  const std::vector<std::string> characters{"\n",
+                                            "\n",
+                                            "\n",
+                                            "\r",
+                                            " ",
+                                            " ",
+                                            "\t",
+                                            "a",
+                                            "b",
+                                            "Z",
+                                            "'s",
+                                            "'",
+                                            ".",
+                                            ";",
+                                            "/",
+                                            "/",
+                                            "1",
+                                            "23",
+                                            "\xC2\x85",
+                                            "\xC2\xA0",
+                                            "\xE2\x80\x83",
+                                            "\xE3\x80\x80",
+                                            "\xCC\x81",
+                                            "e",
+                                            "\xC3\xA9",
+                                            "\xE2\x80\xA8",
+                                            "\xE4\xBD\xA0",
+                                            "\xE3\x80\x82",
+                                            "\xE3\x81\x82",
+                                            "\xF0\x9F\x98\x80",
+                                            "\xFF",
+                                            "\xE3",
+                                            "\x01",
+                                            "\xE1\x9A\x80",
+                                            "\xEF\xBC\x81",
+                                            "<eos>"};
+  for (const Json& variant : golden["variants"]) {
+    const auto name = variant["name"].get<std::string>();
+    CAPTURE(name);
+    Json file = golden["tokenizer"];
+    file["normalizer"] = variant["normalizer"];
+    file["pre_tokenizer"] = variant["pre_tokenizer"];
+    const Tokenizer tokenizer = parse_tokenizer(file.dump(), "f.json");
+    // Pieces, too: those that have no merges across a cut would hide a wrong one.
+    const auto pieces = [&tokenizer](std::string_view text, std::vector<std::string> before = {}) {
+      std::vector<std::vector<Match>> scratch(tokenizer.parts().splits.size());
+      detail::split_text(text, tokenizer.parts().splits, 0, scratch,
+                         [&before](std::string_view piece) { before.emplace_back(piece); });
+      return before;
+    };
+    std::mt19937 random(7);
+    int cuts = 0;
+    for (int round = 0; round < 3000; ++round) {
+      std::string text;
+      for (int i = 0; i < 12; ++i) text += characters[random() % characters.size()];
+      const TokenIds whole = tokenizer.encode(text);
+      for (std::size_t at = 0, cut; at <= text.size(); at = cut + 1) {
+        cut = tokenizer.cut(text, at);
+        REQUIRE(cut >= at);
+        if (cut == text.size()) break;
+        ++cuts;
+        const std::string_view left = std::string_view(text).substr(0, cut),
+                               right = std::string_view(text).substr(cut);
+        TokenIds parts = tokenizer.encode(left);
+        const TokenIds rest = tokenizer.encode(right);
+        parts.insert(parts.end(), rest.begin(), rest.end());
+        CAPTURE(text);
+        CHECK(parts == whole);
+        if (Utf8Stream::valid(text)) CHECK(pieces(right, pieces(left)) == pieces(text));
+      }
+    }
+    CHECK((name == "digits" ? cuts == 0 : cuts > 300));
   }
 }
 

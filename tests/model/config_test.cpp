@@ -237,12 +237,19 @@ TEST_CASE("config F4: counts that do not fit each other") {
       lines({"num_experts_per_tok = 3, n_routed_experts = 8, n_group = 4, topk_group = 1: the chosen groups "
              "hold "
              "only 2 experts"}));
-  CHECK(after([](Config& c) { c.first_k_dense_replace = 6; }) ==
-        lines({"first_k_dense_replace = 6, num_hidden_layers = 4, num_nextn_predict_layers = 1: more dense "
-               "layers than "
-               "layers"}));
-  CHECK(
-      after([](Config& c) { c.first_k_dense_replace = 5; }).empty());  // dense throughout, MTP layer included
+  // Dense throughout, MTP layer included.
+  CHECK(after([](Config& c) { c.first_k_dense_replace = 5; }).empty());
+  CHECK(after([](Config& c) { c.first_k_dense_replace = 99; }).empty());
+  Config dense = tiny(), beyond = tiny();
+  dense.first_k_dense_replace = 5;
+  beyond.first_k_dense_replace = 99;
+  CHECK(beyond.parameter_count() == dense.parameter_count());
+  CHECK(!beyond.is_moe(4));
+  CHECK(after([](Config& c) {
+          c.eos_token_id = 1, c.more_eos_token_ids = {2, 256};
+        }) == lines({"eos_token_id = 256, vocab_size = 256: must be a token, or -1 for none"}));
+  CHECK(after([](Config& c) { c.more_eos_token_ids = {-1}; }) ==
+        lines({"eos_token_id = -1: must be a token in a list of them"}));
   CHECK(after([](Config& c) { c.eos_token_id = 256; }) ==
         lines({"eos_token_id = 256, vocab_size = 256: must be a token, or -1 for none"}));
   CHECK(after([](Config& c) { c.bos_token_id = 255; }).empty());

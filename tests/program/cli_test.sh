@@ -109,7 +109,7 @@ cp "$(dirname "$0")/../golden/dense/model.safetensors" "$work/short/"
 # Tokens learnt from the text: they lie beside the model, which writes text by them and goes on with the same ones.
 "$mtpx" train --config "$work/config.json" --data "$work/text.txt" --steps 4 --seq 32 --vocab-size 300 --out "$work/bpe" >"$work/log" ||
   fail "train --vocab-size: $(cat "$work/log")"
-grep -Eq ' to train on as [0-9]+ tokens of [0-9]+; ' "$work/log" || fail "train --vocab-size says nothing of tokens: $(cat "$work/log")"
+grep -Eq ' documents, [0-9]+ tokens of 300, [0-9]+ to train on; ' "$work/log" || fail "train --vocab-size says nothing of tokens: $(cat "$work/log")"
 grep -Eq 'validation at step 4: [0-9.]+ bits per byte' "$work/log" || fail "train --vocab-size: no bits per byte"
 "$mtpx" generate --model "$work/bpe" --prompt 'the quick brown fox number ' --max-tokens 9 --draft 2 --json >"$work/json" 2>"$work/stderr" ||
   fail "generate with tokens: $(cat "$work/stderr")"

@@ -9,7 +9,10 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 using mtpx::Corpus;
@@ -132,6 +135,30 @@ TEST_CASE("Corpus: a named file is taken byte for byte (D5)") {
   CHECK(Corpus::from_paths({folder.write("line.txt", line)}).text(0) == line);
 }
 
+TEST_CASE("Corpus: large files are mapped, small ones read, with the same rules") {
+  const Folder folder;
+  std::string large(1 << 20, 'a');
+  large.back() = 'b';
+  folder.write("a/large.txt", large);
+  folder.write("a/small.txt", "small");
+  std::string binary = large, blank(1 << 20, ' ');
+  binary[8191] = '\0';
+  folder.write("a/binary", binary);
+  folder.write("a/blank", blank);
+  const Corpus corpus = Corpus::from_paths({folder.root / "a"});
+  REQUIRE(corpus.documents() == 2);
+  CHECK(corpus.text(0) == large);
+  CHECK(corpus.text(1) == "small");
+  CHECK(corpus.size() == (1 << 20) + 5);
+  CHECK(mtpx::text_bytes_at_most({folder.root / "a"}) == 3 * (1 << 20) + 5);
+  CHECK(Corpus::from_paths({folder.root / "a" / "binary"}).text(0) == binary);
+  CHECK(reading_error({folder.root / "a" / "blank"}) ==
+        "[data] " + (folder.root / "a" / "blank").string() + ": the file holds only white space");
+  Corpus copy = corpus;  // shares the mapping, which outlives the file and the other corpus
+  fs::remove(folder.root / "a" / "large.txt");
+  CHECK(copy.split(0.5).train.text(0) == large.substr(0, 1 << 19));
+}
+
 TEST_CASE("Corpus: bad paths give one exact line (D1)") {
   const Folder folder;
   const std::string root = folder.root.string();
@@ -187,19 +214,6 @@ TEST_CASE("Corpus and Tokens: documents are found by offset") {
   CHECK(corpus.name(1) == "two");
 }
 
-TEST_CASE("Corpus: the fingerprint sees bytes, order and boundaries, but not names (D9)") {
-  const auto print = [](const Strings& texts, const std::string& name = "n") {
-    Corpus corpus;
-    for (const std::string& text : texts) corpus.add(text, name);
-    return corpus.fingerprint();
-  };
-  CHECK(print({"ab", "c"}) == print({"ab", "c"}, "other"));
-  CHECK(print({"ab", "c"}) != print({"a", "bc"}));
-  CHECK(print({"ab", "c"}) != print({"c", "ab"}));
-  CHECK(print({"ab", "c"}) != print({"ab", "d"}));
-  CHECK(print({}) == 0xcbf29ce484222325);  // FNV-1a of nothing
-}
-
 TEST_CASE("Corpus::split: long documents give their tails, short ones go whole, nothing is in both") {
   Corpus corpus;
   for (int d = 0; d < 100; ++d) {  // every tenth is long; each has a letter of its own at its end
@@ -230,8 +244,8 @@ TEST_CASE("Corpus::split: long documents give their tails, short ones go whole, 
         doctest::Approx(0.1).epsilon(0.01));
 
   const CorpusSplit again = corpus.split(0.1);
-  CHECK(again.train.fingerprint() == parts.train.fingerprint());
-  CHECK(again.validation.fingerprint() == parts.validation.fingerprint());
+  CHECK(all_text(again.train) == all_text(parts.train));
+  CHECK(all_text(again.validation) == all_text(parts.validation));
 }
 
 TEST_CASE("Corpus::split: small texts, fraction 0, and what training must keep (D3)") {
@@ -260,6 +274,62 @@ TEST_CASE("Corpus::split: a fraction outside [0, 1) is refused") {
   CHECK_THROWS_WITH_AS(text.split(-0.5), "[data] the validation fraction must be in [0, 1), it is -0.5",
                        mtpx::ConfigError);
   CHECK_THROWS_AS(text.split(std::numeric_limits<double>::quiet_NaN()), mtpx::ConfigError);
+}
+
+TEST_CASE("Tokens::split: as a corpus of bytes is split, without a copy; parts are cut anew when they grow") {
+  Corpus corpus;
+  for (int d = 0; d < 100; ++d) {
+    const int length = d % 10 == 3 ? 20'000 : 100 + d;
+    corpus.add(std::string(static_cast<std::size_t>(length), static_cast<char>('a' + d % 26)) + "!", "d");
+  }
+  const mtpx::Tokens all(corpus);
+  for (const double fraction : {0.0, 0.001, 0.1, 0.5}) {
+    const CorpusSplit texts = corpus.split(fraction, 1000);
+    const mtpx::TokenSplit ids = all.split(fraction, 1000);
+    const auto same = [](const mtpx::Tokens& tokens, const Corpus& text) {
+      const mtpx::Tokens expected(text);
+      REQUIRE(tokens.documents() == expected.documents());
+      REQUIRE(tokens.size() == expected.size());
+      for (Index d = 0; d < tokens.documents(); ++d) CHECK(tokens.start(d) == expected.start(d));
+      std::vector<std::int32_t> read(static_cast<std::size_t>(tokens.size())), wanted(read.size());
+      tokens.read(0, read);
+      expected.read(0, wanted);
+      CHECK(read == wanted);
+    };
+    same(ids.train, texts.train);
+    same(ids.validation, texts.validation);
+  }
+  mtpx::Tokens part = all.split(0.1).validation;
+  const Index size = part.size();
+  const std::int32_t last = part.at(size - 1);
+  part.add(std::vector<std::int32_t>{70000, 1});  // wider than what it shares
+  CHECK(part.size() == size + 2);
+  CHECK(part.at(size) == 70000);
+  CHECK(part.at(size - 1) == last);
+  CHECK(all.at(all.size() - 1) == '!');  // the others keep theirs
+  CHECK_THROWS_WITH_AS(all.split(1), "[data] the validation fraction must be in [0, 1), it is 1",
+                       mtpx::ConfigError);
+}
+
+TEST_CASE("Tokens: ids that lie elsewhere are read where they are, once they may be") {
+  const auto ids = std::make_shared<const std::vector<std::uint16_t>>(
+      std::vector<std::uint16_t>{1, 2, 3, 0xfffe, 5, 6, 7, 8});
+  std::vector<std::pair<Index, Index>> asked;
+  const mtpx::Tokens tokens(
+      mtpx::BorrowedIds{std::as_bytes(std::span(*ids)), 2, {0, 3}, ids, [&](Index first, Index count) {
+                          asked.emplace_back(first, count);
+                          if (first + count > 7) throw mtpx::FileError("the last id");
+                        }});
+  CHECK(tokens.size() == 8);
+  CHECK(tokens.documents() == 2);
+  CHECK(tokens.at(3) == 0xfffe);
+  const auto [train, validation] = tokens.split(0.4);
+  REQUIRE(validation.size() == 5);  // the second document: the middle of a stride of 2.5
+  CHECK(validation.at(1) == 5);
+  CHECK(train.at(2) == 3);
+  CHECK(asked == std::vector<std::pair<Index, Index>>{{3, 1}, {4, 1}, {2, 1}});
+  std::vector<std::int32_t> all(8);
+  CHECK_THROWS_WITH_AS(tokens.read(0, all), "the last id", mtpx::FileError);
 }
 
 TEST_CASE("Tokens: ids of one's own, however large, and those of any tokenizer") {

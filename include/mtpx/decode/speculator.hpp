@@ -1,5 +1,6 @@
 #pragma once
 
+#include <mtpx/core/cpu.hpp>
 #include <mtpx/core/rng.hpp>
 #include <mtpx/decode/draft_policy.hpp>
 #include <mtpx/decode/options.hpp>
@@ -305,7 +306,9 @@ class Speculator {
       options_.logits_hook(text_, picked_from_);
     }
     const std::span<const double> z = picked_from_;
-    const std::int32_t token = cpu::race_of_row(z, s.sampling, draw_of_place(s, i).noise);
+    const Draw draw = draw_of_place(s, i);
+    std::int32_t token = 0;
+    race_rows(host_, Rows{1, static_cast<Index>(z.size()), 0}, z.data(), &draw, &token);
     if (options_.log_probabilities) {
       const double top = z[static_cast<std::size_t>(argmax(z))];
       double sum = 0;
@@ -413,6 +416,7 @@ class Speculator {
   const GenerateOptions options_;
   const Index most_drafts_;
   const Index modules_;  // that draft
+  const Cpu host_{1};  // races where logits are on the host
   Passes<T, D> passes_;
   std::vector<Slot> slots_;
   std::optional<DraftPolicy> policy_;

@@ -9,6 +9,7 @@
 #include <mtpx/model/config.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -46,7 +47,7 @@ void visit_plain_keys(AnyConfig& config, Visit&& visit) {
   visit("qk_nope_head_dim", config.qk_nope_head_dim, Need::always);
   visit("qk_rope_head_dim", config.qk_rope_head_dim, Need::always);
   visit("v_head_dim", config.v_head_dim, Need::always);
-  visit("n_routed_experts", config.n_routed_experts, Need::always);
+  visit("n_routed_experts", config.n_routed_experts, Need::with_experts);
   visit("moe_intermediate_size", config.moe_intermediate_size, Need::with_experts);
   visit("n_shared_experts", config.n_shared_experts, Need::with_experts);
   visit("num_experts_per_tok", config.num_experts_per_tok, Need::with_experts);
@@ -108,6 +109,29 @@ class KeyReader {
     }
     rest_.erase(place);
     into = none;
+  }
+
+  /// A token, or several in a list; null and absence stand for none.
+  void read_tokens(const char* key, Index& first, std::vector<Index>& others) {
+    const auto place = rest_.find(key);
+    if (place == rest_.end() || !place->is_array()) return read_or_null(key, first, -1, false);
+    const Json list = *take(key);
+    std::vector<Index> all;
+    for (const Json& id : list) {
+      if (!id.is_number_unsigned() || id > std::numeric_limits<std::int32_t>::max()) {
+        note(key, list, "must be a whole number or a list of them");
+        return;
+      }
+      all.push_back(id.get<Index>());
+    }
+    first = all.empty() ? -1 : all[0];
+    if (!all.empty()) others.assign(all.begin() + 1, all.end());
+  }
+
+  /// A key that may be absent, and otherwise must have this one value; it is kept.
+  void expect(const char* key, const Json& only) {
+    const auto place = rest_.find(key);
+    if (place != rest_.end() && *place != only) note(key, *place, cat("only ", only.dump(), " is supported"));
   }
 
   /// A key that may be absent, and otherwise has one of the named values.
@@ -269,14 +293,57 @@ inline const std::vector<std::pair<const char*, MtpHeads>>& mtpx_heads_names() {
 }
 
 /// The keys that say what mtpx does anyway; every other value is refused.
-inline std::vector<std::pair<const char*, Json>> fixed_keys(const Config& config) {
-  return {{"hidden_act", "silu"},
-          {"scoring_func", "sigmoid"},
-          {"topk_method", "noaux_tc"},
-          {"moe_layer_freq", 1},
-          {"attention_bias", false},
-          {"tie_word_embeddings", false},
-          {"num_key_value_heads", config.num_attention_heads}};
+inline std::vector<std::pair<const char*, Json>> fixed_keys() {
+  return {{"hidden_act", "silu"}, {"scoring_func", "sigmoid"}, {"topk_method", "noaux_tc"},
+          {"moe_layer_freq", 1},  {"attention_bias", false},   {"tie_word_embeddings", false}};
+}
+
+constexpr const char* architecture = "DeepseekV3ForCausalLM";
+/// Types of models that are computed as DeepSeek-V3 is, whatever their architecture is called.
+constexpr std::array<std::string_view, 5> model_types{"deepseek_v3", "kimi_k2", "joyai_llm_flash",
+                                                      "glm4_moe_lite", "youtu"};
+/// Types whose models are computed in another way, though a file may name the architecture.
+constexpr std::string_view other_type = "deepseek_v2";
+
+/// model_type, which stays in the keys if it is not DeepSeek-V3's own.
+inline void read_model_type(KeyReader& keys) {
+  const auto place = keys.rest().find("model_type");
+  if (place == keys.rest().end()) return keys.note_missing("model_type");
+  const std::string type = place->is_string() ? place->get<std::string>() : "";
+  const auto named = keys.rest().find("architectures");
+  const bool by_name = named != keys.rest().end() && *named == Json{architecture};
+  if (type == "deepseek_v3") {
+    keys.take("model_type");
+  } else if (std::find(model_types.begin(), model_types.end(), type) == model_types.end() &&
+             (!by_name || type.empty() || type == other_type)) {
+    std::string known;
+    for (const std::string_view one : model_types) known += cat(known.empty() ? "" : ", ", quote(one));
+    keys.note(
+        "model_type", *place,
+        cat("only ", known, " are supported, and others with architectures = [", quote(architecture), ']'));
+  }
+}
+
+/// Whether a file speaks of experts. One without these keys is of dense layers.
+inline bool has_experts(Json& keys) {
+  const auto count = keys.find("n_routed_experts");
+  if (count != keys.end() && count->is_null()) keys.erase("n_routed_experts");
+  if (keys.contains("n_routed_experts")) return keys["n_routed_experts"] != 0;
+  return keys.contains("moe_intermediate_size") || keys.contains("num_experts_per_tok") ||
+         keys.contains("n_shared_experts");
+}
+
+/// Which layers route is said a second time by transformers 5; kept.
+inline void check_layer_types(KeyReader& keys, const Config& config) {
+  const auto place = keys.rest().find("mlp_layer_types");
+  if (place == keys.rest().end() || place->is_null()) return;
+  bool same = place->is_array() && static_cast<Index>(place->size()) == config.num_hidden_layers;
+  for (Index layer = 0; same && layer < config.num_hidden_layers; ++layer)
+    same = (*place)[static_cast<std::size_t>(layer)] == (config.is_moe(layer) ? "sparse" : "dense");
+  if (!same)
+    keys.note("mlp_layer_types", *place,
+              cat("must be \"dense\" for the first ", config.first_k_dense_replace, " of ",
+                  config.num_hidden_layers, " layers and \"sparse\" for the others"));
 }
 
 /// Throws ConfigError "[config] file: what" with a line for each entry of `lines`, if there are any.
@@ -290,6 +357,10 @@ inline void refuse(const std::string& file, const char* what, const std::vector<
 }  // namespace detail
 
 /// The configuration in the text of a config.json; `file` names it in errors.
+///
+/// The model is told by model_type, or by architectures where that is unknown: DeepSeek-V3's, and those that
+/// are computed as it is. A file without the keys of experts is of dense layers; num_key_value_heads has no
+/// meaning where all heads read one latent, and is ignored. eos_token_id may be a list.
 ///
 /// Rotary positions may be spelt rope_theta + rope_scaling or rope_parameters. null stands for "none" in
 /// q_lora_rank, bos_token_id and eos_token_id. quantization_config must be DeepSeek-V3's: fp8, e4m3, scales
@@ -309,25 +380,27 @@ inline ModelConfig parse_config(std::string_view text, const std::string& file) 
   std::vector<std::string> problems;
   detail::KeyReader keys(std::move(json), "", problems);
 
-  if (!keys.rest().contains("model_type")) keys.note_missing("model_type");
-  keys.demand("model_type", "deepseek_v3");
+  detail::read_model_type(keys);
   // Whether the keys of experts are needed is known first.
-  const auto experts = keys.rest().find("n_routed_experts");
-  const bool with_experts = experts == keys.rest().end() || *experts != 0;
+  const bool with_experts = detail::has_experts(keys.rest());
   detail::visit_plain_keys(config, [&](const char* key, auto& member, detail::Need need) {
     keys.read(key, member,
               need == detail::Need::always || (need == detail::Need::with_experts && with_experts));
   });
   keys.read_or_null("q_lora_rank", config.q_lora_rank, 0, true);
   keys.read_or_null("bos_token_id", config.bos_token_id, -1, false);
-  keys.read_or_null("eos_token_id", config.eos_token_id, -1, false);
+  keys.read_tokens("eos_token_id", config.eos_token_id, config.more_eos_token_ids);
   detail::read_ropes(keys, config, problems);
   model.block_size = detail::read_quantization(keys, problems);
   keys.read_choice("mtp_concat", config.mtp_concat, detail::mtp_concat_names());
   keys.read_choice("mtp_hidden", config.mtp_hidden, detail::mtp_hidden_names());
   keys.read_choice("mtpx_heads", config.mtpx_heads, detail::mtpx_heads_names());
   keys.read("mtpx_trained_window", config.mtpx_trained_window, false);
-  for (const auto& [key, value] : detail::fixed_keys(config)) keys.demand(key, value);
+  for (const auto& [key, value] : detail::fixed_keys()) keys.demand(key, value);
+  keys.take("num_key_value_heads");
+  keys.expect("partial_rotary_factor", 1);
+  keys.expect("mlp_bias", false);
+  detail::check_layer_types(keys, config);
   // Only ever written by transformers.
   keys.demand("rope_interleave", true);
   keys.demand("attention_dropout", 0);
@@ -352,9 +425,9 @@ inline ModelConfig read_config(const std::filesystem::path& path) {
 /// key alone decides.
 inline std::string config_json(const Config& config, const Json& extra = Json::object()) {
   Json json = Json::object();
-  const Json architectures = {"DeepseekV3ForCausalLM"};
+  const Json architectures = {detail::architecture};
   json["architectures"] = extra.value("architectures", architectures);
-  json["model_type"] = "deepseek_v3";
+  json["model_type"] = extra.value("model_type", Json("deepseek_v3"));
   detail::visit_plain_keys(config,
                            [&](const char* key, const auto& member, detail::Need) { json[key] = member; });
   if (config.n_routed_experts == 0) {
@@ -364,6 +437,10 @@ inline std::string config_json(const Config& config, const Json& extra = Json::o
   json["q_lora_rank"] = or_null(config.q_lora_rank, 0);
   json["bos_token_id"] = or_null(config.bos_token_id, -1);
   json["eos_token_id"] = or_null(config.eos_token_id, -1);
+  if (!config.more_eos_token_ids.empty()) {
+    json["eos_token_id"] = {config.eos_token_id};
+    for (const Index id : config.more_eos_token_ids) json["eos_token_id"].push_back(id);
+  }
   json["rope_theta"] = config.rope_theta;
   if (const auto& scaling = config.rope_scaling) {
     json["rope_scaling"] = {{"type", "yarn"},
@@ -374,7 +451,8 @@ inline std::string config_json(const Config& config, const Json& extra = Json::o
                             {"mscale", scaling->mscale},
                             {"mscale_all_dim", scaling->mscale_all_dim}};
   }
-  for (const auto& [key, value] : detail::fixed_keys(config)) json[key] = value;
+  for (const auto& [key, value] : detail::fixed_keys()) json[key] = value;
+  json["num_key_value_heads"] = config.num_attention_heads;
   for (const auto& [name, value] : detail::mtp_concat_names()) {
     if (value == config.mtp_concat) json["mtp_concat"] = name;
   }

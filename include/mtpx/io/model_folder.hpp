@@ -225,11 +225,7 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
   if (failed) throw FileError(cat("[model] ", folder.string(), ": cannot be made: ", failed.message()));
 
   Config config = model.config;
-  if (!mtp) {
-    config.num_nextn_predict_layers = 0;
-    // It may have counted MTP layers as dense ones; more dense layers than layers would not be read again.
-    config.first_k_dense_replace = std::min(config.first_k_dense_replace, config.num_layers());
-  }
+  if (!mtp) config.num_nextn_predict_layers = 0;
   std::vector<std::string> left_out;
   for (Index k = config.num_nextn_predict_layers; k < model.config.num_nextn_predict_layers; ++k) {
     left_out.push_back(cat("model.layers.", config.num_hidden_layers + k, '.'));

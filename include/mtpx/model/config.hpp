@@ -44,17 +44,19 @@ struct Config {
   Index topk_group = 1;              ///< groups among which a token chooses its experts
   double routed_scaling_factor = 1;  ///< multiplies the routed experts' weights
   bool norm_topk_prob = true;        ///< divide the chosen scores by their sum
-  Index first_k_dense_replace = 0;   ///< the first layers, dense even in a model with experts
-  double aux_loss_alpha = 1e-4;      ///< weight of the sequence-wise balance loss (DeepSeek-V3 eq. 17)
+  Index first_k_dense_replace =
+      0;  ///< the first layers, dense even in a model with experts; may be more than all
+  double aux_loss_alpha = 1e-4;  ///< weight of the sequence-wise balance loss (DeepSeek-V3 eq. 17)
 
   double rms_norm_eps = 1e-6;  ///< added to the mean square in every norm but the two of the latents
   double rope_theta = 10000;   ///< base of the rotary frequencies
   std::optional<RopeScaling> rope_scaling;  ///< absent = plain rotary positions
   Index max_position_embeddings = 0;        ///< longest sequence, in tokens
 
-  double initializer_range = 0.006;  ///< standard deviation at the start (DeepSeek-V3 sec. 4.2)
-  Index bos_token_id = -1;           ///< -1 = none
-  Index eos_token_id = -1;           ///< -1 = none
+  double initializer_range = 0.006;         ///< standard deviation at the start (DeepSeek-V3 sec. 4.2)
+  Index bos_token_id = -1;                  ///< -1 = none
+  Index eos_token_id = -1;                  ///< -1 = none
+  std::vector<Index> more_eos_token_ids{};  ///< others that end a text, too
 
   /// Order of eh_proj's inputs.
   MtpConcat mtp_concat = MtpConcat::embedding_hidden;
@@ -210,17 +212,14 @@ struct Config {
     };
     known_token("bos_token_id", bos_token_id);
     known_token("eos_token_id", eos_token_id);
+    for (const Index id : more_eos_token_ids) {
+      known_token("eos_token_id", id);
+      if (id < 0) found.push_back(cat("eos_token_id = ", id, ": must be a token in a list of them"));
+    }
     if (n_routed_experts > 0) expert_violations(found);
   }
 
   void expert_violations(std::vector<std::string>& found) const {
-    // A model of dense layers alone may say so by first_k_dense_replace, MTP layers included.
-    if (sound({first_k_dense_replace, num_hidden_layers, num_nextn_predict_layers}) &&
-        first_k_dense_replace > num_layers()) {
-      found.push_back(
-          cat("first_k_dense_replace = ", first_k_dense_replace, ", num_hidden_layers = ", num_hidden_layers,
-              ", num_nextn_predict_layers = ", num_nextn_predict_layers, ": more dense layers than layers"));
-    }
     if (sound({num_experts_per_tok, n_routed_experts}) && num_experts_per_tok > n_routed_experts) {
       found.push_back(cat("num_experts_per_tok = ", num_experts_per_tok,
                           ", n_routed_experts = ", n_routed_experts, ": a token takes an expert once"));

@@ -5,6 +5,7 @@
 #include <mtpx/core/shape.hpp>
 #include <mtpx/text/added_tokens.hpp>
 #include <mtpx/text/bpe.hpp>
+#include <mtpx/text/line_cuts.hpp>
 #include <mtpx/text/nfc.hpp>
 #include <mtpx/text/split.hpp>
 #include <mtpx/text/utf8.hpp>
@@ -61,8 +62,8 @@ class Tokenizer {
   std::vector<std::int32_t> encode(std::string_view text, bool special = false) const {
     std::vector<std::int32_t> ids;
     if (is_bytes()) {
-      ids.reserve(text.size());
-      for (const char byte : text) ids.push_back(static_cast<unsigned char>(byte));
+      const auto* const bytes = reinterpret_cast<const unsigned char*>(text.data());
+      ids.assign(bytes, bytes + text.size());
       return ids;
     }
     ids.reserve(text.size() / 3);
@@ -73,6 +74,14 @@ class Tokenizer {
       around_added(state_->in_normalized, state_->parts.nfc ? normal : part, special, ids, cut_and_merge);
     });
     return ids;
+  }
+
+  /// The first place known at or after `at` where a text may be cut in two, whose ids one behind the other
+  /// are those of the whole; its end if none is known.
+  std::size_t cut(std::string_view text, std::size_t at) const {
+    if (is_bytes()) return std::min(at, text.size());
+    if (!state_->cuts_at_lines) return text.size();
+    return state_->own_splits ? OwnPieces::cut(text, at) : detail::line_cut(text, at);
   }
 
   /// The bytes of one token, valid as long as the tokenizer; empty for an id without a text. A token alone
@@ -126,6 +135,10 @@ class Tokenizer {
         is_bytes = is_bytes && bpe.byte(static_cast<unsigned char>(byte)) == static_cast<std::int32_t>(byte);
       }
       own_splits = detail::splits_like_own(parts.splits);
+      cuts_at_lines = own_splits ? !parts.nfc : detail::cuts_at_lines(parts.splits);
+      for (const AddedToken& token : parts.added) {
+        cuts_at_lines = cuts_at_lines && token.content.find_first_of("\r\n") == std::string::npos;
+      }
       for (const Split& split : parts.splits) {
         if (!split.literal && !split.find) {
           throw ConfigError("[tokenizer] a split has nothing that finds its pattern");
@@ -180,6 +193,10 @@ class Tokenizer {
         number(static_cast<std::uint64_t>(token.id));
         for (const bool flag : {token.special, token.normalized}) byte(flag);
       }
+      for (const std::vector<std::int32_t>* around : {&parts.before, &parts.after}) {
+        number(around->size());
+        for (const std::int32_t id : *around) number(static_cast<std::uint64_t>(id));
+      }
       return value;
     }
 
@@ -187,7 +204,7 @@ class Tokenizer {
     Bpe bpe;
     std::vector<std::string_view> texts;             // by id
     detail::AddedTokenFinder in_raw, in_normalized;  // where they are looked for
-    bool is_bytes = false, own_splits = false;
+    bool is_bytes = false, own_splits = false, cuts_at_lines = false;
     std::uint64_t fingerprint = 0;
   };
 

@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -83,13 +85,16 @@ inline HostBatch empty_batch(Index batch, Index seq) {
 /// Appends the seq + 1 tokens of the stream from `offset` on, and their positions. The end of the stream is
 /// followed by its beginning, which is a document's start like any other.
 inline void append_window(const Tokens& tokens, Index offset, HostBatch& batch) {
-  Index document = tokens.document_at(offset);
-  for (Index i = 0; i <= batch.seq; ++i) {
-    batch.tokens.push_back(tokens.at(offset));
-    batch.positions.push_back(static_cast<std::int32_t>(offset - tokens.start(document)));
-    if (++offset < tokens.start(document + 1)) continue;
-    if (++document < tokens.documents()) continue;
-    offset = document = 0;
+  for (Index left = batch.seq + 1; left > 0; offset = 0) {
+    const Index end = std::min(tokens.size(), offset + left);
+    left -= end - offset;
+    const std::size_t known = batch.tokens.size();
+    batch.tokens.resize(known + static_cast<std::size_t>(end - offset));
+    tokens.read(offset, std::span(batch.tokens).subspan(known));
+    for (Index document = tokens.document_at(offset); offset < end; ++document) {
+      const Index start = tokens.start(document), stop = std::min(end, tokens.start(document + 1));
+      for (; offset < stop; ++offset) batch.positions.push_back(static_cast<std::int32_t>(offset - start));
+    }
   }
 }
 
@@ -167,7 +172,7 @@ class Batches {
   /// The fewest tokens that can be trained on.
   static Index minimum(Index seq, Index depth) { return seq + 1 + depth; }
 
-  /// Keeps a copy of the tokens (move them in to avoid the copy).
+  /// Keeps the tokens, which copies share.
   /// Throws ConfigError if batch < 1, seq < 1, depth < 0 or seq <= depth; FileError if there are fewer than
   /// `minimum(seq, depth)` tokens.
   Batches(Tokens tokens, const BatchOptions& options) : tokens_(std::move(tokens)), options_(options) {
@@ -231,7 +236,7 @@ struct ValidationOptions {
 /// token is a next-token target twice.
 class ValidationWindows {
  public:
-  /// Keeps a copy of the tokens (move them in to avoid the copy). Tokens too few for one window, or empty,
+  /// Keeps the tokens, which copies share. Tokens too few for one window, or empty,
   /// is no error here: it gives `windows() == 0`, and the caller says that there is nothing to validate on.
   /// Throws ConfigError as Batches does, and if limit < 1.
   ValidationWindows(Tokens tokens, const ValidationOptions& options)

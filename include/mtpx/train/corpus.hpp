@@ -1,8 +1,11 @@
 #pragma once
-// Text to learn from: documents of bytes, read from files and folders, and split into train and validation.
+// Text to learn from: documents of bytes, from files and folders, and what of it is held out for validation.
 
 #include <mtpx/core/error.hpp>
 #include <mtpx/core/shape.hpp>
+#include <mtpx/text/input_file.hpp>
+
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -11,6 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -23,11 +27,11 @@ namespace mtpx {
 
 struct CorpusSplit;
 
-/// Documents laid end to end. One file is one document: UTF-8, broken UTF-8, NUL, byte order marks and CRLF
-/// all pass through unchanged. What a model learns from is their ids: Tokens.
+/// Documents of text. One file is one document: UTF-8, broken UTF-8, NUL, byte order marks and CRLF all pass
+/// through unchanged. What a model learns from is their ids: Tokens.
 ///
-/// The text is held in memory: a file that changes after reading does not change a run. `fingerprint()`
-/// tells a resumed run whether it reads the same text again.
+/// Small files are copied; large ones are mapped, take no memory of their own, and must stay as they are
+/// until their ids have been made. Parts and copies of a corpus share its text.
 class Corpus {
  public:
   /// Positions inside a document are int32, so a longer document is refused.
@@ -36,79 +40,58 @@ class Corpus {
   /// No documents.
   Corpus() = default;
 
-  /// Reads files and folders, in the order given.
-  ///
-  /// A file named in `paths` is always taken, whatever its bytes. A folder gives its files at any depth,
-  /// sorted by the bytes of their path inside the folder: the same order on every machine. In folders these
-  /// are skipped: hidden entries (`.git`, `.cache`, ...), folders named `build` or `runs`, symbolic links,
-  /// what is not a regular file, binary files (a NUL in the first 8 KiB) and blank files (white space only).
-  /// A file reached twice counts once, else a copy of a training text could land in validation.
-  ///
-  /// Throws FileError, one line naming the path: missing, neither file nor folder, blank, a folder without
-  /// text, longer than `longest_document`, unreadable (inside folders too: what is skipped must not depend
-  /// on who reads).
+  /// Reads files and folders, in the order given: what for_each_document() finds.
   static Corpus from_paths(const std::vector<std::filesystem::path>& paths);
 
   /// One document holding `text`. Throws FileError if it is empty.
   static Corpus from_text(std::string text);
 
   /// Appends one document; an empty text is no document and is left out. `name` is for messages.
-  void add(std::string_view text, std::string name);
+  void add(std::string_view text, std::string name) {
+    if (text.empty()) return;
+    auto own = std::make_shared<const std::string>(text);
+    add(*own, own, std::move(name));
+  }
+  /// The same without a copy: the text is the owner's, which is kept.
+  void add(std::string_view text, std::shared_ptr<const void> owner, std::string name) {
+    if (text.empty()) return;
+    starts_.push_back(size_);
+    size_ += static_cast<Index>(text.size());
+    texts_.push_back({text, std::move(owner), std::move(name)});
+  }
 
   /// Bytes in all documents together.
-  Index size() const { return static_cast<Index>(bytes_.size()); }
+  Index size() const { return size_; }
   /// Number of documents.
-  Index documents() const { return static_cast<Index>(starts_.size()); }
+  Index documents() const { return static_cast<Index>(texts_.size()); }
   /// Whether there is no text.
-  bool empty() const { return bytes_.empty(); }
+  bool empty() const { return texts_.empty(); }
 
-  /// Where the document's first byte is among all. `start(documents())` is `size()`.
+  /// How many bytes stand before the document. `start(documents())` is `size()`.
   Index start(Index document) const {
     return document == documents() ? size() : starts_[static_cast<std::size_t>(document)];
   }
-  /// Tokens of a document.
+  /// Bytes of a document.
   Index length(Index document) const { return start(document + 1) - start(document); }
 
-  /// The bytes of a document; valid as long as the corpus is neither changed nor destroyed.
-  std::string_view text(Index document) const {
-    return std::string_view(bytes_).substr(static_cast<std::size_t>(start(document)),
-                                           static_cast<std::size_t>(length(document)));
-  }
+  /// The bytes of a document; valid as long as a corpus has it.
+  std::string_view text(Index document) const { return texts_[static_cast<std::size_t>(document)].text; }
   /// The path a document came from, or the name it was added under.
-  const std::string& name(Index document) const { return names_[static_cast<std::size_t>(document)]; }
+  const std::string& name(Index document) const { return texts_[static_cast<std::size_t>(document)].name; }
 
-  /// Two disjoint parts that together hold every token, the same at every call.
-  ///
-  /// A document whose last `validation_fraction` is at least `shortest_tail` bytes gives this tail to
-  /// validation, as a document of its own: every long text is represented, and windows seldom cross out of a
-  /// tail. Of the shorter documents every (1 / fraction)-th goes to validation whole. If nothing was
-  /// chosen, the longest document gives its tail however short.
-  ///
-  /// validation_fraction: in [0, 1); 0 leaves validation empty   train_minimum: tokens that training needs
-  /// (`Batches::minimum`); if fewer would be left, all text trains and validation is empty.
-  /// Throws ConfigError if the fraction is not in [0, 1).
+  /// Two disjoint parts that together hold every byte, the same at every call: `detail::held_out` of bytes.
+  /// What is trained on is split in tokens: Tokens::split().
   CorpusSplit split(double validation_fraction, Index train_minimum = 1) const;
 
-  /// Bytes of the shortest tail that split() cuts off.
-  static constexpr Index shortest_tail = 512;
-
-  /// A 64-bit hash (FNV-1a) of the lengths and bytes of all documents, in order; names do not count, so the
-  /// text may move to another folder.
-  std::uint64_t fingerprint() const {
-    std::uint64_t hash = 0xcbf29ce484222325;
-    const auto mix = [&hash](std::uint64_t byte) { hash = (hash ^ byte) * 0x100000001b3; };
-    for (Index document = 0; document < documents(); ++document) {
-      const auto count = static_cast<std::uint64_t>(length(document));
-      for (int shift = 0; shift < 64; shift += 8) mix(count >> shift & 0xff);
-      for (char byte : text(document)) mix(static_cast<unsigned char>(byte));
-    }
-    return hash;
-  }
-
  private:
-  std::string bytes_;
+  struct Text {
+    std::string_view text;
+    std::shared_ptr<const void> owner;
+    std::string name;
+  };
+  std::vector<Text> texts_;
   std::vector<Index> starts_;
-  std::vector<std::string> names_;
+  Index size_ = 0;
 };
 
 /// What `Corpus::split` returns.
@@ -127,24 +110,50 @@ namespace detail {
   data_error(path, cause ? cat("cannot be read (", cause.message(), ')') : "cannot be read");
 }
 
-/// The bytes of a file, or nothing if `skip_binary` and there is a NUL in the first 8 KiB.
-inline std::optional<std::string> read_document(const std::filesystem::path& path, bool skip_binary) {
+}  // namespace detail
+
+/// A document as it was found.
+struct FoundDocument {
+  std::string_view text;              ///< its bytes
+  std::shared_ptr<const void> owner;  ///< holds the text, for who wants to keep it
+  bool mapped = false;                ///< whether the text is the file itself, in memory
+  std::string path{};                 ///< of its file
+};
+
+namespace detail {
+
+constexpr std::size_t binary_prefix = 8192;  // a NUL in it: not a text
+
+/// A file as a document, or nothing if `skip_binary` and a NUL is among its first bytes.
+inline std::optional<FoundDocument> read_document(const std::filesystem::path& path, bool skip_binary) {
+  constexpr Index map_from = Index{1} << 20;  // below, a copy costs less than a mapping
+  const auto is_binary = [&](std::string_view text) {
+    return skip_binary && text.substr(0, binary_prefix).find('\0') != std::string_view::npos;
+  };
+  const auto too_long = [&] { data_error(path, "longer than 2 GiB; cut it into several files"); };
+  std::error_code error;
+  const std::uintmax_t size = std::filesystem::file_size(path, error);
+  if (!error && size > static_cast<std::uintmax_t>(Corpus::longest_document)) too_long();
+  if (!error && size >= static_cast<std::uintmax_t>(map_from) && ::access(path.c_str(), R_OK) == 0) {
+    const auto map = std::make_shared<const Mapping>(InputFile("data", path));
+    const std::string_view text(reinterpret_cast<const char*>(map->data()), map->bytes().size());
+    if (is_binary(text)) return std::nullopt;
+    return FoundDocument{text, map, true, path.string()};
+  }
   const auto last_error = [] { return std::error_code(errno, std::generic_category()); };
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   if (!file) unreadable(path, last_error());
-  std::string text;
-  std::array<char, 8192> chunk;
+  auto text = std::make_shared<std::string>();
+  std::array<char, binary_prefix> chunk;
   while (file.read(chunk.data(), chunk.size()), file.gcount() > 0) {
     const std::string_view piece(chunk.data(), static_cast<std::size_t>(file.gcount()));
-    if (skip_binary && text.empty() && piece.find('\0') != std::string_view::npos) return std::nullopt;
-    if (static_cast<Index>(text.size() + piece.size()) > Corpus::longest_document) {
-      data_error(path, "longer than 2 GiB; cut it into several files");
-    }
-    text += piece;
+    if (text->empty() && is_binary(piece)) return std::nullopt;
+    if (static_cast<Index>(text->size() + piece.size()) > Corpus::longest_document) too_long();
+    *text += piece;
   }
   if (file.bad()) unreadable(path, last_error());
-  return text;
+  return FoundDocument{*text, text, false, path.string()};
 }
 
 inline bool is_blank(std::string_view text) {
@@ -175,12 +184,66 @@ inline std::vector<std::filesystem::path> files_in(const std::filesystem::path& 
   return files;
 }
 
+/// How much of each document's end is held out for validation: nothing, the last `fraction` of it, or all.
+/// Empty if nothing is.
+///
+/// A document whose last `fraction` is at least `shortest_tail` long gives this tail, which becomes a
+/// document of its own: every long text is represented, and windows seldom cross out of a tail. Of the
+/// shorter documents every (1 / fraction)-th goes whole. If nothing was chosen, the longest document gives
+/// its tail however short. If less than `train_minimum` would be left, nothing is held out.
+///
+/// length(document): in whatever unit is cut, bytes or tokens; `size` is their sum   fraction: in [0, 1)
+/// Throws ConfigError if it is not.
+template <typename Length>
+std::vector<Index> held_out(Index documents, Index size, const Length& length, double fraction,
+                            Index train_minimum) {
+  constexpr Index shortest_tail = 512;
+  if (!(fraction >= 0 && fraction < 1)) {
+    throw ConfigError(cat("[data] the validation fraction must be in [0, 1), it is ", fraction));
+  }
+  if (fraction == 0 || documents == 0) return {};
+  const auto tail_of = [&](Index document) {
+    return static_cast<Index>(static_cast<double>(length(document)) * fraction);
+  };
+  std::vector<Index> held_out(static_cast<std::size_t>(documents), 0);
+  Index total = 0, longest = 0;
+  double credit = 0.5;  // reaches 1 first in the middle of a stride, so the first document is not special
+  for (Index document = 0; document < documents; ++document) {
+    Index& count = held_out[static_cast<std::size_t>(document)];
+    if (tail_of(document) >= shortest_tail) {
+      count = tail_of(document);
+    } else if ((credit += fraction) >= 1) {
+      credit -= 1;
+      count = length(document);
+    }
+    total += count;
+    if (length(document) > length(longest)) longest = document;
+  }
+  if (total == 0) {
+    total = std::max<Index>(tail_of(longest), 1);
+    held_out[static_cast<std::size_t>(longest)] = total;
+  }
+  if (size - total < std::max<Index>(train_minimum, 1)) return {};
+  return held_out;
+}
+
 }  // namespace detail
 
-inline Corpus Corpus::from_paths(const std::vector<std::filesystem::path>& paths) {
+/// Calls visit(const FoundDocument&) for each document of files and folders, in the order given.
+///
+/// A file named in `paths` is always taken, whatever its bytes. A folder gives its files at any depth, sorted
+/// by the bytes of their path inside the folder: the same order on every machine. In folders these are
+/// skipped: hidden entries (`.git`, `.cache`, ...), folders named `build` or `runs`, symbolic links, what is
+/// not a regular file, binary files (a NUL in the first 8 KiB) and blank files (white space only). A file
+/// reached twice counts once, else a copy of a training text could land in validation.
+///
+/// Throws FileError, one line naming the path: missing, neither file nor folder, blank, a folder without
+/// text, longer than `Corpus::longest_document`, unreadable (inside folders too: what is skipped must not
+/// depend on who reads).
+template <typename Visit>
+void for_each_document(const std::vector<std::filesystem::path>& paths, const Visit& visit) {
   namespace fs = std::filesystem;
   if (paths.empty()) throw FileError("[data] no file or folder given");
-  Corpus corpus;
   std::set<fs::path> seen;
   const auto first_visit = [&seen](const fs::path& path) {
     std::error_code error;
@@ -194,10 +257,10 @@ inline Corpus Corpus::from_paths(const std::vector<std::filesystem::path>& paths
     if (error) detail::unreadable(path, error);
     if (type == fs::file_type::regular) {
       if (!first_visit(path)) continue;
-      const std::string text = *detail::read_document(path, /*skip_binary=*/false);
-      if (text.empty()) detail::data_error(path, "the file is empty");
-      if (detail::is_blank(text)) detail::data_error(path, "the file holds only white space");
-      corpus.add(text, path.string());
+      const FoundDocument found = *detail::read_document(path, /*skip_binary=*/false);
+      if (found.text.empty()) detail::data_error(path, "the file is empty");
+      if (detail::is_blank(found.text)) detail::data_error(path, "the file holds only white space");
+      visit(found);
     } else if (type == fs::file_type::directory) {
       bool found = false;
       for (const fs::path& file : detail::files_in(path)) {
@@ -205,71 +268,65 @@ inline Corpus Corpus::from_paths(const std::vector<std::filesystem::path>& paths
           found = true;
           continue;
         }
-        const std::optional<std::string> text = detail::read_document(file, /*skip_binary=*/true);
-        if (!text || detail::is_blank(*text)) continue;
+        const auto read = detail::read_document(file, /*skip_binary=*/true);
+        if (!read || detail::is_blank(read->text)) continue;
         found = true;
-        corpus.add(*text, file.string());
+        visit(*read);
       }
       if (!found) detail::data_error(path, "the folder holds no text files");
     } else {
       detail::data_error(path, "neither a file nor a folder");
     }
   }
+}
+
+/// The bytes of all files that for_each_document() would look at: what their text has at most. What cannot be
+/// examined counts nothing; reading tells.
+inline std::uintmax_t text_bytes_at_most(const std::vector<std::filesystem::path>& paths) {
+  namespace fs = std::filesystem;
+  std::uintmax_t total = 0;
+  const auto add = [&total](const fs::path& file) {
+    std::error_code error;
+    const std::uintmax_t size = fs::file_size(file, error);
+    if (!error) total += size;
+  };
+  for (const fs::path& path : paths) {
+    std::error_code error;
+    if (fs::is_directory(path, error)) {
+      for (const fs::path& file : detail::files_in(path)) add(file);
+    } else {
+      add(path);
+    }
+  }
+  return total;
+}
+
+inline Corpus Corpus::from_paths(const std::vector<std::filesystem::path>& paths) {
+  Corpus corpus;
+  for_each_document(
+      paths, [&corpus](const FoundDocument& found) { corpus.add(found.text, found.owner, found.path); });
   return corpus;
 }
 
 inline Corpus Corpus::from_text(std::string text) {
   if (text.empty()) throw FileError("[data] the text is empty");
   Corpus corpus;
-  corpus.bytes_ = std::move(text);
-  corpus.starts_ = {0};
-  corpus.names_ = {"text"};
+  const auto own = std::make_shared<const std::string>(std::move(text));
+  corpus.add(*own, own, "text");
   return corpus;
 }
 
-inline void Corpus::add(std::string_view text, std::string name) {
-  if (text.empty()) return;
-  starts_.push_back(size());
-  names_.push_back(std::move(name));
-  bytes_ += text;
-}
-
 inline CorpusSplit Corpus::split(double validation_fraction, Index train_minimum) const {
-  if (!(validation_fraction >= 0 && validation_fraction < 1)) {
-    throw ConfigError(cat("[data] the validation fraction must be in [0, 1), it is ", validation_fraction));
-  }
-  if (validation_fraction == 0 || empty()) return {*this, Corpus()};
-
-  const auto tail_of = [&](Index document) {
-    return static_cast<Index>(static_cast<double>(length(document)) * validation_fraction);
-  };
-  // How many of each document's last tokens go to validation: none, the tail, or all.
-  std::vector<Index> held_out(starts_.size(), 0);
-  Index total = 0, longest = 0;
-  double credit = 0.5;  // reaches 1 first in the middle of a stride, so the first document is not special
-  for (Index document = 0; document < documents(); ++document) {
-    Index& count = held_out[static_cast<std::size_t>(document)];
-    if (tail_of(document) >= shortest_tail) {
-      count = tail_of(document);
-    } else if ((credit += validation_fraction) >= 1) {
-      credit -= 1;
-      count = length(document);
-    }
-    total += count;
-    if (length(document) > length(longest)) longest = document;
-  }
-  if (total == 0) {
-    total = std::max<Index>(tail_of(longest), 1);
-    held_out[static_cast<std::size_t>(longest)] = total;
-  }
-  if (size() - total < std::max<Index>(train_minimum, 1)) return {*this, Corpus()};
-
+  const std::vector<Index> ends = detail::held_out(
+      documents(), size(), [this](Index document) { return length(document); }, validation_fraction,
+      train_minimum);
+  if (ends.empty()) return {*this, Corpus()};
   CorpusSplit parts;
-  for (Index document = 0; document < documents(); ++document) {
-    const auto cut =
-        static_cast<std::size_t>(length(document) - held_out[static_cast<std::size_t>(document)]);
-    parts.train.add(text(document).substr(0, cut), name(document));
-    parts.validation.add(text(document).substr(cut), name(document));
+  for (std::size_t i = 0; i < texts_.size(); ++i) {
+    const Text& all = texts_[i];
+    const std::size_t cut = all.text.size() - static_cast<std::size_t>(ends[i]);
+    parts.train.add(all.text.substr(0, cut), all.owner, all.name);
+    parts.validation.add(all.text.substr(cut), all.owner, all.name);
   }
   return parts;
 }
