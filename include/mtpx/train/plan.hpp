@@ -72,18 +72,18 @@ std::vector<TrainingPlan::Part> kept_by_layers(const Transformer<T, D>& model, c
   return layers;
 }
 
-/// The first batch of windows: the others are as large or smaller.
+/// The first batch of windows, whose size all others have, and the last, which may be smaller.
 template <typename Windows>
-struct FirstOf {
+struct FirstAndLast {
   const Windows& all;
-  Index size() const { return std::min<Index>(1, all.size()); }
-  HostBatch at(Index i) const { return all.at(i); }
+  Index size() const { return std::min<Index>(2, all.size()); }
+  HostBatch at(Index i) const { return all.at(i == 0 ? 0 : all.size() - 1); }
 };
 
 }  // namespace detail
 
 /// What a training of `options` will take: nothing of it is a formula. A model is made on `device`, which
-/// plans (see Planned), two steps are taken, and one batch of `validation` is evaluated, as they will be: the
+/// plans (see Planned), two steps are taken, and batches of `validation` are evaluated, as they will be: the
 /// same ops, kernels and workspaces in the same order. Batches are asked for as usual.
 ///
 /// Assumed: routers in balance, where the host's products of experts depend on it; and that nothing else that
@@ -101,7 +101,7 @@ TrainingPlan plan_training(const D& device, const Config& config, const TrainOpt
   Trainer<T, D> trainer(model, options, batches);
   for (Index step = 0; step < std::min<Index>(2, options.steps); ++step) trainer.advance();
   const std::size_t stays = device.pool().bytes_in_use();
-  evaluate(model, detail::FirstOf<Windows>{validation}, options.mask_documents);
+  evaluate(model, detail::FirstAndLast<Windows>{validation}, options.mask_documents);
 
   TrainingPlan plan;
   plan.peak = device.peak_bytes();

@@ -1,0 +1,100 @@
+// What `mtpx train` reads: configuration, text, tokenizer.
+
+#include "train.hpp"
+
+#include <algorithm>
+#include <filesystem>
+
+namespace program {
+namespace {
+
+/// Only windows of one fixed batch, for `--overfit-batch`: the same step again and again.
+mtpx::Tokens first_windows(const mtpx::Tokens& all, mtpx::Index count) {
+  std::vector<std::int32_t> ids;
+  for (mtpx::Index i = 0; i < count; ++i) ids.push_back(all.at(i % all.size()));
+  mtpx::Tokens tokens;
+  tokens.add(ids);
+  return tokens;
+}
+
+/// The start of a text, up to a space: what samples continue where nobody says what.
+std::string first_words(const mtpx::Corpus& text) {
+  if (text.empty()) return "";
+  std::string words(text.text(0).substr(0, 48));
+  words.resize(std::min(words.size(), words.find_last_of(" \n")));
+  return mtpx::Utf8Stream::valid(words) ? words : "";
+}
+
+/// The weights that the design was published with, where none are asked for.
+void set_weights(TrainFlags& o, const mtpx::Config& config) {
+  const mtpx::MtpDesign design = config.design();
+  const mtpx::MtpLossOptions published = mtpx::published_weights(design);
+  mtpx::MtpLossOptions& loss = o.train.step.loss;
+  loss.reduction = o.reduction == "sum"    ? mtpx::LossReduction::sum
+                   : o.reduction == "mean" ? mtpx::LossReduction::mean
+                                           : published.reduction;
+  loss.lambda = o.lambda < 0 ? published.lambda : o.lambda;
+  o.train.lambda.late = o.lambda_late >= 0 ? o.lambda_late : loss.lambda / design.late_divisor;
+}
+
+/// The model's configuration, with what flags say over it; and what they leave to it.
+mtpx::ModelConfig resolve(TrainFlags& o) {
+  mtpx::ModelConfig source = o.init.folder.empty() ? o.config.read() : o.init.config();
+  if (o.depth >= 0) source.config.num_nextn_predict_layers = o.depth;
+  if (!o.heads.empty()) source.config.mtpx_heads = heads_of(o.heads);
+  if (o.vocabulary > 0) source.config.vocab_size = o.vocabulary;
+  source.config.validate();
+  set_weights(o, source.config);
+  if (o.depth_decay != 1)
+    o.train.step.loss.depth_weights =
+        mtpx::exponential_weights(source.config.num_nextn_predict_layers, o.depth_decay);
+  if (o.divisor == "all") o.train.step.loss.divisor = mtpx::LossDivisor::all_positions;
+  o.train.lr.warmup = std::min(o.train.lr.warmup, o.train.steps / 10);
+  if (!mtpx::Utf8Stream::valid(o.prompt)) throw mtpx::ConfigError("[train] --prompt is not valid UTF-8");
+  return source;
+}
+
+}  // namespace
+
+TrainInput read_input(TrainFlags& o, const std::optional<mtpx::Checkpoint>& from, const char* device) {
+  const mtpx::ModelConfig source = resolve(o);
+  const mtpx::Index depth = source.config.num_nextn_predict_layers;
+  const mtpx::Corpus corpus = read_corpus(o.data);
+  const mtpx::Index needed = mtpx::Batches::minimum(o.batches.seq, depth);
+  const auto [train, held_out] = o.overfit ? mtpx::CorpusSplit{corpus, {}}
+                                 : o.validation_data.empty()
+                                     ? corpus.split(o.validation, needed)
+                                     : mtpx::CorpusSplit{corpus, read_corpus(o.validation_data)};
+  if (o.prompt.empty()) o.prompt = first_words(held_out);
+  const bool anew = o.init.folder.empty();
+  const std::string tokenizer_file =
+      anew ? o.tokenizer : (std::filesystem::path(o.init.folder) / "tokenizer.json").string();
+  mtpx::Json facts = o.facts;
+  facts["device"] = device;
+  facts["model"] = mtpx::Json::parse(mtpx::config_json(source.config, source.extra));
+  facts["data"] = {{"train", mtpx::checksum_text(train.fingerprint())},
+                   {"validation", mtpx::checksum_text(held_out.fingerprint())},
+                   {"tokenizer", tokenizer_fact(tokenizer_file)}};
+  if (from) check_facts(*from, facts, o.checkpoints.overrides);
+  mtpx::Tokenizer tokenizer = from   ? tokenizer_of(from->folder.string(), source.config)
+                              : anew ? new_tokenizer(o.tokenizer, source.config, train)
+                                     : tokenizer_of(o.init.folder, source.config);
+  mtpx::Tokens tokens = tokens_of(train, tokenizer);
+  if (o.overfit) tokens = first_windows(tokens, std::max(needed, o.batches.batch * o.batches.seq));
+  std::string text = mtpx::cat(corpus.size(), " bytes in ", corpus.documents(), " documents, ", train.size(),
+                               " to train on");
+  if (!tokenizer.is_bytes()) text += mtpx::cat(" as ", tokens.size(), " tokens of ", tokenizer.size());
+  mtpx::BatchOptions windows_of = o.batches;
+  windows_of.depth = depth;
+  if (o.overfit) windows_of.seed = 0;
+  mtpx::Tokens held_out_tokens = tokens_of(held_out, tokenizer);
+  return {source,
+          std::move(tokenizer),
+          tokenizer_file,
+          std::make_shared<const mtpx::Batches>(std::move(tokens), windows_of),
+          {std::move(held_out_tokens), {o.batches.batch, o.batches.seq, o.eval_windows, depth}},
+          std::move(facts),
+          std::move(text)};
+}
+
+}  // namespace program
