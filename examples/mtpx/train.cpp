@@ -29,7 +29,7 @@ mtpx::LoadedModel<T, D> first_model(const TrainFlags& o, const TrainInput& in, c
 template <typename T, typename D>
 TrainInput read_and_plan(TrainFlags& o, const D& device, const std::optional<mtpx::Checkpoint>& from) {
   TrainInput in = read_input(o, from, device_name(device));
-  TrainNeeds needs = needs_of<T>(planned(device), o, in);
+  TrainNeeds needs = needs_of<T>(planned(device), o, in, from.has_value());
   add_room(needs, o, from ? from->step : 0, memory_free(device));
   if (o.dry_run) {
     std::cout << in.facts.dump(1) << '\n'

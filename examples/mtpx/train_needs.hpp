@@ -41,9 +41,10 @@ std::size_t file_bytes(const Each& each) {
   return sum;
 }
 
-/// Plans the run; planned: the device, which plans. Throws what the planned steps throw.
+/// Plans the run; planned: the device, which plans; from_checkpoint: whether it goes on from one. Throws what
+/// the planned steps throw.
 template <typename T, typename D>
-TrainNeeds needs_of(const D& planned, const TrainFlags& o, const TrainInput& in) {
+TrainNeeds needs_of(const D& planned, const TrainFlags& o, const TrainInput& in, bool from_checkpoint) {
   TrainNeeds needs;
   std::size_t model = 0, optimizer = 0;
   needs.plan = mtpx::plan_training<T>(
@@ -54,7 +55,7 @@ TrainNeeds needs_of(const D& planned, const TrainFlags& o, const TrainInput& in)
         optimizer =
             file_bytes([&](const auto& visit) { trainer.optimizer().for_each_state(trained, visit); });
       });
-  if (!o.init.folder.empty() && o.checkpoints.resume.empty()) {
+  if (!o.init.folder.empty() && !from_checkpoint) {
     const mtpx::Config given = o.init.config().config;
     if (given != in.source.config) {  // both models are there for a moment
       const mtpx::Transformer<T, D> former(planned, given);

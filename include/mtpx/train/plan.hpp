@@ -27,7 +27,9 @@ struct TrainingPlan {
   std::size_t moments = 0;    ///< AdamW's
   std::size_t masters = 0;    ///< of bf16 parameters
   std::size_t other = 0;      ///< what else lasts: tables of rotations, batches, figures, rounding up
-  std::size_t step = 0;       ///< the most that a step holds beside all these
+  /// The most that a step holds beside all these; on a device that records steps, with what an evaluation
+  /// holds, whose memory is another pool's.
+  std::size_t step = 0;
   /// What each layer keeps of one micro-batch's forward for its backward, in the order of the forward;
   /// `step` has these at once, unless depths do not chain (then one of them), and what works on them.
   std::vector<Part> layers;
