@@ -68,9 +68,9 @@ class Cpu {
 
   struct State {
     State() : pool(&Cpu::allocate, &Cpu::free) {}
-    explicit State(const std::shared_ptr<detail::PlannedMemory>& memory)
-        : pool([memory](std::size_t bytes) { return memory->allocate(bytes); },
-               [memory](void* data) { memory->free(data); }),
+    explicit State(const std::shared_ptr<detail::PlannedMemory>& addresses)
+        : pool([addresses](std::size_t bytes) { return addresses->allocate(bytes); },
+               [addresses](void* data) { addresses->free(data); }),
           planned(true) {}
 
     Pool pool;

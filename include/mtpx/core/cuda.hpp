@@ -200,8 +200,8 @@ class Cuda {
   }
 
   struct State {
-    State(int device, std::shared_ptr<detail::PlannedMemory> memory)
-        : ordinal(device), planned(std::move(memory)) {
+    State(int device, std::shared_ptr<detail::PlannedMemory> addresses)
+        : ordinal(device), planned(std::move(addresses)) {
       current = add_pool(Pool::Cutting::on).get();
       std::string why;
       if (!available(device, &why)) throw DeviceError(cat("[cuda] device ", device, ": ", why));
@@ -221,9 +221,9 @@ class Cuda {
 
     std::shared_ptr<Pool> add_pool(Pool::Cutting cutting) {
       if (planned != nullptr) {
-        return pools.emplace_back(
-            std::make_shared<Pool>([memory = planned](std::size_t bytes) { return memory->allocate(bytes); },
-                                   [memory = planned](void* data) { memory->free(data); }, cutting));
+        return pools.emplace_back(std::make_shared<Pool>(
+            [addresses = planned](std::size_t bytes) { return addresses->allocate(bytes); },
+            [addresses = planned](void* data) { addresses->free(data); }, cutting));
       }
       return pools.emplace_back(
           std::make_shared<Pool>([gpu = ordinal](std::size_t bytes) { return allocate(gpu, bytes); },
