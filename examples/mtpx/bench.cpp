@@ -1,6 +1,7 @@
 // mtpx bench: the time of a training step, as one JSON line. With --decode: of a token (bench_decode.cpp).
 
 #include "bench.hpp"
+#include "operations.hpp"
 #include "roofs.hpp"
 
 #include <algorithm>
@@ -25,38 +26,6 @@ struct BenchFlags {
 
 const Clock::time_point program_start = Clock::now();
 
-/// Operations of one step: 2 a multiply-add, three products (output, two gradients) per weight that a token
-/// meets, and causal attention's two products forward and five backward (scores are computed again).
-double operations(const mtpx::Config& c, mtpx::Index batch, mtpx::Index seq) {
-  const auto f = [](mtpx::Index n) { return static_cast<double>(n); };
-  const double d = f(c.hidden_size), heads = f(c.num_attention_heads), qk = f(c.qk_head_dim()),
-               v = f(c.v_head_dim);
-  double attention = d * f(c.kv_lora_rank + c.qk_rope_head_dim) +
-                     f(c.kv_lora_rank) * heads * (f(c.qk_nope_head_dim) + v) + heads * v * d;
-  attention += c.q_lora_rank > 0 ? d * f(c.q_lora_rank) + f(c.q_lora_rank) * heads * qk : d * heads * qk;
-  const mtpx::MtpDesign design = c.design();
-  double total = 0;
-  for (mtpx::Index layer = 0; layer < c.num_layers(); ++layer) {
-    const mtpx::Index k = std::max<mtpx::Index>(0, layer - c.num_hidden_layers + 1);
-    const double rows = f(batch * (seq - k));
-    const double ffn = c.is_moe(layer)
-                           ? d * f(c.n_routed_experts) + 3 * d * f(c.moe_intermediate_size) *
-                                                             f(c.num_experts_per_tok + c.n_shared_experts)
-                           : 3 * d * f(c.intermediate_size);
-    if (k > 0 && design.reads_token) total += 6 * rows * 2 * d * d;
-    if (k > 0 && !design.attends) {
-      total += 6 * rows * d * d;
-      continue;
-    }
-    total += 6 * rows * (attention + ffn);
-    total += rows * f(seq - k) * heads *
-             (3 * qk + 2 * v + qk + v);  // half of 2 * 2 by causality: (2 + 5) products
-  }
-  for (mtpx::Index k = 0; k <= c.num_nextn_predict_layers; ++k)
-    total += 6 * f(batch * (seq - k)) * d * f(c.vocab_size);
-  return total;
-}
-
 /// Four batches of random tokens.
 template <typename D>
 std::vector<mtpx::Tensor<std::int32_t, D>> random_batches(const D& device, const BenchFlags& o,
@@ -76,7 +45,7 @@ std::vector<mtpx::Tensor<std::int32_t, D>> random_batches(const D& device, const
 /// What only one kind of device has to tell; work: operations a second that the step reached.
 template <typename T>
 void add_figures(mtpx::Json& line, const mtpx::Cpu& cpu, double work) {
-  const double peak = fma_peak(cpu);
+  const double peak = fma_peak(cpu, 5);
   line["fma_peak_gflops"] = rounded(peak / 1e9, 1);
   line["fma_share"] = rounded(work / peak, 3);
 }

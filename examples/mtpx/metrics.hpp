@@ -68,6 +68,11 @@ inline mtpx::Json time_row(mtpx::Index step, double tokens_per_s) {
   return {{"step", step}, {"tokens_per_s", tokens_per_s}};
 }
 
+/// The most memory at once, of times.jsonl: tensors on their device, and the process on the host.
+inline mtpx::Json memory_row(mtpx::Index step, std::size_t tensors, std::size_t process) {
+  return {{"step", step}, {"peak_bytes", tensors}, {"peak_rss_bytes", process}};
+}
+
 /// "main" or "depth_1": a head in the tags of TensorBoard.
 inline std::string head_tag(std::size_t k) { return k == 0 ? "main" : mtpx::cat("depth_", k); }
 

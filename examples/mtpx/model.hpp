@@ -70,6 +70,8 @@ inline void name_device(mtpx::Json& line, const mtpx::Cpu& cpu) { line["threads"
 inline void wait_for(const mtpx::Cpu&) {}
 /// Another handle to the same device, with memory of its own.
 inline mtpx::Cpu again(const mtpx::Cpu& cpu) { return mtpx::Cpu(cpu.threads()); }
+/// Another that plans what this one would do.
+inline mtpx::Cpu planned(const mtpx::Cpu& cpu) { return mtpx::Cpu(mtpx::Planned{}, cpu.threads()); }
 
 #ifdef MTPX_CUDA
 inline const char* device_name(const mtpx::Cuda&) { return "cuda"; }
@@ -77,6 +79,7 @@ inline std::string device_text(const mtpx::Cuda& gpu) { return gpu.properties().
 inline void name_device(mtpx::Json& line, const mtpx::Cuda& gpu) { line["gpu"] = device_text(gpu); }
 inline void wait_for(const mtpx::Cuda& gpu) { gpu.synchronize(); }
 inline mtpx::Cuda again(const mtpx::Cuda& gpu) { return mtpx::Cuda(gpu.ordinal()); }
+inline mtpx::Cuda planned(const mtpx::Cuda& gpu) { return mtpx::Cuda(mtpx::Planned{}, gpu.ordinal()); }
 
 /// The GPU that --device asks for, if any. `auto` takes the processor where there is none, and says so.
 inline std::optional<mtpx::Cuda> find_gpu(const DeviceOptions& o) {

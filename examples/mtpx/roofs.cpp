@@ -1,4 +1,4 @@
-// What mtpx bench compares with: the rates at which the processors compute, and read.
+// What times are compared with: the rates at which the processors compute, and read.
 
 #include "roofs.hpp"
 
@@ -10,18 +10,19 @@
 #include <chrono>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
 namespace program {
 
-double fma_peak(const mtpx::Cpu& cpu) {
+double fma_peak(const mtpx::Cpu& cpu, int repeats) {
   using Clock = std::chrono::steady_clock;
   using V = mtpx::cpu::Vec<float>;
   constexpr mtpx::Index rounds = 1 << 22;
   constexpr int chains = 10;
   double best = 0;
-  for (int repeat = 0; repeat < 5; ++repeat) {
+  for (int repeat = 0; repeat < repeats; ++repeat) {
     std::vector<float> sums(static_cast<std::size_t>(cpu.threads()) * 16);
     const auto start = Clock::now();
     mtpx::cpu::parallel_for(cpu, cpu.threads(), [&](mtpx::Index t) {
@@ -89,6 +90,26 @@ double best_rate(const mtpx::Cuda& gpu, const Work& work) {
 }
 
 }  // namespace
+
+template <typename T>
+double known_peak(const mtpx::Cuda& gpu) {
+  struct Known {
+    std::string_view name;
+    double bf16, fp32;  // 10^12 a second; the data sheets' figures for bf16 are twice these, with sparsity
+  };
+  // The first that the name contains. fp32: multiply-adds, not tensor cores, which round to TF32.
+  constexpr Known all[] = {{"H100 PCIe", 756, 51}, {"H100 NVL", 835, 60}, {"H200 NVL", 835, 60},
+                           {"H100", 989, 67},      {"H200", 989, 67},     {"GH200", 989, 67},
+                           {"A100", 312, 19.5}};
+  const std::string_view name = gpu.properties().name;
+  for (const Known& known : all) {
+    if (name.find(known.name) != name.npos)
+      return 1e12 * (std::is_same_v<T, mtpx::bf16> ? known.bf16 : known.fp32);
+  }
+  return 0;
+}
+template double known_peak<float>(const mtpx::Cuda&);
+template double known_peak<mtpx::bf16>(const mtpx::Cuda&);
 
 template <typename T>
 double matrix_peak(const mtpx::Cuda& gpu) {

@@ -116,10 +116,10 @@ void CheckpointFlags::add(CLI::App& command) {
       ->check(CLI::IsMember({"stop", "go-on"}));
 }
 
-RunFolder::RunFolder(const std::string& out, const CheckpointFlags& flags)
+RunFolder::RunFolder(const std::string& out, const CheckpointFlags& flags, bool writes)
     : out_(out), resume_(flags.resume), checkpoints_(out_ / "checkpoints", flags.kept) {
   std::error_code none;  // what is wrong with it shows when it is made
-  if (fs::is_directory(out_, none)) write_output([&] { lock_.emplace(out_); });
+  if (writes && fs::is_directory(out_, none)) write_output([&] { lock_.emplace(out_); });
 }
 
 std::optional<mtpx::Checkpoint> RunFolder::find(const std::function<void(const std::string&)>& say) const {

@@ -48,8 +48,9 @@ struct CheckpointFlags {
 /// --out of a training, which this process alone writes to.
 class RunFolder {
  public:
-  /// Locks the folder if it is there already. Throws FileError where another process holds it.
-  RunFolder(const std::string& out, const CheckpointFlags& flags);
+  /// Locks the folder if it is there already, unless nothing will be written. Throws FileError where another
+  /// process holds it.
+  RunFolder(const std::string& out, const CheckpointFlags& flags, bool writes);
 
   /// What --resume asks to go on from. say(text) hears of checkpoints that are not whole.
   std::optional<mtpx::Checkpoint> find(const std::function<void(const std::string&)>& say) const;

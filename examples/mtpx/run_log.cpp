@@ -113,7 +113,7 @@ RunLog read_run(const std::filesystem::path& folder) {
     // What a run wrote after the checkpoint that it was taken up from stands there twice: the last is its
     // own.
     for_each_row(folder / "times.jsonl", log, [&](const Checked& row) {
-      if (!row.has("save_s")) log.tokens_per_s[step_of(row)] = row["tokens_per_s"].number_or_nan();
+      if (row.has("tokens_per_s")) log.tokens_per_s[step_of(row)] = row["tokens_per_s"].number_or_nan();
     });
   }
   for (const char* name : {"config", "run"}) {

@@ -3,6 +3,7 @@
 // Usage: mtpx_whole_run FOLDER [STEPS]
 
 #include <mtpx/io/event_file.hpp>
+#include <mtpx/io/token_file.hpp>
 #include <mtpx/io/train_run.hpp>
 #include <mtpx/mtpx.hpp>
 
@@ -31,10 +32,11 @@ int main(int argc, char** argv) try {
   options.step.loss = mtpx::published_weights(config.design());
   mtpx::Trainer trainer(model, options, [&](mtpx::Index n) { return batches.at(n); });
 
-  const mtpx::TrainRun run{.folder = folder,
-                           .save_every = 10,
-                           .eval_every = 20,
-                           .facts = {{"steps", options.steps}, {"text", text.train.fingerprint()}}};
+  const mtpx::TrainRun run{
+      .folder = folder,
+      .save_every = 10,
+      .eval_every = 20,
+      .facts = {{"steps", options.steps}, {"text", mtpx::IdsFingerprint::of(text.train)}}};
   std::filesystem::create_directories(folder);
   mtpx::EventFile events(mtpx::EventFile::name_in(folder));
   for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, stop);

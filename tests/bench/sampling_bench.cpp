@@ -4,6 +4,7 @@
 //   of_draw      one by the other
 
 #include <mtpx/kernels.hpp>
+#include <mtpx/kernels/cpu.hpp>
 
 #include <benchmark/benchmark.h>
 

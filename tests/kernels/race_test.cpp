@@ -1,6 +1,7 @@
 // Races: their noise, what is skipped, that tokens win as often as they should, and drafts with them.
 
 #include <mtpx/kernels.hpp>
+#include <mtpx/kernels/cpu.hpp>
 
 #include "support/races.hpp"
 
@@ -42,7 +43,7 @@ double total_variation(const Numbers& p, const Numbers& q) {
   return apart;
 }
 
-Numbers distribution(const Numbers& logits, const SamplingOptions& options) {
+Numbers chances(const Numbers& logits, const SamplingOptions& options) {
   return mtpx::distribution(std::span<const double>(logits), options);
 }
 
@@ -138,7 +139,7 @@ TEST_CASE("races have the chances of the distribution, at a place and at two in 
   const Numbers logits{0.3, -1.2, 2.1, 0.3, -0.4, 1.7, 1.0, -3.0};
   for (const SamplingOptions& sampling : {SamplingOptions{1.0}, SamplingOptions{0.8, 4},
                                           SamplingOptions{1.5, 0, 0.9}, SamplingOptions{2.0, 6, 0.8}}) {
-    const Numbers p = distribution(logits, sampling);
+    const Numbers p = chances(logits, sampling);
     const TokenIds ids = winners(logits, sampling, places, 11);
     Numbers one(8, 0.0), two(64, 0.0);
     for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -221,7 +222,7 @@ TEST_CASE(
         main.push_back(4 * uniform());
         draft.push_back(main.back() + apart * uniform());
       }
-      const Numbers p = distribution(main, sampling), q = distribution(draft, sampling);
+      const Numbers p = chances(main, sampling), q = chances(draft, sampling);
       const TokenIds tokens = winners(main, sampling, places, 31),
                      drafts = winners(draft, sampling, places, 31),
                      others = winners(draft, sampling, places, 32);

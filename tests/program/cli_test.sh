@@ -16,7 +16,7 @@ if [[ $device == cuda ]]; then
 fi
 for file in config.json model.safetensors metrics.jsonl; do [[ -s $work/one/$file ]] || fail "$file is missing"; done
 [[ $(grep -c '"validation_loss"' "$work/one/metrics.jsonl") == 5 ]] || fail "metrics.jsonl: $(grep -c validation "$work/one/metrics.jsonl") validations"
-grep -q 'step 30/30 (100%)  loss [0-9.]* [0-9.]* [0-9.]*  lr .* norm .* tok/s  ETA 0m0s' "$work/log" || fail "progress line: $(tail -n 5 "$work/log")"
+grep -q 'step 30/30 (100%)  loss [0-9.]* [0-9.]* [0-9.]*  lr .* norm .* tok/s\(  MFU [0-9.]*%\)\?  ETA 0m0s' "$work/log" || fail "progress line: $(tail -n 5 "$work/log")"
 grep -q 'bits per byte' "$work/log" || fail "no bits per byte in the log"
 
 # Generation: drafts change the speed only, here with fewer, as many and more drafts than modules.

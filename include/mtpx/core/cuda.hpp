@@ -4,6 +4,7 @@
 
 #include <mtpx/core/device.hpp>
 #include <mtpx/core/error.hpp>
+#include <mtpx/core/planned.hpp>
 
 #include <cuda_runtime_api.h>
 
@@ -122,7 +123,10 @@ class Cuda {
   explicit Cuda(Empty) {}
 
   /// Throws DeviceError where there is no such GPU, no driver, or one too old.
-  explicit Cuda(int ordinal = 0) : state_(std::make_shared<State>(ordinal)) {}
+  explicit Cuda(int ordinal = 0) : state_(std::make_shared<State>(ordinal, nullptr)) {}
+  /// One that plans work of such a GPU: see Planned. Throws the same.
+  explicit Cuda(Planned, int ordinal = 0)
+      : state_(std::make_shared<State>(ordinal, std::make_shared<detail::PlannedMemory>())) {}
 
   /// Whether this process can use GPU `ordinal`. If not, `why` (unless null) is told CUDA's reason.
   static bool available(int ordinal = 0, std::string* why = nullptr) {
@@ -155,6 +159,8 @@ class Cuda {
   int processors() const { return state_->properties.multiProcessorCount; }
   /// What CUDA says of the GPU.
   const cudaDeviceProp& properties() const { return state_->properties; }
+  /// Whether nothing is queued: see Planned.
+  bool planned() const { return state_->planned != nullptr; }
   /// Host memory for uploads.
   PinnedRing& pinned() const { return *state_->pinned; }
 
@@ -194,7 +200,8 @@ class Cuda {
   }
 
   struct State {
-    explicit State(int device) : ordinal(device) {
+    State(int device, std::shared_ptr<detail::PlannedMemory> addresses)
+        : ordinal(device), planned(std::move(addresses)) {
       current = add_pool(Pool::Cutting::on).get();
       std::string why;
       if (!available(device, &why)) throw DeviceError(cat("[cuda] device ", device, ": ", why));
@@ -213,6 +220,11 @@ class Cuda {
     }
 
     std::shared_ptr<Pool> add_pool(Pool::Cutting cutting) {
+      if (planned != nullptr) {
+        return pools.emplace_back(std::make_shared<Pool>(
+            [addresses = planned](std::size_t bytes) { return addresses->allocate(bytes); },
+            [addresses = planned](void* data) { addresses->free(data); }, cutting));
+      }
       return pools.emplace_back(
           std::make_shared<Pool>([gpu = ordinal](std::size_t bytes) { return allocate(gpu, bytes); },
                                  [gpu = ordinal](void* data) { release(gpu, data); }, cutting));
@@ -224,6 +236,7 @@ class Cuda {
     }
 
     int ordinal;
+    std::shared_ptr<detail::PlannedMemory> planned;
     cudaDeviceProp properties{};
     cudaStream_t stream = nullptr;
     std::vector<std::shared_ptr<Pool>> pools;  // the ordinary one, then those of records
@@ -245,7 +258,8 @@ class Cuda::Current {
 };
 
 /// Records launches as a CUDA graph: the first call runs the function, the second captures it, later ones
-/// replay. Memory that the function takes comes from a pool that lasts as long as the record.
+/// replay; where work is planned, all run it. Memory that the function takes comes from a pool that lasts as
+/// long as the record.
 template <>
 class Recorded<Cuda> {
  public:
@@ -277,7 +291,7 @@ class Recorded<Cuda> {
         pool_ = device_->add_pool(Pool::Cutting::kept);
       }
       const Recording recording(*device_, *pool_);
-      if (!warm_) {
+      if (!warm_ || device.planned()) {
         work();
         warm_ = true;  // not where it throws: what is captured must have run before
         return;
@@ -345,6 +359,7 @@ class Recorded<Cuda> {
 /// in order. A piece is on its way while the next is filled.
 template <typename Fill>
 void fill_by_host(const Cuda& device, void* to, std::size_t bytes, const Fill& fill) {
+  if (device.planned()) return;
   const Cuda::Current current(device);
   for (std::size_t at = 0; at < bytes; at += PinnedRing::batch_bytes) {
     const std::size_t size = std::min(PinnedRing::batch_bytes, bytes - at);
@@ -354,6 +369,7 @@ void fill_by_host(const Cuda& device, void* to, std::size_t bytes, const Fill& f
 }
 /// Returns when `from` may change, which is before the device is done.
 inline void copy_to_device(const Cuda& device, void* to, const void* from, std::size_t bytes) {
+  if (device.planned()) return;
   const Cuda::Current current(device);
   for (std::size_t at = 0; at < bytes; at += PinnedRing::slot_bytes) {
     const std::size_t size = std::min(PinnedRing::slot_bytes, bytes - at);
@@ -363,7 +379,7 @@ inline void copy_to_device(const Cuda& device, void* to, const void* from, std::
 }
 /// Waits for the device.
 inline void copy_to_host(const Cuda& device, void* to, const void* from, std::size_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || device.planned()) return;
   const Cuda::Current current(device);
   detail::cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device.stream()), "copy");
   device.synchronize();
@@ -379,7 +395,7 @@ inline std::shared_ptr<std::byte[]> host_buffer(const Cuda& device, std::size_t 
 }
 /// Queued; `to` is of host_buffer().
 inline void queue_to_host(const Cuda& device, void* to, const void* from, std::size_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || device.planned()) return;
   const Cuda::Current current(device);
   detail::cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device.stream()), "copy");
 }
@@ -387,13 +403,13 @@ inline void queue_to_host(const Cuda& device, void* to, const void* from, std::s
 inline void wait_for_host(const Cuda& device) { device.synchronize(); }
 /// Within the device's memory; queued.
 inline void copy_on_device(const Cuda& device, void* to, const void* from, std::size_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || device.planned()) return;
   const Cuda::Current current(device);
   detail::cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device.stream()), "copy");
 }
 /// Sets device memory to 0; queued.
 inline void set_zero(const Cuda& device, void* data, std::size_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || device.planned()) return;
   const Cuda::Current current(device);
   detail::cuda_check(cudaMemsetAsync(data, 0, bytes, device.stream()), "set_zero");
 }

@@ -306,9 +306,7 @@ class Speculator {
       options_.logits_hook(text_, picked_from_);
     }
     const std::span<const double> z = picked_from_;
-    const Draw draw = draw_of_place(s, i);
-    std::int32_t token = 0;
-    race_rows(host_, Rows{1, static_cast<Index>(z.size()), 0}, z.data(), &draw, &token);
+    const std::int32_t token = race_on_host(host_, z, draw_of_place(s, i));
     if (options_.log_probabilities) {
       const double top = z[static_cast<std::size_t>(argmax(z))];
       double sum = 0;
@@ -416,7 +414,7 @@ class Speculator {
   const GenerateOptions options_;
   const Index most_drafts_;
   const Index modules_;  // that draft
-  const Cpu host_{1};  // races where logits are on the host
+  const Cpu host_{1};    // races where logits are on the host
   Passes<T, D> passes_;
   std::vector<Slot> slots_;
   std::optional<DraftPolicy> policy_;

@@ -74,6 +74,17 @@ inline std::uint64_t file_checksum(const InputFile& file) {
 
 }  // namespace detail
 
+/// Bytes that are free where `path` is, or is to be made; nothing where the system does not say: what cannot
+/// be asked shows when it is written.
+inline std::optional<Index> disk_room(const std::filesystem::path& path) {
+  std::error_code missing;
+  std::filesystem::path place = std::filesystem::absolute(path, missing);
+  while (!std::filesystem::exists(place, missing) && place.has_relative_path()) place = place.parent_path();
+  struct statvfs disk {};
+  if (::statvfs(place.c_str(), &disk) != 0) return {};
+  return static_cast<Index>(disk.f_bavail) * static_cast<Index>(disk.f_frsize);
+}
+
 /// A folder that one process writes to: whoever asks for it second is refused. The lock goes with the object
 /// or the process, whatever ends it; its empty file, `lock`, stays.
 class FolderLock {
@@ -179,15 +190,10 @@ class Checkpoints {
 
   /// Throws FileError, with both figures, unless the disk has room for a checkpoint of so many bytes.
   void require_room(Index bytes) const {
-    std::filesystem::path place = std::filesystem::absolute(folder_);
-    std::error_code missing;
-    while (!std::filesystem::exists(place, missing) && place.has_relative_path()) place = place.parent_path();
-    struct statvfs disk {};
-    if (::statvfs(place.c_str(), &disk) != 0) return;  // what cannot be asked shows when it is written
-    const Index room = static_cast<Index>(disk.f_bavail) * static_cast<Index>(disk.f_frsize);
-    if (bytes > room)
+    const std::optional<Index> room = disk_room(folder_);
+    if (room && bytes > *room)
       throw FileError(cat("[checkpoint] ", folder_.string(), ": a checkpoint takes ", bytes,
-                          " bytes, and only ", room, " are free there"));
+                          " bytes, and only ", *room, " are free there"));
   }
 
   /// Steps of the checkpoints that are there, from the first to the last. They have not been read.

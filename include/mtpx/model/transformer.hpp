@@ -120,10 +120,15 @@ struct Transformer {
                      config.max_position_embeddings);
         },
         {{"tokens", batch.tokens}}, tape);
-    Forward<T, D> out;
     const Index all = config.num_nextn_predict_layers;
-    const Index last = std::min({depth < 0 ? all : depth, all, time - 1});
     Windows<T, D> way = windows(batch);
+    return forward(tape, way, std::min({depth < 0 ? all : depth, all, time - 1}));
+  }
+
+  /// The same whatever runs the blocks: of the main model and of depths 1 .. last.
+  template <typename Way>
+  Forward<T, D> forward(Tape& tape, Way& way, Index last) const {
+    Forward<T, D> out;
     const Var<T, D> z = shared_state(tape, way, out.balance);
     const Hidden<T, D> h = main_state(z, way, out.balance);
     out.normed.push_back(h.normed);

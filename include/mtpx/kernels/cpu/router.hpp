@@ -25,6 +25,11 @@ void top_indices(Index n, const A* values, Index count, unsigned char* taken, st
   }
 }
 
+/// The choice of routers in perfect balance, where work is planned: what experts take depends on their rows.
+inline void spread_evenly(Index slots, Index experts, std::int32_t* ids) {
+  for (Index i = 0; i < slots; ++i) ids[i] = static_cast<std::int32_t>(i % experts);
+}
+
 }  // namespace cpu
 
 /// Chooses top_k experts by score + bias, inside the topk_group groups whose two best such sums add up to
@@ -33,6 +38,7 @@ void top_indices(Index n, const A* values, Index count, unsigned char* taken, st
 template <typename A>
 void route_forward(const Cpu& cpu, Index tokens, Routing r, const A* scores, const A* bias, std::int32_t* ids,
                    A* weights) {
+  if (cpu.planned()) return cpu::spread_evenly(tokens * r.top_k, r.n_experts, ids);
   const Index group_size = r.n_experts / r.n_group;
   cpu::parallel_chunks(cpu, tokens, 8 * r.n_experts, [&](Index begin, Index end) {
     A* const pick = cpu::scratch<A>(r.n_experts + r.n_group, 2);                // [E]

@@ -26,9 +26,11 @@ run_task(const Body& body, Index task) {
 
 /// Runs body(task) for task = 0 .. tasks - 1, on the device's threads if the work is `worth_sharing`. Tasks
 /// must not depend on each other and must not throw. Which thread runs which task is open, so a task may not
-/// carry sums to the next: that is what makes results independent of the number of threads.
+/// carry sums to the next: that is what makes results independent of the number of threads. A device that
+/// plans runs none.
 template <typename Body>
 void parallel_for(const Cpu& cpu, Index tasks, const Body& body, bool worth_sharing = true) {
+  if (cpu.planned()) return;
   if (worth_sharing && tasks > 1 && cpu.threads() > 1) {
     const auto call = [](const void* context, Index task) {
       detail::run_task(*static_cast<const Body*>(context), task);

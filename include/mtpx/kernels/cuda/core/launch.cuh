@@ -29,11 +29,11 @@ inline void allow_shared(const char* name, const void* kernel, std::size_t share
 }
 
 /// Queues a kernel on the device's stream; throws DeviceError "[name] ..." if it cannot be. Nothing to do: no
-/// launch.   shared: bytes of dynamic shared memory
+/// launch, nor where work is planned.   shared: bytes of dynamic shared memory
 template <typename... Parameters, typename... Arguments>
 void launch(const Cuda& device, const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             std::size_t shared, Arguments&&... arguments) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || device.planned()) return;
   const Cuda::Current current(device);
   allow_shared(name, reinterpret_cast<const void*>(kernel), shared);
   kernel<<<grid, block, shared, device.stream()>>>(std::forward<Arguments>(arguments)...);

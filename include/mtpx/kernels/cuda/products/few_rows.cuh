@@ -24,7 +24,7 @@ template <typename... Parameters, typename... Arguments>
 void launch_early_clusters(const Cuda& device, const char* name, void (*kernel)(Parameters...),
                            unsigned cluster, dim3 grid, dim3 block, std::size_t shared,
                            Arguments&&... arguments) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || device.planned()) return;
   const Cuda::Current current(device);
   allow_shared(name, reinterpret_cast<const void*>(kernel), shared);
   cudaLaunchAttribute attributes[2]{};

@@ -395,7 +395,7 @@ void launch_attention_backward(const Cuda& device, AttentionShape s, const T* q,
   const Work queries_work{work.heads, work.tiles, next.data() + 1};
   const unsigned blocks = grid_for(device, Index{work.heads} * work.tiles, 1, 1);
   const auto map = [&](const bf16* x, Index columns, int rows) {
-    return sequence_map(x, s.batch, s.time, columns, rows);
+    return sequence_map(device, x, s.batch, s.time, columns, rows);
   };
   const Index q_columns = s.heads * (s.nope + s.rope), kv_columns = s.heads * (s.nope + s.v);
 

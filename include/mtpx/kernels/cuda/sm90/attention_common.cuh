@@ -20,10 +20,12 @@ inline constexpr float log2_e = 1.4426950408889634F;
 
 /// x [batch, time, columns] in boxes of [1, box_rows, 64] (see tiled_map()). Rows past the end of a sequence
 /// arrive as zeros: a tile that reaches beyond it sees nothing of the next one.
-inline CUtensorMap sequence_map(const bf16* x, Index batch, Index time, Index columns, int box_rows) {
+inline CUtensorMap sequence_map(const Cuda& device, const bf16* x, Index batch, Index time, Index columns,
+                                int box_rows) {
   const auto bytes = static_cast<cuuint64_t>(columns) * sizeof(bf16);
   return tiled_map<3>(
-      x, {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(time), static_cast<cuuint64_t>(batch)},
+      device, x,
+      {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(time), static_cast<cuuint64_t>(batch)},
       {bytes, bytes * static_cast<cuuint64_t>(time)}, {64, static_cast<cuuint32_t>(box_rows), 1});
 }
 

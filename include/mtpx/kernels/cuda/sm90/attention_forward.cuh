@@ -223,9 +223,9 @@ void launch_attention_forward(const Cuda& device, AttentionShape s, const T* q, 
                               : attention_forward_kernel<nope, value, true>,
          grid_for(device, Index{work.heads} * work.tiles, 1, 1), attention_threads,
          sizeof(ForwardShared<nope, value>),
-         sequence_map(q, s.batch, s.time, s.heads * (s.nope + s.rope), 128),
-         sequence_map(kv, s.batch, s.time, s.heads * (s.nope + s.v), 128),
-         sequence_map(k_rope, s.batch, s.time, s.rope, 128), positions, static_cast<int>(s.time),
+         sequence_map(device, q, s.batch, s.time, s.heads * (s.nope + s.rope), 128),
+         sequence_map(device, kv, s.batch, s.time, s.heads * (s.nope + s.v), 128),
+         sequence_map(device, k_rope, s.batch, s.time, s.rope, 128), positions, static_cast<int>(s.time),
          static_cast<int>(s.heads), static_cast<int>(s.rope), work, scale, o, lse);
 }
 

@@ -234,10 +234,10 @@ inline Index rows_within(Index limit, Index bytes) {
   return std::max(unit, rows / unit * unit);
 }
 
-inline LogitsJob logits_job(Rows rows, Index first, Index count, const bf16* x, Index vocab, const bf16* w,
-                            const std::int32_t* labels) {
-  return {tensor_map(x + first * rows.stride, count, rows.width, rows.stride, tile_m),
-          tensor_map(w, vocab, rows.width, rows.width, tile_n),
+inline LogitsJob logits_job(const Cuda& device, Rows rows, Index first, Index count, const bf16* x,
+                            Index vocab, const bf16* w, const std::int32_t* labels) {
+  return {tensor_map(device, x + first * rows.stride, count, rows.width, rows.stride, tile_m),
+          tensor_map(device, w, vocab, rows.width, rows.width, tile_n),
           static_cast<int>(count),
           static_cast<int>(vocab),
           static_cast<int>(rows.width),
@@ -257,7 +257,7 @@ void cross_entropy_forward(const Cuda& device, Rows rows, const T* x, Index voca
   const Workspace<std::int32_t> highest(device, chunk * tiles);
   for (Index first = 0; first < rows.count; first += chunk) {
     const Index count = std::min(chunk, rows.count - first);
-    const LossJob job{logits_job(rows, first, count, x, vocab, w, labels), top.data(), sum.data(),
+    const LossJob job{logits_job(device, rows, first, count, x, vocab, w, labels), top.data(), sum.data(),
                       highest.data(), row_loss + first};
     run(device, "linear_cross_entropy", job, static_cast<Index>(job.tiles_m) * job.tiles_n, 0);
     launch(device, "linear_cross_entropy", merge_tiles<merge_parts>,
@@ -280,7 +280,7 @@ void cross_entropy_backward(const Cuda& device, Rows rows, const T* x, Index voc
   const bf16* const dlogits = buffer.data();
   for (Index first = 0; first < rows.count; first += chunk) {
     const Index count = std::min(chunk, rows.count - first);
-    const DlogitsJob job{logits_job(rows, first, count, x, vocab, w, labels),
+    const DlogitsJob job{logits_job(device, rows, first, count, x, vocab, w, labels),
                          lse + first,
                          factor,
                          dloss,

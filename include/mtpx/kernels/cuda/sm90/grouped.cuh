@@ -241,9 +241,9 @@ void grouped_swiglu(const Cuda& device, ExpertsShape s, const std::int32_t* offs
                     const T* wu, T* gate, T* up, T* hidden) {
   if (s.slots() == 0) return;
   const Index weight_rows = s.experts * s.inner;
-  const SwigluJob job{tensor_map(x, s.slots(), s.width, s.width, tile_m),
-                      tensor_map(wg, weight_rows, s.width, s.width, SwigluJob::width),
-                      tensor_map(wu, weight_rows, s.width, s.width, SwigluJob::width),
+  const SwigluJob job{tensor_map(device, x, s.slots(), s.width, s.width, tile_m),
+                      tensor_map(device, wg, weight_rows, s.width, s.width, SwigluJob::width),
+                      tensor_map(device, wu, weight_rows, s.width, s.width, SwigluJob::width),
                       {int_of(s.experts), offsets},
                       int_of(s.width),
                       int_of(s.inner),
@@ -259,8 +259,8 @@ template <typename T>
 void grouped_forward(const Cuda& device, ExpertsShape s, Index in, Index out, const std::int32_t* offsets,
                      const T* x, const T* w, T* y) {
   if (s.slots() == 0) return;
-  const ForwardJob job{tensor_map(x, s.slots(), in, in, tile_m),
-                       tensor_map(w, s.experts * out, in, in, tile_n),
+  const ForwardJob job{tensor_map(device, x, s.slots(), in, in, tile_m),
+                       tensor_map(device, w, s.experts * out, in, in, tile_n),
                        {int_of(s.experts), offsets},
                        int_of(in),
                        int_of(out),
@@ -276,10 +276,10 @@ void grouped_backward_input(const Cuda& device, ExpertsShape s, Index in, Index 
                             T* dx) {
   if (s.slots() == 0) return;
   const bool both = dy2 != nullptr;
-  const InputJob job{tensor_map(dy, s.slots(), out, out, tile_m),
-                     tensor_map(w, s.experts * out, in, in, step_k),
-                     tensor_map(both ? dy2 : dy, s.slots(), out, out, tile_m),
-                     tensor_map(both ? w2 : w, s.experts * out, in, in, step_k),
+  const InputJob job{tensor_map(device, dy, s.slots(), out, out, tile_m),
+                     tensor_map(device, w, s.experts * out, in, in, step_k),
+                     tensor_map(device, both ? dy2 : dy, s.slots(), out, out, tile_m),
+                     tensor_map(device, both ? w2 : w, s.experts * out, in, in, step_k),
                      {int_of(s.experts), offsets},
                      int_of(in),
                      int_of(out),
@@ -306,9 +306,9 @@ void grouped_backward_weight(const Cuda& device, ExpertsShape s, Index in, Index
     }
     return;
   }
-  const WeightJob job{tensor_map(dy, s.slots(), out, out, step_k),
-                      tensor_map(dw2 ? dy2 : dy, s.slots(), out, out, step_k),
-                      tensor_map(x, s.slots(), in, in, step_k),
+  const WeightJob job{tensor_map(device, dy, s.slots(), out, out, step_k),
+                      tensor_map(device, dw2 ? dy2 : dy, s.slots(), out, out, step_k),
+                      tensor_map(device, x, s.slots(), in, in, step_k),
                       {int_of(s.experts), offsets},
                       int_of(in),
                       int_of(out),

@@ -14,10 +14,12 @@ namespace mtpx::cuda::sm90 {
 
 /// bf16 numbers [.., columns], read in boxes whose rows are 64 numbers: 128 bytes, swizzled. What lies
 /// outside arrives as zeros. Extents and boxes from the last axis on; the strides of all but the last, in
-/// bytes, which must be multiples of 16, as the address must.
+/// bytes, which must be multiples of 16, as the address must. Empty where work is planned, of which the
+/// driver has no addresses.
 template <int rank>
-CUtensorMap tiled_map(const bf16* data, const cuuint64_t (&extents)[rank],
+CUtensorMap tiled_map(const Cuda& device, const bf16* data, const cuuint64_t (&extents)[rank],
                       const cuuint64_t (&strides)[rank - 1], const cuuint32_t (&box)[rank]) {
+  if (device.planned()) return {};
   using Encode = decltype(&cuTensorMapEncodeTiled);
   static const Encode encode = [] {
     void* function = nullptr;
@@ -45,8 +47,9 @@ CUtensorMap tiled_map(const bf16* data, const cuuint64_t (&extents)[rank],
 }
 
 /// A [rows, columns] matrix, rows `stride` numbers apart, read in boxes of [box_rows, 64].
-inline CUtensorMap tensor_map(const bf16* data, Index rows, Index columns, Index stride, int box_rows) {
-  return tiled_map<2>(data, {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
+inline CUtensorMap tensor_map(const Cuda& device, const bf16* data, Index rows, Index columns, Index stride,
+                              int box_rows) {
+  return tiled_map<2>(device, data, {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
                       {static_cast<cuuint64_t>(stride) * sizeof(bf16)},
                       {64, static_cast<cuuint32_t>(box_rows)});
 }

@@ -1,0 +1,134 @@
+#pragma once
+// What a training takes, before it takes anything: its steps on a device that plans.
+
+#include <mtpx/train/trainer.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace mtpx {
+
+/// Bytes of a training, from the steps themselves: see plan_training().
+struct TrainingPlan {
+  /// Bytes of one part.
+  struct Part {
+    std::string name;       ///< of a layer, as its weights are named
+    std::size_t bytes = 0;  ///< that it takes
+  };
+
+  Index parameters = 0;       ///< numbers that train, frozen ones included
+  Index trained = 0;          ///< those that are not frozen
+  std::size_t weights = 0;    ///< the model's tensors, as they are saved
+  std::size_t gradients = 0;  ///< of trained parameters, in the accumulation type
+  std::size_t moments = 0;    ///< AdamW's
+  std::size_t masters = 0;    ///< of bf16 parameters
+  std::size_t other = 0;      ///< what else lasts: tables of rotations, batches, figures, rounding up
+  /// The most that a step holds beside all these; on a device that records steps, with what an evaluation
+  /// holds, whose memory is another pool's.
+  std::size_t step = 0;
+  /// What each layer keeps of one micro-batch's forward for its backward, in the order of the forward;
+  /// `step` has these at once, unless depths do not chain (then one of them), and what works on them.
+  std::vector<Part> layers;
+  std::size_t peak = 0;      ///< pool's peak_bytes() of the whole run
+  std::size_t reserved = 0;  ///< what the pool takes from the system for it
+  std::size_t largest = 0;   ///< tensor of those that are saved
+
+  /// What lasts from step to step.
+  std::size_t state() const { return weights + gradients + moments + masters + other; }
+};
+
+namespace detail {
+
+/// Windows that note what the device holds before each block.
+template <typename T, typename D>
+struct CountedWindows {
+  Windows<T, D> windows;
+  const D& device;
+  std::vector<std::pair<Index, std::size_t>> held;  // layer, bytes
+
+  Tensor<std::int32_t, D> tokens(Index k) const { return windows.tokens(k); }
+  Var<T, D> front(const Var<T, D>& h, Index k) const { return windows.front(h, k); }
+  typename Block<T, D>::Output run(Index layer, const Block<T, D>& block, const Var<T, D>& x) {
+    held.emplace_back(layer, device.pool().bytes_in_use());
+    return windows.run(layer, block, x);
+  }
+};
+
+/// What each layer keeps for backward.
+template <typename T, typename D>
+std::vector<TrainingPlan::Part> kept_by_layers(const Transformer<T, D>& model, const Batch<D>& batch) {
+  Tape tape;
+  CountedWindows<T, D> way{model.windows(batch), model.device(), {}};
+  const auto out =
+      model.forward(tape, way, std::min(model.config.num_nextn_predict_layers, batch.time() - 1));
+  way.held.emplace_back(-1, model.device().pool().bytes_in_use());
+  std::vector<TrainingPlan::Part> layers;
+  for (std::size_t i = 0; i + 1 < way.held.size(); ++i) {
+    const std::size_t before = way.held[i].second, after = way.held[i + 1].second;
+    layers.push_back({cat("model.layers.", way.held[i].first), after > before ? after - before : 0});
+  }
+  return layers;
+}
+
+/// The first batch of windows, whose size all others have, and the last, which may be smaller.
+template <typename Windows>
+struct FirstAndLast {
+  const Windows& all;
+  Index size() const { return std::min<Index>(2, all.size()); }
+  HostBatch at(Index i) const { return all.at(i == 0 ? 0 : all.size() - 1); }
+};
+
+}  // namespace detail
+
+/// What a training of `options` will take: nothing of it is a formula. A model is made on `device`, which
+/// plans (see Planned), two steps are taken, and batches of `validation` are evaluated, as they will be: the
+/// same ops, kernels and workspaces in the same order. Batches are asked for as usual.
+///
+/// Assumed: routers in balance, where the host's products of experts depend on it; and that nothing else that
+/// the program does with the device, such as sampling a text, holds more than a step does.
+///
+/// prepare(model) sets the model's switches; look(model, trainer) sees both after the steps, before they go.
+/// Throws Error unless the device plans, and what Trainer throws.
+template <typename T, typename D, typename Windows, typename Prepare, typename Look>
+TrainingPlan plan_training(const D& device, const Config& config, const TrainOptions& options,
+                           const BatchSource& batches, const Windows& validation, const Prepare& prepare,
+                           const Look& look) {
+  if (!device.planned()) throw Error("[plan] the device would do the work: make it with Planned{}");
+  Transformer<T, D> model(device, config);
+  prepare(model);
+  Trainer<T, D> trainer(model, options, batches);
+  for (Index step = 0; step < std::min<Index>(2, options.steps); ++step) trainer.advance();
+  const std::size_t stays = device.pool().bytes_in_use();
+  evaluate(model, detail::FirstAndLast<Windows>{validation}, options.mask_documents);
+
+  TrainingPlan plan;
+  plan.peak = device.peak_bytes();
+  plan.reserved = device.reserved_bytes();
+  for_each_parameter(model, [&](const std::string&, auto& parameter) {
+    plan.parameters += parameter.shape().size();
+    if (parameter.frozen()) return;
+    plan.trained += parameter.shape().size();
+    if (parameter.slot()->grad.defined()) plan.gradients += parameter.slot()->grad.bytes();
+  });
+  const auto saved = [&](std::size_t& sum, std::size_t bytes) {
+    sum += bytes;
+    plan.largest = std::max(plan.largest, bytes);
+  };
+  for_each_tensor(model,
+                  [&](const std::string&, const auto& tensor) { saved(plan.weights, tensor.bytes()); });
+  trainer.optimizer().for_each_state(model, [&](const std::string& name, const auto& tensor) {
+    saved(std::string_view(name).ends_with(".master") ? plan.masters : plan.moments, tensor.bytes());
+  });
+  plan.other = stays - plan.weights - plan.gradients - plan.moments - plan.masters;
+  plan.step = plan.peak - stays;
+  const HostBatch first = batches(0);
+  plan.layers = detail::kept_by_layers(model, upload(device, first, options.mask_documents));
+  look(model, trainer);
+  return plan;
+}
+
+}  // namespace mtpx
