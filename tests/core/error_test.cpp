@@ -60,7 +60,7 @@ TEST_CASE("cat: a text is whole, or there is none where memory ran out") {
 }
 
 // A sanitizer ends the program where memory runs out.
-#ifdef __SANITIZE_ADDRESS__
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
 constexpr bool ends_without_memory = true;
 #else
 constexpr bool ends_without_memory = false;

@@ -69,9 +69,16 @@ refused 4 "checkpoints that are too many" \
 
 # On a terminal of 80 columns a step is one line, with the share of the peak where that is known.
 if command -v script >/dev/null; then
-  script -qec "stty cols 80; timeout --foreground 2 '$mtpx' ${train[*]} --depth 4 --steps 100000 --warmup 9000 --out '$work/line'" \
-    "$work/typescript" >/dev/null </dev/null || true
-  tr '\r' '\n' <"$work/typescript" | grep $'^\033\\[Kstep' | sed $'s/^\033\\[K//' >"$work/lines"
+  script -qefc "stty cols 80; exec '$mtpx' ${train[*]} --depth 4 --steps 100000 --warmup 9000 --out '$work/line'" \
+    "$work/typescript" >/dev/null </dev/null &
+  process=$!
+  for ((i = 0; i < 600; ++i)); do
+    if grep -qs $'\033\\[Kstep 20/' "$work/typescript"; then break; fi
+    sleep 0.1
+  done
+  kill $process
+  wait $process || true
+  tr '\r' '\n' <"$work/typescript" | grep $'^\033\\[Kstep' | sed $'s/^\033\\[K//' >"$work/lines" || true
   [[ -s $work/lines ]] || fail "no line on a terminal: $(cat "$work/typescript")"
   awk 'length($0) > 79 { print; long = 1 } END { exit long }' "$work/lines" || fail "a line on a terminal is too long"
   [[ -n $device && $device != cpu ]] || ! grep -qv 'MFU [0-9.]*%  ETA' "$work/lines" || fail "no share of the peak: $(head -n 1 "$work/lines")"

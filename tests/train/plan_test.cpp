@@ -53,8 +53,8 @@ TrainingPlan planned(const Case& c) {
   const Corpus corpus = text();
   const Batches batches(corpus, {.batch = windows, .seq = seq, .depth = c.config.num_nextn_predict_layers});
   return plan_training<T>(Cpu(Planned{}, 2), c.config, c.options, batches,
-                          ValidationWindows(corpus, {.batch = windows, .seq = seq, .limit = 21}), prepare<T>(c),
-                          [](const auto&, const auto&) {});
+                          ValidationWindows(corpus, {.batch = windows, .seq = seq, .limit = 21}),
+                          prepare<T>(c), [](const auto&, const auto&) {});
 }
 
 template <typename T>
