@@ -46,14 +46,15 @@ auto prepare(const Case& c) {
   };
 }
 
-constexpr Index windows = 8, seq = 48;
+constexpr Index plan_batch = 8, plan_seq = 48;
 
 template <typename T>
 TrainingPlan planned(const Case& c) {
   const Corpus corpus = text();
-  const Batches batches(corpus, {.batch = windows, .seq = seq, .depth = c.config.num_nextn_predict_layers});
+  const Batches batches(corpus,
+                        {.batch = plan_batch, .seq = plan_seq, .depth = c.config.num_nextn_predict_layers});
   return plan_training<T>(Cpu(Planned{}, 2), c.config, c.options, batches,
-                          ValidationWindows(corpus, {.batch = windows, .seq = seq, .limit = 21}),
+                          ValidationWindows(corpus, {.batch = plan_batch, .seq = plan_seq, .limit = 21}),
                           prepare<T>(c), [](const auto&, const auto&) {});
 }
 
@@ -61,14 +62,15 @@ template <typename T>
 Measured measured(const Case& c) {
   const Cpu cpu(2);
   const Corpus corpus = text();
-  const Batches batches(corpus, {.batch = windows, .seq = seq, .depth = c.config.num_nextn_predict_layers});
+  const Batches batches(corpus,
+                        {.batch = plan_batch, .seq = plan_seq, .depth = c.config.num_nextn_predict_layers});
   Transformer<T, Cpu> model(cpu, c.config);
   initialize(model, 1);
   prepare<T>(c)(model);
   Trainer<T, Cpu> trainer(model, c.options, batches);
   for (Index step = 0; step < 3; ++step) trainer.step();
   const std::size_t state = cpu.pool().bytes_in_use();
-  evaluate(model, ValidationWindows(corpus, {.batch = windows, .seq = seq, .limit = 21}));
+  evaluate(model, ValidationWindows(corpus, {.batch = plan_batch, .seq = plan_seq, .limit = 21}));
   return {cpu.peak_bytes(), cpu.reserved_bytes(), state};
 }
 
@@ -134,7 +136,7 @@ TEST_CASE("plan_training: parts") {
   CHECK(whole.layers.back().name == "model.layers.4");
   const TrainingPlan inputs =
       planned<bf16>({.config = sized(depth, true), .experts = true, .checkpointing = true});
-  const std::size_t row = sizeof(bf16) * static_cast<std::size_t>(windows * seq * 64);
+  const std::size_t row = sizeof(bf16) * static_cast<std::size_t>(plan_batch * plan_seq * 64);
   for (std::size_t i = 0; i < 2; ++i) {
     CHECK(whole.layers[i].bytes > 4 * row);
     CHECK(inputs.layers[i].bytes < 2 * row);

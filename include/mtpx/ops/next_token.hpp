@@ -3,7 +3,6 @@
 // stand. No gradients; what comes out stands in the caller's memory, so that a pass can be recorded.
 
 #include <mtpx/autograd/var.hpp>
-#include <mtpx/core/cpu.hpp>
 #include <mtpx/ops/decode_block.hpp>
 
 #include <cmath>
@@ -69,7 +68,9 @@ void race_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<Draw
 }
 
 /// The same from one row of logits in the host's memory, of V.
-inline std::int32_t race_on_host(const Cpu& host, std::span<const double> logits, const Draw& draw) {
+template <typename D>
+requires HostMemory<D> std::int32_t race_on_host(const D& host, std::span<const double> logits,
+                                                 const Draw& draw) {
   std::int32_t id = 0;
   race_rows(host, Rows{1, static_cast<Index>(logits.size()), 0}, logits.data(), &draw, &id);
   return id;
