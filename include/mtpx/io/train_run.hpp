@@ -25,7 +25,7 @@ struct TrainCallbacks {
   std::function<bool(const StepReport& report)> on_step{};
   std::function<void(Index step)> on_eval{};                 ///< the model is that of the step
   std::function<void(Index step)> on_save{};                 ///< a checkpoint is being written
-  std::function<void(const std::string& text)> on_notice{};  ///< a checkpoint that is not whole
+  std::function<void(const std::string& text)> on_notice{};  ///< a checkpoint that is not whole, leftovers
 };
 
 /// Takes the trainer's steps that are left: all of a new run's or, where folder/checkpoints has one, those
@@ -46,6 +46,8 @@ bool train_and_save(Trainer<T, D>& trainer, Transformer<T, D>& model, const Trai
   const auto notice = [&](const std::string& text) {
     if (callbacks.on_notice) callbacks.on_notice(text);
   };
+  for (const auto& path : remove_stale(checkpoints.folder()))
+    notice(cat("removed ", path.string(), ", which a process that is gone left half written"));
   Index saved = -1;
   if (const auto found = checkpoints.newest(notice)) {
     std::string text;
