@@ -195,13 +195,7 @@ void check_facts(const mtpx::Checkpoint& checkpoint, const mtpx::Json& facts,
     throw mtpx::FileError(
         mtpx::cat("[train] --resume ", checkpoint.folder.string(),
                   ": was not written by mtpx train: run must have facts and state.skipped"));
-  std::string text;
-  for (const mtpx::RunDifference& d : mtpx::run_differences(run["facts"], facts)) {
-    const bool meant = std::any_of(overrides.begin(), overrides.end(), [&](const std::string& field) {
-      return d.field == field || d.field.starts_with(field + '.');
-    });
-    if (!meant) text += mtpx::cat("\n  ", d.field, ": ", d.before, " then, ", d.now, " now");
-  }
+  const std::string text = mtpx::run_differences_text(run["facts"], facts, overrides);
   if (!text.empty())
     throw mtpx::ConfigError(
         mtpx::cat("[train] --resume ", checkpoint.folder.string(),

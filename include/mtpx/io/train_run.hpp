@@ -50,10 +50,7 @@ bool train_and_save(Trainer<T, D>& trainer, Transformer<T, D>& model, const Trai
     notice(cat("removed ", path.string(), ", which a process that is gone left half written"));
   Index saved = -1;
   if (const auto found = checkpoints.newest(notice)) {
-    std::string text;
-    for (const RunDifference& d : run_differences(found->run, run.facts))
-      text += cat("\n  ", d.field, ": ", d.before, " then, ", d.now, " now");
-    if (!text.empty())
+    if (const std::string text = run_differences_text(found->run, run.facts); !text.empty())
       throw ConfigError(
           cat("[train] ", found->folder.string(), ": this is not the run that was saved", text));
     load_training(*found, trainer, model);

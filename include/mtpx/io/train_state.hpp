@@ -88,4 +88,18 @@ inline std::vector<RunDifference> run_differences(const Json& before, const Json
   return all;
 }
 
+/// Where they differ, as lines of an error text: "\n  lr: 0.01 then, 0.02 now". Empty where they do not, but
+/// in fields that `overrides` names, or what they are in.
+inline std::string run_differences_text(const Json& before, const Json& now,
+                                        const std::vector<std::string>& overrides = {}) {
+  std::string text;
+  for (const RunDifference& d : run_differences(before, now)) {
+    const bool meant = std::any_of(overrides.begin(), overrides.end(), [&](const std::string& field) {
+      return d.field == field || d.field.starts_with(field + '.');
+    });
+    if (!meant) text += cat("\n  ", d.field, ": ", d.before, " then, ", d.now, " now");
+  }
+  return text;
+}
+
 }  // namespace mtpx
