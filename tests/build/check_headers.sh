@@ -6,10 +6,11 @@ cd "$1"
 out=$2
 compiler=("${@:3}" -std=c++20 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -I . -I include)
 
-compile() {  # COMPILER FLAG... HEADER PRECOMPILED
-  local header=${*: -2:1} precompiled=${*: -1}
-  printf '#include "%s"\n#include "%s"\n' "$header" "$header" |
-    "${@:1:$#-2}" -include "$precompiled" -fsyntax-only -x c++ - || { echo "$header: does not compile alone" && exit 1; }
+compile() {  # COMPILER FLAG... -- PRECOMPILED HEADER...
+  local command=()
+  while [[ $1 != -- ]]; do command+=("$1") && shift; done
+  printf '#include "%s"\n' "${@:3}" "${@: -1}" |
+    "${command[@]}" -include "$2" -fsyntax-only -x c++ - || { echo "${*:3}: does not compile alone" && exit 1; }
 }
 export -f compile
 
@@ -30,7 +31,9 @@ done
 printf '%s\n' "${!shared[@]}" |
   xargs -P "$(nproc)" -I{} "${compiler[@]}" -x c++-header "$out/{}.hpp" -o "$out/{}.hpp.gch"
 
-# Lines of: header, what is precompiled for it. Includes under an #if do not count.
+# Where one header includes another, both are compiled in one go, the inner first: what the outer then finds there it
+# would have had anyway. So headers are cut into chains, each as long as can be. Lines of: what is precompiled for a
+# chain, its headers. Includes under an #if do not count.
 # shellcheck disable=SC2086
 awk -v shared="${shared[*]}" -v out="$out" '
   function absolute(name, quoted, parts, kept, n, i, k, path) {
@@ -46,17 +49,25 @@ awk -v shared="${shared[*]}" -v out="$out" '
     for (i = 2; i <= k; ++i) path = path "/" kept[i]
     return path
   }
-  function reaches(from, to, seen, next_ones, n, i) {
-    if (from in seen) return 0
-    seen[from] = 1
+  function visit(top, from, next_ones, n, i) {
+    if ((top, from) in within) return
+    within[top, from] = 1
+    ++size[top]
     n = split(includes[from], next_ones, " ")
-    for (i = 1; i <= n; ++i) if (next_ones[i] == to || reaches(next_ones[i], to, seen)) return 1
-    return 0
+    for (i = 1; i <= n; ++i) visit(top, next_ones[i])
   }
-  function reaches_all(from, group, wanted, n, i) {
+  function has_all(top, group, wanted, n, i) {
     n = split(group, wanted, "+")
-    for (i = 1; i <= n; ++i) { split("", seen); if (!reaches(from, wanted[i], seen)) return 0 }
+    for (i = 1; i <= n; ++i) if (!((top, wanted[i]) in within)) return 0
     return 1
+  }
+  function largest(top, group, best, h) {  # of those left that a header includes, or of all
+    for (h = 1; h <= count; ++h) {
+      if (all[h] in done || (top && !((top, all[h]) in within)) || !has_all(all[h], group)) continue
+      if (!best || size[all[h]] > size[best]) best = all[h]
+    }
+    if (best) done[best] = 1
+    return best
   }
   FNR == 1 { all[++count] = FILENAME; conditions = 0 }
   /^#if/ { ++conditions }
@@ -66,10 +77,12 @@ awk -v shared="${shared[*]}" -v out="$out" '
   }
   END {
     n = split(shared, names, " ")
-    for (h = 1; h <= count; ++h) {
-      found = "none"
-      for (i = n; i >= 1; --i) if (reaches_all(all[h], names[i])) found = i - 1
-      print all[h], out "/" found ".hpp"
+    for (h = 1; h <= count; ++h) visit(all[h], all[h])
+    while (top = largest("", "")) {
+      for (i = 1; i <= n && !has_all(top, names[i]); ++i) {}
+      chain = top
+      for (inner = top; inner = largest(inner, names[i]);) chain = inner " " chain
+      print out "/" (i <= n ? i - 1 : "none") ".hpp", chain
     }
-  }' $headers >"$out/groups"
-xargs -P "$(nproc)" -L 1 bash -c 'compile "$@"' compile "${compiler[@]}" <"$out/groups"
+  }' $headers >"$out/chains"
+xargs -P "$(nproc)" -L 1 bash -c 'compile "$@"' compile "${compiler[@]}" -- <"$out/chains"

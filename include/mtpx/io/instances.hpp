@@ -26,16 +26,11 @@
   MTPX_RUN(HOW, float, D)           \
   MTPX_RUN(HOW, bf16, D)
 
-#define MTPX_JSON(HOW)                    \
-  MTPX_INSTANCE_OF(HOW, parse_json<Json>) \
-  MTPX_INSTANCE_OF(HOW, parse_json<nlohmann::json>)
-
 #define MTPX_CHECKSUM(HOW) MTPX_INSTANCE_OF(HOW, detail::xxh64_stripes<std::uint64_t>)
 
 #ifdef MTPX_COMPILED_IO
 namespace mtpx {
 MTPX_CHECKSUM(extern)
-MTPX_JSON(extern)
 MTPX_MODEL_FOLDERS(extern, Cpu)
 #ifdef MTPX_CUDA
 MTPX_MODEL_FOLDERS(extern, Cuda)

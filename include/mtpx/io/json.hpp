@@ -38,6 +38,13 @@ std::string json_text(const Value& value) {
   if (value.is_array()) return "an array";
   return value.dump();
 }
+
+/// Tells reader what stands in JSON text, in order. A template, as a parser is much to compile for each file
+/// that reads one, so that a library can hold it (io/instances.hpp).
+template <typename Value>
+void read_events(std::string_view text, nlohmann::json_sax<Value>& reader) {
+  Value::sax_parse(text.begin(), text.end(), &reader);
+}
 }  // namespace detail
 
 /// Parses JSON text. `file` names it in errors, which begin with "[op] file: ". Throws FileError for text
@@ -80,5 +87,15 @@ Value parse_json(std::string_view op, std::string_view text, const std::string& 
   }
   return {};
 }
+
+/// What a library can hold of this, as in io/instances.hpp.
+#define MTPX_JSON(HOW)                                                          \
+  HOW template decltype(parse_json<Json>) parse_json<Json>;                     \
+  HOW template decltype(parse_json<nlohmann::json>) parse_json<nlohmann::json>; \
+  HOW template decltype(detail::read_events<nlohmann::json>) detail::read_events<nlohmann::json>;
+
+#ifdef MTPX_COMPILED_IO
+MTPX_JSON(extern)
+#endif
 
 }  // namespace mtpx

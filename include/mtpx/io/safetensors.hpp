@@ -174,7 +174,7 @@ class SafeTensors {
     const std::size_t zero = header.find('\0');
     if (zero != std::string::npos) file_.fail(cat("the header is not JSON at byte ", zero + 1));
     detail::SafeTensorsHeader reader(file_, entries_, metadata_);
-    nlohmann::json::sax_parse(header.begin(), header.end(), &reader);
+    detail::read_events<nlohmann::json>(header, reader);
     check_entries();
     check_layout();
     read_checksums(header, options.verify);

@@ -240,6 +240,9 @@ struct Transformer {
     for (std::size_t k = 0; k < self.mtp.size(); ++k) visit(self.names_[self.layers.size() + k], self.mtp[k]);
   }
 
+  /// See walk(), which hands out what is const for a const model.
+  std::vector<ModuleLeaf<T, D>> leaves() const { return list_leaves<T, D>(const_cast<Transformer&>(*this)); }
+
  private:
   bool main_frozen_ = false;
   std::vector<std::string> names_;  // of layers, depths included

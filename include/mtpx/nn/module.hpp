@@ -55,22 +55,82 @@ inline std::string join(const std::string& prefix, std::string_view name) {
 
 }  // namespace detail
 
+/// One tensor below a module of type T: the pointer to what it is, the others are null. acc_t<T> is the type
+/// of T's sums, which routers compute in.
+template <typename T, typename D>
+struct ModuleLeaf {
+  std::string name;                                 ///< from the module on, joined by dots
+  Parameter<T, D>* parameter = nullptr;             ///< a weight
+  StackedWeight<T, D>* stacked = nullptr;           ///< experts
+  Parameter<acc_t<T>, D>* sum_parameter = nullptr;  ///< a weight in the type of sums, where that is another
+  State<acc_t<T>, D>* state = nullptr;              ///< what no gradient moves
+};
+
+template <typename Module, typename Visit>
+void walk(Module& module, const std::string& prefix, const Visit& leaf);
+
+namespace detail {
+template <typename Module, typename Visit>
+void walk_members(Module& module, const std::string& prefix, const Visit& leaf) {
+  std::remove_const_t<Module>::members(
+      module, [&](std::string_view name, auto& member) { walk(member, join(prefix, name), leaf); });
+}
+
+/// leaf(name, *member), which is const if Module is.
+template <typename Module, typename T, typename D, typename Visit>
+void visit_leaf(const std::string& prefix, const ModuleLeaf<T, D>& found, const Visit& leaf) {
+  const std::string name = join(prefix, found.name);
+  const auto give = [&]<typename M>(M& member) {
+    leaf(name, static_cast<std::conditional_t<std::is_const_v<Module>, const M, M>&>(member));
+  };
+  if (found.parameter) give(*found.parameter);
+  if (found.stacked) give(*found.stacked);
+  if (found.state) give(*found.state);
+  if constexpr (!std::is_same_v<T, acc_t<T>>) {
+    if (found.sum_parameter) give(*found.sum_parameter);
+  }
+}
+}  // namespace detail
+
 /// Calls leaf(name, member) for every Parameter, StackedWeight and State below `module`, in the order of the
 /// members. Names are joined by dots; a member visited under the empty name adds none, a vector adds indices.
-template <typename Module, typename Leaf>
-void walk(Module& module, const std::string& prefix, const Leaf& leaf) {
+///
+/// A module of many parts may say leaves(), the list that list_leaves() makes: then its tree of members is
+/// compiled once, and not once for each walk.
+template <typename Module, typename Visit>
+void walk(Module& module, const std::string& prefix, const Visit& leaf) {
   using M = std::remove_const_t<Module>;
   if constexpr (detail::IsParameter<M>::value || detail::IsStacked<M>::value || detail::IsState<M>::value) {
     leaf(prefix, module);
+  } else if constexpr (requires { module.leaves(); }) {
+    for (const auto& found : module.leaves()) detail::visit_leaf<Module>(prefix, found, leaf);
   } else if constexpr (detail::IsVector<M>::value) {
     for (std::size_t i = 0; i < module.size(); ++i)
       walk(module[i], detail::join(prefix, std::to_string(i)), leaf);
   } else if constexpr (detail::IsOptional<M>::value) {
     if (module) walk(*module, prefix, leaf);
   } else {
-    M::members(module,
-               [&](std::string_view name, auto& member) { walk(member, detail::join(prefix, name), leaf); });
+    detail::walk_members(module, prefix, leaf);
   }
+}
+
+/// What leaves() of a module of type T is: all that its members name, each once, in their order.
+template <typename T, typename D, typename Module>
+std::vector<ModuleLeaf<T, D>> list_leaves(Module& module) {
+  std::vector<ModuleLeaf<T, D>> all;
+  detail::walk_members(module, "", [&]<typename M>(const std::string& name, M& member) {
+    ModuleLeaf<T, D>& leaf = all.emplace_back(ModuleLeaf<T, D>{name});
+    if constexpr (std::is_same_v<M, Parameter<T, D>>) {
+      leaf.parameter = &member;
+    } else if constexpr (detail::IsStacked<M>::value) {
+      leaf.stacked = &member;
+    } else if constexpr (detail::IsParameter<M>::value) {
+      leaf.sum_parameter = &member;
+    } else {
+      leaf.state = &member;
+    }
+  });
+  return all;
 }
 
 /// Calls visit(name, parameter) for every trainable tensor, experts stacked.
