@@ -177,6 +177,7 @@ void add_bench(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->needs(decode)
       ->capture_default_str();
+  d.draft_vocabulary.add(*command, "so many of the most frequent of --data")->needs(decode);
   for (CLI::Option* option : add_verification(*command, d.rules)) option->needs(decode);
   o.device.add(*command);
   command->callback([options] {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "model.hpp"
+#include "text.hpp"
 
 namespace program {
 
@@ -8,6 +8,7 @@ namespace program {
 struct DecodeBench {
   ModelSource model;  ///< without a folder: random weights for `config`
   ConfigSource config;
+  DraftVocabulary draft_vocabulary;
   std::vector<std::string> data;
   mtpx::Index context = 512;
   mtpx::Index tokens = 64;

@@ -63,9 +63,10 @@ struct Costs {
       const auto at = mtpx::decode_rows(device, list, 0, count);
       return model.decode(tape, ids, at, cache.trunk);
     };
-    const auto head = [&](const mtpx::Tensor<T, D>& normed) {
-      return model.lm_head(tape.constant(normed)).value().to_host()[0];
+    const auto head = [&](const mtpx::Tensor<T, D>& normed, const mtpx::Weight<T, D>& weight) {
+      return mtpx::linear(tape.constant(normed), weight).value().to_host()[0];
     };
+    const mtpx::Weight<T, D> of_drafts = mtpx::DraftingModel<T, D>(model).draft_head(1).weight;
     for (Index begin = 0; begin < context; begin += 256) pass(begin, std::min<Index>(256, context - begin));
     // Each several times in a row, as decoding would run it; the first finds the caches as the last left
     // them.
@@ -81,7 +82,7 @@ struct Costs {
       const auto verify = [&] {
         const auto h = pass(context, n);
         carried = h.carried.value();
-        head(h.normed.value());
+        head(h.normed.value(), model.lm_head.weight);
       };
       const auto draft_rows = [&](Index count) {
         const Index width = model.config.hidden_size;
@@ -94,7 +95,7 @@ struct Costs {
             device, {1, count}, std::span(list.tokens).first(static_cast<std::size_t>(count)));
         const auto h = model.decode_mtp(tape, 1, tape.constant(rows_of(carried, 0, count)), ids,
                                         mtpx::decode_rows(device, list, 0, count), cache.modules[0]);
-        head(rows_of(h.normed.value(), count - 1, count));
+        head(rows_of(h.normed.value(), count - 1, count), of_drafts);
       };
       verify();
       for (int round = 0; round < rounds; ++round) {
@@ -124,9 +125,14 @@ mtpx::Transformer<T, D> make_model(const DecodeBench& o, const D& device) {
 /// Where the terms of the cost model are measured: half-way through what is decoded.
 Index middle(const DecodeBench& o) { return o.context + o.tokens / 2; }
 
+struct Prompts {
+  std::vector<Tokens> all;
+  std::vector<Index> counts;  // of each id in the text; none: ids are random
+};
+
 /// Prompts of `context` tokens, evenly spaced over the text, each with the tokens that follow it. Random
 /// weights with another vocabulary than bytes get random ids.
-std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
+Prompts make_prompts(const DecodeBench& o, const mtpx::Config& c) {
   std::vector<Tokens> prompts;
   const Index length = middle(o) + most_drafts + 2;
   if (o.model.folder.empty() && c.vocab_size != 256) {
@@ -138,11 +144,12 @@ std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
             static_cast<std::uint32_t>(c.vocab_size)));
       }
     }
-    return prompts;
+    return {std::move(prompts), {}};
   }
   const mtpx::Tokenizer tokenizer =
       o.model.folder.empty() ? mtpx::Tokenizer() : tokenizer_of(o.model.folder, c);
-  const mtpx::ValidationWindows windows(TextData(o.data).ids(tokenizer).tokens, {1, length, o.prompts, 0});
+  const mtpx::Tokens text = TextData(o.data).ids(tokenizer).tokens;
+  const mtpx::ValidationWindows windows(text, {1, length, o.prompts, 0});
   for (Index i = 0; i < windows.size(); ++i) {
     Tokens ids = windows.at(i).tokens;
     ids.resize(static_cast<std::size_t>(length));
@@ -152,7 +159,7 @@ std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
     throw mtpx::ConfigError(
         mtpx::cat("[bench] --context ", o.context, ": the text has no window of ", length + 1, " tokens"));
   }
-  return prompts;
+  return {std::move(prompts), id_counts(text, c.vocab_size)};
 }
 
 /// One number of drafts over all prompts.
@@ -196,13 +203,14 @@ void print_table(const DecodeBench& o, const std::vector<Index>& ks, const std::
 
 template <typename T, typename D>
 void run(const DecodeBench& o, const D& device) {
-  const mtpx::Transformer<T, D> model = make_model<T>(o, device);
+  mtpx::Transformer<T, D> model = make_model<T>(o, device);
   const mtpx::Config& c = model.config;
   if (o.context + o.tokens + most_drafts + 2 > c.max_position_embeddings) {
     throw mtpx::ConfigError(mtpx::cat("[bench] --context ", o.context, " and --tokens ", o.tokens,
                                       ": max_position_embeddings = ", c.max_position_embeddings));
   }
-  const std::vector<Tokens> prompts = make_prompts(o, c);
+  const auto [prompts, counts] = make_prompts(o, c);
+  o.draft_vocabulary.set(model, counts);
   std::vector<Index> ks{0};
   if (c.num_nextn_predict_layers > 0) {
     // Depths that chain can run again; others draft a token each.
@@ -254,6 +262,7 @@ void run(const DecodeBench& o, const D& device) {
                    {"gbs", rounded(bytes * plain / 1e9, 2)},
                    {"read_gbs", rounded(roof / 1e9, 2)},
                    {"read_share", rounded(bytes * plain / roof, 3)}};
+  if (c.mtpx_draft_vocabulary > 0) first["draft_vocabulary"] = c.mtpx_draft_vocabulary;
   name_device(first, device);
   std::cout << first.dump() << std::endl;
   if (!written()) return;

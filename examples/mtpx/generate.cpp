@@ -18,6 +18,7 @@ struct GenerateFlags {
   std::string prompt, prompts;
   mtpx::Index batch = 1;
   std::string draft = "auto";
+  DraftVocabulary draft_vocabulary;
   std::vector<std::string> stop;
   mtpx::GenerateOptions generate;
   bool json = false;
@@ -153,7 +154,8 @@ template <typename T, typename D>
 void run(GenerateFlags o, const D& device) {
   if (o.draft != "auto") o.generate.draft = std::stoll(o.draft);
   o.generate.sampling.validate();
-  const auto loaded = o.model.load<T>(device);
+  auto loaded = o.model.load<T>(device);
+  o.draft_vocabulary.set(loaded.model);
   const mtpx::Config& config = loaded.model.config;
   const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, config);
   o.generate.validate(config.num_nextn_predict_layers, config.design());
@@ -214,6 +216,7 @@ void run(GenerateFlags o, const D& device) {
   }
   line["draft"] = o.generate.draft == mtpx::GenerateOptions::automatic ? mtpx::Json("auto")
                                                                        : mtpx::Json(o.generate.draft);
+  if (config.mtpx_draft_vocabulary > 0) line["draft_vocabulary"] = config.mtpx_draft_vocabulary;
   std::cout << line.dump() << std::endl;
   if (written()) say_more();
 }
@@ -257,6 +260,7 @@ void add_generate(CLI::App& app) {
                    "Tokens to draft per pass; 0 = plain decoding, auto = as many as were measured to pay")
       ->check(check_draft)
       ->capture_default_str();
+  o.draft_vocabulary.add(*command, "so many of the lowest ids");
   add_verification(*command, o.generate);
   command->add_option("--temperature", o.generate.sampling.temperature, "0 = greedy")->capture_default_str();
   command->add_option("--top-k", o.generate.sampling.top_k, "Sample among the k most likely; 0 = all")

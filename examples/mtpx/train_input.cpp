@@ -52,6 +52,7 @@ mtpx::ModelConfig resolve(TrainFlags& o) {
   if (o.depth >= 0) source.config.num_nextn_predict_layers = o.depth;
   if (!o.heads.empty()) source.config.mtpx_heads = heads_of(o.heads);
   if (o.vocabulary > 0) source.config.vocab_size = o.vocabulary;
+  if (o.draft_vocabulary >= 0) source.config.mtpx_draft_vocabulary = o.draft_vocabulary;
   source.config.validate();
   set_weights(o, source.config);
   if (o.depth_decay != 1)
@@ -104,6 +105,12 @@ TrainInput read_input(TrainFlags& o, const std::optional<mtpx::Checkpoint>& from
   }
   if (from) check_facts(*from, facts, o.checkpoints.overrides);
   if (o.prompt.empty()) o.prompt = first_words(parts.validation, tokenizer);
+  std::optional<std::vector<std::int32_t>> draft_ids;  // a checkpoint has its own
+  if (!from && (anew || o.draft_vocabulary >= 0)) {
+    draft_ids.emplace();
+    if (const mtpx::Index n = source.config.mtpx_draft_vocabulary; n > 0)
+      draft_ids = mtpx::most_frequent_ids(id_counts(parts.train, source.config.vocab_size), n);
+  }
   std::string text =
       mtpx::cat(ids.bytes, " bytes in ", ids.tokens.documents(), " documents, ", ids.tokens.size(),
                 " tokens of ", tokenizer.size(), ", ", parts.train.size(), " to train on");
@@ -116,6 +123,7 @@ TrainInput read_input(TrainFlags& o, const std::optional<mtpx::Checkpoint>& from
           tokenizer_file,
           std::make_shared<const mtpx::Batches>(std::move(parts.train), windows_of),
           {std::move(parts.validation), {o.batches.batch, o.batches.seq, o.eval_windows, depth}},
+          std::move(draft_ids),
           std::move(facts),
           std::move(text)};
 }

@@ -248,6 +248,9 @@ TEST_CASE("config F4: counts that do not fit each other") {
   CHECK(after([](Config& c) {
           c.eos_token_id = 1, c.more_eos_token_ids = {2, 256};
         }) == lines({"eos_token_id = 256, vocab_size = 256: must be a token, or -1 for none"}));
+  CHECK(after([](Config& c) { c.mtpx_draft_vocabulary = 257; }) ==
+        lines({"mtpx_draft_vocabulary = 257, vocab_size = 256: drafts are picked from tokens"}));
+  CHECK(after([](Config& c) { c.mtpx_draft_vocabulary = 256; }).empty());
   CHECK(after([](Config& c) { c.more_eos_token_ids = {-1}; }) ==
         lines({"eos_token_id = -1: must be a token in a list of them"}));
   CHECK(after([](Config& c) { c.eos_token_id = 256; }) ==

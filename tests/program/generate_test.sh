@@ -79,6 +79,49 @@ typical=(--verify lossy-typical --draft 2 --max-tokens 40 --prompts "$work/promp
 text "$work/typical" "${typical[@]}"
 same "$work/typical" "${typical[@]}" --batch 3
 
+# A draft vocabulary changes no text: learnt from the text, kept by the folder and by a run that is taken up again, or
+# given.
+some=$work/some
+"$mtpx" "${train[@]}" --config "$work/config.json" --steps 120 --save-every 60 --keep-last 9 --draft-vocabulary 20 --out "$some" >/dev/null
+"$mtpx" "${train[@]}" --config "$work/config.json" --steps 120 --save-every 60 --draft-vocabulary 20 --out "$work/resumed" \
+  --resume "$some/checkpoints/step-00000060" >/dev/null
+for file in model.safetensors config.json; do
+  cmp "$some/$file" "$work/resumed/$file" || fail "--draft-vocabulary: $file of a run that was taken up again"
+done
+grep -q '"mtpx_draft_vocabulary": 20' "$some/config.json" || fail "config.json does not know its draft vocabulary"
+"$mtpx" "${train[@]}" --init "$some" --steps 1 --out "$work/kept" >/dev/null
+"$mtpx" "${train[@]}" --init "$some" --steps 1 --draft-vocabulary 0 --out "$work/dropped" >/dev/null
+[[ $(cat "$work"/{kept,dropped}/config.json | grep -c mtpx_draft_vocabulary) == 1 ]] || fail "--init: what becomes of a draft vocabulary"
+seq 97 122 >"$work/letters"
+for mode in greedy sampled; do
+  options=(--max-tokens 40 --prompts "$work/prompts")
+  [[ $mode == greedy ]] || options+=("${sampled[@]}")
+  for draft in 1 3 auto; do model=$some same "$work/$mode" "${options[@]}" --draft $draft; done
+  for ids in 0 100 "$work/letters"; do
+    same "$work/$mode" "${options[@]}" --draft 2 --batch 3 --draft-vocabulary "$ids"
+    model=$some same "$work/$mode" "${options[@]}" --draft 2 --draft-vocabulary "$ids"
+  done
+  model=$some same "$work/greedy" --max-tokens 40 --prompts "$work/prompts" --draft 2 --verify block
+done
+# Letters alone miss the spaces, which the text's most frequent bytes have.
+accepted=()
+for ids in "$work/letters" 256; do
+  text "$work/json" --prompts "$work/prompts" --max-tokens 40 --draft 1 --json --draft-vocabulary "$ids"
+  accepted+=("$(figure accepted "$work/json")")
+  grep -q '"draft_vocabulary":' "$work/json" || fail "no draft_vocabulary: $(cat "$work/json")"
+done
+((accepted[0] < accepted[1])) || fail "drafts of letters alone stand ${accepted[0]} times, of all bytes ${accepted[1]}"
+for ids in '3 2' '3 300' '-1 2'; do
+  echo "$ids" >"$work/ids"
+  status=0
+  "$mtpx" generate --model "$model" --prompt x --draft-vocabulary "$work/ids" >/dev/null 2>"$work/stderr" || status=$?
+  [[ $status == 2 && $(cat "$work/stderr") == "mtpx: [draft vocabulary] id "* ]] || fail "ids $ids: exit code $status, '$(cat "$work/stderr")'"
+done
+echo '1 x' >"$work/ids"
+expect 3 "mtpx: [draft vocabulary] $work/ids: \"x\" is no id" generate --model "$model" --prompt x --draft-vocabulary "$work/ids"
+expect 2 "mtpx: [draft vocabulary] --draft-vocabulary 257: the model has 256 tokens" \
+  generate --model "$model" --prompt x --draft-vocabulary 257
+
 # A full context ends a text quietly; longer drafts than have room change nothing.
 text "$work/full" --prompt 'the quick' --max-tokens 1000 --draft 0
 [[ $(wc -c <"$work/full") == 129 ]] || fail "a full context is $(wc -c <"$work/full") bytes instead of 129"
@@ -236,6 +279,8 @@ done
   fail "bench --decode by blocks: $(cat "$work/bench")"
 "$mtpx" "${bench[@]}" --model "$work/main" --data "$work/text.txt" >"$work/bench"
 [[ $(wc -l <"$work/bench") == 1 ]] || fail "bench --decode without modules: $(cat "$work/bench")"
+"$mtpx" "${bench[@]}" --model "$model" --data "$work/text.txt" --draft-vocabulary 30 >"$work/bench"
+[[ $(grep -c '"draft_vocabulary":30' "$work/bench") == 1 ]] || fail "bench --decode --draft-vocabulary: $(cat "$work/bench")"
 expect 2 "mtpx: [bench] --context 120 and --tokens 8: max_position_embeddings = 128" bench --decode --model "$model" --context 120 --tokens 8
 refused "mtpx: --context requires --decode" bench --context 16
 refused "mtpx: --verify requires --decode" bench --verify block
