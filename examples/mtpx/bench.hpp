@@ -12,9 +12,11 @@ struct DecodeBench {
   std::vector<std::string> data;
   mtpx::Index context = 512;
   mtpx::Index tokens = 64;
-  mtpx::Index prompts = 8;
+  std::string prompts = "8";  ///< how many, or a file
+  double validation = 0.1;    ///< share of the text that prompts come from
+  std::vector<double> temperatures{0, 0.8, 1};
   bool table = false;           ///< lines for people instead of JSON
-  mtpx::GenerateOptions rules;  ///< temperature, how drafts are picked and checked
+  mtpx::GenerateOptions rules;  ///< how drafts are picked and checked
   DeviceOptions device;
 };
 

@@ -1,5 +1,6 @@
 // mtpx generate: continue prompts, with or without drafts.
 
+#include "drafting.hpp"
 #include "text.hpp"
 
 #include <mtpx/io/stop_text.hpp>
@@ -134,20 +135,22 @@ void print_statistics(const mtpx::DecodeStatistics& s, mtpx::Index prompts,
 mtpx::Json report(const mtpx::DecodeStatistics& s, mtpx::Index prompts) {
   std::vector<double> acceptance;
   for (std::size_t i = 0; i < s.accepted.size(); ++i) acceptance.push_back(s.acceptance(i));
-  return {{"tokens", s.tokens},
-          {"prompt_tokens", s.prompt_tokens},
-          {"prefill_seconds", s.prefill_seconds},
-          {"prefill_tokens_per_s", per_second(s.prompt_tokens, s.prefill_seconds)},
-          {"seconds", s.decode_seconds},
-          {"tokens_per_s", per_second(s.tokens - prompts, s.decode_seconds)},
-          {"passes", s.passes},
-          {"tokens_per_pass", s.tokens_per_pass()},
-          {"drafts", s.drafts},
-          {"drafted", s.drafted},
-          {"accepted", s.accepted},
-          {"acceptance", acceptance},
-          {"mean_length", s.mean_length()},
-          {"histogram", s.histogram}};
+  mtpx::Json line{{"tokens", s.tokens},
+                  {"prompt_tokens", s.prompt_tokens},
+                  {"prefill_seconds", s.prefill_seconds},
+                  {"prefill_tokens_per_s", per_second(s.prompt_tokens, s.prefill_seconds)},
+                  {"seconds", s.decode_seconds},
+                  {"tokens_per_s", per_second(s.tokens - prompts, s.decode_seconds)},
+                  {"passes", s.passes},
+                  {"tokens_per_pass", s.tokens_per_pass()},
+                  {"drafts", s.drafts},
+                  {"drafted", s.drafted},
+                  {"accepted", s.accepted},
+                  {"acceptance", acceptance},
+                  {"mean_length", s.mean_length()},
+                  {"histogram", s.histogram}};
+  add_draft_counts(line, s);
+  return line;
 }
 
 template <typename T, typename D>

@@ -134,7 +134,7 @@ for how in '--draft 1' '--draft 2 --batch 3' '--draft 5' '--draft auto' '--draft
   '--draft 2 --draft-tokens drawn --temperature 0.8' '--draft 4 --verify block --temperature 0.8'; do
   read -ra options <<<"$how"
   text "$work/json" --prompts "$work/prompts" --max-tokens 1000 --json "${options[@]}"
-  for key in tokens prompt_tokens passes drafts drafted accepted histogram mean_length; do
+  for key in tokens prompt_tokens passes drafts drafted accepted histogram mean_length draft_n draft_n_accepted; do
     echo "$key $(figure $key "$work/json")"
   done >"$work/sums"
   awk -v prompts="$count" -v how="$how" '
@@ -152,6 +152,7 @@ for how in '--draft 1' '--draft 2 --batch 3' '--draft 5' '--draft auto' '--draft
         for (j = i + 1; j < n["histogram"]; ++j) atleast += value["histogram", j]
         check(value["accepted", i] == atleast, "accepted[" i "] is not what the histogram says")
       }
+      check(sum["draft_n"] == sum["drafted"] && sum["draft_n_accepted"] == sum["accepted"], "draft_n is not what was drafted")
       off = value["mean_length", 0] - (drafts ? 1 + sum["accepted"] / drafts : 1)
       check(off < 1e-9 && off > -1e-9, "mean_length is not 1 + accepted / drafts")
       check(sum["tokens"] == prompts + sum["passes"] + sum["accepted"], "tokens are not prompts + passes + accepted")
@@ -265,22 +266,47 @@ refused "mtpx: [generate] --prompts $work/long line 3 has 130 tokens; max_positi
 printf 'fine\n\xff\n' >"$work/bytes"
 refused "mtpx: [generate] --prompts $work/bytes line 2 is not valid UTF-8" "${x[@]}" "$work/bytes"
 
-# bench --decode: a line for plain decoding, for 1 to 4 drafts and for auto.
+# bench --decode: a line for plain decoding, for 1 to 4 drafts and for auto; greedy, at 0.8 and at 1.
 bench=(bench --decode --context 16 --tokens 8 --prompts 2)
 "$mtpx" "${bench[@]}" --model "$model" >"$work/bench"
-[[ $(sed -E 's/.*"draft":("auto"|[0-9]+),.*/\1/' "$work/bench" | tr '\n' ' ') == '0 1 2 3 4 "auto" ' ]] ||
+[[ $(sed -E 's/.*"draft":("auto"|[0-9]+),.*/\1/' "$work/bench" | tr '\n' ' ') == \
+  '0 1 2 3 4 "auto" 0 1 2 3 4 "auto" 0 1 2 3 4 "auto" ' ]] ||
   fail "bench --decode: $(cat "$work/bench")"
-for keys in 'tokens_per_s 6' 'us_per_token 1' 'read_share 1' 'speedup 5' 'mean_length 5' 'verify_ratio 4' 'model_speedup 4'; do
+for keys in 'tokens_per_s 18' 'prompt_tokens_per_s 18' 'repeated_8grams 18' 'us_per_token 3' 'read_share 3' 'speedup 15' \
+  'mean_length 15' 'draft_n 15' 'draft_n_accepted 15' 'verify_ratio 12' 'model_speedup 12'; do
   read -r key lines <<<"$keys"
   [[ $(grep -Ec "\"$key\":[0-9]" "$work/bench") == "$lines" ]] || fail "bench --decode: $key is not in $lines lines: $(cat "$work/bench")"
 done
+[[ $(grep -c '"agreement":\[[01].[0-9]*,[01].[0-9]*\],"sum_min_p_q":\[[01].[0-9]*,[01].[0-9]*\]' "$work/bench") == 3 ]] ||
+  fail "bench --decode: how depths agree: $(cat "$work/bench")"
+grep -q '"past_trained_window":true' "$work/bench" && fail "bench --decode: 24 tokens are past a window of 32"
+# Agreement over the text is a fact of model and text, whatever decodes; greedy, the two measures are one.
+agreement() { sed -nE 's/.*"agreement":\[([^]]*)\],"sum_min_p_q":\[([^]]*)\].*/\1 \2/p' "$work/bench"; }
+greedy=(bench --decode --model "$model" --data "$work/text.txt" --temperature 0 --prompts 2)
+"$mtpx" "${greedy[@]}" --validation 1 --context 20 --tokens 8 >"$work/bench"
+read -r first second <<<"$(agreement)"
+[[ -n $first && $first == "$second" ]] || fail "bench --decode: greedy, depths agree $first, sum min(p, q) is $second"
+grep -q '"past_trained_window":false' "$work/bench" || fail "bench --decode: 28 tokens are past a window of 32"
+"$mtpx" "${greedy[@]}" --context 16 --tokens 80 >"$work/bench"
+[[ $(grep -c '"repeats":true,"past_trained_window":true' "$work/bench") == 6 ]] ||
+  fail "bench --decode: a text that goes round in circles is not marked: $(cat "$work/bench")"
+# Prompts of a file; and where there is no text to take them from.
+printf 'the quick\n\nthe lazy dog jumps\n' >"$work/few"
+bench=("${bench[@]:0:6}")
+"$mtpx" "${bench[@]}" --model "$model" --prompts "$work/few" --temperature 0 >"$work/bench"
+grep -q '"context":18,"prompts":2' "$work/bench" || fail "bench --decode --prompts FILE: $(cat "$work/bench")"
+echo x >"$work/few"
+expect 2 "mtpx: [bench] --prompts $work/few: has no line of two tokens at least" "${bench[@]}" --model "$model" --prompts "$work/few"
+bench+=(--prompts 2)
+expect 2 "mtpx: [bench] --context 16 and --tokens 8: the text that is held out has no window of 25 tokens" \
+  "${bench[@]}" --model "$model" --data "$work/few"
 "$mtpx" "${bench[@]}" --model "$model" --temperature 0.8 --draft-tokens drawn --verify block >"$work/bench"
 [[ $(sed -E 's/.*"draft":("auto"|[0-9]+),.*/\1/' "$work/bench" | tr '\n' ' ') == '0 1 2 3 4 ' ]] ||
   fail "bench --decode by blocks: $(cat "$work/bench")"
 "$mtpx" "${bench[@]}" --model "$work/main" --data "$work/text.txt" >"$work/bench"
-[[ $(wc -l <"$work/bench") == 1 ]] || fail "bench --decode without modules: $(cat "$work/bench")"
+[[ $(wc -l <"$work/bench") == 3 ]] || fail "bench --decode without modules: $(cat "$work/bench")"
 "$mtpx" "${bench[@]}" --model "$model" --data "$work/text.txt" --draft-vocabulary 30 >"$work/bench"
-[[ $(grep -c '"draft_vocabulary":30' "$work/bench") == 1 ]] || fail "bench --decode --draft-vocabulary: $(cat "$work/bench")"
+[[ $(grep -c '"draft_vocabulary":30' "$work/bench") == 3 ]] || fail "bench --decode --draft-vocabulary: $(cat "$work/bench")"
 expect 2 "mtpx: [bench] --context 120 and --tokens 8: max_position_embeddings = 128" bench --decode --model "$model" --context 120 --tokens 8
 refused "mtpx: --context requires --decode" bench --context 16
 refused "mtpx: --verify requires --decode" bench --verify block
