@@ -384,7 +384,8 @@ TEST_CASE("the next three tokens, by exact enumeration of every rule, are the mo
       const bool drawn = way.second;
       for (const std::pair<std::size_t, unsigned>& drafting :
            {std::pair{std::size_t{1}, 0U}, {2, 0U}, {3, 0U}, {1, 2U}, {2, 4U}, {3, 6U}}) {
-        const auto [drafts, left_out] = drafting;
+        const std::size_t drafts = drafting.first;
+        const unsigned left_out = drafting.second;
         Enumeration all{rule, drawn, seed, 3, drafts, left_out};
         const Numbers got = all.joint({}, 3);
         double worst = 0;
