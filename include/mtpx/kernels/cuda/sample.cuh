@@ -360,7 +360,7 @@ __global__ void __launch_bounds__(argmax_threads)
 template <typename A>
 void spread_logits(const Cuda& device, Rows rows, const A* logits, const std::int32_t* tokens, Index vocab,
                    A* y) {
-  const dim3 grid(static_cast<unsigned>(ceil_div(vocab, cuda::spread_columns)),
+  const dim3 grid(static_cast<unsigned>(cuda::ceil_div(vocab, cuda::spread_columns)),
                   static_cast<unsigned>(rows.count));
   cuda::launch(device, "spread_logits", cuda::spread_block<A>, grid, dim3(cuda::spread_threads), 0,
                rows.width, rows.stride, logits, tokens, vocab, y);
