@@ -91,6 +91,8 @@ TEST_CASE("config: the presets") {
   CHECK(preset("nano") == nano());
   CHECK(deep().num_hidden_layers == 16);
   CHECK(deep().hidden_size == 192);
+  CHECK(deep().num_nextn_predict_layers == 3);
+  CHECK(deep().num_mtp_modules() == 1);
   for (const char* name : {"tiny", "deep", "small"}) CHECK_NOTHROW(preset(name).validate());
   CHECK_THROWS_WITH_AS(preset("huge"),
                        "[config] no preset is called \"huge\"; there are nano, tiny, deep and small",

@@ -325,8 +325,9 @@ inline Config tiny() {
   return config;
 }
 
-/// A narrow, deep model for decoding: bytes as tokens, 16 layers of width 192. One draft runs one block where
-/// the trunk runs sixteen. All layers are dense, so that checking several drafts in one pass reads each
+/// A narrow, deep model for decoding: bytes as tokens, 16 layers of width 192. One module drafts three tokens
+/// and more, trained on its own output; a draft runs one block where the trunk runs sixteen. All layers are
+/// dense, so that checking several drafts in one pass reads each
 /// weight once; with experts, every further row would bring its own.
 inline Config deep() {
   Config config;
@@ -334,14 +335,15 @@ inline Config deep() {
   config.hidden_size = 192;
   config.intermediate_size = 576;
   config.num_hidden_layers = 16;
-  config.num_nextn_predict_layers = 1;
+  config.num_nextn_predict_layers = 3;
   config.num_attention_heads = 6;
   config.kv_lora_rank = 64;
   config.qk_nope_head_dim = 32;
   config.qk_rope_head_dim = 16;
   config.v_head_dim = 32;
-  config.first_k_dense_replace = 17;
+  config.first_k_dense_replace = 19;
   config.max_position_embeddings = 2048;
+  config.mtpx_heads = MtpHeads::repeated;
   return config;
 }
 
