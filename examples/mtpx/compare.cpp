@@ -61,7 +61,7 @@ Design make_design(const std::string& name, mtpx::Config config, Index depth) {
   std::string what = "the main model alone";
   if (name == "sequential") what = "a module per depth, 0.3 times the mean loss";
   if (name == "decay") what = "sequential, depth k weighted 2^-(k-1), same sum";
-  if (name == "repeated") what = "one module for all depths";
+  if (name == "repeated") what = "one module for all depths, depth k weighted 0.6^(k-1), same sum";
   if (name == "detached") what = "sequential, depths train themselves alone";
   if (name == "parallel") what = "a layer per depth on the trunk, plain sum of losses";
   if (name == "linear") what = "a matrix per depth on the trunk, plain sum of losses";

@@ -186,9 +186,12 @@ void add_train(CLI::App& app) {
                                    "Weights of depths 1, 2, .., separated by commas; missing ones are 1")
                       ->delimiter(',')
                       ->check(CLI::NonNegativeNumber);
-  command->add_option("--depth-decay", o.depth_decay, "Weight of depth k is this to the power k - 1")
+  command
+      ->add_option(
+          "--depth-decay", o.depth_decay,
+          "Weight of depth k is this to the power k - 1; default: 1, for repeated heads 0.6, with the "
+          "sum of the depths' weights as it was")
       ->check(CLI::PositiveNumber)
-      ->capture_default_str()
       ->excludes(weights);
   command
       ->add_option("--divisor", o.divisor,

@@ -28,7 +28,7 @@ struct TrainFlags {
   double lambda = -1;
   double lambda_late = -1;
   std::string reduction;
-  double depth_decay = 1;
+  double depth_decay = -1;
   bool freeze_main = false;
   bool detach_depths = false;
   std::string divisor = "valid";

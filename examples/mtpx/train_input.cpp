@@ -42,6 +42,7 @@ void set_weights(TrainFlags& o, const mtpx::Config& config) {
   loss.reduction = o.reduction == "sum"    ? mtpx::LossReduction::sum
                    : o.reduction == "mean" ? mtpx::LossReduction::mean
                                            : published.reduction;
+  loss.depth_decay = published.depth_decay;
   loss.lambda = o.lambda < 0 ? published.lambda : o.lambda;
   o.train.lambda.late = o.lambda_late >= 0 ? o.lambda_late : loss.lambda / design.late_divisor;
 }
@@ -55,7 +56,7 @@ mtpx::ModelConfig resolve(TrainFlags& o) {
   if (o.draft_vocabulary >= 0) source.config.mtpx_draft_vocabulary = o.draft_vocabulary;
   source.config.validate();
   set_weights(o, source.config);
-  if (o.depth_decay != 1)
+  if (o.depth_decay > 0)
     o.train.step.loss.depth_weights =
         mtpx::exponential_weights(source.config.num_nextn_predict_layers, o.depth_decay);
   if (o.divisor == "all") o.train.step.loss.divisor = mtpx::LossDivisor::all_positions;
