@@ -59,7 +59,7 @@ echo "The drafted text equals the plain text, byte for byte."
 
 say "6. Speed and acceptance after 24 places of the books that nobody trained on"
 for temperature in 0 0.8; do
-  "$mtpx" bench --decode --table --model "$out" --data "$held_out" --context 64 --tokens 48 --prompts 24 \
+  "$mtpx" bench --decode --table --model "$out" --data "$held_out" --validation 1 --context 64 --tokens 48 --prompts 24 \
     --temperature "$temperature"
 done
 

@@ -168,15 +168,27 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(2, 1 << 24))
       ->needs(decode)
       ->capture_default_str();
-  command->add_option("--prompts", d.prompts, "Prompts, evenly spaced over the text")
-      ->check(CLI::Range(1, 1 << 20))
+  command
+      ->add_option(
+          "--prompts", d.prompts,
+          "How many prompts, evenly spaced over the text that is held out; or a file with a prompt a "
+          "line, of any length")
+      ->needs(decode)
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--validation", d.validation,
+          "Share of --data that training held out, as mtpx train's: prompts are from there; 1 = all of it")
+      ->check(CLI::Range(0.001, 1.0))
       ->needs(decode)
       ->capture_default_str();
   command->add_flag("--table", d.table, "Lines for people instead of JSON")->needs(decode);
-  command->add_option("--temperature", d.rules.sampling.temperature, "0 = greedy")
+  command->add_option("--temperature", d.temperatures, "0 = greedy; several, separated by commas")
+      ->delimiter(',')
       ->check(CLI::NonNegativeNumber)
       ->needs(decode)
       ->capture_default_str();
+  d.draft_vocabulary.add(*command, "so many of the most frequent of --data")->needs(decode);
   for (CLI::Option* option : add_verification(*command, d.rules)) option->needs(decode);
   o.device.add(*command);
   command->callback([options] {

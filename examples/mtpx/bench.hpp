@@ -1,6 +1,6 @@
 #pragma once
 
-#include "model.hpp"
+#include "text.hpp"
 
 namespace program {
 
@@ -8,12 +8,15 @@ namespace program {
 struct DecodeBench {
   ModelSource model;  ///< without a folder: random weights for `config`
   ConfigSource config;
+  DraftVocabulary draft_vocabulary;
   std::vector<std::string> data;
   mtpx::Index context = 512;
   mtpx::Index tokens = 64;
-  mtpx::Index prompts = 8;
+  std::string prompts = "8";  ///< how many, or a file
+  double validation = 0.1;    ///< share of the text that prompts come from
+  std::vector<double> temperatures{0, 0.8, 1};
   bool table = false;           ///< lines for people instead of JSON
-  mtpx::GenerateOptions rules;  ///< temperature, how drafts are picked and checked
+  mtpx::GenerateOptions rules;  ///< how drafts are picked and checked
   DeviceOptions device;
 };
 

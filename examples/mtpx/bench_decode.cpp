@@ -1,13 +1,16 @@
 // mtpx bench --decode: plain and drafted decoding side by side, with the cost model of drafting.
 
 #include "bench.hpp"
+#include "drafting.hpp"
 #include "roofs.hpp"
 #include "text.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <iostream>
+#include <sstream>
 
 namespace program {
 namespace {
@@ -56,16 +59,20 @@ struct Costs {
     mtpx::KvCache<T, D> cache(model, 1, context + most_drafts + 2,
                               std::min<Index>(1, model.config.num_nextn_predict_layers));
     mtpx::Tape tape(mtpx::Mode::inference);
+    const auto token = [&](Index p) {  // behind the text it begins again: what it is costs nothing
+      return text[static_cast<std::size_t>(p % static_cast<Index>(text.size()))];
+    };
     const auto pass = [&](Index begin, Index count) {
       mtpx::RowList list;
-      for (Index p = begin; p < begin + count; ++p) list.add(text[static_cast<std::size_t>(p)], 0, p);
+      for (Index p = begin; p < begin + count; ++p) list.add(token(p), 0, p);
       const auto ids = mtpx::Tensor<std::int32_t, D>::from(device, {1, count}, list.tokens);
       const auto at = mtpx::decode_rows(device, list, 0, count);
       return model.decode(tape, ids, at, cache.trunk);
     };
-    const auto head = [&](const mtpx::Tensor<T, D>& normed) {
-      return model.lm_head(tape.constant(normed)).value().to_host()[0];
+    const auto head = [&](const mtpx::Tensor<T, D>& normed, const mtpx::Weight<T, D>& weight) {
+      return mtpx::linear(tape.constant(normed), weight).value().to_host()[0];
     };
+    const mtpx::Weight<T, D> of_drafts = mtpx::DraftingModel<T, D>(model).draft_head(1).weight;
     for (Index begin = 0; begin < context; begin += 256) pass(begin, std::min<Index>(256, context - begin));
     // Each several times in a row, as decoding would run it; the first finds the caches as the last left
     // them.
@@ -76,12 +83,12 @@ struct Costs {
     };
     for (Index n = 1; n <= most_drafts + 1; ++n) {
       mtpx::RowList list;
-      for (Index p = context; p < context + n; ++p) list.add(text[static_cast<std::size_t>(p + 1)], 0, p);
+      for (Index p = context; p < context + n; ++p) list.add(token(p + 1), 0, p);
       mtpx::Tensor<T, D> carried;
       const auto verify = [&] {
         const auto h = pass(context, n);
         carried = h.carried.value();
-        head(h.normed.value());
+        head(h.normed.value(), model.lm_head.weight);
       };
       const auto draft_rows = [&](Index count) {
         const Index width = model.config.hidden_size;
@@ -94,7 +101,7 @@ struct Costs {
             device, {1, count}, std::span(list.tokens).first(static_cast<std::size_t>(count)));
         const auto h = model.decode_mtp(tape, 1, tape.constant(rows_of(carried, 0, count)), ids,
                                         mtpx::decode_rows(device, list, 0, count), cache.modules[0]);
-        head(rows_of(h.normed.value(), count - 1, count));
+        head(rows_of(h.normed.value(), count - 1, count), of_drafts);
       };
       verify();
       for (int round = 0; round < rounds; ++round) {
@@ -121,19 +128,52 @@ mtpx::Transformer<T, D> make_model(const DecodeBench& o, const D& device) {
   return model;
 }
 
-/// Where the terms of the cost model are measured: half-way through what is decoded.
-Index middle(const DecodeBench& o) { return o.context + o.tokens / 2; }
+struct Prompts {
+  struct Prompt {
+    Tokens text;    // and what follows it, where that is known
+    Index context;  // tokens of the prompt itself
+  };
+  std::vector<Prompt> all;
+  std::vector<Index> counts;  // of each id in the text beside; none: there is none
+  bool known = false;         // whether they are text, with what follows
 
-/// Prompts of `context` tokens, evenly spaced over the text, each with the tokens that follow it. Random
-/// weights with another vocabulary than bytes get random ids.
-std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
-  std::vector<Tokens> prompts;
-  const Index length = middle(o) + most_drafts + 2;
+  Index longest() const {
+    Index most = 0;
+    for (const Prompt& prompt : all) most = std::max(most, prompt.context);
+    return most;
+  }
+};
+
+/// The lines of a file.
+Prompts read_prompts(const DecodeBench& o, const mtpx::Tokenizer& tokenizer) {
+  Prompts prompts;
+  std::istringstream lines(mtpx::InputFile("bench", o.prompts).read_text(Index{1} << 28));
+  for (std::string line; std::getline(lines, line);) {
+    Tokens ids = prompt_ids(line, tokenizer);
+    if (line.empty() || ids.size() < 2) continue;
+    const auto context = static_cast<Index>(ids.size());
+    prompts.all.push_back({std::move(ids), context});
+  }
+  if (prompts.all.empty())
+    throw mtpx::ConfigError(
+        mtpx::cat("[bench] --prompts ", o.prompts, ": has no line of two tokens at least"));
+  return prompts;
+}
+
+/// Prompts of `context` tokens, evenly spaced over the text that training held out, each with the tokens that
+/// follow it; or those of a file. Random weights with another vocabulary than bytes get random ids.
+Prompts make_prompts(const DecodeBench& o, const mtpx::Config& c) {
+  Prompts prompts;
+  const Index length = o.context + o.tokens;
+  Index count = 0;
+  const char* const end = o.prompts.data() + o.prompts.size();
+  const auto [last, failed] = std::from_chars(o.prompts.data(), end, count);
+  const bool counted = failed == std::errc{} && last == end && count > 0;
   if (o.model.folder.empty() && c.vocab_size != 256) {
-    for (Index i = 0; i < o.prompts; ++i) {
-      Tokens& ids = prompts.emplace_back();
+    for (Index i = 0; i < (counted ? count : 1); ++i) {
+      Prompts::Prompt& prompt = prompts.all.emplace_back(Prompts::Prompt{{}, o.context});
       for (Index j = 0; j < length; ++j) {
-        ids.push_back(static_cast<std::int32_t>(
+        prompt.text.push_back(static_cast<std::int32_t>(
             mtpx::Philox::block(1, static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(j))[0] %
             static_cast<std::uint32_t>(c.vocab_size)));
       }
@@ -142,26 +182,36 @@ std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
   }
   const mtpx::Tokenizer tokenizer =
       o.model.folder.empty() ? mtpx::Tokenizer() : tokenizer_of(o.model.folder, c);
-  const mtpx::ValidationWindows windows(TextData(o.data).ids(tokenizer).tokens, {1, length, o.prompts, 0});
+  if (!counted) return read_prompts(o, tokenizer);
+  const mtpx::Tokens text = TextData(o.data).ids(tokenizer).tokens;
+  const mtpx::TokenSplit parts = o.validation < 1 ? text.split(o.validation) : mtpx::TokenSplit{text, text};
+  const mtpx::ValidationWindows windows(parts.validation, {1, length, count, 0});
   for (Index i = 0; i < windows.size(); ++i) {
     Tokens ids = windows.at(i).tokens;
     ids.resize(static_cast<std::size_t>(length));
-    prompts.push_back(std::move(ids));
+    prompts.all.push_back({std::move(ids), o.context});
   }
-  if (prompts.empty()) {
-    throw mtpx::ConfigError(
-        mtpx::cat("[bench] --context ", o.context, ": the text has no window of ", length + 1, " tokens"));
+  if (prompts.all.empty()) {
+    throw mtpx::ConfigError(mtpx::cat("[bench] --context ", o.context, " and --tokens ", o.tokens,
+                                      ": the text that is held out has no window of ", length + 1,
+                                      " tokens"));
   }
+  prompts.counts = id_counts(parts.train, c.vocab_size);
+  prompts.known = true;
   return prompts;
 }
 
 /// One number of drafts over all prompts.
 struct Measured {
   mtpx::DecodeStatistics statistics;
-  double seconds = 0;  // of each prompt's median run, together
-  double tokens = 0;   // ... and what that run emitted
+  double seconds = 0;         // of each prompt's median run, together
+  double tokens = 0;          // ... and what that run emitted
+  double prompt_seconds = 0;  // of reading prompts, in all runs
+  double prompt_tokens = 0;
+  Repetition repetition{};
 
   double rate() const { return tokens / seconds; }
+  bool repeats() const { return repetition.share() > repeats_above; }
 
   /// runs: seconds and tokens of several runs of a prompt
   void add(std::vector<std::pair<double, Index>> runs) {
@@ -174,122 +224,205 @@ struct Measured {
   }
 };
 
-/// The same as lines for people: speed, and how many of the first, second, .. drafts stood.
-void print_table(const DecodeBench& o, const std::vector<Index>& ks, const std::vector<Measured>& all) {
-  const double temperature = o.rules.sampling.temperature;
-  std::cout << (temperature > 0 ? mtpx::cat("temperature ", temperature) : std::string("greedy")) << ": "
-            << fixed(all[0].rate(), 0) << " tokens/s without drafts\n";
-  for (std::size_t i = 1; i < ks.size(); ++i) {
-    const mtpx::DecodeStatistics& s = all[i].statistics;
-    std::cout << (ks[i] < 0    ? "  as many as pay"
-                  : ks[i] == 1 ? "  1 draft       "
-                               : mtpx::cat("  ", ks[i], " drafts      "))
-              << "  " << fixed(all[i].rate() / all[0].rate(), 2) << " x   " << fixed(s.tokens_per_pass(), 2)
-              << " tokens a pass   stood:";
+/// All numbers of drafts at one temperature.
+struct Rows {
+  double temperature = 0;
+  std::vector<Index> ks;
+  std::vector<Measured> all;  // of each
+  Costs costs;
+  Agreement agreement;  // none: prompts are no text
+};
+
+template <typename T, typename D>
+Rows measure(const DecodeBench& o, const mtpx::Transformer<T, D>& model, const Prompts& prompts,
+             double temperature) {
+  Rows rows{temperature, {0}, {}, {}, {}};
+  mtpx::GenerateOptions options = o.rules;
+  options.sampling.temperature = temperature;
+  const Index modules = model.config.num_nextn_predict_layers;
+  if (modules > 0) {
+    // Depths that chain can run again; others draft a token each.
+    const Index most = model.design.chains ? most_drafts : std::min(most_drafts, modules);
+    for (Index k = 1; k <= most; ++k) rows.ks.push_back(k);
+    if (options.same_text()) rows.ks.push_back(mtpx::GenerateOptions::automatic);
+  }
+  const std::size_t count = rows.ks.size();
+  rows.all.resize(count);
+  std::vector<std::optional<mtpx::Speculator<T, D>>> decoders(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    options.draft = rows.ks[i];
+    decoders[i].emplace(model, options, 1, prompts.longest() + o.tokens + most_drafts + 2);
+  }
+  // Everything in turn, prompt by prompt: whatever else slows the machine down hits all of them.
+  for (std::size_t p = 0; p < prompts.all.size(); ++p) {
+    const auto& [text, context] = prompts.all[p];
+    const auto prompt = std::span(text).first(static_cast<std::size_t>(context));
+    rows.costs.measure(model, text, context + o.tokens / 2, 8);
+    std::vector<std::vector<std::pair<double, Index>>> runs(count);
+    for (std::size_t turn = 0; turn < repeats * count; ++turn) {
+      const std::size_t i = (turn + turn / count + p) % count;  // each comes after each
+      mtpx::Speculator<T, D>& decoder = *decoders[i];
+      const auto begin = Clock::now();
+      const Index slot = decoder.add(prompt, p);
+      rows.all[i].prompt_seconds += seconds_since(begin);
+      rows.all[i].prompt_tokens += static_cast<double>(context);
+      decoder.step();  // not timed: where drafts are cheap enough, modules first read the prompt's end
+      const auto known = static_cast<Index>(decoder.tokens(slot).size());
+      const auto start = Clock::now();
+      while (static_cast<Index>(decoder.tokens(slot).size()) < context + o.tokens) decoder.step();
+      runs[i].emplace_back(seconds_since(start), static_cast<Index>(decoder.tokens(slot).size()) - known);
+      rows.all[i].repetition.add(decoder.tokens(slot), context);
+      decoder.remove(slot);
+    }
+    for (std::size_t i = 0; i < count; ++i) rows.all[i].add(std::move(runs[i]));
+  }
+  for (std::size_t i = 0; i < count; ++i) rows.all[i].statistics = decoders[i]->statistics();
+  if (prompts.known) {
+    std::vector<Tokens> texts;
+    for (const Prompts::Prompt& prompt : prompts.all) texts.push_back(prompt.text);
+    rows.agreement = agreement(model, texts, temperature);
+  }
+  return rows;
+}
+
+std::string percent(const std::vector<double>& shares) {
+  std::string text;
+  for (const double share : shares) text += mtpx::cat(text.empty() ? "" : ", ", fixed(100 * share, 0), " %");
+  return text;
+}
+
+/// Lines for people: speed, and how many of the first, second, .. drafts stood.
+void print_table(const Rows& rows, bool past_window) {
+  const Measured& plain = rows.all[0];
+  std::cout << (rows.temperature > 0 ? mtpx::cat("temperature ", rows.temperature) : std::string("greedy"))
+            << ": " << fixed(plain.rate(), 0) << " tokens/s without drafts, "
+            << fixed(plain.prompt_tokens / plain.prompt_seconds, 0) << " of prompts; "
+            << fixed(100 * plain.repetition.share(), 0) << " % of 8-grams repeat"
+            << (plain.repeats() ? mtpx::cat(", above ", fixed(100 * repeats_above, 0), " %: easily drafted")
+                                : "")
+            << (past_window ? "; past the trained window" : "") << '\n';
+  if (!rows.agreement.likeliest.empty())
+    std::cout << "  depths, given true tokens: as the main head " << percent(rows.agreement.likeliest)
+              << "; sum min(p, q) " << percent(rows.agreement.overlap) << '\n';
+  for (std::size_t i = 1; i < rows.ks.size(); ++i) {
+    const mtpx::DecodeStatistics& s = rows.all[i].statistics;
+    const Index k = rows.ks[i];
+    std::cout << (k < 0    ? "  as many as pay"
+                  : k == 1 ? "  1 draft       "
+                           : mtpx::cat("  ", k, " drafts      "))
+              << "  " << fixed(rows.all[i].rate() / plain.rate(), 2) << " x   "
+              << fixed(s.tokens_per_pass(), 2) << " tokens a pass   stood:";
     for (std::size_t j = 0; j < s.accepted.size(); ++j)
       std::cout << ' ' << fixed(100 * s.acceptance(j), 0) << " %";
     std::cout << '\n';
   }
   std::cout << std::flush;
-  written();
+}
+
+std::vector<double> rounded_all(const std::vector<double>& values) {
+  std::vector<double> all;
+  for (const double value : values) all.push_back(rounded(value, 3));
+  return all;
+}
+
+/// The terms of the cost model of K drafts, and what it promises:
+/// (1 + accepted per pass) / (verify(K + 1 rows) / one row + K draft / one row). Each module also reads what
+/// the last round accepted.
+void add_cost_model(mtpx::Json& line, const Rows& rows, std::size_t i, Index modules) {
+  const mtpx::DecodeStatistics& s = rows.all[i].statistics;
+  const Index k = rows.ks[i];
+  const double one = median(rows.costs.rows[1]);
+  const double verify = median(rows.costs.rows[static_cast<std::size_t>(k + 1)]) / one;
+  const Index distinct = std::min(k, modules);  // modules; the last one runs again
+  double drafts = static_cast<double>(k - distinct) * median(rows.costs.draft_again);
+  for (std::size_t a = 0; a < s.histogram.size(); ++a) {
+    drafts += static_cast<double>(distinct) * static_cast<double>(s.histogram[a]) /
+              static_cast<double>(s.drafts) *
+              median(rows.costs.draft[std::min<std::size_t>(a + 1, most_drafts + 1)]);
+  }
+  const double draft = drafts / static_cast<double>(k) / one;
+  const double cost = verify + static_cast<double>(k) * draft;
+  line["verify_ratio"] = rounded(verify, 3);
+  line["draft_ratio"] = rounded(draft, 3);
+  line["model_speedup"] = rounded(s.mean_length() / cost, 3);
+  line["share_of_model"] = rounded(rows.all[i].rate() / rows.all[0].rate() / (s.mean_length() / cost), 3);
+  line["break_even_length"] = rounded(cost, 3);
+}
+
+/// A JSON line for each number of drafts.
+template <typename T, typename D>
+void print_lines(const DecodeBench& o, const mtpx::Transformer<T, D>& model, const Prompts& prompts,
+                 const Rows& rows, bool past_window) {
+  const mtpx::Config& c = model.config;
+  const double plain = rows.all[0].rate();
+  for (std::size_t i = 0; i < rows.ks.size(); ++i) {
+    const Measured& m = rows.all[i];
+    mtpx::Json line{{"mode", "decode"},
+                    {"draft", rows.ks[i] < 0 ? mtpx::Json("auto") : mtpx::Json(rows.ks[i])},
+                    {"temperature", rows.temperature},
+                    {"tokens_per_s", rounded(m.rate(), 1)},
+                    {"prompt_tokens_per_s", rounded(m.prompt_tokens / m.prompt_seconds, 1)},
+                    {"repeated_8grams", rounded(m.repetition.share(), 3)},
+                    {"repeats", m.repeats()},
+                    {"past_trained_window", past_window}};
+    if (i == 0) {
+      const double bytes = bytes_per_token(model, prompts.longest() + o.tokens / 2);
+      const double roof = read_rate(model.device(), bytes);
+      line["context"] = prompts.longest();
+      line["prompts"] = prompts.all.size();
+      line["device"] = device_name(model.device());
+      line["dtype"] = dtype_name<T>();
+      line["us_per_token"] = rounded(1e6 / plain, 1);
+      line["us_one_row"] = rounded(1e6 * median(rows.costs.rows[1]), 1);
+      line["mb_per_token"] = rounded(bytes / 1e6, 2);
+      line["gbs"] = rounded(bytes * plain / 1e9, 2);
+      line["read_gbs"] = rounded(roof / 1e9, 2);
+      line["read_share"] = rounded(bytes * plain / roof, 3);
+      if (c.mtpx_draft_vocabulary > 0) line["draft_vocabulary"] = c.mtpx_draft_vocabulary;
+      if (!rows.agreement.likeliest.empty()) {
+        line["agreement"] = rounded_all(rows.agreement.likeliest);
+        line["sum_min_p_q"] = rounded_all(rows.agreement.overlap);
+      }
+      name_device(line, model.device());
+    } else {
+      const mtpx::DecodeStatistics& s = m.statistics;
+      std::vector<double> acceptance;
+      for (std::size_t j = 0; j < s.accepted.size(); ++j) acceptance.push_back(s.acceptance(j));
+      line["speedup"] = rounded(m.rate() / plain, 3);
+      line["acceptance"] = rounded_all(acceptance);
+      line["mean_length"] = rounded(s.mean_length(), 3);
+      line["passes"] = s.passes;
+      line["drafts"] = s.drafts;
+      add_draft_counts(line, s);
+      if (rows.ks[i] > 0) add_cost_model(line, rows, i, c.num_nextn_predict_layers);
+    }
+    std::cout << line.dump() << std::endl;
+    if (!written()) return;
+  }
 }
 
 template <typename T, typename D>
 void run(const DecodeBench& o, const D& device) {
-  const mtpx::Transformer<T, D> model = make_model<T>(o, device);
+  mtpx::Transformer<T, D> model = make_model<T>(o, device);
   const mtpx::Config& c = model.config;
-  if (o.context + o.tokens + most_drafts + 2 > c.max_position_embeddings) {
-    throw mtpx::ConfigError(mtpx::cat("[bench] --context ", o.context, " and --tokens ", o.tokens,
-                                      ": max_position_embeddings = ", c.max_position_embeddings));
-  }
-  const std::vector<Tokens> prompts = make_prompts(o, c);
-  std::vector<Index> ks{0};
-  if (c.num_nextn_predict_layers > 0) {
-    // Depths that chain can run again; others draft a token each.
-    const Index most = model.design.chains ? most_drafts : std::min(most_drafts, c.num_nextn_predict_layers);
-    for (Index k = 1; k <= most; ++k) ks.push_back(k);
-    if (o.rules.same_text()) ks.push_back(mtpx::GenerateOptions::automatic);
-  }
-  // Everything in turn, prompt by prompt: whatever else slows the machine down hits all of them.
-  Costs costs;
-  std::vector<Measured> all(ks.size());
-  std::vector<std::optional<mtpx::Speculator<T, D>>> decoders(ks.size());
-  for (std::size_t i = 0; i < ks.size(); ++i) {
-    mtpx::GenerateOptions options = o.rules;
-    options.draft = ks[i];
-    decoders[i].emplace(model, options, 1, o.context + o.tokens + most_drafts + 2);
-  }
-  for (std::size_t p = 0; p < prompts.size(); ++p) {
-    costs.measure(model, prompts[p], middle(o), 8);
-    std::vector<std::vector<std::pair<double, Index>>> runs(ks.size());
-    for (std::size_t turn = 0; turn < repeats * ks.size(); ++turn) {
-      const std::size_t i = (turn + turn / ks.size() + p) % ks.size();  // each comes after each
-      mtpx::Speculator<T, D>& decoder = *decoders[i];
-      const Index slot = decoder.add(std::span(prompts[p]).first(static_cast<std::size_t>(o.context)), p);
-      decoder.step();  // not timed: where drafts are cheap enough, modules first read the prompt's end
-      const auto known = static_cast<Index>(decoder.tokens(slot).size());
-      const auto start = Clock::now();
-      while (static_cast<Index>(decoder.tokens(slot).size()) < o.context + o.tokens) decoder.step();
-      runs[i].emplace_back(seconds_since(start), static_cast<Index>(decoder.tokens(slot).size()) - known);
-      decoder.remove(slot);
+  const auto check_room = [&](Index context) {
+    if (context + o.tokens + most_drafts + 2 > c.max_position_embeddings) {
+      throw mtpx::ConfigError(mtpx::cat("[bench] --context ", context, " and --tokens ", o.tokens,
+                                        ": max_position_embeddings = ", c.max_position_embeddings));
     }
-    for (std::size_t i = 0; i < ks.size(); ++i) all[i].add(std::move(runs[i]));
-  }
-  for (std::size_t i = 0; i < ks.size(); ++i) all[i].statistics = decoders[i]->statistics();
-  if (o.table) return print_table(o, ks, all);
-  const double one = median(costs.rows[1]);
-  const double bytes = bytes_per_token(model, middle(o));
-  const double roof = read_rate(device, bytes);
-  const double plain = all[0].rate();
-  mtpx::Json first{{"mode", "decode"},
-                   {"draft", 0},
-                   {"temperature", o.rules.sampling.temperature},
-                   {"context", o.context},
-                   {"device", device_name(device)},
-                   {"dtype", dtype_name<T>()},
-                   {"us_per_token", rounded(1e6 / plain, 1)},
-                   {"tokens_per_s", rounded(plain, 1)},
-                   {"us_one_row", rounded(1e6 * one, 1)},
-                   {"mb_per_token", rounded(bytes / 1e6, 2)},
-                   {"gbs", rounded(bytes * plain / 1e9, 2)},
-                   {"read_gbs", rounded(roof / 1e9, 2)},
-                   {"read_share", rounded(bytes * plain / roof, 3)}};
-  name_device(first, device);
-  std::cout << first.dump() << std::endl;
-  if (!written()) return;
-  for (std::size_t i = 1; i < ks.size(); ++i) {
-    const mtpx::DecodeStatistics& s = all[i].statistics;
-    std::vector<double> acceptance;
-    for (std::size_t j = 0; j < s.accepted.size(); ++j) acceptance.push_back(rounded(s.acceptance(j), 3));
-    mtpx::Json line{{"mode", "decode"},
-                    {"draft", ks[i] < 0 ? mtpx::Json("auto") : mtpx::Json(ks[i])},
-                    {"temperature", o.rules.sampling.temperature},
-                    {"tokens_per_s", rounded(all[i].rate(), 1)},
-                    {"speedup", rounded(all[i].rate() / plain, 3)},
-                    {"acceptance", acceptance},
-                    {"mean_length", rounded(s.mean_length(), 3)},
-                    {"passes", s.passes},
-                    {"drafts", s.drafts}};
-    if (ks[i] > 0) {
-      // (1 + accepted per pass) / (verify(K + 1 rows) / one row + K draft / one row). Each module
-      // also reads what the last round accepted.
-      const double verify = median(costs.rows[static_cast<std::size_t>(ks[i] + 1)]) / one;
-      const Index distinct = std::min(ks[i], c.num_nextn_predict_layers);  // modules; the last one runs again
-      double drafts = static_cast<double>(ks[i] - distinct) * median(costs.draft_again);
-      for (std::size_t a = 0; a < s.histogram.size(); ++a) {
-        drafts += static_cast<double>(distinct) * static_cast<double>(s.histogram[a]) /
-                  static_cast<double>(s.drafts) *
-                  median(costs.draft[std::min<std::size_t>(a + 1, most_drafts + 1)]);
-      }
-      const double draft = drafts / static_cast<double>(ks[i]) / one;
-      const double cost = verify + static_cast<double>(ks[i]) * draft;
-      line["verify_ratio"] = rounded(verify, 3);
-      line["draft_ratio"] = rounded(draft, 3);
-      line["model_speedup"] = rounded(s.mean_length() / cost, 3);
-      line["share_of_model"] = rounded(all[i].rate() / plain / (s.mean_length() / cost), 3);
-      line["break_even_length"] = rounded(cost, 3);
+  };
+  check_room(o.context);
+  const Prompts prompts = make_prompts(o, c);
+  check_room(prompts.longest());
+  o.draft_vocabulary.set(model, prompts.counts);
+  const bool past_window = past_trained_window(c, prompts.longest() + o.tokens);
+  for (const double temperature : o.temperatures) {
+    const Rows rows = measure(o, model, prompts, temperature);
+    if (o.table) {
+      print_table(rows, past_window);
+    } else {
+      print_lines(o, model, prompts, rows, past_window);
     }
-    std::cout << line.dump() << std::endl;
     if (!written()) return;
   }
 }

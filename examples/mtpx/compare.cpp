@@ -1,5 +1,6 @@
 // mtpx compare: designs of multi-token prediction side by side: same trunk, same text, same batches.
 
+#include "drafting.hpp"
 #include "report.hpp"
 #include "text.hpp"
 
@@ -60,7 +61,7 @@ Design make_design(const std::string& name, mtpx::Config config, Index depth) {
   std::string what = "the main model alone";
   if (name == "sequential") what = "a module per depth, 0.3 times the mean loss";
   if (name == "decay") what = "sequential, depth k weighted 2^-(k-1), same sum";
-  if (name == "repeated") what = "one module for all depths";
+  if (name == "repeated") what = "one module for all depths, depth k weighted 0.6^(k-1), same sum";
   if (name == "detached") what = "sequential, depths train themselves alone";
   if (name == "parallel") what = "a layer per depth on the trunk, plain sum of losses";
   if (name == "linear") what = "a matrix per depth on the trunk, plain sum of losses";
@@ -95,6 +96,7 @@ struct Texts {
   mtpx::Tokens train;
   mtpx::ValidationWindows windows;
   std::vector<std::vector<std::int32_t>> prompts;
+  std::vector<std::vector<std::int32_t>> held_out;  // the windows that these begin
 };
 
 /// Decoding after every prompt, plain and with D drafts in turn.
@@ -103,7 +105,8 @@ Json decode(const mtpx::Transformer<T, D>& model, const Texts& text, const Compa
             double temperature) {
   const Index depth = model.config.num_nextn_predict_layers;
   const Index positions = o.context + o.tokens + depth + 1;
-  double time[2] = {0, 0}, emitted[2] = {0, 0};
+  double time[2] = {0, 0}, emitted[2] = {0, 0}, reading = 0;
+  Repetition repetition;
   Json line;
   std::deque<mtpx::Speculator<T, D>> decoders;  // they do not move
   for (const Index k : {Index{0}, depth}) {
@@ -115,17 +118,22 @@ Json decode(const mtpx::Transformer<T, D>& model, const Texts& text, const Compa
   for (const auto& prompt : text.prompts) {
     for (std::size_t i = 0; i < (depth > 0 ? 2 : 1); ++i) {
       auto& decoder = decoders[i];
+      const auto begin = Clock::now();
       const Index slot = decoder.add(prompt, static_cast<std::uint64_t>(&prompt - text.prompts.data()));
+      if (i == 0) reading += seconds_since(begin);
       decoder.step();
       const auto known = static_cast<Index>(decoder.tokens(slot).size());
       const auto start = Clock::now();
       while (static_cast<Index>(decoder.tokens(slot).size()) < o.context + o.tokens) decoder.step();
       time[i] += seconds_since(start);
       emitted[i] += static_cast<double>(static_cast<Index>(decoder.tokens(slot).size()) - known);
+      if (i == 0) repetition.add(decoder.tokens(slot), o.context);
       decoder.remove(slot);
     }
   }
   line["plain_tokens_per_s"] = emitted[0] / time[0];
+  line["prompt_tokens_per_s"] = static_cast<double>(decoders[0].statistics().prompt_tokens) / reading;
+  line["repeated_8grams"] = repetition.share();
   if (depth == 0) return line;
   const mtpx::DecodeStatistics& s = decoders[1].statistics();
   line["drafted_tokens_per_s"] = emitted[1] / time[1];
@@ -134,6 +142,8 @@ Json decode(const mtpx::Transformer<T, D>& model, const Texts& text, const Compa
   std::vector<double> acceptance;
   for (std::size_t i = 0; i < static_cast<std::size_t>(depth); ++i) acceptance.push_back(s.acceptance(i));
   line["acceptance"] = acceptance;
+  add_draft_counts(line, s);
+  if (temperature > 0) line["sum_min_p_q"] = agreement(model, text.held_out, temperature).overlap;
   return line;
 }
 
@@ -169,7 +179,23 @@ Json run(const D& device, const Design& design, std::uint64_t seed, const Texts&
   line["peak_mib"] = static_cast<double>(device.peak_bytes()) / (1 << 20);
   line["greedy"] = decode(model, text, o, 0);
   line["sampled"] = decode(model, text, o, o.temperature);
+  line["at_1"] = decode(model, text, o, 1);
   return line;
+}
+
+/// What drafts gave in a run: speed and acceptance, greedy and sampled; r: much of that text repeats.
+std::string drafts_of(const Json& run) {
+  std::string text;
+  for (const char* mode : {"greedy", "sampled", "at_1"}) {
+    const Json& m = run[mode];
+    if (!m.contains("speedup")) continue;
+    text += mtpx::cat(text.empty() ? "; drafts: " : ", ", mode, ' ', fixed(m["speedup"].get<double>(), 2),
+                      " x (");
+    for (std::size_t i = 0; i < m["acceptance"].size(); ++i)
+      text += mtpx::cat(i == 0 ? "" : ", ", fixed(100 * m["acceptance"][i].get<double>(), 0));
+    text += mtpx::cat(" %)", m["repeated_8grams"].get<double>() > repeats_above ? " r" : "");
+  }
+  return text;
 }
 
 void write(const std::filesystem::path& path, const std::string& text) {
@@ -257,11 +283,12 @@ void compare(const CompareFlags& o, const D& device) {
   const Index needed = mtpx::Batches::minimum(o.seq, o.depth);
   const mtpx::Tokenizer tokenizer = new_tokenizer("", config, TextData(o.data), o.validation);
   const auto [train, held_out] = tokens_of(corpus, tokenizer).split(o.validation, needed);
-  Texts text{train, mtpx::ValidationWindows(held_out, {o.batch, o.seq, o.eval_windows, o.depth}), {}};
+  Texts text{train, mtpx::ValidationWindows(held_out, {o.batch, o.seq, o.eval_windows, o.depth}), {}, {}};
   if (text.windows.windows() == 0) throw mtpx::ConfigError("[compare] no text is left over for validation");
   for (Index i = 0; static_cast<Index>(text.prompts.size()) < o.prompts && i < text.windows.size(); ++i) {
     const auto host = text.windows.at(i);
     text.prompts.emplace_back(host.tokens.begin(), host.tokens.begin() + o.context);
+    text.held_out.emplace_back(host.tokens.begin(), host.tokens.begin() + o.seq);
   }
 
   std::vector<std::pair<std::string, std::vector<Design>>> tables;
@@ -298,7 +325,8 @@ void compare(const CompareFlags& o, const D& device) {
                 {"prompts", text.prompts.size()},
                 {"context", o.context},
                 {"tokens", o.tokens},
-                {"temperature", o.temperature}}}};
+                {"temperature", o.temperature},
+                {"past_trained_window", o.context + o.tokens > o.seq}}}};
   name_device(report["settings"], device);
   const Json like = report;
   FinishedRuns finished(out, like, o.force);
@@ -326,7 +354,8 @@ void compare(const CompareFlags& o, const D& device) {
         const Json& last = line["runs"].back();
         finished.add(name, last, like);
         std::cout << "run " << done << '/' << runs << "  " << name << ": main head "
-                  << fixed(last["curve"].back()["loss"][0].get<double>(), 4) << " nats; ETA "
+                  << fixed(last["curve"].back()["loss"][0].get<double>(), 4) << " nats" << drafts_of(last)
+                  << "; ETA "
                   << static_cast<long>(elapsed / static_cast<double>(done) * static_cast<double>(runs - done))
                   << " s" << std::endl;
         if (!written()) return;

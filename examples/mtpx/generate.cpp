@@ -1,5 +1,6 @@
 // mtpx generate: continue prompts, with or without drafts.
 
+#include "drafting.hpp"
 #include "text.hpp"
 
 #include <mtpx/io/stop_text.hpp>
@@ -18,6 +19,7 @@ struct GenerateFlags {
   std::string prompt, prompts;
   mtpx::Index batch = 1;
   std::string draft = "auto";
+  DraftVocabulary draft_vocabulary;
   std::vector<std::string> stop;
   mtpx::GenerateOptions generate;
   bool json = false;
@@ -133,27 +135,30 @@ void print_statistics(const mtpx::DecodeStatistics& s, mtpx::Index prompts,
 mtpx::Json report(const mtpx::DecodeStatistics& s, mtpx::Index prompts) {
   std::vector<double> acceptance;
   for (std::size_t i = 0; i < s.accepted.size(); ++i) acceptance.push_back(s.acceptance(i));
-  return {{"tokens", s.tokens},
-          {"prompt_tokens", s.prompt_tokens},
-          {"prefill_seconds", s.prefill_seconds},
-          {"prefill_tokens_per_s", per_second(s.prompt_tokens, s.prefill_seconds)},
-          {"seconds", s.decode_seconds},
-          {"tokens_per_s", per_second(s.tokens - prompts, s.decode_seconds)},
-          {"passes", s.passes},
-          {"tokens_per_pass", s.tokens_per_pass()},
-          {"drafts", s.drafts},
-          {"drafted", s.drafted},
-          {"accepted", s.accepted},
-          {"acceptance", acceptance},
-          {"mean_length", s.mean_length()},
-          {"histogram", s.histogram}};
+  mtpx::Json line{{"tokens", s.tokens},
+                  {"prompt_tokens", s.prompt_tokens},
+                  {"prefill_seconds", s.prefill_seconds},
+                  {"prefill_tokens_per_s", per_second(s.prompt_tokens, s.prefill_seconds)},
+                  {"seconds", s.decode_seconds},
+                  {"tokens_per_s", per_second(s.tokens - prompts, s.decode_seconds)},
+                  {"passes", s.passes},
+                  {"tokens_per_pass", s.tokens_per_pass()},
+                  {"drafts", s.drafts},
+                  {"drafted", s.drafted},
+                  {"accepted", s.accepted},
+                  {"acceptance", acceptance},
+                  {"mean_length", s.mean_length()},
+                  {"histogram", s.histogram}};
+  add_draft_counts(line, s);
+  return line;
 }
 
 template <typename T, typename D>
 void run(GenerateFlags o, const D& device) {
   if (o.draft != "auto") o.generate.draft = std::stoll(o.draft);
   o.generate.sampling.validate();
-  const auto loaded = o.model.load<T>(device);
+  auto loaded = o.model.load<T>(device);
+  o.draft_vocabulary.set(loaded.model);
   const mtpx::Config& config = loaded.model.config;
   const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, config);
   o.generate.validate(config.num_nextn_predict_layers, config.design());
@@ -214,6 +219,7 @@ void run(GenerateFlags o, const D& device) {
   }
   line["draft"] = o.generate.draft == mtpx::GenerateOptions::automatic ? mtpx::Json("auto")
                                                                        : mtpx::Json(o.generate.draft);
+  if (config.mtpx_draft_vocabulary > 0) line["draft_vocabulary"] = config.mtpx_draft_vocabulary;
   std::cout << line.dump() << std::endl;
   if (written()) say_more();
 }
@@ -257,6 +263,7 @@ void add_generate(CLI::App& app) {
                    "Tokens to draft per pass; 0 = plain decoding, auto = as many as were measured to pay")
       ->check(check_draft)
       ->capture_default_str();
+  o.draft_vocabulary.add(*command, "so many of the lowest ids");
   add_verification(*command, o.generate);
   command->add_option("--temperature", o.generate.sampling.temperature, "0 = greedy")->capture_default_str();
   command->add_option("--top-k", o.generate.sampling.top_k, "Sample among the k most likely; 0 = all")

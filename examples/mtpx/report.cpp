@@ -3,6 +3,7 @@
 #include "report.hpp"
 
 #include "chart.hpp"
+#include "repetition.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -47,21 +48,39 @@ Grid quality(const Checked& table) {
   return grid;
 }
 
+/// The share of what was generated that repeats; marked where it is so much that the figures beside say
+/// little.
+std::string repeated(const Checked& mode) {
+  if (!mode.has("repeated_8grams")) return "-";
+  const double share = mean_of(mode["repeated_8grams"]);
+  return fixed(100 * share, 0) + (share > repeats_above ? " repeats" : "");
+}
+
 Grid speed(const Checked& table) {
-  Grid grid{{"design", "greedy: accepted, % by place", "mean length", "speed-up", "sampled: accepted",
-             "mean length", "speed-up", "plain, tokens/s", "training, tokens/s", "peak, MiB"},
+  Grid grid{{"design", "greedy: accepted, % by place", "mean length", "speed-up", "repeated, %",
+             "sampled: accepted", "mean length", "speed-up", "repeated, %", "temperature 1: accepted",
+             "mean length", "speed-up", "repeated, %", "sum min(p, q), % by depth", "plain, tokens/s",
+             "prompts, tokens/s", "training, tokens/s", "peak, MiB"},
             {}};
   for (const Checked& d : table["designs"].entries()) {
     const Checked s = d["summary"];
     std::vector<std::string>& row = grid.rows.emplace_back();
     row.push_back(d["name"].text());
-    for (const char* mode : {"greedy", "sampled"}) {
+    for (const char* mode : decoding_modes) {
+      if (!s.has(mode)) {  // a report of an earlier version
+        row.insert(row.end(), 4, "-");
+        continue;
+      }
       const Checked m = s[mode];
       row.push_back(m.has("acceptance") ? list(m["acceptance"], 1, 100) : "-");
       for (const char* key : {"mean_length", "speedup"})
         row.push_back(m.has(key) ? with_spread(m[key], 3) : "-");
+      row.push_back(repeated(m));
     }
-    row.push_back(with_spread(s["sampled"]["plain_tokens_per_s"], 0));
+    const Checked sampled = s["sampled"];
+    row.push_back(sampled.has("sum_min_p_q") ? list(sampled["sum_min_p_q"], 1, 100) : "-");
+    row.push_back(with_spread(sampled["plain_tokens_per_s"], 0));
+    row.push_back(sampled.has("prompt_tokens_per_s") ? with_spread(sampled["prompt_tokens_per_s"], 0) : "-");
     row.push_back(with_spread(s["train_tokens_per_s"], 0));
     row.push_back(fixed(mean_of(s["peak_mib"]), 0));
   }
@@ -242,8 +261,13 @@ std::string report_html(const Checked& report) {
   page +=
       "</dl>\n<p>Losses and accuracies are over validation text, each depth given true tokens: a sequential "
       "depth k reads k tokens more than a parallel one. What drafts are worth shows in decoding, where every "
-      "depth reads the drafts before it. Speed-ups are with as many drafts as depths; greedy text of small "
-      "models runs in circles, which flatters drafts.</p>\n";
+      "depth reads the drafts before it. Speed-ups are with as many drafts as depths. Text that runs in "
+      "circles "
+      "flatters drafts: where more than " +
+      fixed(100 * repeats_above, 0) +
+      " % of the 8-grams that were generated stood in their text before, figures are marked "
+      "&quot;repeats&quot;. Sum min(p, q) is the most drafts that any exact rule lets stand, given true "
+      "tokens, at the temperature of the settings.</p>\n";
   return as_page("mtpx compare", page);
 }
 

@@ -4,6 +4,7 @@
 
 #include "checked_json.hpp"
 
+#include <array>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,9 @@ namespace program {
 
 /// The largest depth D that a report may have.
 constexpr std::uint64_t deepest = 64;
+
+/// How a design decodes: greedy, at the temperature of the settings, at temperature 1.
+constexpr std::array<const char*, 3> decoding_modes{"greedy", "sampled", "at_1"};
 
 /// Gives every design of a report its figures over seeds as "summary": {mean, sd} of each. The baseline is
 /// that of the first table.   place: as errors name the report

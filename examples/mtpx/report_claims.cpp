@@ -73,7 +73,8 @@ Json summary(const Checked& design, const Checked* baseline) {
   all["agreement"] = per_depth("agreement", 1);
   for (const char* key : {"train_tokens_per_s", "peak_mib"})
     all[key] = spread(over_seeds(design, [&](const Checked& r) { return r[key].number(); }));
-  for (const char* mode : {"greedy", "sampled"}) {
+  for (const char* mode : decoding_modes) {
+    if (!design["runs"][0].has(mode)) continue;  // a report of an earlier version
     Json& into = all[mode];
     for (const auto& [name, value] : design["runs"][0][mode].object().items()) {
       const std::string& key = name;

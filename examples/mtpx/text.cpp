@@ -4,6 +4,9 @@
 
 #include <mtpx/io/checkpoint.hpp>
 
+#include <charconv>
+#include <sstream>
+
 namespace program {
 
 namespace {
@@ -171,6 +174,51 @@ std::string tokenizer_text(const mtpx::Tokenizer& tokenizer, const std::filesyst
 std::string tokenizer_fact(const std::filesystem::path& from) {
   if (from.empty() || !std::filesystem::exists(from)) return "of the text";
   return mtpx::checksum_text(mtpx::detail::file_checksum(mtpx::InputFile("tokenizer", from)));
+}
+
+std::vector<mtpx::Index> id_counts(const mtpx::Tokens& text, mtpx::Index vocabulary) {
+  std::vector<mtpx::Index> counts(static_cast<std::size_t>(vocabulary), 0);
+  std::vector<std::int32_t> ids;
+  constexpr mtpx::Index step = mtpx::Index{1} << 16;
+  for (mtpx::Index begin = 0; begin < text.size(); begin += step) {
+    ids.resize(static_cast<std::size_t>(std::min(step, text.size() - begin)));
+    text.read(begin, ids);
+    for (const std::int32_t id : ids) {
+      if (id < vocabulary) ++counts[static_cast<std::size_t>(id)];
+    }
+  }
+  return counts;
+}
+
+CLI::Option* DraftVocabulary::add(CLI::App& command, const char* number) {
+  return command.add_option("--draft-vocabulary", given,
+                            mtpx::cat("Tokens that drafts are picked from, over the model's own: a number = ",
+                                      number, ", 0 = all; or a file of ids, ascending. No text changes"));
+}
+
+std::vector<std::int32_t> DraftVocabulary::ids(mtpx::Index vocabulary,
+                                               std::span<const mtpx::Index> counts) const {
+  const auto number = [](std::string_view text, auto& into) {
+    const auto [last, failed] = std::from_chars(text.data(), text.data() + text.size(), into);
+    return failed == std::errc{} && last == text.data() + text.size();
+  };
+  if (mtpx::Index n = 0; number(given, n)) {
+    if (n < 0 || n > vocabulary)
+      throw mtpx::ConfigError(
+          mtpx::cat("[draft vocabulary] --draft-vocabulary ", n, ": the model has ", vocabulary, " tokens"));
+    const std::vector<mtpx::Index> none(static_cast<std::size_t>(vocabulary), 0);
+    return n == 0 ? std::vector<std::int32_t>() : mtpx::most_frequent_ids(counts.empty() ? none : counts, n);
+  }
+  const std::string text = mtpx::InputFile("draft vocabulary", given).read_text(mtpx::Index{1} << 28);
+  std::vector<std::int32_t> all;
+  std::istringstream words(text);
+  for (std::string word; words >> word;) {
+    if (!number(word, all.emplace_back()))
+      throw mtpx::FileError(
+          mtpx::cat("[draft vocabulary] ", given, ": ", mtpx::detail::quote(word), " is no id"));
+  }
+  if (all.empty()) throw mtpx::FileError(mtpx::cat("[draft vocabulary] ", given, ": has no ids"));
+  return all;
 }
 
 std::vector<std::int32_t> token_bytes(const mtpx::Tokenizer& tokenizer, const mtpx::Config& config) {

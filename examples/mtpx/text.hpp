@@ -91,6 +91,25 @@ class Decoded {
   mtpx::TokenStream text_;
 };
 
+/// How often each id of a vocabulary stands in a text.
+std::vector<mtpx::Index> id_counts(const mtpx::Tokens& text, mtpx::Index vocabulary);
+
+/// --draft-vocabulary N|FILE: the tokens that a finished model drafts from, over those of its folder.
+struct DraftVocabulary {
+  std::string given;  ///< a number, or the name of a file
+
+  CLI::Option* add(CLI::App& command, const char* number);
+  /// Says it to the model: 0 is all tokens, N the most frequent ones or, without counts, those below N; a
+  /// file has the ids one after the other, ascending. Throws ConfigError, FileError.   counts: [V], or none
+  template <typename T, typename D>
+  void set(mtpx::Transformer<T, D>& model, std::span<const mtpx::Index> counts = {}) const {
+    if (!given.empty()) model.draft_from(ids(model.config.vocab_size, counts));
+  }
+
+ private:
+  std::vector<std::int32_t> ids(mtpx::Index vocabulary, std::span<const mtpx::Index> counts) const;
+};
+
 /// How many bytes of text each id of the model's vocabulary stands for.
 std::vector<std::int32_t> token_bytes(const mtpx::Tokenizer& tokenizer, const mtpx::Config& config);
 

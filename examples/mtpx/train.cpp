@@ -11,16 +11,18 @@ template <typename T, typename D>
 mtpx::LoadedModel<T, D> first_model(const TrainFlags& o, const TrainInput& in, const D& device,
                                     bool from_checkpoint) {
   using Model = mtpx::Transformer<T, D>;
-  const mtpx::Config& config = in.source.config;
+  mtpx::Config config = in.source.config;
   const bool anew = o.init.folder.empty();
   mtpx::LoadedModel<T, D> loaded = anew || from_checkpoint
                                        ? mtpx::LoadedModel<T, D>{Model(device, config), in.source.extra}
                                        : o.init.load<T>(device);
+  config.mtpx_draft_vocabulary = loaded.model.config.mtpx_draft_vocabulary;
   if (anew && !from_checkpoint) {
     mtpx::initialize(loaded.model, o.batches.seed);
   } else if (loaded.model.config != config) {  // another depth or design
     loaded.model = mtpx::with_depths(loaded.model, in.depth(), config.mtpx_heads, o.batches.seed);
   }
+  if (in.draft_ids) loaded.model.draft_from(*in.draft_ids);
   o.set_switches(loaded.model);
   return loaded;
 }
@@ -127,6 +129,11 @@ void add_train(CLI::App& app) {
       ->add_option("--depth", o.depth,
                    "Depth D: tokens predicted after the next, over num_nextn_predict_layers")
       ->check(CLI::Range(0, 64));
+  command
+      ->add_option("--draft-vocabulary", o.draft_vocabulary,
+                   "Drafts are picked from so many tokens, the most frequent of the text that is trained on, "
+                   "over mtpx_draft_vocabulary; 0 = from all. No text changes")
+      ->check(CLI::Range(0, 1 << 24));
   command->add_option("--steps", o.train.steps, "Optimiser steps")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
@@ -179,9 +186,12 @@ void add_train(CLI::App& app) {
                                    "Weights of depths 1, 2, .., separated by commas; missing ones are 1")
                       ->delimiter(',')
                       ->check(CLI::NonNegativeNumber);
-  command->add_option("--depth-decay", o.depth_decay, "Weight of depth k is this to the power k - 1")
+  command
+      ->add_option(
+          "--depth-decay", o.depth_decay,
+          "Weight of depth k is this to the power k - 1; default: 1, for repeated heads 0.6, with the "
+          "sum of the depths' weights as it was")
       ->check(CLI::PositiveNumber)
-      ->capture_default_str()
       ->excludes(weights);
   command
       ->add_option("--divisor", o.divisor,

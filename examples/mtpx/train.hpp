@@ -21,13 +21,14 @@ struct TrainFlags {
   std::string tokenizer;
   mtpx::Index vocabulary = 0;
   mtpx::Index depth = -1;
+  mtpx::Index draft_vocabulary = -1;
   mtpx::TrainOptions train;
   mtpx::BatchOptions batches{.seed = 1337};
   std::string heads;
   double lambda = -1;
   double lambda_late = -1;
   std::string reduction;
-  double depth_decay = 1;
+  double depth_decay = -1;
   bool freeze_main = false;
   bool detach_depths = false;
   std::string divisor = "valid";
@@ -68,8 +69,9 @@ struct TrainInput {
   std::string tokenizer_file;  ///< that it came from; empty: there is none
   std::shared_ptr<const mtpx::Batches> batches;
   mtpx::ValidationWindows windows;
-  mtpx::Json facts;  ///< what decides the run's bits
-  std::string text;  ///< how much of it there is, for people
+  std::optional<std::vector<std::int32_t>> draft_ids;  ///< if they are not those that the model has
+  mtpx::Json facts;                                    ///< what decides the run's bits
+  std::string text;                                    ///< how much of it there is, for people
 
   mtpx::Index depth() const { return source.config.num_nextn_predict_layers; }
   mtpx::BatchSource source_of_batches() const {

@@ -42,6 +42,7 @@ void set_weights(TrainFlags& o, const mtpx::Config& config) {
   loss.reduction = o.reduction == "sum"    ? mtpx::LossReduction::sum
                    : o.reduction == "mean" ? mtpx::LossReduction::mean
                                            : published.reduction;
+  loss.depth_decay = published.depth_decay;
   loss.lambda = o.lambda < 0 ? published.lambda : o.lambda;
   o.train.lambda.late = o.lambda_late >= 0 ? o.lambda_late : loss.lambda / design.late_divisor;
 }
@@ -52,9 +53,10 @@ mtpx::ModelConfig resolve(TrainFlags& o) {
   if (o.depth >= 0) source.config.num_nextn_predict_layers = o.depth;
   if (!o.heads.empty()) source.config.mtpx_heads = heads_of(o.heads);
   if (o.vocabulary > 0) source.config.vocab_size = o.vocabulary;
+  if (o.draft_vocabulary >= 0) source.config.mtpx_draft_vocabulary = o.draft_vocabulary;
   source.config.validate();
   set_weights(o, source.config);
-  if (o.depth_decay != 1)
+  if (o.depth_decay > 0)
     o.train.step.loss.depth_weights =
         mtpx::exponential_weights(source.config.num_nextn_predict_layers, o.depth_decay);
   if (o.divisor == "all") o.train.step.loss.divisor = mtpx::LossDivisor::all_positions;
@@ -104,6 +106,12 @@ TrainInput read_input(TrainFlags& o, const std::optional<mtpx::Checkpoint>& from
   }
   if (from) check_facts(*from, facts, o.checkpoints.overrides);
   if (o.prompt.empty()) o.prompt = first_words(parts.validation, tokenizer);
+  std::optional<std::vector<std::int32_t>> draft_ids;  // a checkpoint has its own
+  if (!from && (anew || o.draft_vocabulary >= 0)) {
+    draft_ids.emplace();
+    if (const mtpx::Index n = source.config.mtpx_draft_vocabulary; n > 0)
+      draft_ids = mtpx::most_frequent_ids(id_counts(parts.train, source.config.vocab_size), n);
+  }
   std::string text =
       mtpx::cat(ids.bytes, " bytes in ", ids.tokens.documents(), " documents, ", ids.tokens.size(),
                 " tokens of ", tokenizer.size(), ", ", parts.train.size(), " to train on");
@@ -116,6 +124,7 @@ TrainInput read_input(TrainFlags& o, const std::optional<mtpx::Checkpoint>& from
           tokenizer_file,
           std::make_shared<const mtpx::Batches>(std::move(parts.train), windows_of),
           {std::move(parts.validation), {o.batches.batch, o.batches.seq, o.eval_windows, depth}},
+          std::move(draft_ids),
           std::move(facts),
           std::move(text)};
 }

@@ -138,6 +138,7 @@ TEST_CASE("checkpoint: a run goes on to the bits of one that was not interrupted
 TEST_CASE("checkpoint: it is a model folder, too") {
   const RunFolder folder;
   Training<float> run(MtpHeads::sequential, false, 1);
+  run.model.draft_from({0, 3, 9});
   run.losses(1);
   Checkpoints checkpoints(folder.path);
   run.save(checkpoints);
@@ -145,6 +146,11 @@ TEST_CASE("checkpoint: it is a model folder, too") {
   const auto loaded = load_model<float>(device<Cpu>(), folder.path / "step-00000001");
   CHECK(loaded.model.config == run.model.config);
   CHECK(loaded.model.config.mtpx_trained_window == 9);
+  CHECK(loaded.model.draft_ids() == std::vector<std::int32_t>{0, 3, 9});
+  Training<float> resumed(MtpHeads::sequential, false, 1);
+  load_training(*checkpoints.newest(no_notice), resumed.trainer, resumed.model);
+  CHECK(resumed.model.draft_ids() == loaded.model.draft_ids());
+  CHECK(resumed.model.config == run.model.config);
   CHECK(loaded.model.norm.weight.value().to_host() == run.model.norm.weight.value().to_host());
   CHECK(text_of(folder.path / "latest") == "step-00000001\n");
   CHECK(text_of(folder.path / "step-00000001/notes.txt") == "ids are random\n");

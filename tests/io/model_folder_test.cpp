@@ -48,6 +48,63 @@ void rewrite(const std::filesystem::path& path, const Change& change) {
 
 }  // namespace
 
+TEST_CASE("a folder keeps the tokens that drafts are picked from; ones that cannot be are refused by name") {
+  const Folder folder;
+  Config c = mixture_config(1);
+  auto model = random_model<float>(c, 1);
+  model.draft_from({1, 4, 10});
+  save_model(folder.root, model);
+  c.mtpx_draft_vocabulary = 3;
+  const auto loaded = load_model<float>(device(), folder.root);
+  CHECK(loaded.model.draft_ids() == model.draft_ids());
+  CHECK(loaded.model.config == c);
+  CHECK(loaded.extra.dump() ==
+        Json({{"architectures", {"DeepseekV3ForCausalLM"}}, {"torch_dtype", "float32"}}).dump());
+  const std::string once = InputFile("test", folder.root / "model.safetensors").read_text(1 << 20);
+  save_model(folder.root, loaded.model, loaded.extra);
+  CHECK(InputFile("test", folder.root / "model.safetensors").read_text(1 << 20) == once);
+
+  // Other tensors under that name, and a folder that has none or should not.
+  const auto error = [&](const auto& ids, DType dtype, Index count) {
+    std::vector<TensorBytes> out;
+    std::vector<std::pair<SafeTensorsEntry, std::vector<float>>> kept;
+    {
+      const SafeTensors file = SafeTensors::open(folder.root / "model.safetensors");
+      for (const SafeTensorsEntry& entry : file.tensors())
+        if (entry.name != "mtpx.draft_ids") kept.emplace_back(entry, file.read<float>(entry));
+    }
+    for (const auto& [entry, numbers] : kept)
+      out.push_back({entry.name, DType::f32, entry.shape, std::as_bytes(std::span(numbers))});
+    if (!ids.empty())
+      out.push_back(
+          {"mtpx.draft_ids", dtype, {static_cast<Index>(ids.size())}, std::as_bytes(std::span(ids))});
+    const std::filesystem::path other = folder.root / "other";
+    std::filesystem::create_directories(other);
+    write_safetensors(other / "model.safetensors", out);
+    Config says = c;
+    says.mtpx_draft_vocabulary = count;
+    write_config(other / "config.json", says);
+    const std::string text = error_text<FileError>([&] { load_model<float>(device(), other); });
+    return text.substr(std::min(text.size(), text.find("\n  ") + 3));
+  };
+  using Ids32 = std::vector<std::int32_t>;
+  CHECK(error(Ids32{1, 4, 10}, DType::i32, 3).empty());
+  CHECK(error(Ids32{1, 4, 11}, DType::i32, 3) ==
+        "unusable mtpx.draft_ids: [draft vocabulary] id 2 is 11: outside the vocabulary of 11");
+  CHECK(error(Ids32{4, 1, 10}, DType::i32, 3) ==
+        "unusable mtpx.draft_ids: [draft vocabulary] id 1 is 1: must be above the one before it, 4");
+  CHECK(error(std::vector<float>{1, 4, 10}, DType::f32, 3) ==
+        "unreadable mtpx.draft_ids: dtype \"F32\" instead of \"I32\"");
+  CHECK(error(Ids32{}, DType::i32, 3) == "missing mtpx.draft_ids");
+  CHECK(error(Ids32{1}, DType::i32, 0) == "unexpected mtpx.draft_ids");
+  CHECK(error(Ids32{1}, DType::i32, 2).find("mtpx.draft_ids") != std::string::npos);
+
+  save_model(folder.root, model, Json::object(), false);
+  const auto main = load_model<float>(device(), folder.root);
+  CHECK(main.model.draft_ids().empty());
+  CHECK(main.model.config.mtpx_draft_vocabulary == 0);
+}
+
 TEST_CASE_TEMPLATE("save_model, load_model, save_model: the same bytes and numbers", T, float, double, bf16) {
   const Folder folder;
   Config c = mixture_config(2);

@@ -91,6 +91,8 @@ TEST_CASE("config: the presets") {
   CHECK(preset("nano") == nano());
   CHECK(deep().num_hidden_layers == 16);
   CHECK(deep().hidden_size == 192);
+  CHECK(deep().num_nextn_predict_layers == 3);
+  CHECK(deep().num_mtp_modules() == 1);
   for (const char* name : {"tiny", "deep", "small"}) CHECK_NOTHROW(preset(name).validate());
   CHECK_THROWS_WITH_AS(preset("huge"),
                        "[config] no preset is called \"huge\"; there are nano, tiny, deep and small",
@@ -248,6 +250,9 @@ TEST_CASE("config F4: counts that do not fit each other") {
   CHECK(after([](Config& c) {
           c.eos_token_id = 1, c.more_eos_token_ids = {2, 256};
         }) == lines({"eos_token_id = 256, vocab_size = 256: must be a token, or -1 for none"}));
+  CHECK(after([](Config& c) { c.mtpx_draft_vocabulary = 257; }) ==
+        lines({"mtpx_draft_vocabulary = 257, vocab_size = 256: drafts are picked from tokens"}));
+  CHECK(after([](Config& c) { c.mtpx_draft_vocabulary = 256; }).empty());
   CHECK(after([](Config& c) { c.more_eos_token_ids = {-1}; }) ==
         lines({"eos_token_id = -1: must be a token in a list of them"}));
   CHECK(after([](Config& c) { c.eos_token_id = 256; }) ==

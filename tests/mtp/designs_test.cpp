@@ -274,6 +274,19 @@ TEST_CASE("MtpLossOptions: mean, sum and weights; what designs were published wi
   CHECK(published_weights(c.design()).weight(1, 2) == doctest::Approx(0.15));
   c.mtpx_heads = MtpHeads::parallel;
   CHECK(published_weights(c.design()).weight(1, 2) == 1);
+  // One module for all depths: weights that decay, with the sum that equal ones have.
+  c.mtpx_heads = MtpHeads::repeated;
+  MtpLossOptions decaying = published_weights(c.design());
+  double total = 0;
+  for (Index k = 1; k <= 3; ++k) total += decaying.weight(k, 3);
+  CHECK(total == doctest::Approx(0.3));
+  CHECK(decaying.weight(1, 3) == doctest::Approx(0.1 * 3 / 1.96));
+  CHECK(decaying.weight(3, 3) == doctest::Approx(decaying.weight(1, 3) * 0.36));
+  CHECK(decaying.weight(0, 3) == 1);
+  CHECK(decaying.weight(1, 1) == doctest::Approx(0.3));
+  decaying.depth_weights = {1};
+  CHECK(decaying.weight(1, 3) == doctest::Approx(0.1));
+  CHECK(decaying.weight(2, 3) == doctest::Approx(0.1 * 3 * 0.6 / 1.96));
 }
 
 TEST_CASE_TEMPLATE("greedy drafted text is byte-equal to plain text, for every design", T, float, bf16) {

@@ -79,6 +79,49 @@ typical=(--verify lossy-typical --draft 2 --max-tokens 40 --prompts "$work/promp
 text "$work/typical" "${typical[@]}"
 same "$work/typical" "${typical[@]}" --batch 3
 
+# A draft vocabulary changes no text: learnt from the text, kept by the folder and by a run that is taken up again, or
+# given.
+some=$work/some
+"$mtpx" "${train[@]}" --config "$work/config.json" --steps 120 --save-every 60 --keep-last 9 --draft-vocabulary 20 --out "$some" >/dev/null
+"$mtpx" "${train[@]}" --config "$work/config.json" --steps 120 --save-every 60 --draft-vocabulary 20 --out "$work/resumed" \
+  --resume "$some/checkpoints/step-00000060" >/dev/null
+for file in model.safetensors config.json; do
+  cmp "$some/$file" "$work/resumed/$file" || fail "--draft-vocabulary: $file of a run that was taken up again"
+done
+grep -q '"mtpx_draft_vocabulary": 20' "$some/config.json" || fail "config.json does not know its draft vocabulary"
+"$mtpx" "${train[@]}" --init "$some" --steps 1 --out "$work/kept" >/dev/null
+"$mtpx" "${train[@]}" --init "$some" --steps 1 --draft-vocabulary 0 --out "$work/dropped" >/dev/null
+[[ $(cat "$work"/{kept,dropped}/config.json | grep -c mtpx_draft_vocabulary) == 1 ]] || fail "--init: what becomes of a draft vocabulary"
+seq 97 122 >"$work/letters"
+for mode in greedy sampled; do
+  options=(--max-tokens 40 --prompts "$work/prompts")
+  [[ $mode == greedy ]] || options+=("${sampled[@]}")
+  for draft in 1 3 auto; do model=$some same "$work/$mode" "${options[@]}" --draft $draft; done
+  for ids in 0 100 "$work/letters"; do
+    same "$work/$mode" "${options[@]}" --draft 2 --batch 3 --draft-vocabulary "$ids"
+    model=$some same "$work/$mode" "${options[@]}" --draft 2 --draft-vocabulary "$ids"
+  done
+  model=$some same "$work/greedy" --max-tokens 40 --prompts "$work/prompts" --draft 2 --verify block
+done
+# Letters alone miss the spaces, which the text's most frequent bytes have.
+accepted=()
+for ids in "$work/letters" 256; do
+  text "$work/json" --prompts "$work/prompts" --max-tokens 40 --draft 1 --json --draft-vocabulary "$ids"
+  accepted+=("$(figure accepted "$work/json")")
+  grep -q '"draft_vocabulary":' "$work/json" || fail "no draft_vocabulary: $(cat "$work/json")"
+done
+((accepted[0] < accepted[1])) || fail "drafts of letters alone stand ${accepted[0]} times, of all bytes ${accepted[1]}"
+for ids in '3 2' '3 300' '-1 2'; do
+  echo "$ids" >"$work/ids"
+  status=0
+  "$mtpx" generate --model "$model" --prompt x --draft-vocabulary "$work/ids" >/dev/null 2>"$work/stderr" || status=$?
+  [[ $status == 2 && $(cat "$work/stderr") == "mtpx: [draft vocabulary] id "* ]] || fail "ids $ids: exit code $status, '$(cat "$work/stderr")'"
+done
+echo '1 x' >"$work/ids"
+expect 3 "mtpx: [draft vocabulary] $work/ids: \"x\" is no id" generate --model "$model" --prompt x --draft-vocabulary "$work/ids"
+expect 2 "mtpx: [draft vocabulary] --draft-vocabulary 257: the model has 256 tokens" \
+  generate --model "$model" --prompt x --draft-vocabulary 257
+
 # A full context ends a text quietly; longer drafts than have room change nothing.
 text "$work/full" --prompt 'the quick' --max-tokens 1000 --draft 0
 [[ $(wc -c <"$work/full") == 129 ]] || fail "a full context is $(wc -c <"$work/full") bytes instead of 129"
@@ -91,7 +134,7 @@ for how in '--draft 1' '--draft 2 --batch 3' '--draft 5' '--draft auto' '--draft
   '--draft 2 --draft-tokens drawn --temperature 0.8' '--draft 4 --verify block --temperature 0.8'; do
   read -ra options <<<"$how"
   text "$work/json" --prompts "$work/prompts" --max-tokens 1000 --json "${options[@]}"
-  for key in tokens prompt_tokens passes drafts drafted accepted histogram mean_length; do
+  for key in tokens prompt_tokens passes drafts drafted accepted histogram mean_length draft_n draft_n_accepted; do
     echo "$key $(figure $key "$work/json")"
   done >"$work/sums"
   awk -v prompts="$count" -v how="$how" '
@@ -109,6 +152,7 @@ for how in '--draft 1' '--draft 2 --batch 3' '--draft 5' '--draft auto' '--draft
         for (j = i + 1; j < n["histogram"]; ++j) atleast += value["histogram", j]
         check(value["accepted", i] == atleast, "accepted[" i "] is not what the histogram says")
       }
+      check(sum["draft_n"] == sum["drafted"] && sum["draft_n_accepted"] == sum["accepted"], "draft_n is not what was drafted")
       off = value["mean_length", 0] - (drafts ? 1 + sum["accepted"] / drafts : 1)
       check(off < 1e-9 && off > -1e-9, "mean_length is not 1 + accepted / drafts")
       check(sum["tokens"] == prompts + sum["passes"] + sum["accepted"], "tokens are not prompts + passes + accepted")
@@ -222,20 +266,47 @@ refused "mtpx: [generate] --prompts $work/long line 3 has 130 tokens; max_positi
 printf 'fine\n\xff\n' >"$work/bytes"
 refused "mtpx: [generate] --prompts $work/bytes line 2 is not valid UTF-8" "${x[@]}" "$work/bytes"
 
-# bench --decode: a line for plain decoding, for 1 to 4 drafts and for auto.
+# bench --decode: a line for plain decoding, for 1 to 4 drafts and for auto; greedy, at 0.8 and at 1.
 bench=(bench --decode --context 16 --tokens 8 --prompts 2)
 "$mtpx" "${bench[@]}" --model "$model" >"$work/bench"
-[[ $(sed -E 's/.*"draft":("auto"|[0-9]+),.*/\1/' "$work/bench" | tr '\n' ' ') == '0 1 2 3 4 "auto" ' ]] ||
+[[ $(sed -E 's/.*"draft":("auto"|[0-9]+),.*/\1/' "$work/bench" | tr '\n' ' ') == \
+  '0 1 2 3 4 "auto" 0 1 2 3 4 "auto" 0 1 2 3 4 "auto" ' ]] ||
   fail "bench --decode: $(cat "$work/bench")"
-for keys in 'tokens_per_s 6' 'us_per_token 1' 'read_share 1' 'speedup 5' 'mean_length 5' 'verify_ratio 4' 'model_speedup 4'; do
+for keys in 'tokens_per_s 18' 'prompt_tokens_per_s 18' 'repeated_8grams 18' 'us_per_token 3' 'read_share 3' 'speedup 15' \
+  'mean_length 15' 'draft_n 15' 'draft_n_accepted 15' 'verify_ratio 12' 'model_speedup 12'; do
   read -r key lines <<<"$keys"
   [[ $(grep -Ec "\"$key\":[0-9]" "$work/bench") == "$lines" ]] || fail "bench --decode: $key is not in $lines lines: $(cat "$work/bench")"
 done
+[[ $(grep -c '"agreement":\[[01].[0-9]*,[01].[0-9]*\],"sum_min_p_q":\[[01].[0-9]*,[01].[0-9]*\]' "$work/bench") == 3 ]] ||
+  fail "bench --decode: how depths agree: $(cat "$work/bench")"
+grep -q '"past_trained_window":true' "$work/bench" && fail "bench --decode: 24 tokens are past a window of 32"
+# Agreement over the text is a fact of model and text, whatever decodes; greedy, the two measures are one.
+agreement() { sed -nE 's/.*"agreement":\[([^]]*)\],"sum_min_p_q":\[([^]]*)\].*/\1 \2/p' "$work/bench"; }
+greedy=(bench --decode --model "$model" --data "$work/text.txt" --temperature 0 --prompts 2)
+"$mtpx" "${greedy[@]}" --validation 1 --context 20 --tokens 8 >"$work/bench"
+read -r first second <<<"$(agreement)"
+[[ -n $first && $first == "$second" ]] || fail "bench --decode: greedy, depths agree $first, sum min(p, q) is $second"
+grep -q '"past_trained_window":false' "$work/bench" || fail "bench --decode: 28 tokens are past a window of 32"
+"$mtpx" "${greedy[@]}" --context 16 --tokens 80 >"$work/bench"
+[[ $(grep -c '"repeats":true,"past_trained_window":true' "$work/bench") == 6 ]] ||
+  fail "bench --decode: a text that goes round in circles is not marked: $(cat "$work/bench")"
+# Prompts of a file; and where there is no text to take them from.
+printf 'the quick\n\nthe lazy dog jumps\n' >"$work/few"
+bench=("${bench[@]:0:6}")
+"$mtpx" "${bench[@]}" --model "$model" --prompts "$work/few" --temperature 0 >"$work/bench"
+grep -q '"context":18,"prompts":2' "$work/bench" || fail "bench --decode --prompts FILE: $(cat "$work/bench")"
+echo x >"$work/few"
+expect 2 "mtpx: [bench] --prompts $work/few: has no line of two tokens at least" "${bench[@]}" --model "$model" --prompts "$work/few"
+bench+=(--prompts 2)
+expect 2 "mtpx: [bench] --context 16 and --tokens 8: the text that is held out has no window of 25 tokens" \
+  "${bench[@]}" --model "$model" --data "$work/few"
 "$mtpx" "${bench[@]}" --model "$model" --temperature 0.8 --draft-tokens drawn --verify block >"$work/bench"
 [[ $(sed -E 's/.*"draft":("auto"|[0-9]+),.*/\1/' "$work/bench" | tr '\n' ' ') == '0 1 2 3 4 ' ]] ||
   fail "bench --decode by blocks: $(cat "$work/bench")"
 "$mtpx" "${bench[@]}" --model "$work/main" --data "$work/text.txt" >"$work/bench"
-[[ $(wc -l <"$work/bench") == 1 ]] || fail "bench --decode without modules: $(cat "$work/bench")"
+[[ $(wc -l <"$work/bench") == 3 ]] || fail "bench --decode without modules: $(cat "$work/bench")"
+"$mtpx" "${bench[@]}" --model "$model" --data "$work/text.txt" --draft-vocabulary 30 >"$work/bench"
+[[ $(grep -c '"draft_vocabulary":30' "$work/bench") == 3 ]] || fail "bench --decode --draft-vocabulary: $(cat "$work/bench")"
 expect 2 "mtpx: [bench] --context 120 and --tokens 8: max_position_embeddings = 128" bench --decode --model "$model" --context 120 --tokens 8
 refused "mtpx: --context requires --decode" bench --context 16
 refused "mtpx: --verify requires --decode" bench --verify block

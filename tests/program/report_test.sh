@@ -123,6 +123,10 @@ expect 2 "mtpx: [compare] $work/report/runs.json: holds runs that were made with
 earlier=$(grep -c ': finished earlier' "$work/second" || true)
 [[ $earlier -ge 2 && $earlier -le 4 ]] || fail "compare, again: $(cat "$work/second")"
 [[ ! -e $work/report/runs.json && -e $work/report/report.html ]] || fail "compare, again: no report"
+grep -q 'drafts: greedy [0-9.]* x ([0-9]*, [0-9]* %)\( r\)\?, sampled .*, at_1 ' "$work/second" || fail "compare: no row tells of drafts: $(cat "$work/second")"
+for key in at_1 sum_min_p_q repeated_8grams prompt_tokens_per_s draft_n draft_n_accepted past_trained_window; do
+  grep -q "\"$key\"" "$work/report/report.json" || fail "report.json has no $key"
+done
 cp "$work/report/report.json" "$work/sound.json"
 cp "$work/report/report.html" "$work/sound.html"
 
@@ -144,6 +148,10 @@ redrawn 'tables[0].designs[0].summary.main_loss.mean = "x": must be a number' '/
 sed 's/"name": "sequential"/"name": "<i>\&\\"x"/; s/"what": "/&<script>/' "$work/sound.json" >"$report"
 "$program" compare --redraw --out "$work/report" >/dev/null || fail "names that are no HTML"
 grep -qE '<script>|<i>' "$work/report/report.html" "$work"/report/*.svg && fail "compare: a name is not escaped"
+
+# A report of an earlier version, without temperature 1, is drawn.
+sed 's/"at_1"/"unknown"/; s/"repeated_8grams"/"unknown_8grams"/' "$work/sound.json" >"$report"
+"$program" compare --redraw --out "$work/report" >/dev/null || fail "compare: a report of an earlier version"
 
 # What the fuzzer found: drawn, or one line and exit code 3.
 inputs=0

@@ -36,6 +36,30 @@ inline Transformer<double, Device> counting_model(Index vocab, const std::vector
   return model;
 }
 
+/// A model that says the same of every place: the trunk p and its module q, given as logits.
+inline Transformer<double, Device> constant_model(const Numbers& p, const Numbers& q) {
+  Config c = dense_config(1);
+  c.vocab_size = static_cast<Index>(p.size());
+  c.hidden_size = 2;
+  c.num_hidden_layers = 1;
+  Transformer<double, Device> model(device(), c);
+  for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
+    Numbers values(static_cast<std::size_t>(tensor.size()), name.ends_with("norm.weight") ? 1.0 : 0.0);
+    if (name == "model.embed_tokens.weight") std::fill(values.begin(), values.end(), 1.0);
+    if (name == "model.norm.weight") values = {1, 0};
+    if (name.ends_with("shared_head.norm.weight")) values = {0, 1};
+    if (name == "lm_head.weight") {  // [V, 2]
+      for (std::size_t x = 0; x < p.size(); ++x) {
+        values[2 * x] = p[x];
+        values[2 * x + 1] = q[x];
+      }
+    }
+    if (name.ends_with("eh_proj.weight")) values[0] = values[5] = 1;  // [2, embedding | hidden]
+    tensor.assign(values);
+  });
+  return model;
+}
+
 /// What the model says about every position of `tokens`, by the pass that training uses: logits of depth k,
 /// [tokens - k][vocab]. Depth 0 is the main head.
 inline std::vector<Numbers> logits(const Transformer<double, Device>& model,

@@ -148,6 +148,45 @@ TEST_CASE("twins: races fused with the head have the winners of races of its log
   }
 }
 
+TEST_CASE("twins: tokens of some of a head's rows, fused with it, are those of its logits") {
+  constexpr Index vocab = 9001, hidden = 64, rows = 16;
+  std::vector<bf16> states, weights;
+  for (Index i = 0; i < rows * hidden; ++i) states.push_back(bf16(static_cast<float>(normal(3, 4, i))));
+  for (Index i = 0; i < vocab * hidden; ++i) weights.push_back(bf16(static_cast<float>(normal(5, 6, i))));
+  for (Index i = 0; i < hidden; ++i) {  // all of these tie
+    for (const Index same : {40, 4000, 8998})
+      weights[static_cast<std::size_t>(same * hidden + i)] = states[static_cast<std::size_t>(i)];
+  }
+  const auto x = Tensor<bf16, Cuda>::from(device<Cuda>(), {rows, hidden}, states);
+  const Weight<bf16, Cuda> w(Tensor<bf16, Cuda>::from(device<Cuda>(), {vocab, hidden}, weights));
+  for (const std::int32_t step : {1, 7, 333}) {
+    TokenIds some{40, 4000};
+    for (std::int32_t id = 4001; id < 9000; id += step) some.push_back(id);
+    const TokenHead<bf16, Cuda> head(w, some);
+    const auto logits = logits_of(x, head).to_host();
+    const Tensor<std::int32_t, Cuda> chosen(device<Cuda>(), {rows}), raced(device<Cuda>(), {rows}),
+        cut(device<Cuda>(), {rows});
+    std::vector<Draw> draws;
+    for (std::uint64_t r = 0; r < rows; ++r)
+      draws.push_back({{r % 5 == 0 ? 0.0 : 0.3 * static_cast<double>(r)}, 0, {9, r}});
+    const auto on_device = Tensor<Draw, Cuda>::from(device<Cuda>(), {rows}, draws);
+    choose_tokens(x, head, chosen);
+    race_tokens(x, head, on_device, true, raced);
+    race_tokens(x, head, on_device, false, cut);
+    CAPTURE(step);
+    CHECK(chosen.to_host()[0] == 40);
+    CHECK(raced.to_host() == cut.to_host());
+    for (std::size_t r = 0; r < rows; ++r) {
+      const auto row = std::span(logits).subspan(r * vocab, vocab);
+      CHECK(chosen.to_host()[r] == argmax(std::span<const float>(row)));
+      CHECK(raced.to_host()[r] == race(std::span<const float>(row), draws[r].sampling, draws[r].noise));
+      std::size_t left = 0;
+      for (std::size_t i = 0; i < vocab; ++i) left += std::isfinite(row[i]) ? 1 : 0;
+      CHECK(left == some.size());
+    }
+  }
+}
+
 TEST_CASE("twins: a few tokens of text, drafted and drawn") {
   const auto check = [&]<typename T>(T, const Config& c) {
     const auto model = random_model<T, Cuda>(c, 5, 0.3);
@@ -240,6 +279,41 @@ TEST_CASE("twins: texts of drawn drafts and of every rule are the host's, alone 
     }
   }
   CHECK(stood > 100);
+}
+
+TEST_CASE("twins: drafts from some tokens: texts are plain ones, or the host's where drafts are drawn") {
+  const auto some = [](auto& model) {
+    TokenIds ids;
+    for (std::int32_t id = 0; id < model.config.vocab_size; id += 1 + id % 3) ids.push_back(id);
+    model.draft_from(ids);
+  };
+  const auto check = [&]<typename T>(T, const Config& c) {
+    auto model = random_model<T, Cuda>(c, 5, 0.3);
+    some(model);
+    for (const double temperature : {0.0, 0.8}) {
+      const TokenIds plain = text(model, {1, 2, 3}, 0, 60, temperature);
+      for (const Index k : {1, 3}) CHECK(text(model, {1, 2, 3}, k, 60, temperature) == plain);
+    }
+  };
+  check(double{}, mixture_config(2));
+  check(bf16{}, fused_config(true, true));
+  Config c = mixture_config(2);
+  c.vocab_size = 40;
+  auto on_gpu = random_model<double, Cuda>(c, 5, 0.3);
+  auto on_host = random_model<double, Cpu>(c, 5, 0.3);
+  some(on_gpu);
+  some(on_host);
+  GenerateOptions options;
+  options.max_tokens = 50;
+  options.draft = 3;
+  options.draft_tokens = DraftTokens::drawn;
+  for (const SamplingOptions& sampling : {SamplingOptions{0.9}, SamplingOptions{0.9, 30, 0.95}}) {
+    for (const Verification by : {Verification::exact, Verification::block}) {
+      options.sampling = sampling;
+      options.verification = by;
+      CHECK(text(on_gpu, {1, 2, 3}, options) == text(on_host, {1, 2, 3}, options));
+    }
+  }
 }
 
 TEST_CASE("twins: texts of drawn drafts depend on nobody beside them, though passes are cut") {

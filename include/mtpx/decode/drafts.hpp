@@ -1,13 +1,15 @@
 #pragma once
 // What a model has to bring to draft and to check drafts.
 
-#include <mtpx/model/config.hpp>
+#include <mtpx/model/draft_vocabulary.hpp>
 #include <mtpx/mtp/module.hpp>
 #include <mtpx/nn/cached_rows.hpp>
+#include <mtpx/ops/next_token.hpp>
 
 #include <concepts>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 namespace mtpx {
@@ -29,6 +31,9 @@ namespace mtpx {
 ///   decode(..)                the trunk over rows: appends to its caches; carried: what depth 1 reads
 ///   decode_mtp(.., k, h, ..)  depth k over rows, from the states h [1, N, hidden] that it reads
 ///   head(k)                   [vocab, hidden], what turns depth k's normed state into logits
+///
+/// It may have draft_ids(), too: the tokens that drafts are picked from, ascending; none: all. A draft then
+/// reads the head's rows of these alone. What is written does not depend on it, as it depends on no draft.
 template <typename M>
 concept Drafts = requires(
     const M& model, Tape& tape, Index k, const Var<typename M::value_type, typename M::device_type>& h,
@@ -74,7 +79,13 @@ class DraftingModel {
                              const DecodeRows<D>& rows, const LatentCache<T, D>& cache) {
           return model.decode_mtp(tape, k, h, tokens, rows, cache);
         }),
-        head_([&model](Index k) -> Weight<T, D> { return model.head(k); }) {}
+        head_([&model](Index k) -> Weight<T, D> { return model.head(k); }) {
+    if constexpr (requires { std::span<const std::int32_t>(model.draft_ids()); }) {
+      const std::span<const std::int32_t> ids(model.draft_ids());
+      check_draft_ids(ids, config.vocab_size);
+      draft_ids_.assign(ids.begin(), ids.end());
+    }
+  }
 
   /// Where it computes.
   const D& device() const { return device_; }
@@ -89,9 +100,14 @@ class DraftingModel {
   }
   /// The model's; see Drafts.
   Weight<T, D> head(Index k) const { return head_(k); }
+  /// What picks the drafts of depth k: that head, or a copy of its rows of draft_ids().
+  TokenHead<T, D> draft_head(Index k) const {
+    return draft_ids_.empty() ? TokenHead<T, D>(head(k)) : TokenHead<T, D>(head(k), draft_ids_);
+  }
 
  private:
   D device_;
+  std::vector<std::int32_t> draft_ids_;
   std::function<Hidden<T, D>(Tape&, const Ids&, const DecodeRows<D>&, const Caches&)> decode_;
   std::function<Hidden<T, D>(Tape&, Index, const Var<T, D>&, const Ids&, const DecodeRows<D>&,
                              const LatentCache<T, D>&)>

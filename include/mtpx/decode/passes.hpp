@@ -46,7 +46,13 @@ class Passes {
         draws_(model.device(), {most_answers}),
         newest_(modules > 0 && model.design.chains
                     ? Tensor<T, D>(model.device(), {most_answers, model.config.hidden_size})
-                    : Tensor<T, D>()) {}
+                    : Tensor<T, D>()) {
+    heads_.push_back(model.head(0));
+    for (Index k = 1; k <= modules; ++k) {
+      const bool same = k > 1 && model.head(k).data() == model.head(k - 1).data();
+      heads_.push_back(same ? heads_.back() : model.draft_head(k));
+    }
+  }
 
   /// What was decoded so far.
   const KvCache<T, D>& cache() const { return cache_; }
@@ -195,7 +201,7 @@ class Passes {
   void ask(Index depth, const Tensor<T, D>& x, Answer answer, Index n, Index count) {
     if (answer == Answer::nothing || count == 0) return;
     const Tensor<T, D> read = x.reshape({n, model_.config.hidden_size}).slice_front(n - count, n);
-    const Weight<T, D> head = model_.head(depth);
+    const TokenHead<T, D>& head = heads_[static_cast<std::size_t>(depth)];
     if (answer == Answer::logits) return copy_into(logits_of(read, head), logits_.slice_front(0, count));
     if (answer == Answer::tokens) return choose_tokens(read, head, tokens_);
     if (answer == Answer::raced || answer == Answer::raced_cut)
@@ -228,6 +234,7 @@ class Passes {
 
   const DraftingModel<T, D> model_;
   KvCache<T, D> cache_;
+  std::vector<TokenHead<T, D>> heads_;  // [1 + modules]: the main model's, those that pick drafts
   const Index modules_;
   const Index most_kept_;
   // What recorded passes read and write: the same memory for all of them.

@@ -395,6 +395,7 @@ inline ModelConfig parse_config(std::string_view text, const std::string& file) 
   keys.read_choice("mtp_concat", config.mtp_concat, detail::mtp_concat_names());
   keys.read_choice("mtp_hidden", config.mtp_hidden, detail::mtp_hidden_names());
   keys.read_choice("mtpx_heads", config.mtpx_heads, detail::mtpx_heads_names());
+  keys.read("mtpx_draft_vocabulary", config.mtpx_draft_vocabulary, false);
   keys.read("mtpx_trained_window", config.mtpx_trained_window, false);
   for (const auto& [key, value] : detail::fixed_keys()) keys.demand(key, value);
   keys.take("num_key_value_heads");
@@ -462,6 +463,7 @@ inline std::string config_json(const Config& config, const Json& extra = Json::o
   for (const auto& [name, value] : detail::mtpx_heads_names()) {
     if (value == config.mtpx_heads) json["mtpx_heads"] = name;
   }
+  if (config.mtpx_draft_vocabulary > 0) json["mtpx_draft_vocabulary"] = config.mtpx_draft_vocabulary;
   if (config.mtpx_trained_window > 0) json["mtpx_trained_window"] = config.mtpx_trained_window;
   for (const auto& [key, value] : extra.items()) {
     if (!json.contains(key)) json[key] = value;

@@ -20,6 +20,19 @@ namespace mtpx {
 namespace detail {
 
 constexpr const char* weights_key = "mtpx_weights";  // in config.json: the digest of model.safetensors
+/// The tensor of the tokens that drafts are picked from, [mtpx_draft_vocabulary] I32; where these are not
+/// all.
+constexpr const char* draft_ids_name = "mtpx.draft_ids";
+
+/// Everything that a file of the model holds: weights, states, and the tokens that drafts are picked from.
+template <typename T, typename D, typename Visit>
+void for_each_of_file(const Transformer<T, D>& model, const Visit& visit) {
+  for_each_tensor(model, visit);
+  const std::vector<std::int32_t>& ids = model.draft_ids();
+  if (!ids.empty())
+    visit(draft_ids_name,
+          Tensor<std::int32_t, D>::from(model.device(), {static_cast<Index>(ids.size())}, ids));
+}
 
 /// A number type as config.json's torch_dtype names it.
 template <typename T>
@@ -32,6 +45,14 @@ template <typename T>
 Json with_dtype(Json keys) {
   keys[keys.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name<T>();
   return keys;
+}
+
+/// That tensor, of dtype I32.
+inline std::vector<std::int32_t> read_draft_ids(const WeightFiles::Weight& tensor) {
+  std::vector<std::int32_t> ids;
+  for (const std::int64_t id : tensor.file->read<std::int64_t>(*tensor.entry))
+    ids.push_back(static_cast<std::int32_t>(id));
+  return ids;
 }
 
 /// Whether two tensors hold the same numbers. Shapes and dtypes were checked.
@@ -83,6 +104,22 @@ class WeightCheck {
     }
   }
 
+  /// Where there are some, the tokens that drafts are picked from.
+  void expect_draft_ids(Index count, Index vocab) {
+    if (count == 0) return;
+    const WeightFiles::Weight ids = claim(draft_ids_name);
+    if (ids.entry == nullptr) return problems_.missing(draft_ids_name);
+    if (!problems_.same_shape(draft_ids_name, ids.entry->shape, {count})) return;
+    if (ids.entry->dtype != DType::i32)
+      return problems_.note(cat("unreadable ", draft_ids_name, ": dtype ", quote(ids.entry->dtype_name),
+                                " instead of \"I32\""));
+    try {
+      check_draft_ids(read_draft_ids(ids), vocab);
+    } catch (const ConfigError& error) {
+      problems_.note(cat("unusable ", draft_ids_name, ": ", error.what()));
+    }
+  }
+
   /// Throws if anything is wrong; whatever nobody expected is.
   void finish() {
     for (const auto& [name, weight] : files_.weights()) {
@@ -121,6 +158,7 @@ void check_weights(const ModelConfig& config, const WeightFiles& files) {
   for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
     check.expect(name, extents(tensor.shape()));
   });
+  check.expect_draft_ids(config.config.mtpx_draft_vocabulary, config.config.vocab_size);
   const MtpDesign design = config.config.design();
   for (Index k = 0; k < config.config.num_mtp_modules(); ++k) {
     const std::string layer = cat("model.layers.", config.config.num_hidden_layers + k);
@@ -225,15 +263,16 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
   if (failed) throw FileError(cat("[model] ", folder.string(), ": cannot be made: ", failed.message()));
 
   Config config = model.config;
-  if (!mtp) config.num_nextn_predict_layers = 0;
+  if (!mtp) config.num_nextn_predict_layers = config.mtpx_draft_vocabulary = 0;
   std::vector<std::string> left_out;
   for (Index k = config.num_nextn_predict_layers; k < model.config.num_nextn_predict_layers; ++k) {
     left_out.push_back(cat("model.layers.", config.num_hidden_layers + k, '.'));
   }
+  if (!mtp) left_out.push_back(detail::draft_ids_name);
   Json keys = detail::with_dtype<T>(extra);
   keys.erase(detail::weights_key);
   const auto each = [&](const auto& visit) {
-    for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
+    detail::for_each_of_file(model, [&](const std::string& name, const auto& tensor) {
       const auto within = [&](const std::string& prefix) { return name.starts_with(prefix); };
       if (std::none_of(left_out.begin(), left_out.end(), within)) visit(name, tensor);
     });
@@ -293,6 +332,8 @@ LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folde
   detail::verify_tensors(host, all);
 
   LoadedModel<T, D> loaded{Transformer<T, D>(device, config.config), std::move(config.extra)};
+  if (const auto ids = files.find(detail::draft_ids_name); ids.entry != nullptr)
+    loaded.model.draft_from(detail::read_draft_ids(ids));
   for_each_tensor(loaded.model, [&](const std::string& name, const auto& tensor) {
     using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
     const auto [file, entry] = files.find(name);

@@ -27,7 +27,7 @@ void save_training(Checkpoints& checkpoints, Trainer<T, D>& trainer, Transformer
   checkpoints.save(trainer.steps_done(), std::move(run), [&](Checkpoints::Files& files) {
     AdamW<T, D>& optimizer = trainer.optimizer();
     files.text("config.json", config_json(model.config, detail::with_dtype<T>(extra)));
-    files.tensors("model.safetensors", [&](const auto& visit) { for_each_tensor(model, visit); });
+    files.tensors("model.safetensors", [&](const auto& visit) { detail::for_each_of_file(model, visit); });
     files.tensors(
         "optimizer.safetensors", [&](const auto& visit) { optimizer.for_each_state(model, visit); },
         detail::optimizer_metadata(optimizer));
@@ -43,10 +43,16 @@ void load_training(const Checkpoint& checkpoint, Trainer<T, D>& trainer, Transfo
                    SafeTensorsOptions options = {}) {
   const ModelConfig saved = read_config(checkpoint.folder / "config.json");
   const SafeTensors weights = SafeTensors::open(checkpoint.folder / "model.safetensors", options);
-  const auto each = [&](const auto& visit) { for_each_tensor(model, visit); };
+  const Index drafts = saved.config.mtpx_draft_vocabulary;
+  const Tensor<std::int32_t, Cpu> draft_ids(Cpu(1), {drafts});
+  const auto each = [&](const auto& visit) {
+    for_each_tensor(model, visit);
+    if (drafts > 0) visit(detail::draft_ids_name, draft_ids);
+  };
   detail::check_tensors(weights, each);
   load_optimizer(checkpoint.folder / "optimizer.safetensors", trainer.optimizer(), model, options);
   detail::read_tensors(weights, each);
+  model.draft_from(draft_ids.to_host());
   model.config.mtpx_trained_window = saved.config.mtpx_trained_window;
   trainer.resume(checkpoint.step);
 }

@@ -114,17 +114,19 @@
                               Index fixed_divisor, A* loss, A* factor))                                      \
   KERNEL(scale_into, (const D&, Index count, A alpha, const A* x, Sink<A> y))                                \
   KERNEL(sums_of_squares, (const D&, std::span<const std::span<const A>> gradients, double* out))            \
+  KERNEL(spread_logits,                                                                                      \
+         (const D&, Rows rows, const A* logits, const std::int32_t* tokens, Index vocab, A* y))              \
   KERNEL(argmax_rows, (const D&, Rows rows, const A* logits, std::int32_t* ids))                             \
   KERNEL(race_rows, (const D&, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids))            \
   KERNEL(draw_rows,                                                                                          \
          (const D&, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids, const Kept& kept))
 
 /// What a device may bring as well: a decoding pass in few launches. All three or none (fuses_decoding).
-#define MTPX_KERNELS_OF_FUSED_DECODING(KERNEL, D, T)                                       \
-  KERNEL(decode_attention, (const D&, const DecodeAttention<T>& p, const T* x, T* h))      \
-  KERNEL(decode_feed_forward, (const D&, const DecodeFeedForward<T>& p, const T* h, T* y)) \
-  KERNEL(decode_tokens,                                                                    \
-         (const D&, Rows rows, const T* x, Index out, const T* w, const Draw* draws, std::int32_t* ids))
+#define MTPX_KERNELS_OF_FUSED_DECODING(KERNEL, D, T)                                                         \
+  KERNEL(decode_attention, (const D&, const DecodeAttention<T>& p, const T* x, T* h))                        \
+  KERNEL(decode_feed_forward, (const D&, const DecodeFeedForward<T>& p, const T* h, T* y))                   \
+  KERNEL(decode_tokens, (const D&, Rows rows, const T* x, Index out, const T* w, const std::int32_t* tokens, \
+                         const Draw* draws, std::int32_t* ids))
 
 // --- Templates of several types --------------------------------------------------------------------------
 

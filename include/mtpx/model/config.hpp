@@ -62,7 +62,8 @@ struct Config {
   MtpConcat mtp_concat = MtpConcat::embedding_hidden;
   MtpHidden mtp_hidden = MtpHidden::post_norm;  ///< what a depth passes on
   MtpHeads mtpx_heads = MtpHeads::sequential;   ///< what predicts the tokens after the next
-  Index mtpx_trained_window = 0;  ///< longest window it was trained on, in tokens; 0 = not known
+  Index mtpx_draft_vocabulary = 0;  ///< tokens that drafts are picked from; 0 = all (Transformer::draft_ids)
+  Index mtpx_trained_window = 0;    ///< longest window it was trained on, in tokens; 0 = not known
 
   bool operator==(const Config&) const = default;
 
@@ -136,6 +137,7 @@ struct Config {
                                  {"max_position_embeddings", max_position_embeddings, 1},
                                  {"bos_token_id", bos_token_id, -1},
                                  {"eos_token_id", eos_token_id, -1},
+                                 {"mtpx_draft_vocabulary", mtpx_draft_vocabulary, 0},
                                  {"mtpx_trained_window", mtpx_trained_window, 0}};
     if (n_routed_experts > 0) {  // otherwise nobody reads them
       counts.insert(counts.end(), {{"moe_intermediate_size", moe_intermediate_size, 1},
@@ -203,6 +205,10 @@ struct Config {
           cat("num_nextn_predict_layers = ", num_nextn_predict_layers,
               ", max_position_embeddings = ", max_position_embeddings,
               ": depth k predicts nothing in the last k positions, so the depth must be smaller"));
+    }
+    if (sound({mtpx_draft_vocabulary, vocab_size}) && mtpx_draft_vocabulary > vocab_size) {
+      found.push_back(cat("mtpx_draft_vocabulary = ", mtpx_draft_vocabulary, ", vocab_size = ", vocab_size,
+                          ": drafts are picked from tokens"));
     }
     const auto known_token = [&](const char* name, Index id) {
       if (vocab_size > 0 && sound({id, vocab_size}) && id >= vocab_size) {
@@ -319,8 +325,9 @@ inline Config tiny() {
   return config;
 }
 
-/// A narrow, deep model for decoding: bytes as tokens, 16 layers of width 192. One draft runs one block where
-/// the trunk runs sixteen. All layers are dense, so that checking several drafts in one pass reads each
+/// A narrow, deep model for decoding: bytes as tokens, 16 layers of width 192. One module drafts three tokens
+/// and more, trained on its own output; a draft runs one block where the trunk runs sixteen. All layers are
+/// dense, so that checking several drafts in one pass reads each
 /// weight once; with experts, every further row would bring its own.
 inline Config deep() {
   Config config;
@@ -328,14 +335,15 @@ inline Config deep() {
   config.hidden_size = 192;
   config.intermediate_size = 576;
   config.num_hidden_layers = 16;
-  config.num_nextn_predict_layers = 1;
+  config.num_nextn_predict_layers = 3;
   config.num_attention_heads = 6;
   config.kv_lora_rank = 64;
   config.qk_nope_head_dim = 32;
   config.qk_rope_head_dim = 16;
   config.v_head_dim = 32;
-  config.first_k_dense_replace = 17;
+  config.first_k_dense_replace = 19;
   config.max_position_embeddings = 2048;
+  config.mtpx_heads = MtpHeads::repeated;
   return config;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <mtpx/model/config.hpp>
+#include <mtpx/model/draft_vocabulary.hpp>
 #include <mtpx/mtp/depths.hpp>
 #include <mtpx/nn/cached_rows.hpp>
 #include <mtpx/nn/initialize.hpp>
@@ -35,12 +35,14 @@ struct Transformer {
   /// Depths train their own weights only: neither trunk nor embedding, norm and output head hear of them.
   bool detach_depths = false;
 
-  /// Weights of NaN; see initialize() and io/model_folder.hpp. Throws ConfigError listing all violations.
+  /// Weights of NaN, drafts from all tokens; see initialize() and io/model_folder.hpp. Throws ConfigError
+  /// listing all violations.
   Transformer(const D& device, const Config& c) : Transformer(device, c, c.design()) {}
 
   /// The same with depths of a design that the configuration cannot name, and no model folder can hold.
   Transformer(const D& device, const Config& c, const MtpDesign& facts) : config(c), design(facts) {
     c.validate();
+    config.mtpx_draft_vocabulary = 0;  // until draft_from() says which
     if (design.own_layers < 0 || design.own_layers > c.num_hidden_layers) {
       throw ConfigError(cat("[model] own_layers = ", design.own_layers, ", num_hidden_layers = ",
                             c.num_hidden_layers, ": the next-token head has no more layers than there are"));
@@ -71,6 +73,15 @@ struct Transformer {
   Weight<T, D> head(Index k) const {
     const Weight<T, D> main = lm_head.weight;
     return k > 0 ? for_depths(lm_head.weight) : main;
+  }
+
+  /// The tokens that drafts are picked from, ascending; none: all. Training and scores know all.
+  const std::vector<std::int32_t>& draft_ids() const { return draft_ids_; }
+  /// Lets drafts be picked from these from now on; see check_draft_ids(), also for what it throws.
+  void draft_from(std::vector<std::int32_t> ids) {
+    check_draft_ids(ids, config.vocab_size);
+    config.mtpx_draft_vocabulary = static_cast<Index>(ids.size());
+    draft_ids_ = std::move(ids);
   }
 
   /// What makes the block of a layer: also for blocks of a drafter that is not one of the designs.
@@ -245,6 +256,7 @@ struct Transformer {
 
  private:
   bool main_frozen_ = false;
+  std::vector<std::int32_t> draft_ids_;
   std::vector<std::string> names_;  // of layers, depths included
 
   Index shared_layers() const { return config.num_hidden_layers - design.own_layers; }

@@ -8,7 +8,7 @@ namespace mtpx {
 
 /// A model with the main model of `from` and `depth` depths of the given design: to add drafting to a
 /// finished model, or more of it. Depths that `from` has of the same design are kept, other ones are fresh
-/// (see initialize()).
+/// (see initialize()). Drafts are picked from the same tokens.
 ///
 /// Throws ConfigError when the two do not go together.
 template <typename T, typename D>
@@ -19,6 +19,7 @@ Transformer<T, D> with_depths(const Transformer<T, D>& from, Index depth, MtpHea
   config.mtpx_heads = heads;
   Transformer<T, D> to(from.device(), config);
   initialize(to, seed);
+  to.draft_from(from.draft_ids());
   const auto main = [&config](const std::string& name) {
     for (Index k = 0; k < config.num_nextn_predict_layers; ++k) {
       if (name.starts_with(cat("model.layers.", config.num_hidden_layers + k, '.'))) return false;

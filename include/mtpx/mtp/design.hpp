@@ -45,6 +45,7 @@ struct MtpDesign {
   LossReduction reduction = LossReduction::mean;  ///< of the depths' losses
   double lambda = 0.3;                            ///< their weight
   double late_divisor = 3;                        ///< what lambda is divided by late in training
+  double decay = 1;  ///< depth k's weight among them is this to the power k - 1, with the same sum
 
   /// Sets of weights for `depth` depths.
   Index modules(Index depth) const { return shares_weights && depth > 1 ? 1 : depth; }
@@ -56,6 +57,7 @@ constexpr MtpDesign design_of(MtpHeads heads) {
   if (heads == MtpHeads::sequential) return design;
   if (heads == MtpHeads::repeated) {
     design.shares_weights = true;
+    design.decay = 0.6;  // one module serves all depths, the nearest most (FastMTP: arXiv 2509.18362)
     return design;
   }
   design.chains = design.reads_token = design.own_norm = false;

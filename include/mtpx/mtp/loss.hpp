@@ -17,25 +17,35 @@ enum class LossDivisor { valid_rows, all_positions };
 /// How the losses of depths are weighted, see sum_losses().
 struct MtpLossOptions {
   double lambda = 0.3;  ///< weight of the depths together
-  /// w_k per depth, from depth 1; missing ones are 1. See exponential_weights().
+  /// w_k per depth, from depth 1; missing ones are those of depth_decay. See exponential_weights().
   std::vector<double> depth_weights{};
   LossDivisor divisor = LossDivisor::valid_rows;  ///< by what a depth's sum is divided
   LossReduction reduction = LossReduction::mean;  ///< how depths are put together
+  double depth_decay = 1;  ///< w_k = D decay^(k-1) / sum_j decay^(j-1), where depth_weights has none
 
   /// What the loss of depth k (from 1; 0 is the main head's) counts in the total. depth: D
   double weight(Index k, Index depth) const {
     if (k == 0) return 1;
     const auto place = static_cast<std::size_t>(k - 1);
-    const double w = place < depth_weights.size() ? depth_weights[place] : 1.0;
+    const double w = place < depth_weights.size() ? depth_weights[place] : decayed(k, depth);
     return (reduction == LossReduction::mean ? lambda / static_cast<double>(depth) : lambda) * w;
+  }
+
+ private:
+  double decayed(Index k, Index depth) const {
+    double sum = 0;
+    for (Index j = 1; j <= depth; ++j) sum += std::pow(depth_decay, static_cast<double>(j - k));
+    return static_cast<double>(depth) / sum;
   }
 };
 
-/// The weights that a design was published with: 0.3 times the mean, or the plain sum.
+/// The weights that a design was published with: 0.3 times the mean, or the plain sum; depths alike, but for
+/// one module of all, which the nearer ones train more.
 inline MtpLossOptions published_weights(const MtpDesign& design) {
   MtpLossOptions options;
   options.lambda = design.lambda;
   options.reduction = design.reduction;
+  options.depth_decay = design.decay;
   return options;
 }
 

@@ -7,18 +7,67 @@
 
 #include <cmath>
 #include <span>
+#include <type_traits>
 
 namespace mtpx {
 
-/// logits_r = W x_r, in the type of sums.   x: [N, hidden], may be strided   w: [V, hidden]   returns [N, V]
+/// What turns states into logits: an output head or, where only some tokens may be picked, its rows of these.
 template <typename T, typename D>
-Tensor<acc_t<T>, D> logits_of(const Tensor<T, D>& x, const Weight<T, D>& w) {
-  const Tensor<acc_t<T>, D> logits(x.device(), {x.rows().count, w.shape()[0]});
-  linear_forward(x.device(), x.rows(), x.data(), w.shape()[0], w.data(), logits.data());
-  return logits;
+struct TokenHead {
+  Weight<T, D> weight;               ///< [n, hidden], a row a token
+  Index vocab = 0;                   ///< V
+  Tensor<std::int32_t, D> tokens{};  ///< [n], which these are, ascending; undefined: all, n = V
+
+  TokenHead() = default;
+  /// Not explicit: a whole head is one.   w: [V, hidden]
+  TokenHead(const Weight<T, D>& w) : weight(w), vocab(w.shape()[0]) {}
+
+  /// A copy of the rows of `ids`, ascending, of a head.   w: [V, hidden]
+  TokenHead(const Weight<T, D>& w, std::span<const std::int32_t> ids)
+      : vocab(w.shape()[0]),
+        tokens(Tensor<std::int32_t, D>::from(w.device(), {static_cast<Index>(ids.size())}, ids)) {
+    const Index n = tokens.size();
+    const Tensor<T, D> rows(w.device(), {n, w.shape().width()});
+    embedding_forward(w.device(), "head of some tokens", Rows{1, n, n}, tokens.data(), w.rows(), w.data(),
+                      rows.data());
+    weight = Weight<T, D>(rows);
+  }
+
+  /// How many tokens may be picked.
+  Index count() const { return weight.shape()[0]; }
+};
+
+namespace detail {
+template <typename T, typename D>
+using AnyHead = std::type_identity_t<TokenHead<T, D>>;  // T and D are told by what stands beside it
+}  // namespace detail
+
+/// logits_r = W x_r, in the type of sums; minus infinity for tokens that the head leaves out: so they have no
+/// chance, and the others the noise of their ids.   x: [N, hidden], may be strided   returns [N, V]
+template <typename T, typename D>
+Tensor<acc_t<T>, D> logits_of(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head) {
+  const Tensor<acc_t<T>, D> logits(x.device(), {x.rows().count, head.count()});
+  linear_forward(x.device(), x.rows(), x.data(), head.count(), head.weight.data(), logits.data());
+  if (!head.tokens.defined()) return logits;
+  const Tensor<acc_t<T>, D> all(x.device(), {x.rows().count, head.vocab});
+  spread_logits(x.device(), logits.rows(), logits.data(), head.tokens.data(), head.vocab, all.data());
+  return all;
 }
 
 namespace detail {
+/// Picks tokens where the device fuses that with the head; whether it did.   draws: null: the most likely
+template <typename T, typename D>
+bool pick_fused(const Tensor<T, D>& x, const AnyHead<T, D>& head, const Draw* draws, std::int32_t* ids) {
+  if constexpr (fuses_decoding<T, D>) {
+    if (x.shape().width() % 8 == 0 && x.rows().count <= fused_rows) {
+      decode_tokens(x.device(), x.rows(), x.data(), head.count(), head.weight.data(),
+                    head.tokens.defined() ? head.tokens.data() : nullptr, draws, ids);
+      return true;
+    }
+  }
+  return false;
+}
+
 /// Throws NumericError where the logit of a token that was taken is not finite: there was none that is, or
 /// one above all. In the host's memory alone; a device is not waited for.
 template <typename A, typename D>
@@ -39,14 +88,12 @@ void check_taken(const Tensor<A, D>& logits, const Tensor<std::int32_t, D>& ids)
 /// device fuses the two. Throws NumericError, on devices with the host's memory, where the logit of such a
 /// token is not finite; so do race_tokens() and draw_tokens().
 ///
-/// x: [N, hidden], may be strided   w: [V, hidden]   ids: N numbers at least, written
+/// x: [N, hidden], may be strided   ids: N numbers at least, written
 template <typename T, typename D>
-void choose_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<std::int32_t, D>& ids) {
-  if constexpr (fuses_decoding<T, D>) {
-    if (x.shape().width() % 8 == 0 && x.rows().count <= fused_rows)
-      return decode_tokens(x.device(), x.rows(), x.data(), w.shape()[0], w.data(), nullptr, ids.data());
-  }
-  const Tensor<acc_t<T>, D> logits = logits_of(x, w);
+void choose_tokens(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head,
+                   const Tensor<std::int32_t, D>& ids) {
+  if (detail::pick_fused(x, head, nullptr, ids.data())) return;
+  const Tensor<acc_t<T>, D> logits = logits_of(x, head);
   argmax_rows(x.device(), logits.rows(), logits.data(), ids.data());
   detail::check_taken(logits, ids);
 }
@@ -54,15 +101,12 @@ void choose_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<st
 /// The token after each row that wins its race (kernels/sampling.hpp), with its own temperature, cuts and
 /// noise. Logits are not held where the device fuses the two and no row cuts.
 ///
-/// x, w, ids: as above   draws: N at least   whole: that no row has a top-k or a top-p
+/// x, head, ids: as above   draws: N at least   whole: that no row has a top-k or a top-p
 template <typename T, typename D>
-void race_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<Draw, D>& draws, bool whole,
-                 const Tensor<std::int32_t, D>& ids) {
-  if constexpr (fuses_decoding<T, D>) {
-    if (whole && x.shape().width() % 8 == 0 && x.rows().count <= fused_rows)
-      return decode_tokens(x.device(), x.rows(), x.data(), w.shape()[0], w.data(), draws.data(), ids.data());
-  }
-  const Tensor<acc_t<T>, D> logits = logits_of(x, w);
+void race_tokens(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head, const Tensor<Draw, D>& draws,
+                 bool whole, const Tensor<std::int32_t, D>& ids) {
+  if (whole && detail::pick_fused(x, head, draws.data(), ids.data())) return;
+  const Tensor<acc_t<T>, D> logits = logits_of(x, head);
   race_rows(x.device(), logits.rows(), logits.data(), draws.data(), ids.data());
   detail::check_taken(logits, ids);
 }
@@ -78,11 +122,11 @@ requires HostMemory<D> std::int32_t race_on_host(const D& host, std::span<const 
 
 /// A token after each row, drawn with its own temperature, cuts and number.
 ///
-/// x, w, ids: as above   draws: N at least   kept: where the distributions are left, if anywhere
+/// x, head, ids: as above   draws: N at least   kept: where the distributions are left, if anywhere
 template <typename T, typename D>
-void draw_tokens(const Tensor<T, D>& x, const Weight<T, D>& w, const Tensor<Draw, D>& draws,
+void draw_tokens(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head, const Tensor<Draw, D>& draws,
                  const Tensor<std::int32_t, D>& ids, const Kept& kept) {
-  const Tensor<acc_t<T>, D> logits = logits_of(x, w);
+  const Tensor<acc_t<T>, D> logits = logits_of(x, head);
   draw_rows(x.device(), logits.rows(), logits.data(), draws.data(), ids.data(), kept);
   detail::check_taken(logits, ids);
 }

@@ -8,6 +8,18 @@
 
 namespace mtpx {
 
+/// y[r, tokens[j]] = logits[r, j], and minus infinity everywhere else: a row in which only some tokens have a
+/// chance.   logits: [rows, width]   tokens: [width], ascending   y: [rows, vocab] dense
+template <typename A>
+void spread_logits(const Cpu& cpu, Rows rows, const A* logits, const std::int32_t* tokens, Index vocab,
+                   A* y) {
+  cpu::parallel_for(cpu, rows.count, [&](Index r) {
+    A* const to = y + r * vocab;
+    std::fill_n(to, vocab, -std::numeric_limits<A>::infinity());
+    for (Index j = 0; j < rows.width; ++j) to[tokens[j]] = logits[r * rows.stride + j];
+  });
+}
+
 /// ids[r] = the place of the largest of logits [rows, width], the lowest among equals. NaN never wins.
 template <typename A>
 void argmax_rows(const Cpu&, Rows rows, const A* logits, std::int32_t* ids) {

@@ -14,6 +14,34 @@ namespace mtpx {
 
 namespace cuda {
 
+// --- Logits of some tokens -----------------------------------------------------------------------------
+
+inline constexpr int spread_threads = 256;
+inline constexpr Index spread_columns = 4096;  // that a block writes
+
+/// A block a part of a row.
+template <typename A>
+__global__ void __launch_bounds__(spread_threads)
+    spread_block(Index width, Index stride, const A* logits, const std::int32_t* tokens, Index vocab, A* y) {
+  const Index begin = blockIdx.x * spread_columns, end = min(vocab, begin + spread_columns);
+  const A* const from = logits + blockIdx.y * stride;  // [width]
+  A* const to = y + blockIdx.y * vocab;                // [vocab]
+  for (Index c = begin + threadIdx.x; c < end; c += spread_threads)
+    to[c] = -std::numeric_limits<A>::infinity();
+  Index first = 0;  // of this part's tokens
+  for (Index last = width; first < last;) {
+    const Index middle = first + (last - first) / 2;
+    if (tokens[middle] < begin) {
+      first = middle + 1;
+    } else {
+      last = middle;
+    }
+  }
+  __syncthreads();
+  for (Index j = first + threadIdx.x; j < width && tokens[j] < end; j += spread_threads)
+    to[tokens[j]] = from[j];
+}
+
 // --- The most likely one -------------------------------------------------------------------------------
 
 inline constexpr int argmax_threads = 1024;
@@ -326,6 +354,17 @@ __global__ void __launch_bounds__(argmax_threads)
 }
 
 }  // namespace cuda
+
+/// y[r, tokens[j]] = logits[r, j], and minus infinity everywhere else: a row in which only some tokens have a
+/// chance.   logits: [rows, width]   tokens: [width], ascending   y: [rows, vocab] dense
+template <typename A>
+void spread_logits(const Cuda& device, Rows rows, const A* logits, const std::int32_t* tokens, Index vocab,
+                   A* y) {
+  const dim3 grid(static_cast<unsigned>(cuda::ceil_div(vocab, cuda::spread_columns)),
+                  static_cast<unsigned>(rows.count));
+  cuda::launch(device, "spread_logits", cuda::spread_block<A>, grid, dim3(cuda::spread_threads), 0,
+               rows.width, rows.stride, logits, tokens, vocab, y);
+}
 
 /// ids[r] = the place of the largest of logits [rows, width], the lowest among equals. NaN never wins.
 template <typename A>

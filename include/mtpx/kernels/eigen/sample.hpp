@@ -8,6 +8,18 @@
 
 namespace mtpx {
 
+/// Logits of some tokens, in ascending order, as those of all: the others have minus infinity.
+/// logits: [rows, width]   y: [rows, vocab]
+template <typename T>
+void spread_logits(const Reference&, Rows rows, const T* logits, const std::int32_t* tokens, Index vocab,
+                   T* y) {
+  auto all = eigen::matrix(y, rows.count, vocab);
+  all.setConstant(-std::numeric_limits<T>::infinity());
+  for (Index r = 0; r < rows.count; ++r) {
+    for (Index j = 0; j < rows.width; ++j) all(r, tokens[j]) = logits[r * rows.stride + j];
+  }
+}
+
 /// The most likely token of every row, by the rule of ../sampling.hpp.   logits: [rows, V]   ids: [rows]
 template <typename T>
 void argmax_rows(const Reference&, Rows rows, const T* logits, std::int32_t* ids) {

@@ -10,11 +10,11 @@ namespace cuda {
 
 /// The best of the outputs of a block of stream_product(), which are not stored: those of a whole warp's
 /// tiles, a row a thread.   Score: float, of the most likely, or double, of a race as `draws` say
-/// best, at: [rows, blocks]
+/// tokens: [out], ids of the outputs, ascending; null: their places   best, at: [rows, blocks]
 template <int tiles, typename Score>
 __global__ void __launch_bounds__(stream_threads)
     stream_argmax(int rows, int in, Index stride, const bf16* x, Index out, const bf16* w, const Draw* draws,
-                  Score* best, std::int32_t* at) {
+                  const std::int32_t* tokens, Score* best, std::int32_t* at) {
   __shared__ float sums_of[stream_warps][stream_rows(tiles) * stream_outputs];
   constexpr int columns = stream_outputs * stream_warps;
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
@@ -25,6 +25,9 @@ __global__ void __launch_bounds__(stream_threads)
   const StreamPart part(in, 1, 0);
   StreamLoads loads;
   loads.load(row, part.first, part.end);
+  const auto token_of = [&](int c) {  // of output first + c
+    return tokens == nullptr ? static_cast<std::int32_t>(first) + c : tokens[first + c];
+  };
   let_next_start();
   wait_for_previous();
   stream_row(row, part, loads, StreamRows<tiles>(x, stride, rows), sums);
@@ -39,7 +42,7 @@ __global__ void __launch_bounds__(stream_threads)
       if (first + c >= out) continue;
       Score value = sums_of[c / stream_outputs][r * stream_outputs + c % stream_outputs];
       if constexpr (std::is_same_v<Score, double>)
-        value = race_score(value, draws[r].sampling, draws[r].noise, first + c);
+        value = race_score(value, draws[r].sampling, draws[r].noise, token_of(c));
       if (beats(value, c, most, place)) {
         most = value;
         place = c;
@@ -48,7 +51,7 @@ __global__ void __launch_bounds__(stream_threads)
     best_of_warp(most, place);
     if (lane == 0) {
       best[r * static_cast<Index>(gridDim.x) + blockIdx.x] = most;
-      at[r * static_cast<Index>(gridDim.x) + blockIdx.x] = static_cast<std::int32_t>(first) + place;
+      at[r * static_cast<Index>(gridDim.x) + blockIdx.x] = token_of(place);
     }
   }
 }
@@ -89,11 +92,12 @@ __global__ void __launch_bounds__(stream_threads)
 }  // namespace cuda
 
 /// argmax_rows() of x w^T or, with draws, race_rows() of it where no row has a top-k or a top-p, for at most
-/// fused_rows rows, in two launches that leave no logits behind. The same bits as linear_forward().
-/// x: [rows, in], in a multiple of 8   w: [out, in]   draws: [rows], or null   ids: [rows]
+/// fused_rows rows, in two launches that leave no logits behind. The same bits as linear_forward(); where w
+/// is of some tokens alone, as if spread_logits() stood between. x: [rows, in], in a multiple of 8   w: [out,
+/// in]   tokens: [out], ascending, or null: all draws: [rows], or null   ids: [rows]
 template <typename T>
-void decode_tokens(const Cuda& device, Rows rows, const T* x, Index out, const T* w, const Draw* draws,
-                   std::int32_t* ids) {
+void decode_tokens(const Cuda& device, Rows rows, const T* x, Index out, const T* w,
+                   const std::int32_t* tokens, const Draw* draws, std::int32_t* ids) {
   static_assert(std::is_same_v<T, bf16>);
   using namespace cuda;
   const Index blocks = ceil_div(out, stream_outputs * stream_warps);
@@ -104,7 +108,8 @@ void decode_tokens(const Cuda& device, Rows rows, const T* x, Index out, const T
     with_fused_tiles(rows.count, [&](auto tiles) {
       launch_early(device, "decode_tokens", stream_argmax<tiles(), Score>,
                    dim3(static_cast<unsigned>(blocks)), dim3(stream_threads), 0, static_cast<int>(rows.count),
-                   static_cast<int>(rows.width), rows.stride, x, out, w, draws, best.data(), at.data());
+                   static_cast<int>(rows.width), rows.stride, x, out, w, draws, tokens, best.data(),
+                   at.data());
     });
     launch_early(device, "decode_tokens", best_candidate<Score>, dim3(static_cast<unsigned>(rows.count)),
                  dim3(stream_threads), 0, static_cast<int>(blocks), static_cast<const Score*>(best.data()),
