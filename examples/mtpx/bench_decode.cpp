@@ -141,7 +141,7 @@ std::vector<Tokens> make_prompts(const DecodeBench& o, const mtpx::Config& c) {
     return prompts;
   }
   const mtpx::Tokenizer tokenizer =
-      o.model.folder.empty() ? mtpx::Tokenizer() : tokenizer_of(o.model.folder, c);
+      o.model.folder.empty() ? mtpx::Tokenizer() : tokenizer_of(o.model.folder, c, o.model.options());
   const mtpx::ValidationWindows windows(TextData(o.data).ids(tokenizer).tokens, {1, length, o.prompts, 0});
   for (Index i = 0; i < windows.size(); ++i) {
     Tokens ids = windows.at(i).tokens;

@@ -155,7 +155,7 @@ void run(GenerateFlags o, const D& device) {
   o.generate.sampling.validate();
   const auto loaded = o.model.load<T>(device);
   const mtpx::Config& config = loaded.model.config;
-  const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, config);
+  const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, config, o.model.options());
   o.generate.validate(config.num_nextn_predict_layers, config.design());
   const std::vector<Prompt> prompts = read_prompts(o, config, tokenizer);
   if (config.eos_token_id >= 0) o.generate.stop.push_back(static_cast<std::int32_t>(config.eos_token_id));

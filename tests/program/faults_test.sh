@@ -70,9 +70,28 @@ broken
 cp "$work/other/config.json" "$work/broken/config.json"
 "$mtpx" "${score[@]}" --model "$work/broken" >"$work/got"
 cmp "$work/want" "$work/got" || fail "an older config.json changes the losses"
+another="mtpx: [model] $work/broken/config.json: is not the one that was written with the weights; --no-verify takes it as it is"
 cp "$work/config.json" "$work/broken/config.json"
-expect 3 "mtpx: [model] $work/broken/model.safetensors: the config.json beside it is not the one that was written with it: it has no mtpx_weights" \
-  "${score[@]}" --model "$work/broken"
+expect 3 "$another"$'\n  mtpx_trained_window: 32 then, absent now' "${score[@]}" --model "$work/broken"
+broken
+sed -i 's/"rope_theta": 10000.0/"rope_theta": 500.0/' "$work/broken/config.json"
+expect 3 "$another"$'\n  rope_theta: 10000.0 then, 500.0 now' "${score[@]}" --model "$work/broken"
+"$mtpx" "${score[@]}" --model "$work/broken" --no-verify >"$work/got" || fail "--no-verify does not take an edited config.json"
+if cmp -s "$work/want" "$work/got"; then fail "--no-verify: the edit does not count"; fi
+
+# Another tokenizer, or none, beside the weights.
+"$mtpx" "${train[@]}" --vocab-size 300 --out "$work/bpe" >/dev/null
+"$mtpx" "${train[@]}" --vocab-size 290 --out "$work/fewer" >/dev/null
+bpe=$work/bpe/tokenizer.json sum='[0-9a-f]{16}'
+rm "$bpe"
+told 3 "^mtpx: \[tokenizer\] $bpe: is missing, the weights' has $sum$" "${score[@]}" --model "$work/bpe"
+cp "$work/fewer/tokenizer.json" "$bpe"
+told 3 "^mtpx: \[tokenizer\] $bpe: is not the one that was written with the weights: its checksum is $sum, the weights' has $sum$" \
+  "${score[@]}" --model "$work/bpe"
+"$mtpx" "${score[@]}" --model "$work/bpe" --no-verify >/dev/null || fail "--no-verify does not take another tokenizer"
+"$mtpx" "${train[@]}" --force --out "$work/bpe" >/dev/null
+[[ ! -e $work/bpe/tokenizer.json ]] || fail "--force: a tokenizer stays beside a model of bytes"
+"$mtpx" "${score[@]}" --model "$work/bpe" | cmp - "$work/want" || fail "--force: another model"
 
 # Sizes that the weights are far too few for are refused at once, in little memory.
 for change in 's/"num_hidden_layers": 2/"num_hidden_layers": 1000000/' 's/"n_routed_experts": 4/"n_routed_experts": 1000000000/' \
@@ -80,7 +99,7 @@ for change in 's/"num_hidden_layers": 2/"num_hidden_layers": 1000000/' 's/"n_rou
   broken
   sed -i "$change" "$work/broken/config.json"
   status=0
-  bounded 4000000 "${x[@]/$work\/model/$work\/broken}" >/dev/null 2>"$work/stderr" || status=$?
+  bounded 4000000 "${x[@]/$work\/model/$work\/broken}" --no-verify >/dev/null 2>"$work/stderr" || status=$?
   if [[ $status != 3 ]] || ! grep -q 'are too few for' "$work/stderr"; then
     fail "$change: exit code $status, '$(cat "$work/stderr")'"
   fi

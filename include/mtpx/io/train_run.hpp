@@ -50,7 +50,7 @@ bool train_and_save(Trainer<T, D>& trainer, Transformer<T, D>& model, const Trai
     notice(cat("removed ", path.string(), ", which a process that is gone left half written"));
   Index saved = -1;
   if (const auto found = checkpoints.newest(notice)) {
-    if (const std::string text = run_differences_text(found->run, run.facts); !text.empty())
+    if (const std::string text = json_differences_text(found->run, run.facts); !text.empty())
       throw ConfigError(
           cat("[train] ", found->folder.string(), ": this is not the run that was saved", text));
     load_training(*found, trainer, model);
