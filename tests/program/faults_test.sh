@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # What the program says and leaves behind where files, disks, numbers or options are not what they should be: the table
 # in docs/reliability.md. Usage: tests/program/faults_test.sh PROGRAM [DEVICE]
+# FAULTS=FILE: the library of tests/support/file_faults.cpp, for files that shrink   EVERY=N: each N-th look at one (default 37)
 set -euo pipefail
 # shellcheck source=tests/program/common.sh
 source "$(dirname "$0")/common.sh"
-host=$(realpath "$1")
+host=$(realpath "$1") every=${EVERY:-37}
 # bounded KIB ARGUMENTS...: runs the program on the host, in so much address space: a GPU's driver would not start there,
 # nor would a sanitizer (SANITIZED=1).
 bounded() {
@@ -45,6 +46,28 @@ grep -q 'has another header than was written' "$work/stderr" || fail "a flipped 
 broken
 poke "$work/broken/model.safetensors" $((size - 4)) '\x01'
 "$mtpx" "${x[@]/$work\/model/$work\/broken}" --no-verify >/dev/null 2>&1 || fail "--no-verify does not take a flipped bit"
+
+# A file that shrinks while it is mapped, behind the N-th look at its size: one line that names it.
+if [[ -n ${FAULTS:-} ]]; then
+  "$mtpx" tokenize --data "$work/text.txt" --tokenizer bytes --out "$work/ids" >/dev/null
+  for file in model.safetensors ids; do
+    lost=0
+    for ((at = 1 + RANDOM % every; at < 1000; at += every)); do
+      broken
+      cp "$work/ids" "$work/broken/ids"
+      status=0
+      FAULT_PATH=$work/broken/$file FAULT_AT=$at FAULT_DO=truncate LD_PRELOAD=$FAULTS \
+        "$mtpx" score --model "$work/broken" --data "$work/broken/ids" --seq 32 >/dev/null 2>"$work/stderr" || status=$?
+      if [[ -s $work/broken/$file ]]; then break; fi
+      if [[ $status == 0 ]]; then continue; fi  # nobody read it any more
+      [[ $status == 3 && $(wc -l <"$work/stderr") == 1 ]] && grep -q "^mtpx: .*$work/broken/$file: " "$work/stderr" ||
+        fail "$file emptied behind look $at: exit code $status, '$(cat "$work/stderr")'"
+      if grep -q 'cannot be read any more: it has shrunk while it was in use, or its disk fails$' "$work/stderr"; then lost=$((lost + 1)); fi
+    done
+    [[ $lost != 0 ]] || fail "no look at the size of $file comes before its bytes are touched"
+    echo "$file: emptied behind each $every-th look at its size, of less than $at; bytes were lost $lost times"
+  done
+fi
 
 # Weights that are not finite, in a folder without checksums; the gains of the last norm, where nobody looks.
 golden=$(dirname "$0")/../golden/depth3
