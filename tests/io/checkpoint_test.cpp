@@ -234,14 +234,4 @@ TEST_CASE("checkpoint: a folder is locked by one") {
   const FolderLock two(folder.path);
 }
 
-TEST_CASE("checkpoint: differences of runs, field by field") {
-  const Json before = {{"lr", 0.1}, {"model", {{"layers", 2}, {"width", 8}}}, {"gone", "x"}};
-  const Json now = {{"lr", 0.2}, {"model", {{"layers", 3}, {"width", 8}}}, {"new", {{"a", 1}}}};
-  std::string text;
-  for (const JsonDifference& d : json_differences(before, now))
-    text += cat(d.field, ": ", d.before, " -> ", d.now, '\n');
-  CHECK(text == "lr: 0.1 -> 0.2\nmodel.layers: 2 -> 3\ngone: \"x\" -> absent\nnew.a: absent -> 1\n");
-  CHECK(json_differences(before, before).empty());
-}
-
 TEST_SUITE_END();

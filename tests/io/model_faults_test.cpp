@@ -144,6 +144,15 @@ TEST_CASE("load_model: any flipped bit of config.json is refused, or changes not
   CHECK(refused > 2 * taken);  // what is taken: marks, and what other programs read
 }
 
+TEST_CASE("load_model: a file without tensors is refused as one that lacks them") {
+  const Folder folder;
+  save_model(folder.root, random_model<float>(one_layer(), 1));
+  folder.write("model.safetensors", std::string("\x02\0\0\0\0\0\0\0{}", 10));
+  CHECK(folder.error([&] { load_model<float>(device(), folder.root); }) ==
+        "[model] model.safetensors: 0 tensors are too few for num_hidden_layers = 1 and "
+        "num_nextn_predict_layers = 0");
+}
+
 TEST_CASE("save_model: shards and index of a former model go when the new one is there") {
   const Folder folder;
   const auto model = random_model<float>(one_layer(), 1);
