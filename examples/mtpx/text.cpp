@@ -136,7 +136,9 @@ mtpx::Tokenizer named_tokenizer(const std::string& name) {
   if (name == "bytes") return {};
   const std::filesystem::path path(name);
   std::error_code none;
-  return read_tokenizer(std::filesystem::is_directory(path, none) ? path / "tokenizer.json" : path);
+  if (!std::filesystem::is_directory(path, none)) return read_tokenizer(path);
+  const std::filesystem::path file = mtpx::tokenizer_path(path);
+  return read_tokenizer(file.empty() ? path / "tokenizer.json" : file);
 }
 
 std::vector<std::int32_t> prompt_ids(std::string_view text, const mtpx::Tokenizer& tokenizer) {
