@@ -181,7 +181,7 @@ Prompts make_prompts(const DecodeBench& o, const mtpx::Config& c) {
     return prompts;
   }
   const mtpx::Tokenizer tokenizer =
-      o.model.folder.empty() ? mtpx::Tokenizer() : tokenizer_of(o.model.folder, c);
+      o.model.folder.empty() ? mtpx::Tokenizer() : tokenizer_of(o.model.folder, c, o.model.options());
   if (!counted) return read_prompts(o, tokenizer);
   const mtpx::Tokens text = TextData(o.data).ids(tokenizer).tokens;
   const mtpx::TokenSplit parts = o.validation < 1 ? text.split(o.validation) : mtpx::TokenSplit{text, text};

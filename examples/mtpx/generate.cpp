@@ -160,7 +160,7 @@ void run(GenerateFlags o, const D& device) {
   auto loaded = o.model.load<T>(device);
   o.draft_vocabulary.set(loaded.model);
   const mtpx::Config& config = loaded.model.config;
-  const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, config);
+  const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, config, o.model.options());
   o.generate.validate(config.num_nextn_predict_layers, config.design());
   const std::vector<Prompt> prompts = read_prompts(o, config, tokenizer);
   if (config.eos_token_id >= 0) o.generate.stop.push_back(static_cast<std::int32_t>(config.eos_token_id));

@@ -70,6 +70,7 @@ int fail(int code, const char* what) {
 int main(int argc, char** argv) {
   open_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe shows as a failed write, and ends the run quietly
+  program::tell_of_lost_pages();
   CLI::App app{"mtpx: multi-token prediction in C++, after DeepSeek-V3"};
   app.set_version_flag("--version",
                        mtpx::cat(MTPX_VERSION_MAJOR, '.', MTPX_VERSION_MINOR, '.', MTPX_VERSION_PATCH));

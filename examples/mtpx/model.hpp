@@ -44,8 +44,8 @@ struct ModelSource {
                      "Read weights instead of mapping them: for network file systems, and files that change");
     command.add_flag(
         "--no-verify", no_verify,
-        "Take weights and token files as they are: without their checksums, and weights though they are "
-        "not finite");
+        "Take weights, their configuration and tokenizer, and token files as they are: without their "
+        "checksums, and weights though they are not finite");
     return command.add_option(name, folder, help);
   }
 

@@ -85,6 +85,10 @@ inline std::string fixed(double value, int digits) {
   return text.str();
 }
 
+/// From now on a mapped file that shrinks while it is read ends the process with one line that names it and
+/// bad_input; nothing is saved.
+void tell_of_lost_pages();
+
 void add_train(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_score(CLI::App& app);

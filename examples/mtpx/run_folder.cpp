@@ -216,7 +216,7 @@ void check_facts(const mtpx::Checkpoint& checkpoint, const mtpx::Json& facts,
     throw mtpx::FileError(
         mtpx::cat("[train] --resume ", checkpoint.folder.string(),
                   ": was not written by mtpx train: run must have facts and state.skipped"));
-  const std::string text = mtpx::run_differences_text(run["facts"], facts, overrides);
+  const std::string text = mtpx::json_differences_text(run["facts"], facts, overrides);
   if (!text.empty())
     throw mtpx::ConfigError(
         mtpx::cat("[train] --resume ", checkpoint.folder.string(),

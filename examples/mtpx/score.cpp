@@ -183,7 +183,7 @@ void run(const ScoreFlags& o, const D& device) {
     if (written()) say_if_past(model.config, tokens.seq());
     return;
   }
-  const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, model.config);
+  const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, model.config, o.model.options());
   if (o.seq > model.config.max_position_embeddings) {
     throw mtpx::ConfigError(mtpx::cat("[score] --seq ", o.seq,
                                       ": max_position_embeddings = ", model.config.max_position_embeddings));

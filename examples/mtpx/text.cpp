@@ -2,8 +2,6 @@
 
 #include "text.hpp"
 
-#include <mtpx/io/checkpoint.hpp>
-
 #include <charconv>
 #include <sstream>
 
@@ -115,11 +113,13 @@ TextIds TextData::ids(const mtpx::Tokenizer& tokenizer, const std::filesystem::p
   return ids;
 }
 
-mtpx::Tokenizer tokenizer_of(const std::string& folder, const mtpx::Config& config) {
-  const std::filesystem::path file = std::filesystem::path(folder) / "tokenizer.json";
-  if (std::filesystem::exists(file)) return read_fitting(file, config);
+mtpx::Tokenizer tokenizer_of(const std::string& folder, const mtpx::Config& config,
+                             mtpx::SafeTensorsOptions options) {
+  const std::filesystem::path file = mtpx::tokenizer_path(folder, options);
+  if (!file.empty()) return read_fitting(file, config);
   if (config.vocab_size == 256) return {};
-  throw mtpx::ConfigError(mtpx::cat("[tokenizer] ", file.string(),
+  throw mtpx::ConfigError(mtpx::cat("[tokenizer] ",
+                                    (std::filesystem::path(folder) / "tokenizer.json").string(),
                                     ": not there, and vocab_size = ", config.vocab_size,
                                     ": text is read as bytes only with a vocabulary of 256"));
 }
@@ -139,7 +139,9 @@ mtpx::Tokenizer named_tokenizer(const std::string& name) {
   if (name == "bytes") return {};
   const std::filesystem::path path(name);
   std::error_code none;
-  return read_tokenizer(std::filesystem::is_directory(path, none) ? path / "tokenizer.json" : path);
+  if (!std::filesystem::is_directory(path, none)) return read_tokenizer(path);
+  const std::filesystem::path file = mtpx::tokenizer_path(path);
+  return read_tokenizer(file.empty() ? path / "tokenizer.json" : file);
 }
 
 std::vector<std::int32_t> prompt_ids(std::string_view text, const mtpx::Tokenizer& tokenizer) {
@@ -149,31 +151,13 @@ std::vector<std::int32_t> prompt_ids(std::string_view text, const mtpx::Tokenize
   return ids;
 }
 
-void save_tokenizer(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from,
-                    const std::filesystem::path& folder) {
-  if (from.empty()) {
-    if (!tokenizer.is_bytes()) mtpx::write_tokenizer(tokenizer, folder / "tokenizer.json");
-    return;
-  }
-  const auto copy = [&](const std::filesystem::path& file, const char* name) {
-    std::error_code none;
-    if (!std::filesystem::exists(file) || std::filesystem::equivalent(file, folder / name, none)) return;
-    mtpx::OutputFile out("tokenizer", folder / name);
-    out.write(mtpx::InputFile("tokenizer", file).read_text(mtpx::Index{1} << 30));
-    out.commit();
+mtpx::TokenizerFiles tokenizer_files(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from) {
+  const auto text = [](const std::filesystem::path& file) {
+    return mtpx::InputFile("tokenizer", file).read_text(mtpx::Index{1} << 30);
   };
-  copy(from, "tokenizer.json");
-  copy(from.parent_path() / "tokenizer_config.json", "tokenizer_config.json");
-}
-
-std::string tokenizer_text(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from) {
-  if (from.empty() || !std::filesystem::exists(from)) return mtpx::tokenizer_json(tokenizer);
-  return mtpx::InputFile("tokenizer", from).read_text(mtpx::Index{1} << 30);
-}
-
-std::string tokenizer_fact(const std::filesystem::path& from) {
-  if (from.empty() || !std::filesystem::exists(from)) return "of the text";
-  return mtpx::checksum_text(mtpx::detail::file_checksum(mtpx::InputFile("tokenizer", from)));
+  if (from.empty()) return {tokenizer.is_bytes() ? "" : mtpx::tokenizer_json(tokenizer), ""};
+  const std::filesystem::path settings = from.parent_path() / "tokenizer_config.json";
+  return {text(from), std::filesystem::exists(settings) ? text(settings) : ""};
 }
 
 std::vector<mtpx::Index> id_counts(const mtpx::Tokens& text, mtpx::Index vocabulary) {

@@ -4,6 +4,7 @@
 #include "encode.hpp"
 #include "model.hpp"
 
+#include <mtpx/io/tokenizer_files.hpp>
 #include <mtpx/io/tokenizer_json.hpp>
 
 #include <functional>
@@ -15,8 +16,10 @@ namespace program {
 /// The text under `paths`; without any, this repository's own sources and documents.
 mtpx::Corpus read_corpus(const std::vector<std::string>& paths);
 
-/// tokenizer.json of a model folder; without it text is bytes, which takes a vocabulary of 256.
-mtpx::Tokenizer tokenizer_of(const std::string& folder, const mtpx::Config& config);
+/// The tokenizer of a model folder, which mtpx::tokenizer_path() finds; without one text is bytes, which
+/// takes a vocabulary of 256.
+mtpx::Tokenizer tokenizer_of(const std::string& folder, const mtpx::Config& config,
+                             mtpx::SafeTensorsOptions options = {});
 
 class TextData;
 
@@ -66,17 +69,9 @@ class TextData {
 /// The ids of a text that goes on: with what its tokenizer puts before one.
 std::vector<std::int32_t> prompt_ids(std::string_view text, const mtpx::Tokenizer& tokenizer);
 
-/// Lays the tokenizer beside a model: the file that it came from as it is, with the tokenizer_config.json
-/// beside it, or what was learnt. A model of bytes has none.   from: a file, or empty
-void save_tokenizer(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from,
-                    const std::filesystem::path& folder);
-
-/// The tokenizer.json that save_tokenizer() would write.
-std::string tokenizer_text(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from);
-
-/// A tokenizer as one fact of a run: the checksum of its file, or that there is none: bytes, or learnt from
-/// text.
-std::string tokenizer_fact(const std::filesystem::path& from);
+/// A tokenizer as it is laid beside a model: the file that it came from as it is, with the
+/// tokenizer_config.json beside it, or what was learnt; bytes have none.   from: a file, or empty
+mtpx::TokenizerFiles tokenizer_files(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from);
 
 /// The text of a model's tokens as they come. Ids of its vocabulary that the tokenizer has not, add none.
 class Decoded {

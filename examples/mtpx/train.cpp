@@ -81,8 +81,8 @@ void run(TrainFlags o, const D& device) {
   if (from) to.progress.say(mtpx::cat("resumed from ", from->folder.string(), ", behind step ", done));
   Signals::watch();
   const double elapsed = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved).run();
-  write_output([&] { save_tokenizer(in.tokenizer, in.tokenizer_file, o.out); });
-  write_output([&] { mtpx::save_model(o.out, loaded.model, loaded.extra, !o.export_no_mtp); });
+  write_output(
+      [&] { mtpx::save_model(o.out, loaded.model, loaded.extra, !o.export_no_mtp, in.tokenizer_files); });
   to.times.add(memory_row(trainer.steps_done(), device.peak_bytes(), host_memory_peak()));
   const auto tokens = static_cast<double>((trainer.steps_done() - done) * o.batches.batch * o.batches.seq *
                                           o.train.accumulation);

@@ -66,7 +66,7 @@ struct TrainFlags {
 struct TrainInput {
   mtpx::ModelConfig source;  ///< the model's configuration, with what flags say over it
   mtpx::Tokenizer tokenizer;
-  std::string tokenizer_file;  ///< that it came from; empty: there is none
+  mtpx::TokenizerFiles tokenizer_files;  ///< as they are laid beside the model
   std::shared_ptr<const mtpx::Batches> batches;
   mtpx::ValidationWindows windows;
   std::optional<std::vector<std::int32_t>> draft_ids;  ///< if they are not those that the model has

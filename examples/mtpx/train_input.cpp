@@ -73,16 +73,17 @@ TrainInput read_input(TrainFlags& o, const std::optional<mtpx::Checkpoint>& from
   const mtpx::Index depth = source.config.num_nextn_predict_layers;
   const mtpx::Index needed = mtpx::Batches::minimum(o.batches.seq, depth);
   const bool anew = o.init.folder.empty(), own_validation = o.validation_data.empty() && !o.overfit;
-  const std::string tokenizer_file =
-      anew ? o.tokenizer : (std::filesystem::path(o.init.folder) / "tokenizer.json").string();
+  const std::filesystem::path tokenizer_file =
+      anew ? std::filesystem::path(o.tokenizer) : mtpx::tokenizer_path(o.init.folder, o.init.options());
   const auto open = [&](const std::vector<std::string>& paths) {  // a dry run writes no token file
     return o.dry_run ? TextData(paths, !o.init.no_verify) : TextData(paths, !o.init.no_verify, o.text_memory);
   };
   TextData data = open(o.data);
   mtpx::Tokenizer tokenizer =
-      from   ? tokenizer_of(from->folder.string(), source.config)
+      from   ? tokenizer_of(from->folder.string(), source.config, o.init.options())
       : anew ? new_tokenizer(o.tokenizer, source.config, data, own_validation ? o.validation : 0)
-             : tokenizer_of(o.init.folder, source.config);
+             : tokenizer_of(o.init.folder, source.config, o.init.options());
+  mtpx::TokenizerFiles files = tokenizer_files(tokenizer, tokenizer_file);
   const auto ids_of = [&](TextData& text, const char* kept) {
     return text.ids(tokenizer, out / kept, [&](const std::string& line) {
       make_out("train", o.out);
@@ -95,9 +96,11 @@ TrainInput read_input(TrainFlags& o, const std::optional<mtpx::Checkpoint>& from
   mtpx::Json facts = o.facts;
   facts["device"] = device;
   facts["model"] = mtpx::Json::parse(mtpx::config_json(source.config, source.extra));
-  facts["data"] = {{"train", mtpx::checksum_text(ids.fingerprint)},
-                   {"validation", own_validation ? "held out" : "none"},
-                   {"tokenizer", tokenizer_fact(tokenizer_file)}};
+  facts["data"] = {
+      {"train", mtpx::checksum_text(ids.fingerprint)},
+      {"validation", own_validation ? "held out" : "none"},
+      {"tokenizer",
+       tokenizer_file.empty() ? "of the text" : mtpx::checksum_text(mtpx::checksum(files.tokenizer))}};
   if (!own_validation && !o.overfit) {
     TextData validation = open(o.validation_data);
     const TextIds others = ids_of(validation, "validation.tokens");
@@ -121,7 +124,7 @@ TrainInput read_input(TrainFlags& o, const std::optional<mtpx::Checkpoint>& from
   if (o.overfit) windows_of.seed = 0;
   return {source,
           std::move(tokenizer),
-          tokenizer_file,
+          std::move(files),
           std::make_shared<const mtpx::Batches>(std::move(parts.train), windows_of),
           {std::move(parts.validation), {o.batches.batch, o.batches.seq, o.eval_windows, depth}},
           std::move(draft_ids),

@@ -179,10 +179,7 @@ class TrainLoop {
     const auto asked = Clock::now();
     try {
       mtpx::save_training(out_.checkpoints(), trainer_, loaded_.model, std::move(state), loaded_.extra,
-                          [&](mtpx::Checkpoints::Files& files) {
-                            if (!in_.tokenizer.is_bytes())
-                              files.text("tokenizer.json", tokenizer_text(in_.tokenizer, in_.tokenizer_file));
-                          });
+                          in_.tokenizer_files);
       to_.times.add({{"step", saved_}, {"save_s", seconds_since(asked)}});
     } catch (const mtpx::FileError& error) {
       failed_save(error);

@@ -62,8 +62,7 @@ TrainNeeds needs_of(const D& planned, const TrainFlags& o, const TrainInput& in,
       needs.plan.peak = std::max(needs.plan.peak, planned.pool().bytes_in_use() + needs.plan.weights);
     }
   }
-  const std::size_t texts =
-      in.tokenizer.is_bytes() ? 0 : tokenizer_text(in.tokenizer, in.tokenizer_file).size();
+  const std::size_t texts = in.tokenizer_files.tokenizer.size() + in.tokenizer_files.settings.size();
   needs.model = model + texts;
   needs.checkpoint = model + optimizer + texts;
   needs.on_host = mtpx::HostMemory<D>;

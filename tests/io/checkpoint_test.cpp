@@ -80,7 +80,7 @@ struct Training {
     return all;
   }
   void save(Checkpoints& checkpoints) {
-    save_training(checkpoints, trainer, model, {{"seed", 3}}, Json::object(),
+    save_training(checkpoints, trainer, model, {{"seed", 3}}, Json::object(), {},
                   [](Checkpoints::Files& files) { files.text("notes.txt", "ids are random\n"); });
   }
 };
@@ -238,16 +238,6 @@ TEST_CASE("checkpoint: a folder is locked by one") {
                        FileError);
   one.reset();
   const FolderLock two(folder.path);
-}
-
-TEST_CASE("checkpoint: differences of runs, field by field") {
-  const Json before = {{"lr", 0.1}, {"model", {{"layers", 2}, {"width", 8}}}, {"gone", "x"}};
-  const Json now = {{"lr", 0.2}, {"model", {{"layers", 3}, {"width", 8}}}, {"new", {{"a", 1}}}};
-  std::string text;
-  for (const RunDifference& d : run_differences(before, now))
-    text += cat(d.field, ": ", d.before, " -> ", d.now, '\n');
-  CHECK(text == "lr: 0.1 -> 0.2\nmodel.layers: 2 -> 3\ngone: \"x\" -> absent\nnew.a: absent -> 1\n");
-  CHECK(run_differences(before, before).empty());
 }
 
 TEST_SUITE_END();

@@ -22,9 +22,14 @@ namespace {
 
 using Model = Transformer<float, Cpu>;
 
-/// Two models of one shape, whose configurations differ: weights of one would load with that of the other.
+/// Two models of one shape, whose configurations and tokenizers differ: weights of one would load with those
+/// of the other.
 struct Models {
   Model old = random_model<float>(config(100), 1), fresh = random_model<float>(config(200), 2);
+  TokenizerFiles old_tokenizer{"old", "old settings"}, fresh_tokenizer{"new", "new settings"};
+
+  void save_old(const Folder& folder) const { save_model(folder.root, old, {}, true, old_tokenizer); }
+  void save_fresh(const Folder& folder) const { save_model(folder.root, fresh, {}, true, fresh_tokenizer); }
 
   static Config config(double rope_theta) {
     Config c = dense_config(1);
@@ -45,11 +50,18 @@ bool equal(const Model& a, const Model& b) {
   return numbers[0] == numbers[1] && a.config == b.config;
 }
 
-/// Which of the models the folder holds: "old" or "new"; weights of one with the configuration of the other
-/// are neither.
+/// Which of the models the folder holds: "old" or "new"; weights of one with the configuration or the
+/// tokenizer of the other are neither.
 std::string held(const Folder& folder, const Models& models) {
   const auto loaded = load_model<float>(Cpu(1), folder.root);
-  return equal(loaded.model, models.old) ? "old" : equal(loaded.model, models.fresh) ? "new" : "neither";
+  const std::string tokenizer = folder.read(tokenizer_path(folder.root).filename().string());
+  if (equal(loaded.model, models.old) && tokenizer == "old") return "old";
+  return equal(loaded.model, models.fresh) && tokenizer == "new" ? "new" : "neither";
+}
+
+/// How many files there are, but for a tokenizer whose weights did not come, which the next save takes.
+std::size_t files_in(const Folder& folder) {
+  return folder.files() - std::filesystem::exists(folder.root / "tokenizer.json.new");
 }
 
 }  // namespace
@@ -57,18 +69,18 @@ std::string held(const Folder& folder, const Models& models) {
 TEST_CASE("faults: a save whose N-th system call fails throws, and leaves the old model or the new one") {
   const Models models;
   const Folder folder;
-  save_model(folder.root, models.old);
-  const std::size_t files = folder.files();
+  models.save_old(folder);
+  const std::size_t files = files_in(folder);
   fault_at(-1, Fault::none);
-  save_model(folder.root, models.fresh);
+  models.save_fresh(folder);
   const int calls = stop_faults();
   CHECK(calls > 20);
   const auto attempt = [&](int call, Fault fault, int error) {
-    save_model(folder.root, models.old);
+    models.save_old(folder);
     fault_at(call, fault, error);
-    const std::string text = folder.error([&] { save_model(folder.root, models.fresh); });
+    const std::string text = folder.error([&] { models.save_fresh(folder); });
     stop_faults();
-    CHECK(folder.files() == files);
+    CHECK(files_in(folder) == files);
     return text;
   };
   for (int call = 0; call < calls; ++call) {
@@ -77,8 +89,8 @@ TEST_CASE("faults: a save whose N-th system call fails throws, and leaves the ol
       const std::string text = attempt(call, Fault::error, error);
       const std::string cause = std::generic_category().message(error);
       CHECK(text.ends_with(cause));
-      const bool named =
-          text.starts_with("[safetensors] model.safetensors") || text.starts_with("[config] config.json: ");
+      const bool named = text.starts_with("[safetensors] model.safetensors") ||
+                         text.starts_with("[config] config.json: ") || text.starts_with("[tokenizer] ");
       CHECK(named);
       if (text.find("cannot be written") != std::string::npos)
         CHECK(text.find(" bytes were left: ") != std::string::npos);
@@ -86,7 +98,8 @@ TEST_CASE("faults: a save whose N-th system call fails throws, and leaves the ol
       CHECK(now != "neither");
       // The new weights are in place, and what failed came after that.
       if (now == "new")
-        CHECK((text.starts_with("[config]") || text.find("is in place") != std::string::npos));
+        CHECK((text.starts_with("[config]") || text.starts_with("[tokenizer]") ||
+               text.find("is in place") != std::string::npos));
     }
     const std::string interrupted = attempt(call, Fault::error, EINTR);
     if (interrupted.empty()) CHECK(held(folder, models) == "new");
@@ -121,10 +134,10 @@ TEST_CASE("faults: a save that ends the process at a system call leaves the old 
   const Folder folder;
   int old = 0, fresh = 0;
   for (int call = 0, status = 1; status != 0; ++call) {
-    save_model(folder.root, models.old);
+    models.save_old(folder);
     status = in_child([&] {
       fault_at(call, Fault::death);
-      save_model(folder.root, models.fresh);
+      models.save_fresh(folder);
       stop_faults();
     });
     REQUIRE((status == 0 || WEXITSTATUS(status) == 42));
@@ -132,24 +145,24 @@ TEST_CASE("faults: a save that ends the process at a system call leaves the old 
     CHECK(now != "neither");
     ++(now == "old" ? old : fresh);
     remove_stale(folder.root);
-    CHECK(folder.files() == 2);
+    CHECK(files_in(folder) == 4);
   }
   CHECK(old > 20);
-  // Ended before the folder is opened and flushed, config.json renamed, the folder opened and flushed again;
-  // or not at all.
-  CHECK(fresh == 6);
+  // Ended before the folder is opened and flushed, config.json renamed, the folder opened and flushed again,
+  // tokenizer.json and tokenizer_config.json renamed, the folder opened and flushed; or not at all.
+  CHECK(fresh == 10);
 }
 
 TEST_CASE("faults: a save whose N-th allocation fails says so, and leaves the old model or the new one") {
   const Models models;
   const Folder folder;
-  save_model(folder.root, models.old);
+  models.save_old(folder);
   int threw = 0, ended[2] = {};
   for (const bool all : {false, true}) {
     for (std::size_t n = 0, failed = 1; failed != 0; n += 1 + n / 100) {
       const int status = in_child([&] {
         fail_allocation(n, all);
-        save_model(folder.root, models.fresh);
+        models.save_fresh(folder);
         if (stop_failing()) ::_exit(2);  // it did without
       });
       failed = status != 0;
@@ -162,8 +175,8 @@ TEST_CASE("faults: a save whose N-th allocation fails says so, and leaves the ol
       CHECK(now != "neither");
       if (saved) CHECK(now == "new");
       remove_stale(folder.root);
-      CHECK(folder.files() == 2);
-      if (now == "new") save_model(folder.root, models.old);
+      CHECK(files_in(folder) == 4);
+      if (now == "new") models.save_old(folder);
     }
   }
   CHECK(threw > 200);

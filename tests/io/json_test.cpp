@@ -77,3 +77,16 @@ TEST_CASE("json: names in error texts are quoted, escaped and clipped") {
   CHECK(detail::quote(std::string(79, 'x') + "\xc3\xbc and more") == "\"" + std::string(79, 'x') + "\"...");
   CHECK(detail::quote("\xff") == "\"\xef\xbf\xbd\"");
 }
+
+TEST_CASE("json: where two values differ, field by field") {
+  const Json before = {{"lr", 0.1}, {"model", {{"layers", 2}, {"width", 8}}}, {"gone", "x"}};
+  const Json now = {{"lr", 0.2}, {"model", {{"layers", 3}, {"width", 8}}}, {"new", {{"a", 1}}}};
+  CHECK(json_differences_text(before, now) ==
+        "\n  lr: 0.1 then, 0.2 now\n  model.layers: 2 then, 3 now\n  gone: \"x\" then, absent now\n  new.a: "
+        "absent "
+        "then, 1 now");
+  CHECK(json_differences_text(before, now, {"lr", "model", "new.a"}) == "\n  gone: \"x\" then, absent now");
+  CHECK(json_differences(before, before).empty());
+  const Json other = {{"gone", "x"}, {"model", {{"width", 8.0}, {"layers", 2}}}, {"lr", 0.1}};
+  CHECK(json_differences(before, other).empty());
+}

@@ -37,7 +37,8 @@ TEST_CASE(
     const std::size_t at = text.find(cat('"', key, "\": ")) + key.size() + 4;
     folder.write("config.json", text.substr(0, at) + value + text.substr(text.find(',', at)));
     const std::size_t before = allocations();
-    const std::string error = folder.error([&] { load_model<float>(device(), folder.root); });
+    const std::string error =
+        folder.error([&] { load_model<float>(device(), folder.root, {.verify = false}); });
     CHECK(allocations() - before < 5000);
     return error;
   };
@@ -77,32 +78,79 @@ TEST_CASE("load_model: any flipped bit of the weights is noticed, unless nobody 
   }
 }
 
-TEST_CASE("load_model: an edited config.json counts, an older one does not, one of other hands is refused") {
+TEST_CASE("load_model: an edited config.json is refused, field by field; an older one does not count") {
   const Folder folder;
   const auto model = random_model<float>(one_layer(), 1);
   Config other = one_layer();
   other.rope_theta = 500;
   save_model(folder.root, random_model<float>(other, 2));
   const std::string older = folder.read("config.json");
-  save_model(folder.root, model);
-  std::string edited = folder.read("config.json");
-  const std::string theta = "\"rope_theta\": 100.0";
-  REQUIRE(edited.find(theta) != std::string::npos);
-  edited.replace(edited.find(theta), theta.size(), "\"rope_theta\": 700.0");
+  save_model(folder.root, model, {{"note", "x"}});
+  const std::string written = folder.read("config.json");
+  const auto edit = [&](const std::string& from, const std::string& to) {
+    std::string text = written;
+    REQUIRE(text.find(from) != std::string::npos);
+    text.replace(text.find(from), from.size(), to);
+    folder.write("config.json", text);
+  };
+  const std::string refused =
+      "[model] config.json: is not the one that was written with the weights; --no-verify takes it as it is";
 
-  folder.write("config.json", edited);
-  CHECK(load_model<float>(device(), folder.root).model.config.rope_theta == 700);
+  edit("\"rope_theta\": 100.0", "\"rope_theta\": 700.0");
+  CHECK(folder.error([&] { read_model_config(folder.root); }) ==
+        refused + "\n  rope_theta: 100.0 then, 700.0 now");
+  CHECK(folder.error([&] { load_model<float>(device(), folder.root); }) ==
+        refused + "\n  rope_theta: 100.0 then, 700.0 now");
+  CHECK(load_model<float>(device(), folder.root, {.verify = false}).model.config.rope_theta == 700);
+  edit("\"rope_theta\": 100.0", "\"rope_theta\":\n1e2");  // the same number
+  CHECK(load_model<float>(device(), folder.root).model.config.rope_theta == 100);
+  edit("\"note\": \"x\"", "\"note\": \"y\"");  // of other programs
+  CHECK(load_model<float>(device(), folder.root).extra["note"] == "y");
+
   folder.write("config.json", older);  // as if a save had ended between its two renames
   const auto loaded = load_model<float>(device(), folder.root);
   CHECK(loaded.model.config.rope_theta == 100);
   CHECK(numbers_in(loaded.model) == numbers_in(model));
   CHECK(!loaded.extra.contains("mtpx_weights"));
-  write_config(folder.root / "config.json", other);
+  write_config(folder.root / "config.json", other);  // which bears no mark
   CHECK(folder.error([&] { load_model<float>(device(), folder.root); }) ==
-        "[model] model.safetensors: the config.json beside it is not the one that was written with it: it "
-        "has no "
-        "mtpx_weights");
+        refused + "\n  rope_theta: 100.0 then, 500.0 now");
   CHECK(load_model<float>(device(), folder.root, {.verify = false}).model.config.rope_theta == 500);
+  write_config(folder.root / "config.json", one_layer());
+  CHECK(numbers_in(load_model<float>(device(), folder.root).model) == numbers_in(model));
+}
+
+TEST_CASE("load_model: any flipped bit of config.json is refused, or changes nothing that is read of it") {
+  const Folder folder;
+  save_model(folder.root, random_model<float>(one_layer(), 1));
+  const Config written = read_model_config(folder.root).config;
+  const std::string bytes = folder.read("config.json");
+  std::size_t refused = 0, taken = 0;
+  for (std::size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
+    CAPTURE(bit);
+    std::string changed = bytes;
+    changed[bit / 8] = static_cast<char>(changed[bit / 8] ^ 1 << bit % 8);
+    folder.write("config.json", changed);
+    try {
+      Config config = read_model_config(folder.root).config;
+      config.first_k_dense_replace = written.first_k_dense_replace;  // without experts, nothing
+      CHECK(config == written);
+      ++taken;
+    } catch (const Error& error) {
+      CHECK(std::string(error.what()).find("config.json: ") != std::string::npos);
+      ++refused;
+    }
+  }
+  CHECK(refused > 2 * taken);  // what is taken: marks, and what other programs read
+}
+
+TEST_CASE("load_model: a file without tensors is refused as one that lacks them") {
+  const Folder folder;
+  save_model(folder.root, random_model<float>(one_layer(), 1));
+  folder.write("model.safetensors", std::string("\x02\0\0\0\0\0\0\0{}", 10));
+  CHECK(folder.error([&] { load_model<float>(device(), folder.root); }) ==
+        "[model] model.safetensors: 0 tensors are too few for num_hidden_layers = 1 and "
+        "num_nextn_predict_layers = 0");
 }
 
 TEST_CASE("save_model: shards and index of a former model go when the new one is there") {

@@ -30,7 +30,12 @@ struct SavedRun {
   explicit SavedRun(const char* name, double lr = 1e-2)
       : folder(std::filesystem::temp_directory_path() / cat("mtpx-train-run-", ::getpid(), '-', name)),
         trainer(model, options(lr), batch),
-        run{.folder = folder, .save_every = 5, .eval_every = 4, .facts = {{"lr", lr}}, .kept = {}} {
+        run{.folder = folder,
+            .save_every = 5,
+            .eval_every = 4,
+            .facts = {{"lr", lr}},
+            .kept = {},
+            .tokenizer = TokenizerFiles{"ids", ""}} {
     initialize(model, 3);
   }
   bool go(Index until = 12) {
@@ -79,6 +84,17 @@ TEST_CASE("train_and_save: ended and taken up again, the bytes are those of a ru
   CHECK(third.go());
   CHECK(third.log.empty());
   CHECK(third.bytes() == whole.bytes());
+
+  // A checkpoint is a model folder, whose weights know what belongs to them.
+  const auto last = whole.folder / "checkpoints" / "step-00000012";
+  CHECK(read_model_config(last).config == whole.model.config);
+  CHECK(tokenizer_path(last) == last / "tokenizer.json");
+  std::ofstream(last / "tokenizer.json") << "others";
+  CHECK_THROWS_AS(tokenizer_path(last), FileError);
+  Config other = whole.model.config;
+  other.rope_theta *= 2;
+  write_config(last / "config.json", other);
+  CHECK_THROWS_AS(read_model_config(last), FileError);
 }
 
 TEST_CASE("train_and_save: another run's checkpoint, a folder in use and a step that is not finite") {

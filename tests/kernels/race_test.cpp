@@ -124,8 +124,9 @@ TEST_CASE("race_rows: greedy rows, ties, NaN, masked tokens") {
   constexpr float none = std::numeric_limits<float>::quiet_NaN(),
                   never = -std::numeric_limits<float>::infinity();
   CHECK(winners<float>({1, 3, 2, 3}, {}, 2, 1) == TokenIds{1, 1});
-  CHECK(winners<float>({none, none}, {1.0}, 2, 1) == TokenIds{0, 0});
-  CHECK(winners<float>({none, never, none}, {1.0}, 2, 1) == TokenIds{1, 1});
+  CHECK(winners<float>({none, none}, {1.0}, 2, 1) == TokenIds{~0, ~0});
+  CHECK(winners<float>({none, never, none}, {1.0}, 2, 1) == TokenIds{~1, ~1});
+  CHECK(winners<float>({1, none, -never}, {1.0}, 2, 1) == TokenIds{~2, ~2});
   for (const std::int32_t id : winners<float>({never, 1, none, 1, never}, {0.7}, 50, 1)) CHECK(id % 2 == 1);
   for (const std::int32_t id : winners<float>({1, 1, 1, 1}, {1.0, 2}, 50, 1))
     CHECK(id < 2);  // from the lowest id

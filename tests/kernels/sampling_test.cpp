@@ -145,6 +145,22 @@ TEST_CASE("draw_rows: a row of temperature 0 among others is its argmax, the low
   }
 }
 
+TEST_CASE("draw_rows: where the token's logit is not finite, its id is negative, and what is kept is NaN") {
+  const Numbers logits{not_a_number,    not_a_number, /**/ 1, unbounded,
+                       /**/ -unbounded, -unbounded,   /**/ 1, -unbounded};
+  for (const SamplingOptions& o : {SamplingOptions{}, SamplingOptions{1.0}, SamplingOptions{1.0, 1, 0.5}}) {
+    const std::vector<Draw> draws(4, {o, 0.25});
+    const std::vector<std::int32_t> places{3, 2, 1, 0};
+    std::vector<std::int32_t> ids(4, -1);
+    Numbers table(8, -1.0);
+    draw_rows(Cpu(2), Rows{4, 2, 2}, logits.data(), draws.data(), ids.data(), {table.data(), places.data()});
+    CHECK(ids == std::vector<std::int32_t>{~0, ~1, ~0, 0});
+    for (std::size_t i = 0; i < table.size(); ++i) CHECK(std::isnan(table[i]) == (i >= 2));
+    argmax_rows(Cpu(2), Rows{4, 2, 2}, logits.data(), ids.data());
+    CHECK(ids == std::vector<std::int32_t>{~0, ~1, ~0, 0});
+  }
+}
+
 TEST_CASE("sample: where the cumulated probability passes u, never a token of probability 0") {
   const Numbers p{0, 0.25, 0, 0.5, 0.25, 0};
   CHECK(sample(p, 0) == 1);

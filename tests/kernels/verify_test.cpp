@@ -321,6 +321,24 @@ TEST_CASE("verify: no draft at all is plain sampling") {
   }
 }
 
+TEST_CASE("verify_rounds: a token from what is no distribution is negative, by every rule") {
+  const double none = std::numeric_limits<double>::quiet_NaN();
+  const Numbers table{none, none, /**/ 0.5, 0.5, /**/ none, none, /**/ 0.5, 0.5};
+  RoundList rounds(1);
+  const auto number = [](std::size_t) { return 0.25; };
+  const TokenIds draft{1};
+  rounds.add(draft, 0, 3, number, number);                       // p_0
+  rounds.add(draft, 1, 3, number, number);                       // p_1, behind a draft that stands
+  rounds.add(std::span(draft).first(0), 0, -1, number, number);  // p_0, without a draft
+  const DraftRounds all{rounds.layout(),         3,           2, rounds.integers().data(),
+                        rounds.numbers().data(), table.data()};
+  for (const Verification by : {Verification::exact, Verification::block, Verification::lossy_typical}) {
+    std::vector<Verdict> verdicts(3);
+    verify_rounds(Cpu(2), {by}, all, verdicts.data());
+    CHECK(verdicts == std::vector<Verdict>{{0, -1}, {1, -1}, {0, -1}});
+  }
+}
+
 TEST_CASE("verify_rounds: rounds side by side are each settled alone, chosen drafts as if q were one-hot") {
   // A language of five tokens; up to three drafts a round.
   constexpr std::size_t vocab = 5, most = 3, count = 60;

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # What the program says and leaves behind where files, disks, numbers or options are not what they should be: the table
 # in docs/reliability.md. Usage: tests/program/faults_test.sh PROGRAM [DEVICE]
+# FAULTS=FILE: the library of tests/support/file_faults.cpp, for files that shrink   EVERY=N: each N-th look at one (default 37)
 set -euo pipefail
 # shellcheck source=tests/program/common.sh
 source "$(dirname "$0")/common.sh"
-host=$(realpath "$1")
+host=$(realpath "$1") every=${EVERY:-37}
 # bounded KIB ARGUMENTS...: runs the program on the host, in so much address space: a GPU's driver would not start there,
 # nor would a sanitizer (SANITIZED=1).
 bounded() {
@@ -46,20 +47,40 @@ broken
 poke "$work/broken/model.safetensors" $((size - 4)) '\x01'
 "$mtpx" "${x[@]/$work\/model/$work\/broken}" --no-verify >/dev/null 2>&1 || fail "--no-verify does not take a flipped bit"
 
+# A file that shrinks while it is mapped, behind the N-th look at its size: one line that names it.
+if [[ -n ${FAULTS:-} ]]; then
+  "$mtpx" tokenize --data "$work/text.txt" --tokenizer bytes --out "$work/ids" >/dev/null
+  for file in model.safetensors ids; do
+    lost=0
+    for ((at = 1 + RANDOM % every; at < 1000; at += every)); do
+      broken
+      cp "$work/ids" "$work/broken/ids"
+      status=0
+      FAULT_PATH=$work/broken/$file FAULT_AT=$at FAULT_DO=truncate LD_PRELOAD=$FAULTS \
+        "$mtpx" score --model "$work/broken" --data "$work/broken/ids" --seq 32 >/dev/null 2>"$work/stderr" || status=$?
+      if [[ -s $work/broken/$file ]]; then break; fi
+      if [[ $status == 0 ]]; then continue; fi  # nobody read it any more
+      [[ $status == 3 && $(wc -l <"$work/stderr") == 1 ]] && grep -q "^mtpx: .*$work/broken/$file: " "$work/stderr" ||
+        fail "$file emptied behind look $at: exit code $status, '$(cat "$work/stderr")'"
+      if grep -q 'cannot be read any more: it has shrunk while it was in use, or its disk fails$' "$work/stderr"; then lost=$((lost + 1)); fi
+    done
+    [[ $lost != 0 ]] || fail "no look at the size of $file comes before its bytes are touched"
+    echo "$file: emptied behind each $every-th look at its size, of less than $at; bytes were lost $lost times"
+  done
+fi
+
 # Weights that are not finite, in a folder without checksums; the gains of the last norm, where nobody looks.
 golden=$(dirname "$0")/../golden/depth3
 cp -r "$golden" "$work/golden"
 poke "$work/golden/model.safetensors" $(($(stat -c %s "$golden/model.safetensors") - 4)) '\x00\x00\xc0\x7f'
 told 5 "^mtpx: \[model\] $work/golden/model.safetensors: tensor \"[a-z0-9._]*\": number [0-9]* is nan$" \
   generate --model "$work/golden" --prompt x
-if [[ $device != cuda ]]; then
-  broken
-  for ((i = 1; i <= 32; ++i)); do poke "$work/broken/model.safetensors" $((size - 4 * i)) '\x00\x00\xc0\x7f'; done
-  for draft in 0 2; do
-    told 5 '^mtpx: \[next token\] the logits of row 0 are not finite: no token can be chosen by them$' \
-      generate --model "$work/broken" --prompt x --no-verify --draft $draft
-  done
-fi
+broken
+for ((i = 1; i <= 32; ++i)); do poke "$work/broken/model.safetensors" $((size - 4 * i)) '\x00\x00\xc0\x7f'; done
+for draft in 0 2; do
+  told 5 '^mtpx: \[next token\] the logits of row 0 are not finite: no token can be chosen by them$' \
+    generate --model "$work/broken" --prompt x --no-verify --draft $draft
+done
 
 # An older configuration beside the weights, as a save leaves it that ends between its two renames.
 sed 's/"rope_theta": 10000.0/"rope_theta": 500.0/' "$work/config.json" >"$work/other.json"
@@ -70,9 +91,28 @@ broken
 cp "$work/other/config.json" "$work/broken/config.json"
 "$mtpx" "${score[@]}" --model "$work/broken" >"$work/got"
 cmp "$work/want" "$work/got" || fail "an older config.json changes the losses"
+another="mtpx: [model] $work/broken/config.json: is not the one that was written with the weights; --no-verify takes it as it is"
 cp "$work/config.json" "$work/broken/config.json"
-expect 3 "mtpx: [model] $work/broken/model.safetensors: the config.json beside it is not the one that was written with it: it has no mtpx_weights" \
-  "${score[@]}" --model "$work/broken"
+expect 3 "$another"$'\n  mtpx_trained_window: 32 then, absent now' "${score[@]}" --model "$work/broken"
+broken
+sed -i 's/"rope_theta": 10000.0/"rope_theta": 500.0/' "$work/broken/config.json"
+expect 3 "$another"$'\n  rope_theta: 10000.0 then, 500.0 now' "${score[@]}" --model "$work/broken"
+"$mtpx" "${score[@]}" --model "$work/broken" --no-verify >"$work/got" || fail "--no-verify does not take an edited config.json"
+if cmp -s "$work/want" "$work/got"; then fail "--no-verify: the edit does not count"; fi
+
+# Another tokenizer, or none, beside the weights.
+"$mtpx" "${train[@]}" --vocab-size 300 --out "$work/bpe" >/dev/null
+"$mtpx" "${train[@]}" --vocab-size 290 --out "$work/fewer" >/dev/null
+bpe=$work/bpe/tokenizer.json sum='[0-9a-f]{16}'
+rm "$bpe"
+told 3 "^mtpx: \[tokenizer\] $bpe: is missing, the weights' has $sum$" "${score[@]}" --model "$work/bpe"
+cp "$work/fewer/tokenizer.json" "$bpe"
+told 3 "^mtpx: \[tokenizer\] $bpe: is not the one that was written with the weights: its checksum is $sum, the weights' has $sum$" \
+  "${score[@]}" --model "$work/bpe"
+"$mtpx" "${score[@]}" --model "$work/bpe" --no-verify >/dev/null || fail "--no-verify does not take another tokenizer"
+"$mtpx" "${train[@]}" --force --out "$work/bpe" >/dev/null
+[[ ! -e $work/bpe/tokenizer.json ]] || fail "--force: a tokenizer stays beside a model of bytes"
+"$mtpx" "${score[@]}" --model "$work/bpe" | cmp - "$work/want" || fail "--force: another model"
 
 # Sizes that the weights are far too few for are refused at once, in little memory.
 for change in 's/"num_hidden_layers": 2/"num_hidden_layers": 1000000/' 's/"n_routed_experts": 4/"n_routed_experts": 1000000000/' \
@@ -80,7 +120,7 @@ for change in 's/"num_hidden_layers": 2/"num_hidden_layers": 1000000/' 's/"n_rou
   broken
   sed -i "$change" "$work/broken/config.json"
   status=0
-  bounded 4000000 "${x[@]/$work\/model/$work\/broken}" >/dev/null 2>"$work/stderr" || status=$?
+  bounded 4000000 "${x[@]/$work\/model/$work\/broken}" --no-verify >/dev/null 2>"$work/stderr" || status=$?
   if [[ $status != 3 ]] || ! grep -q 'are too few for' "$work/stderr"; then
     fail "$change: exit code $status, '$(cat "$work/stderr")'"
   fi

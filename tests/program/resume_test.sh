@@ -95,6 +95,36 @@ if [[ -n $faults ]]; then
     done
     echo "$what: each $every-th of $total calls; ended $ended runs"
   done
+
+  # The end of the process at each call of a run over a model with another tokenizer of as many ids: the folder is the old
+  # model or the new one, whichever calls there were.
+  tac "$work/text.txt" | tr a-m n-z >"$work/other.txt"
+  over=(train --config "$work/config.json" --vocab-size 300 --seq 32 --batch 2 --steps 1 --save-every 0 --prompt x --force)
+  for name in text other; do
+    "$mtpx" "${over[@]}" --data "$work/$name.txt" --out "$work/$name.model" >/dev/null
+    "$mtpx" score --model "$work/$name.model" --data "$work/text.txt" --seq 32 >"$work/$name.score"
+  done
+  # replace CALL: a run over a copy of one model with the text of the other, which ends at that call.
+  replace() {
+    rm -rf "$work/over"
+    cp -r "$work/other.model" "$work/over"
+    FAULT_PATH=$work/over FAULT_AT=$1 FAULT_DO=kill LD_PRELOAD=$faults "$mtpx" "${over[@]}" --data "$work/text.txt" --out "$work/over" \
+      >"$work/log" 2>&1 &
+    wait $! 2>/dev/null || true
+    "$mtpx" score --model "$work/over" --data "$work/text.txt" --seq 32 >"$work/score" 2>"$work/stderr" || fail "replaced until call $1: $(cat "$work/stderr")"
+  }
+  FAULT_LOG=$work/replaced replace 0
+  cmp "$work/score" "$work/text.score" || fail "a run over another model"
+  new=0 total=$(wc -l <"$work/replaced") step=$((1 + every / 20))
+  for ((at = 1 + RANDOM % step; at <= total; at += step)); do
+    replace "$at"
+    if cmp -s "$work/score" "$work/text.score"; then
+      new=$((new + 1))
+    else
+      cmp "$work/score" "$work/other.score" || fail "replaced until call $at: neither the old model nor the new one"
+    fi
+  done
+  echo "over another tokenizer: each $step-th of $total calls; $new times the new model"
 fi
 
 # A disk of 2 MB, refused where it is too small for the run, and full in the middle of it: told with path and bytes, what is

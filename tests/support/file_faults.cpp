@@ -6,7 +6,7 @@
 //   FAULT_DO     kill: the process ends before the call is made, as by kill -9; ENOSPC, EIO: the call fails
 //   so, if
 //                it is one that can (open, mkdir, write, fsync, rename); short: a write takes half of its
-//                bytes
+//                bytes; truncate: counts looks at a file's size alone, and empties the file behind that one
 //   FAULT_LOG    file that the calls are appended to, one a line
 
 #include <dlfcn.h>
@@ -34,10 +34,16 @@ Function next(const char* name) {
 std::mutex mutex;
 long calls = 0;
 
+bool truncates() {
+  const char* what = std::getenv("FAULT_DO");
+  return what != nullptr && std::strcmp(what, "truncate") == 0;
+}
+
 /// Counts a call, and does what is to be done at it. True: the caller fails, errno is set.
 bool fault(const char* call, const char* path, bool can_fail, bool* half = nullptr) {
   static const char* const part = std::getenv("FAULT_PATH");
   if (part == nullptr || path == nullptr || std::strstr(path, part) == nullptr) return false;
+  if (truncates() != (std::strcmp(call, "fstat") == 0)) return false;
   const std::lock_guard lock(mutex);
   ++calls;
   if (const char* log = std::getenv("FAULT_LOG")) {
@@ -54,17 +60,25 @@ bool fault(const char* call, const char* path, bool can_fail, bool* half = nullp
   if (std::strcmp(what, "kill") == 0) ::raise(SIGKILL);
   if (std::strcmp(what, "short") == 0 && half != nullptr) *half = true;
   if (!can_fail) return false;
+  if (std::strcmp(what, "truncate") == 0) return true;
   errno = std::strcmp(what, "EIO") == 0 ? EIO : ENOSPC;
   return std::strcmp(what, "EIO") == 0 || std::strcmp(what, "ENOSPC") == 0;
 }
 
+/// The path of an open file; empty if it has none.
+struct PathOf {
+  char path[4096] = "";
+
+  explicit PathOf(int descriptor) {
+    char link[64];
+    std::snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+    const ssize_t size = ::readlink(link, path, sizeof path - 1);
+    path[size < 0 ? 0 : size] = '\0';
+  }
+};
+
 bool fault(const char* call, int descriptor, bool* half = nullptr) {
-  char link[64], path[4096];
-  std::snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
-  const ssize_t size = ::readlink(link, path, sizeof path - 1);
-  if (size < 0) return false;
-  path[size] = '\0';
-  return fault(call, path, true, half);
+  return fault(call, PathOf(descriptor).path, true, half);
 }
 
 }  // namespace
@@ -91,6 +105,12 @@ ssize_t write(int file, const void* bytes, size_t size) {
   bool half = false;
   if (fault("write", file, &half)) return -1;
   return next<Write>("write")(file, bytes, half ? (size + 1) / 2 : size);
+}
+int fstat(int file, struct stat* status) noexcept {
+  const int result = next<int (*)(int, struct stat*)>("fstat")(file, status);
+  const PathOf opened(file);
+  if (fault("fstat", opened.path, true)) return ::truncate(opened.path, 0);
+  return result;
 }
 int fsync(int file) {
   if (fault("fsync", file)) return -1;

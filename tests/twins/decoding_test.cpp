@@ -4,6 +4,7 @@
 #include <mtpx/decode/generate.hpp>
 
 #include "support/model.hpp"
+#include "support/not_finite.hpp"
 #include "twins/twins.hpp"
 
 using namespace mtpx;
@@ -183,6 +184,39 @@ TEST_CASE("twins: tokens of some of a head's rows, fused with it, are those of i
       std::size_t left = 0;
       for (std::size_t i = 0; i < vocab; ++i) left += std::isfinite(row[i]) ? 1 : 0;
       CHECK(left == some.size());
+    }
+  }
+}
+
+TEST_CASE("twins: logits that are not finite end the text with an error, however tokens are found") {
+  check_not_finite<float, Cuda>(mixture_config(1));
+  check_not_finite<bf16, Cuda>(mixture_config(1));
+  check_not_finite<bf16, Cuda>(fused_config(true, true));
+}
+
+TEST_CASE("twins: a logit that is not finite gives the host's negative id, fused with the head or not") {
+  Config c = fused_config(false, false);
+  c.vocab_size = 4103;
+  for (const Index bad : {0, 1, 2000, 4102}) {
+    for (const double temperature : {0.0, 0.7}) {
+      const auto tokens = [&]<typename D>(const D& on, bool whole) {
+        const auto model = random_model<bf16, D>(c, 7, 0.1);
+        const Tensor<bf16, D> head = model.head(0).value();
+        std::vector<bf16> rows = head.to_host();
+        std::fill_n(rows.begin() + bad * c.hidden_size, c.hidden_size,
+                    bf16(std::numeric_limits<float>::infinity()));
+        head.assign(rows);
+        const auto ones = std::vector<bf16>(static_cast<std::size_t>(3 * c.hidden_size), bf16(1.0F));
+        const auto x = Tensor<bf16, D>::from(on, {3, c.hidden_size}, ones);
+        const auto draws = Tensor<Draw, D>::from(on, {3}, std::vector<Draw>(3, {{temperature}, 0, {1, 2}}));
+        const Tensor<std::int32_t, D> to(on, {3});
+        race_tokens(x, model.head(0), draws, whole, to);
+        return to.to_host();
+      };
+      const TokenIds want(3, ~static_cast<std::int32_t>(bad));
+      CHECK(tokens(device<Cpu>(), true) == want);
+      CHECK(tokens(device<Cuda>(), true) == want);
+      CHECK(tokens(device<Cuda>(), false) == want);
     }
   }
 }

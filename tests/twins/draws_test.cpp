@@ -233,7 +233,7 @@ TEST_CASE("twins: tokens drawn on the device are those that the host draws, with
   const Tensor<std::int32_t, Cuda> ids(device<Cuda>(), {rows});
   draw_rows(device<Cuda>(), x.rows(), x.data(), draws.data(), ids.data(), {});
   std::vector<std::int32_t> second(rows, 33);
-  second[0] = 0;  // of NaN alone
+  second[0] = ~0;  // of NaN alone
   CHECK(ids.to_host() == second);
   check_races(rows, 50, broken, [](Index r) {
     return r % 2 == 0 ? SamplingOptions{0.5} : SamplingOptions{0.5, 3, 0.9};

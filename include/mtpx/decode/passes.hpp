@@ -114,7 +114,8 @@ class Passes {
     copy_into(newest_.slice_front(from, from + 1), newest_.slice_front(to, to + 1));
   }
 
-  /// Settles rounds, one a sequence, by the distributions that were kept.
+  /// Settles rounds, one a sequence, by the distributions that were kept. Throws NumericError, as passes do
+  /// that are asked for tokens, where no token can be chosen.
   void settle(const VerifyRule& rule, const RoundList& list) {
     const D& device = model_.device();
     const auto upload_all = [&](auto& memory, const auto& numbers) {
@@ -130,6 +131,8 @@ class Passes {
     answered_verdicts_.resize(static_cast<std::size_t>(list.count()));
     copy_to_host(device, answered_verdicts_.data(), verdicts_.data(),
                  answered_verdicts_.size() * sizeof(Verdict));
+    for (std::size_t i = 0; i < answered_verdicts_.size(); ++i)
+      require_token(static_cast<Index>(i), answered_verdicts_[i].next);
   }
 
   /// The answer about row i of those asked about.
@@ -224,6 +227,7 @@ class Passes {
     answered_tokens_.resize(std::max(answered_tokens_.size(), static_cast<std::size_t>(done + count)));
     copy_to_host(model_.device(), answered_tokens_.data() + done, tokens_.data(),
                  static_cast<std::size_t>(count) * sizeof(std::int32_t));
+    for (Index i = done; i < done + count; ++i) require_token(i, token(i));
   }
 
   /// Memory of at least `count` numbers.

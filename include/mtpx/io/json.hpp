@@ -1,12 +1,15 @@
 #pragma once
-// JSON that came from outside: bounded depth, no key twice, errors with a place.
+// JSON that came from outside: bounded depth, no key twice, errors with a place; and where two of them
+// differ.
 
 #include <mtpx/core/error.hpp>
 #include <mtpx/text/utf8.hpp>
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cstddef>
+#include <functional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -86,6 +89,58 @@ Value parse_json(std::string_view op, std::string_view text, const std::string& 
     fail("holds a number beyond the range of a double");
   }
   return {};
+}
+
+/// A value that is not the same in two JSON texts, as a person names it.
+struct JsonDifference {
+  std::string field;   ///< keys joined by dots
+  std::string before;  ///< its JSON, or "absent"
+  std::string now;     ///< the same of the other
+};
+
+/// Where two values differ, field by field, in the order of `before`. How keys are ordered and numbers
+/// written makes no difference.
+inline std::vector<JsonDifference> json_differences(const Json& before, const Json& now) {
+  std::vector<JsonDifference> all;
+  const auto text = [](const Json* value) {
+    return value == nullptr ? std::string("absent") : value->dump();
+  };
+  const std::function<void(const std::string&, const Json*, const Json*)> compare =
+      [&](const std::string& field, const Json* a, const Json* b) {
+        if (a != nullptr && b != nullptr && *a == *b) return;
+        if ((a == nullptr || !a->is_object()) && (b == nullptr || !b->is_object())) {
+          all.push_back({field, text(a), text(b)});
+          return;
+        }
+        const auto inner = [&](const std::string& key) { return field.empty() ? key : cat(field, '.', key); };
+        const auto find = [](const Json* in, const std::string& key) {
+          return in != nullptr && in->is_object() && in->contains(key) ? &(*in)[key] : nullptr;
+        };
+        if (a != nullptr && a->is_object()) {
+          for (const auto& [key, value] : a->items()) compare(inner(key), &value, find(b, key));
+        }
+        if (b != nullptr && b->is_object()) {
+          for (const auto& [key, value] : b->items()) {
+            if (find(a, key) == nullptr) compare(inner(key), nullptr, &value);
+          }
+        }
+      };
+  compare("", &before, &now);
+  return all;
+}
+
+/// Where they differ, as lines of an error text: "\n  lr: 0.01 then, 0.02 now". Empty where they do not, but
+/// in fields that `overrides` names, or what they are in.
+inline std::string json_differences_text(const Json& before, const Json& now,
+                                         const std::vector<std::string>& overrides = {}) {
+  std::string text;
+  for (const JsonDifference& d : json_differences(before, now)) {
+    const bool meant = std::any_of(overrides.begin(), overrides.end(), [&](const std::string& field) {
+      return d.field == field || d.field.starts_with(field + '.');
+    });
+    if (!meant) text += cat("\n  ", d.field, ": ", d.before, " then, ", d.now, " now");
+  }
+  return text;
 }
 
 /// What a library can hold of this, as in io/instances.hpp.

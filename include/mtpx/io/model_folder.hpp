@@ -6,6 +6,7 @@
 #include <mtpx/io/config_json.hpp>
 #include <mtpx/io/tensor_file.hpp>
 #include <mtpx/io/tensor_problems.hpp>
+#include <mtpx/io/tokenizer_files.hpp>
 #include <mtpx/io/weight_files.hpp>
 #include <mtpx/kernels.hpp>
 #include <mtpx/model/transformer.hpp>
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <optional>
 #include <set>
 
 namespace mtpx {
@@ -168,22 +170,36 @@ void check_weights(const ModelConfig& config, const WeightFiles& files) {
   check.finish();
 }
 
-/// Where config.json is not the one that was written with these weights, takes the one that was; and takes
-/// the mark of the weights out of its keys.
+/// What the weights of a model folder say of the files beside them.
+inline FileMetadata folder_metadata(std::string config, const std::optional<TokenizerFiles>& tokenizer) {
+  FileMetadata metadata = {{"format", "pt"}, {"config", std::move(config)}};
+  if (tokenizer) metadata.emplace(tokenizer_key, tokenizer_mark(tokenizer->tokenizer));
+  return metadata;
+}
+
+/// Compares config.json with the text of it that the weights' metadata has. One that bears the digest of
+/// other weights is of a save that ended between its two renames: the text counts. Throws FileError, field by
+/// field, where any other says something else. What mtpx reads of it is compared, not its bytes: keys of
+/// other programs, and how a file is laid out, are theirs. Takes the mark of the weights out of its keys.
 inline void take_written(ModelConfig& config, const WeightFiles& files) {
   const Json mark = config.extra.value(weights_key, Json());
   config.extra.erase(weights_key);
+  if (files.weights().empty()) return;
   const SafeTensors& weights = *files.weights().begin()->second.file;
   const auto text = weights.metadata().find("config");
   if (!weights.digest() || text == weights.metadata().end()) return;
-  if (mark == Json(checksum_text(*weights.digest()))) return;
-  if (mark.is_null()) {
-    throw FileError(cat("[model] ", files.path(),
-                        ": the config.json beside it is not the one that was written with "
-                        "it: it has no ",
-                        weights_key));
+  ModelConfig written = parse_config(text->second, cat(files.path(), ": config"));
+  if (!mark.is_null() && mark != Json(checksum_text(*weights.digest()))) {
+    config = std::move(written);
+    return;
   }
-  config = parse_config(text->second, cat(files.path(), ": config"));
+  const auto fields = [](const ModelConfig& of) { return Json::parse(config_json(of.config)); };
+  const std::string changed = json_differences_text(fields(written), fields(config));
+  if (changed.empty()) return;
+  const std::filesystem::path path = std::filesystem::path(files.path()).parent_path() / "config.json";
+  throw FileError(cat("[model] ", path.string(),
+                      ": is not the one that was written with the weights; --no-verify takes it as it is",
+                      changed));
 }
 
 /// Throws FileError where a size in config.json is far beyond what the weights can be of: such a model is not
@@ -251,13 +267,16 @@ inline bool has_model(const std::filesystem::path& folder) {
 ///
 /// The model in the folder is the old one, whole, until the new one is, at the rename of model.safetensors:
 /// its metadata "config" is the text of its config.json, which is renamed a moment later and has the digest
-/// of the weights under the key "mtpx_weights". Where the two differ, load_model() takes that text. Shards
-/// and index of a former model go last.
+/// of the weights under the key "mtpx_weights". Where the two differ, load_model() takes that text. So it is
+/// with `tokenizer`, whose checksum the metadata has, too: see tokenizer_path(). Shards and index of a former
+/// model go last.
 ///
-/// mtp: false leaves the MTP layers out and says so in config.json, for programs that know none.
+/// mtp: false leaves the MTP layers out and says so in config.json, for programs that know none
+/// tokenizer: nothing leaves those files in the folder as they are
 template <typename T, typename D>
 void save_model(const std::filesystem::path& folder, const Transformer<T, D>& model,
-                const Json& extra = Json::object(), bool mtp = true) {
+                const Json& extra = Json::object(), bool mtp = true,
+                const std::optional<TokenizerFiles>& tokenizer = {}) {
   std::error_code failed;
   std::filesystem::create_directories(folder, failed);
   if (failed) throw FileError(cat("[model] ", folder.string(), ": cannot be made: ", failed.message()));
@@ -277,19 +296,19 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
       if (std::none_of(left_out.begin(), left_out.end(), within)) visit(name, tensor);
     });
   };
-  const FileMetadata metadata = {{"format", "pt"}, {"config", config_json(config, keys)}};
+  const FileMetadata metadata = detail::folder_metadata(config_json(config, keys), tokenizer);
   const auto finish = [&](SafeTensorsWriter& weights) {
     keys[detail::weights_key] = checksum_text(weights.complete());
     OutputFile file("config", folder / "config.json");
     file.write(config_json(config, keys));
     file.flush();
     const std::vector<std::filesystem::path> old = detail::shards_of(folder);
+    std::optional<detail::WrittenTokenizer> beside;
+    if (tokenizer) beside.emplace(folder, *tokenizer);
     weights.place();
     file.place();
-    for (const std::filesystem::path& path : old) {
-      if (!std::filesystem::remove(path, failed) && failed)
-        throw FileError(cat("[model] ", path.string(), ": cannot be removed: ", failed.message()));
-    }
+    if (beside) beside->place();
+    for (const std::filesystem::path& path : old) detail::remove_former(path);
   };
   detail::write_tensors(folder / detail::weights_name, each, metadata, finish);
 }
@@ -313,11 +332,12 @@ struct LoadedModel {
 /// shared ones. Weights of any floating type are converted to the model's; F8_E4M3 ones are multiplied by the
 /// scales of their blocks.
 ///
-/// Throws ConfigError or FileError. Missing, unexpected, misshapen and differing tensors are listed, ten at
-/// most, before the model is allocated; then every tensor that has a checksum is compared with it. Throws
-/// NumericError for a weight that is not finite. options.verify = false: no checksums, any weights. All
-/// threads of the host read and convert, each its part of a tensor. Memory: the model, and one row of an
-/// 8-bit weight a thread.
+/// Throws ConfigError or FileError. Fields of config.json that are not what save_model() wrote with these
+/// weights are listed; so are missing, unexpected, misshapen and differing tensors, ten at most, before the
+/// model is allocated; then every tensor that has a checksum is compared with it. Throws NumericError for a
+/// weight that is not finite. options.verify = false: any config.json, no checksums, any weights. All threads
+/// of the host read and convert, each its part of a tensor. Memory: the model, and one row of an 8-bit weight
+/// a thread.
 template <typename T, typename D>
 LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folder,
                              SafeTensorsOptions options = {}) {

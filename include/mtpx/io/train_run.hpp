@@ -17,6 +17,8 @@ struct TrainRun {
   Index eval_every = 0;          ///< steps between calls of on_eval; 0: one behind the last step alone
   Json facts = Json::object();   ///< what decides the run's bits: another one's checkpoints are refused
   CheckpointOptions kept{};      ///< which checkpoints stay
+  Json extra = Json::object();   ///< beside the model in checkpoints, as save_model() takes it
+  std::optional<TokenizerFiles> tokenizer{};  ///< the same
 };
 
 /// What a program does between the steps of a run; what it leaves out is not done.
@@ -50,7 +52,7 @@ bool train_and_save(Trainer<T, D>& trainer, Transformer<T, D>& model, const Trai
     notice(cat("removed ", path.string(), ", which a process that is gone left half written"));
   Index saved = -1;
   if (const auto found = checkpoints.newest(notice)) {
-    if (const std::string text = run_differences_text(found->run, run.facts); !text.empty())
+    if (const std::string text = json_differences_text(found->run, run.facts); !text.empty())
       throw ConfigError(
           cat("[train] ", found->folder.string(), ": this is not the run that was saved", text));
     load_training(*found, trainer, model);
@@ -59,7 +61,7 @@ bool train_and_save(Trainer<T, D>& trainer, Transformer<T, D>& model, const Trai
   const auto save = [&] {
     if (trainer.steps_done() == saved) return;
     saved = trainer.steps_done();
-    save_training(checkpoints, trainer, model, run.facts);
+    save_training(checkpoints, trainer, model, run.facts, run.extra, run.tokenizer);
     if (callbacks.on_save) callbacks.on_save(saved);
   };
   const Index steps = trainer.options().steps, every = HostMemory<D> ? 1 : 16;

@@ -56,6 +56,13 @@ struct Kept {
   const std::int32_t* rows = nullptr;  ///< one for each row drawn from
 };
 
+/// A token as kernels give it: its id or, where its logit is not finite, ~id, which is negative. Then no
+/// logit is a number, or one is above all of them, and no token can be chosen.
+template <typename A>
+MTPX_ANYWHERE std::int32_t token_or_not(std::int32_t id, A logit) {
+  return logit - logit == 0 ? id : ~id;
+}
+
 /// The most likely token, the lowest id on ties. NaN never wins.
 template <typename A>
 std::int32_t argmax(std::span<const A> logits) {

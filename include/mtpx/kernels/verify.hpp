@@ -48,12 +48,18 @@ Verdict verify_equal(std::span<const std::int32_t> drafts, const Pick& pick) {
 /// token of probability 0 never does, not even at u = 0.
 MTPX_OF_KERNELS bool accepts(double p, double q, double u) { return q > 0 && u * q < p; }
 
+/// A token drawn from p_i; negative where draw_rows() found that no token can be chosen, and left NaN.
+template <typename At>
+MTPX_OF_KERNELS std::int32_t draw_next(const At& at, Index i) {
+  return at.p(i, 0) == at.p(i, 0) ? at.next(i) : -1;
+}
+
 /// What replaces draft i: a token drawn from norm(max(0, r p_i - q_i)). Where nothing is left (p == q but for
 /// rounding): from p_i itself.
 template <typename At>
 MTPX_OF_KERNELS std::int32_t replace_draft(const At& at, Index i, double r) {
   const double left = at.left(i, r);
-  return left > 0 ? at.rest(i, r, left) : at.next(i);
+  return left > 0 ? at.rest(i, r, left) : draw_next(at, i);
 }
 
 /// Token by token (Leviathan et al. 2023, algorithm 1; Chen et al. 2023, arXiv 2302.01318): x_i stands with
@@ -65,7 +71,7 @@ MTPX_OF_KERNELS Verdict verify_tokens(const At& at) {
     const Index x = at.drafts[i];
     if (!accepts(at.p(i, x), at.q(i, x), at.keeps[i])) return {i, replace_draft(at, i, 1)};
   }
-  return {at.count, at.next(at.count)};
+  return {at.count, draw_next(at, at.count)};
 }
 
 /// All drafts together (Sun et al. 2024, arXiv 2403.10444, algorithm 2): as exact, and never accepts fewer on
@@ -83,7 +89,7 @@ MTPX_OF_KERNELS Verdict verify_block(const At& at) {
     const Index x = at.drafts[i - 1];
     const double px = at.p(i - 1, x), qx = at.q(i - 1, x);
     r = qx > 0 ? r * px / qx : 0;
-    r = r < 1 ? r : 1;
+    r = r > 1 ? 1 : r;  // NaN stays, and no draft behind it is good
     double chance = r;
     if (i < at.count) {
       const double left = at.left(i, r), all = left + 1 - r;
@@ -94,7 +100,7 @@ MTPX_OF_KERNELS Verdict verify_block(const At& at) {
       good_r = r;
     }
   }
-  return {good, good == at.count ? at.next(good) : replace_draft(at, good, good_r)};
+  return {good, good == at.count ? draw_next(at, good) : replace_draft(at, good, good_r)};
 }
 
 /// LOSSY: changes what is generated. Typical acceptance (Cai et al. 2024, arXiv 2401.10774, sec. 2.3.1): x_i
@@ -103,9 +109,10 @@ template <typename At>
 MTPX_OF_KERNELS Verdict verify_typical(const At& at, double epsilon, double delta) {
   for (Index i = 0; i < at.count; ++i) {
     const double by_entropy = delta * exact::exp(-at.entropy(i));
-    if (at.p(i, at.drafts[i]) <= (by_entropy < epsilon ? by_entropy : epsilon)) return {i, at.next(i)};
+    const bool likely = at.p(i, at.drafts[i]) > (by_entropy < epsilon ? by_entropy : epsilon);
+    if (!likely) return {i, draw_next(at, i)};
   }
-  return {at.count, at.next(at.count)};
+  return {at.count, draw_next(at, at.count)};
 }
 
 /// By the rule that is asked for.

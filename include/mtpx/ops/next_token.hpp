@@ -5,7 +5,7 @@
 #include <mtpx/autograd/var.hpp>
 #include <mtpx/ops/decode_block.hpp>
 
-#include <cmath>
+#include <cstdint>
 #include <span>
 #include <type_traits>
 
@@ -67,26 +67,20 @@ bool pick_fused(const Tensor<T, D>& x, const AnyHead<T, D>& head, const Draw* dr
   }
   return false;
 }
-
-/// Throws NumericError where the logit of a token that was taken is not finite: there was none that is, or
-/// one above all. In the host's memory alone; a device is not waited for.
-template <typename A, typename D>
-void check_taken(const Tensor<A, D>& logits, const Tensor<std::int32_t, D>& ids) {
-  if constexpr (HostMemory<D>) {
-    const Rows rows = logits.rows();
-    for (Index r = 0; r < rows.count; ++r) {
-      const A logit = logits.data()[r * rows.stride + ids.data()[r]];
-      if (!std::isfinite(logit))
-        throw NumericError(
-            cat("[next token] the logits of row ", r, " are not finite: no token can be chosen by them"));
-    }
-  }
-}
 }  // namespace detail
 
+/// The token that a row was given. Throws NumericError where its logit is not finite, which a negative id
+/// says (token_or_not() in kernels/sampling.hpp).
+inline std::int32_t require_token(Index row, std::int32_t id) {
+  if (id < 0)
+    throw NumericError(
+        cat("[next token] the logits of row ", row, " are not finite: no token can be chosen by them"));
+  return id;
+}
+
 /// The most likely token after each row, the lowest id on ties; NaN never wins. Logits are not held where the
-/// device fuses the two. Throws NumericError, on devices with the host's memory, where the logit of such a
-/// token is not finite; so do race_tokens() and draw_tokens().
+/// device fuses the two. Nothing waits for the device: whoever reads an id on the host looks at it with
+/// require_token(), of race_tokens() and draw_tokens() too.
 ///
 /// x: [N, hidden], may be strided   ids: N numbers at least, written
 template <typename T, typename D>
@@ -95,7 +89,6 @@ void choose_tokens(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head,
   if (detail::pick_fused(x, head, nullptr, ids.data())) return;
   const Tensor<acc_t<T>, D> logits = logits_of(x, head);
   argmax_rows(x.device(), logits.rows(), logits.data(), ids.data());
-  detail::check_taken(logits, ids);
 }
 
 /// The token after each row that wins its race (kernels/sampling.hpp), with its own temperature, cuts and
@@ -108,16 +101,15 @@ void race_tokens(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head, const
   if (whole && detail::pick_fused(x, head, draws.data(), ids.data())) return;
   const Tensor<acc_t<T>, D> logits = logits_of(x, head);
   race_rows(x.device(), logits.rows(), logits.data(), draws.data(), ids.data());
-  detail::check_taken(logits, ids);
 }
 
-/// The same from one row of logits in the host's memory, of V.
+/// The same from one row of logits in the host's memory, of V. Throws what require_token() throws.
 template <typename D>
 requires HostMemory<D> std::int32_t race_on_host(const D& host, std::span<const double> logits,
                                                  const Draw& draw) {
   std::int32_t id = 0;
   race_rows(host, Rows{1, static_cast<Index>(logits.size()), 0}, logits.data(), &draw, &id);
-  return id;
+  return require_token(0, id);
 }
 
 /// A token after each row, drawn with its own temperature, cuts and number.
@@ -128,7 +120,6 @@ void draw_tokens(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head, const
                  const Tensor<std::int32_t, D>& ids, const Kept& kept) {
   const Tensor<acc_t<T>, D> logits = logits_of(x, head);
   draw_rows(x.device(), logits.rows(), logits.data(), draws.data(), ids.data(), kept);
-  detail::check_taken(logits, ids);
 }
 
 /// How rounds of drafts end by a rule.   verdicts: rounds.count at least, written

@@ -20,12 +20,15 @@ void spread_logits(const Cpu& cpu, Rows rows, const A* logits, const std::int32_
   });
 }
 
-/// ids[r] = the place of the largest of logits [rows, width], the lowest among equals. NaN never wins.
+/// ids[r] = the place of the largest of logits [rows, width], the lowest among equals. NaN never wins. Here
+/// and below as token_or_not() gives it.
 template <typename A>
 void argmax_rows(const Cpu&, Rows rows, const A* logits, std::int32_t* ids) {
-  for (Index r = 0; r < rows.count; ++r)
-    ids[r] = cpu::argmax_of_row(
-        std::span<const A>(logits + r * rows.stride, static_cast<std::size_t>(rows.width)));
+  for (Index r = 0; r < rows.count; ++r) {
+    const std::span<const A> z(logits + r * rows.stride, static_cast<std::size_t>(rows.width));
+    const std::int32_t id = cpu::argmax_of_row(z);
+    ids[r] = token_or_not(id, z[static_cast<std::size_t>(id)]);
+  }
 }
 
 /// ids[r] = the token of row r that wins the race of draws[r] (../sampling.hpp).   logits: [rows, width]
@@ -34,12 +37,14 @@ template <typename A>
 void race_rows(const Cpu& cpu, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids) {
   cpu::parallel_for(cpu, rows.count, [&](Index r) {
     const std::span<const A> z(logits + r * rows.stride, static_cast<std::size_t>(rows.width));
-    ids[r] = cpu::race_of_row(z, draws[r].sampling, draws[r].noise);
+    const std::int32_t id = cpu::race_of_row(z, draws[r].sampling, draws[r].noise);
+    ids[r] = token_or_not(id, z[static_cast<std::size_t>(id)]);
   });
 }
 
 /// ids[r] = a token drawn from distribution() of row r, as draws[r] says: that at which the cumulated
-/// probabilities pass its number. The distributions can be kept.   logits: [rows, width]   draws, ids: [rows]
+/// probabilities pass its number. The distributions can be kept, NaN where no token can be chosen.
+/// logits: [rows, width]   draws, ids: [rows]
 template <typename A>
 void draw_rows(const Cpu& cpu, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids,
                const Kept& kept) {
@@ -49,8 +54,11 @@ void draw_rows(const Cpu& cpu, Rows rows, const A* logits, const Draw* draws, st
     double* const to =
         kept.table != nullptr ? kept.table + kept.rows[r] * rows.width : cpu::scratch<double>(rows.width, 2);
     const std::span<double> p(to, width);
-    distribution(std::span<const A>(logits + r * rows.stride, width), draws[r].sampling, p, order);
-    ids[r] = sample(p, draws[r].number);
+    const std::span<const A> z(logits + r * rows.stride, width);
+    distribution(z, draws[r].sampling, p, order);
+    const std::int32_t id = sample(p, draws[r].number);
+    ids[r] = token_or_not(id, z[static_cast<std::size_t>(id)]);
+    if (ids[r] < 0) std::fill(p.begin(), p.end(), std::numeric_limits<double>::quiet_NaN());
   });
 }
 

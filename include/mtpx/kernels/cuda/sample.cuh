@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(argmax_threads)
     }
   }
   best_of_block(best, at);
-  if (thread == 0) ids[blockIdx.x] = at;
+  if (thread == 0) ids[blockIdx.x] = token_or_not(at, best);
 }
 
 // --- By chance --------------------------------------------------------------------------------------------
@@ -306,11 +306,12 @@ __global__ void __launch_bounds__(draw_threads)
   row.weigh(shared, s);
   const auto weight = [&](Index i) { return row.weights[i]; };
   const int id = max(0, draw_of_block(shared, width, weight, draws[blockIdx.x].number));
-  if (threadIdx.x == 0) ids[blockIdx.x] = id;
+  const std::int32_t token = token_or_not(id, row.logits[id]);
+  if (threadIdx.x == 0) ids[blockIdx.x] = token;
   if (!keep) return;
   const double total = row.total(shared);
   for (Index i = threadIdx.x; i < width; i += draw_threads)
-    row.weights[i] = total > 0 ? row.weights[i] / total : i == id ? 1.0 : 0.0;
+    row.weights[i] = token < 0 ? std::numeric_limits<double>::quiet_NaN() : row.weights[i] / total;
 }
 
 /// A block a row; a thread takes the four tokens that share a block of random words.
@@ -350,7 +351,9 @@ __global__ void __launch_bounds__(argmax_threads)
     }
   }
   best_of_block(best, at);
-  if (threadIdx.x == 0) ids[blockIdx.x] = at < width ? at : 0;
+  if (threadIdx.x > 0) return;
+  const std::int32_t id = at < width ? at : 0;
+  ids[blockIdx.x] = token_or_not(id, row.logits[id]);
 }
 
 }  // namespace cuda
@@ -366,7 +369,8 @@ void spread_logits(const Cuda& device, Rows rows, const A* logits, const std::in
                rows.width, rows.stride, logits, tokens, vocab, y);
 }
 
-/// ids[r] = the place of the largest of logits [rows, width], the lowest among equals. NaN never wins.
+/// ids[r] = the place of the largest of logits [rows, width], the lowest among equals. NaN never wins. Here
+/// and below as token_or_not() gives it.
 template <typename A>
 void argmax_rows(const Cuda& device, Rows rows, const A* logits, std::int32_t* ids) {
   const auto run = [&](auto n) {
@@ -393,7 +397,8 @@ void race_rows(const Cuda& device, Rows rows, const A* logits, const Draw* draws
 
 /// ids[r] = a token drawn from softmax(logits / temperature) of row r, cut to the top_k, then to the top_p of
 /// what is left, as draws[r] says: that at which the cumulated probabilities pass its number. Temperature 0:
-/// the likeliest. The distributions can be kept.   logits: [rows, width]   draws, ids: [rows]
+/// the likeliest. The distributions can be kept, NaN where no token can be chosen.   logits: [rows, width]
+/// draws, ids: [rows]
 template <typename A>
 void draw_rows(const Cuda& device, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids,
                const Kept& kept) {

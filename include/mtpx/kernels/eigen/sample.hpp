@@ -20,11 +20,15 @@ void spread_logits(const Reference&, Rows rows, const T* logits, const std::int3
   }
 }
 
-/// The most likely token of every row, by the rule of ../sampling.hpp.   logits: [rows, V]   ids: [rows]
+/// The most likely token of every row, by the rule of ../sampling.hpp, here and below as token_or_not() gives
+/// it. logits: [rows, V]   ids: [rows]
 template <typename T>
 void argmax_rows(const Reference&, Rows rows, const T* logits, std::int32_t* ids) {
-  for (Index r = 0; r < rows.count; ++r)
-    ids[r] = argmax(std::span<const T>(logits + r * rows.stride, static_cast<std::size_t>(rows.width)));
+  for (Index r = 0; r < rows.count; ++r) {
+    const std::span<const T> z(logits + r * rows.stride, static_cast<std::size_t>(rows.width));
+    const std::int32_t id = argmax(z);
+    ids[r] = token_or_not(id, z[static_cast<std::size_t>(id)]);
+  }
 }
 
 /// The token of every row that wins its race, by the rule of ../sampling.hpp.
@@ -32,20 +36,23 @@ template <typename T>
 void race_rows(const Reference&, Rows rows, const T* logits, const Draw* draws, std::int32_t* ids) {
   for (Index r = 0; r < rows.count; ++r) {
     const std::span<const T> z(logits + r * rows.stride, static_cast<std::size_t>(rows.width));
-    ids[r] = race(z, draws[r].sampling, draws[r].noise);
+    const std::int32_t id = race(z, draws[r].sampling, draws[r].noise);
+    ids[r] = token_or_not(id, z[static_cast<std::size_t>(id)]);
   }
 }
 
 /// A token of every row, drawn as draws[r] says from the distribution that ../sampling.hpp makes of its
-/// logits, which can be kept.
+/// logits, which can be kept: NaN where no token can be chosen.
 template <typename T>
 void draw_rows(const Reference&, Rows rows, const T* logits, const Draw* draws, std::int32_t* ids,
                const Kept& kept) {
   for (Index r = 0; r < rows.count; ++r) {
     const std::span<const T> z(logits + r * rows.stride, static_cast<std::size_t>(rows.width));
-    const std::vector<double> p = distribution(z, draws[r].sampling);
+    std::vector<double> p = distribution(z, draws[r].sampling);
+    const std::int32_t id = sample(p, draws[r].number);
+    ids[r] = token_or_not(id, z[static_cast<std::size_t>(id)]);
+    if (ids[r] < 0) std::fill(p.begin(), p.end(), std::numeric_limits<double>::quiet_NaN());
     if (kept.table != nullptr) std::copy(p.begin(), p.end(), kept.table + kept.rows[r] * rows.width);
-    ids[r] = sample(p, draws[r].number);
   }
 }
 

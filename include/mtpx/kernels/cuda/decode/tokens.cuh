@@ -10,7 +10,8 @@ namespace cuda {
 
 /// The best of the outputs of a block of stream_product(), which are not stored: those of a whole warp's
 /// tiles, a row a thread.   Score: float, of the most likely, or double, of a race as `draws` say
-/// tokens: [out], ids of the outputs, ascending; null: their places   best, at: [rows, blocks]
+/// tokens: [out], ids of the outputs, ascending; null: their places   best: [rows, blocks]   at: the same,
+/// 2 id + (whether its logit is not finite), which is ordered as ids are
 template <int tiles, typename Score>
 __global__ void __launch_bounds__(stream_threads)
     stream_argmax(int rows, int in, Index stride, const bf16* x, Index out, const bf16* w, const Draw* draws,
@@ -50,13 +51,16 @@ __global__ void __launch_bounds__(stream_threads)
     }
     best_of_warp(most, place);
     if (lane == 0) {
-      best[r * static_cast<Index>(gridDim.x) + blockIdx.x] = most;
-      at[r * static_cast<Index>(gridDim.x) + blockIdx.x] = token_of(place);
+      const Index to = r * static_cast<Index>(gridDim.x) + blockIdx.x;
+      const float logit = sums_of[place / stream_outputs][r * stream_outputs + place % stream_outputs];
+      best[to] = most;
+      at[to] = 2 * token_of(place) + (token_or_not(0, logit) < 0 ? 1 : 0);
     }
   }
 }
 
-/// ids[r]: the best of `count` candidates of row r, in ascending order of their places. A block a row.
+/// ids[r]: the best of `count` candidates of row r, in ascending order of their places, as token_or_not()
+/// gives it. A block a row.
 template <typename Score>
 __global__ void __launch_bounds__(stream_threads)
     best_candidate(int count, const Score* best, const std::int32_t* at, std::int32_t* ids) {
@@ -86,7 +90,7 @@ __global__ void __launch_bounds__(stream_threads)
   most = values[threadIdx.x % stream_warps];
   place = places[threadIdx.x % stream_warps];
   best_of_warp(most, place);
-  if (threadIdx.x == 0) ids[blockIdx.x] = place;
+  if (threadIdx.x == 0) ids[blockIdx.x] = place % 2 == 0 ? place / 2 : ~(place / 2);
 }
 
 }  // namespace cuda

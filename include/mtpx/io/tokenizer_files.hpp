@@ -1,0 +1,113 @@
+#pragma once
+// The tokenizer beside a model's weights, which know it by its checksum: it becomes new when they do.
+
+#include <mtpx/io/checksum.hpp>
+#include <mtpx/io/file.hpp>
+#include <mtpx/io/safetensors.hpp>
+#include <mtpx/io/weight_files.hpp>
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <system_error>
+
+namespace mtpx {
+
+/// What a model folder holds beside weights and configuration to read text with.
+struct TokenizerFiles {
+  std::string tokenizer;  ///< the text of tokenizer.json; empty: text is bytes, and there is none
+  std::string settings;   ///< that of tokenizer_config.json, which other programs read; empty: none
+};
+
+namespace detail {
+
+constexpr const char* tokenizer_key = "tokenizer";  // in the weights' metadata: tokenizer_mark()
+constexpr const char* tokenizer_name = "tokenizer.json";
+constexpr const char* next_tokenizer_name = "tokenizer.json.new";  // from before the weights to behind them
+constexpr const char* tokenizer_settings_name = "tokenizer_config.json";
+
+/// "bytes", or the checksum of tokenizer.json's bytes, as people can have it from `xxh64sum`. Nobody edits
+/// these by hand.
+inline std::string tokenizer_mark(const std::string& text) {
+  return text.empty() ? "bytes" : checksum_text(checksum(text));
+}
+
+/// Removes a file of a former model, if it is there.
+inline void remove_former(const std::filesystem::path& path) {
+  std::error_code failed;
+  if (!std::filesystem::remove(path, failed) && failed)
+    throw FileError(cat("[model] ", path.string(), ": cannot be removed: ", failed.message()));
+}
+
+/// These files, written in a folder whose weights are about to be replaced.
+class WrittenTokenizer {
+ public:
+  /// All of them reach the disk; tokenizer.json under a name that only the new weights look at.
+  WrittenTokenizer(const std::filesystem::path& folder, const TokenizerFiles& files)
+      : folder_(folder), bytes_(files.tokenizer.empty()) {
+    if (!bytes_) {
+      OutputFile file("tokenizer", folder / next_tokenizer_name);
+      file.write(files.tokenizer);
+      file.commit();
+    }
+    if (files.settings.empty()) return;
+    settings_.emplace("tokenizer", folder / tokenizer_settings_name);
+    settings_->write(files.settings);
+    settings_->flush();
+  }
+
+  /// When the weights are in place: they get the names that everybody knows, and what a former model had
+  /// goes.
+  void place() {
+    const std::filesystem::path next = folder_ / next_tokenizer_name, usual = folder_ / tokenizer_name;
+    if (bytes_) {
+      for (const std::filesystem::path& path : {next, usual}) remove_former(path);
+    } else if (::rename(next.c_str(), usual.c_str()) != 0) {
+      throw FileError(cat("[tokenizer] ", usual.string(), ": cannot be put in place: ", os_error()));
+    }
+    if (settings_) return settings_->place();  // which flushes the folder
+    remove_former(folder_ / tokenizer_settings_name);
+    if (!flush_folder(folder_.string()))
+      throw FileError(cat("[tokenizer] ", folder_.string(), ": cannot be flushed: ", os_error()));
+  }
+
+ private:
+  std::filesystem::path folder_;
+  bool bytes_;
+  std::optional<OutputFile> settings_;
+};
+
+}  // namespace detail
+
+/// The tokenizer.json of the model in `folder`: the one that was written with its weights or, where these do
+/// not say, whichever is there. Empty where text is bytes.
+///
+/// Throws FileError, with both checksums, where it is missing or another one; options.verify = false: takes
+/// what is there.
+inline std::filesystem::path tokenizer_path(const std::filesystem::path& folder,
+                                            SafeTensorsOptions options = {}) {
+  constexpr Index most = Index{1} << 30;
+  const std::filesystem::path usual = folder / detail::tokenizer_name,
+                              weights = folder / detail::weights_name;
+  const bool there = std::filesystem::exists(usual);
+  const FileMetadata said = options.verify && std::filesystem::exists(weights)
+                                ? SafeTensors::open(weights, {.mmap = false}).metadata()
+                                : FileMetadata();
+  const auto wanted = said.find(detail::tokenizer_key);
+  if (wanted == said.end()) return there ? usual : "";
+  if (wanted->second == detail::tokenizer_mark("")) return "";
+  std::string found;
+  // The second one where a save ended behind the weights.
+  for (const std::filesystem::path& path : {usual, folder / detail::next_tokenizer_name}) {
+    if (!std::filesystem::exists(path)) continue;
+    const std::string mark = detail::tokenizer_mark(InputFile("tokenizer", path).read_text(most));
+    if (mark == wanted->second) return path;
+    if (path == usual) found = mark;
+  }
+  throw FileError(
+      cat("[tokenizer] ", usual.string(), ": ",
+          there ? "is not the one that was written with the weights: its checksum is " + found : "is missing",
+          ", the weights' has ", wanted->second));
+}
+
+}  // namespace mtpx
