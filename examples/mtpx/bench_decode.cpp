@@ -30,7 +30,7 @@ double bytes_per_token(const mtpx::Transformer<T, D>& model, Index context) {
   double bytes =
       static_cast<double>(c.num_hidden_layers * context * (c.kv_lora_rank + c.qk_rope_head_dim)) * sizeof(T);
   mtpx::for_each_parameter(model, [&](const std::string& name, const auto& parameter) {
-    if (name.starts_with("model.embed_tokens")) return;
+    if (name.starts_with("model.embed_tokens") && !c.tie_word_embeddings) return;  // a row of it
     for (Index k = 0; k < c.num_nextn_predict_layers; ++k) {
       if (name.starts_with(mtpx::cat("model.layers.", c.num_hidden_layers + k, '.'))) return;
     }
@@ -64,7 +64,7 @@ struct Costs {
       return model.decode(tape, ids, at, cache.trunk);
     };
     const auto head = [&](const mtpx::Tensor<T, D>& normed) {
-      return model.lm_head(tape.constant(normed)).value().to_host()[0];
+      return mtpx::linear(tape.constant(normed), model.head(0)).value().to_host()[0];
     };
     for (Index begin = 0; begin < context; begin += 256) pass(begin, std::min<Index>(256, context - begin));
     // Each several times in a row, as decoding would run it; the first finds the caches as the last left

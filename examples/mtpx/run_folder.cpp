@@ -165,14 +165,35 @@ void RunFolder::prepare(const std::optional<mtpx::Checkpoint>& from,
 }
 
 mtpx::Json run_facts(const CLI::App& command) {
-  const std::set<std::string> others{
-      "help",           "data",        "validation-data", "out",
-      "init",           "config",      "preset",          "tokenizer",
-      "no-mmap",        "no-verify",   "resume",          "override",
-      "save-every",     "keep-last",   "keep-every",      "on-nonfinite",
-      "on-failed-save", "force",       "export-no-mtp",   "threads",
-      "device",         "tensorboard", "dry-run",         "depth",
-      "text-memory",    "heads",       "vocab-size",      "checkpoint-activations"};
+  const std::set<std::string> others{"help",
+                                     "data",
+                                     "validation-data",
+                                     "out",
+                                     "init",
+                                     "config",
+                                     "preset",
+                                     "tokenizer",
+                                     "no-mmap",
+                                     "no-verify",
+                                     "resume",
+                                     "override",
+                                     "save-every",
+                                     "keep-last",
+                                     "keep-every",
+                                     "on-nonfinite",
+                                     "on-failed-save",
+                                     "force",
+                                     "export-no-mtp",
+                                     "threads",
+                                     "device",
+                                     "tensorboard",
+                                     "dry-run",
+                                     "depth",
+                                     "text-memory",
+                                     "heads",
+                                     "vocab-size",
+                                     "checkpoint-activations",
+                                     "tie-word-embeddings"};
   mtpx::Json facts;
   facts["mtpx"] = mtpx::cat(MTPX_VERSION_MAJOR, '.', MTPX_VERSION_MINOR, '.', MTPX_VERSION_PATCH);
   for (const CLI::Option* option : command.get_options()) {

@@ -52,6 +52,7 @@ mtpx::ModelConfig resolve(TrainFlags& o) {
   if (o.depth >= 0) source.config.num_nextn_predict_layers = o.depth;
   if (!o.heads.empty()) source.config.mtpx_heads = heads_of(o.heads);
   if (o.vocabulary > 0) source.config.vocab_size = o.vocabulary;
+  if (o.tie_word_embeddings) source.config.tie_word_embeddings = true;
   source.config.validate();
   set_weights(o, source.config);
   if (o.depth_decay != 1)

@@ -81,6 +81,7 @@ TEST_CASE("config.json: out and in again, byte for byte") {
   yarned.rms_norm_eps = 0.1 + 0.2;  // needs all its digits
   yarned.mtp_concat = MtpConcat::hidden_embedding;
   yarned.num_nextn_predict_layers = 0;
+  yarned.tie_word_embeddings = true;
   const Json extra =
       Json::parse(R"({"torch_dtype": "float32", "z": {"deep": [1, null]}, "a": "M\u00fcller"})");
   for (const Config& config : {tiny(), deep(), small(), yarned}) {
@@ -232,7 +233,7 @@ TEST_CASE("config.json F1 F7: what cannot be honoured is refused by name") {
   CHECK(problem(R"({"topk_method": "greedy"})") ==
         "topk_method = \"greedy\": only \"noaux_tc\" is supported");
   CHECK(problem(R"({"attention_bias": true})") == "attention_bias = true: only false is supported");
-  CHECK(problem(R"({"tie_word_embeddings": true})") == "tie_word_embeddings = true: only false is supported");
+  CHECK(problem(R"({"tie_word_embeddings": 1})") == "tie_word_embeddings = 1: must be true or false");
   CHECK(problem(R"({"moe_layer_freq": 2})") == "moe_layer_freq = 2: only 1 is supported");
   CHECK(problem(R"({"rope_interleave": false})") == "rope_interleave = false: only true is supported");
   CHECK(problem(R"({"attention_dropout": 0.1})") == "attention_dropout = 0.1: only 0 is supported");
@@ -291,12 +292,12 @@ TEST_CASE("config.json: the models of other names that are computed as DeepSeek-
   CHECK(Json::parse(config_json(glm.config, glm.extra))["architectures"] == Json{"Glm4MoeLiteForCausalLM"});
   CHECK(like(R"({"eos_token_id": []})").config.eos_token_id == -1);
   CHECK(like(R"({"eos_token_id": [3]})").config.eos_token_id == 3);
-  // Dense by absence, and by more dense layers than there are. Tied embeddings are refused by name.
+  // Dense by absence, and by more dense layers than there are. Tied where nothing else is said.
   Json youtu = Json::parse(gigachat);
   for (const char* key :
        {"moe_intermediate_size", "n_routed_experts", "n_shared_experts", "num_experts_per_tok", "n_group",
         "topk_group", "scoring_func", "routed_scaling_factor", "norm_topk_prob", "first_k_dense_replace",
-        "num_nextn_predict_layers"}) {
+        "num_nextn_predict_layers", "tie_word_embeddings"}) {
     youtu.erase(key);
   }
   youtu.update({{"architectures", {"YoutuForCausalLM"}}, {"model_type", "youtu"}, {"mlp_bias", false}});
@@ -304,8 +305,10 @@ TEST_CASE("config.json: the models of other names that are computed as DeepSeek-
   CHECK(!config_of(youtu).is_moe(25));
   youtu["n_routed_experts"] = nullptr;
   CHECK(config_of(youtu).n_routed_experts == 0);
-  youtu["tie_word_embeddings"] = true;
-  CHECK(problem_of(youtu) == "tie_word_embeddings = true: only false is supported");
+  CHECK(config_of(youtu).tie_word_embeddings);
+  CHECK(again(parse_config(youtu.dump(), "f")).config.tie_word_embeddings);
+  youtu["tie_word_embeddings"] = false;
+  CHECK(!config_of(youtu).tie_word_embeddings);
   const Config dense = like(R"({"first_k_dense_replace": 99})").config;
   CHECK(!dense.is_moe(26));
   CHECK(dense.first_k_dense_replace == 99);

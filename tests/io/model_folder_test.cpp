@@ -278,6 +278,34 @@ TEST_CASE(
         "share");
 }
 
+TEST_CASE("save_model, load_model: a tied head is written once, and a copy of it accepted where it is one") {
+  const Folder folder;
+  Config c = mixture_config(1);
+  c.tie_word_embeddings = true;
+  const auto model = random_model<float>(c, 1);
+  save_model(folder.root, model);
+  const std::string plain = folder.read("model.safetensors");
+  CHECK(plain.find("lm_head") == std::string::npos);
+  const auto loaded = load_model<float>(device(), folder.root);
+  CHECK(loaded.model.config == c);
+  CHECK(tensors(loaded.model) == tensors(model));
+
+  rewrite(folder.root / "model.safetensors", [](Tensors& all) {
+    all["lm_head.weight"] = all["model.layers.3.shared_head.head.weight"] = all["model.embed_tokens.weight"];
+  });
+  const auto again = load_model<float>(device(), folder.root);
+  CHECK(tensors(again.model) == tensors(model));
+  save_model(folder.root / "again", again.model, again.extra);
+  CHECK(folder.read("again/model.safetensors") == plain);
+
+  rewrite(folder.root / "model.safetensors", [](Tensors& all) { all["lm_head.weight"].second[5] += 1; });
+  CHECK(
+      folder.error([&] { load_model<float>(device(), folder.root); }) ==
+      "[model] model.safetensors: 1 tensors do not fit config.json\n"
+      "  different lm_head.weight: must equal model.embed_tokens.weight, which tie_word_embeddings makes the "
+      "head");
+}
+
 TEST_CASE("load_model F11: copies in another type are compared by value") {
   const Folder folder;
   const auto model = random_model<float>(mixture_config(1), 1);  // exact in bf16

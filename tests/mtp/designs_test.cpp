@@ -27,7 +27,7 @@ Config with(Config c, MtpHeads heads) {
 template <typename T>
 Numbers logits_of(const Transformer<T, Device>& model, const Batch<Device>& batch, std::size_t k) {
   Tape tape(Mode::inference);
-  return host(model.lm_head(model(tape, batch).normed.at(k)).value());
+  return host(linear(model(tape, batch).normed.at(k), model.head(0)).value());
 }
 
 /// A batch with token `at` of its only row replaced by another one.

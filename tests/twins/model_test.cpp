@@ -41,7 +41,10 @@ struct Case {
 std::vector<Case> cases() {
   Config parallel = mixture_config(2);
   parallel.mtpx_heads = MtpHeads::parallel;
+  Config tied = mixture_config(2);
+  tied.tie_word_embeddings = true;
   return {{mixture_config(2), 2, 30, 0.3},
+          {tied, 3, 40, 0.3},
           {mixture_config(2), 3, 40, 0.3},
           {parallel, 3, 40, 0.3},
           {wide_config(), 2, 100, 0.05}};

@@ -57,6 +57,7 @@ void visit_plain_keys(AnyConfig& config, Visit&& visit) {
   visit("norm_topk_prob", config.norm_topk_prob, Need::with_experts);
   visit("first_k_dense_replace", config.first_k_dense_replace, Need::with_experts);
   visit("aux_loss_alpha", config.aux_loss_alpha, Need::never);
+  visit("tie_word_embeddings", config.tie_word_embeddings, Need::never);
   visit("rms_norm_eps", config.rms_norm_eps, Need::always);
   visit("max_position_embeddings", config.max_position_embeddings, Need::always);
   visit("initializer_range", config.initializer_range, Need::never);
@@ -294,8 +295,11 @@ inline const std::vector<std::pair<const char*, MtpHeads>>& mtpx_heads_names() {
 
 /// The keys that say what mtpx does anyway; every other value is refused.
 inline std::vector<std::pair<const char*, Json>> fixed_keys() {
-  return {{"hidden_act", "silu"}, {"scoring_func", "sigmoid"}, {"topk_method", "noaux_tc"},
-          {"moe_layer_freq", 1},  {"attention_bias", false},   {"tie_word_embeddings", false}};
+  return {{"hidden_act", "silu"},
+          {"scoring_func", "sigmoid"},
+          {"topk_method", "noaux_tc"},
+          {"moe_layer_freq", 1},
+          {"attention_bias", false}};
 }
 
 constexpr const char* architecture = "DeepseekV3ForCausalLM";
@@ -305,13 +309,14 @@ constexpr std::array<std::string_view, 5> model_types{"deepseek_v3", "kimi_k2", 
 /// Types whose models are computed in another way, though a file may name the architecture.
 constexpr std::string_view other_type = "deepseek_v2";
 
-/// model_type, which stays in the keys if it is not DeepSeek-V3's own.
-inline void read_model_type(KeyReader& keys) {
+/// Sets what a file of some model_type leaves to its name. The key stays if it is not DeepSeek-V3's own.
+inline void read_model_type(KeyReader& keys, Config& config) {
   const auto place = keys.rest().find("model_type");
   if (place == keys.rest().end()) return keys.note_missing("model_type");
   const std::string type = place->is_string() ? place->get<std::string>() : "";
   const auto named = keys.rest().find("architectures");
   const bool by_name = named != keys.rest().end() && *named == Json{architecture};
+  config.tie_word_embeddings = type == "youtu";
   if (type == "deepseek_v3") {
     keys.take("model_type");
   } else if (std::find(model_types.begin(), model_types.end(), type) == model_types.end() &&
@@ -360,7 +365,8 @@ inline void refuse(const std::string& file, const char* what, const std::vector<
 ///
 /// The model is told by model_type, or by architectures where that is unknown: DeepSeek-V3's, and those that
 /// are computed as it is. A file without the keys of experts is of dense layers; num_key_value_heads has no
-/// meaning where all heads read one latent, and is ignored. eos_token_id may be a list.
+/// meaning where all heads read one latent, and is ignored. eos_token_id may be a list. Embedding and head of
+/// a youtu are one matrix unless tie_word_embeddings is false.
 ///
 /// Rotary positions may be spelt rope_theta + rope_scaling or rope_parameters. null stands for "none" in
 /// q_lora_rank, bos_token_id and eos_token_id. quantization_config must be DeepSeek-V3's: fp8, e4m3, scales
@@ -380,7 +386,7 @@ inline ModelConfig parse_config(std::string_view text, const std::string& file) 
   std::vector<std::string> problems;
   detail::KeyReader keys(std::move(json), "", problems);
 
-  detail::read_model_type(keys);
+  detail::read_model_type(keys, config);
   // Whether the keys of experts are needed is known first.
   const bool with_experts = detail::has_experts(keys.rest());
   detail::visit_plain_keys(config, [&](const char* key, auto& member, detail::Need need) {

@@ -74,12 +74,12 @@ class WeightCheck {
     }
   }
 
-  /// An MTP layer's own copy of a shared tensor may be there, if it is one.
-  void expect_copy(const std::string& name, const std::string& shared) {
+  /// A copy of a shared tensor may be there, if it is one.   who: shares it
+  void expect_copy(const std::string& name, const std::string& shared, const char* who) {
     const WeightFiles::Weight copy = claim(name), original = files_.find(shared);
     if (copy.entry == nullptr || original.entry == nullptr) return;
     if (check(name, copy, original.entry->shape) && !same_numbers(copy, original)) {
-      problems_.note(cat("different ", name, ": must equal ", shared, ", which the MTP layers share"));
+      problems_.note(cat("different ", name, ": must equal ", shared, ", which ", who));
     }
   }
 
@@ -122,10 +122,14 @@ void check_weights(const ModelConfig& config, const WeightFiles& files) {
     check.expect(name, extents(tensor.shape()));
   });
   const MtpDesign design = config.config.design();
+  const std::string embedding = "model.embed_tokens.weight", head = "lm_head.weight";
+  const bool tied = config.config.tie_word_embeddings;
+  if (tied) check.expect_copy(head, embedding, "tie_word_embeddings makes the head");
   for (Index k = 0; k < config.config.num_mtp_modules(); ++k) {
     const std::string layer = cat("model.layers.", config.config.num_hidden_layers + k);
-    if (design.reads_token) check.expect_copy(layer + ".embed_tokens.weight", "model.embed_tokens.weight");
-    if (design.own_norm) check.expect_copy(layer + ".shared_head.head.weight", "lm_head.weight");
+    const char* const who = "the MTP layers share";
+    if (design.reads_token) check.expect_copy(layer + ".embed_tokens.weight", embedding, who);
+    if (design.own_norm) check.expect_copy(layer + ".shared_head.head.weight", tied ? embedding : head, who);
   }
   check.finish();
 }
@@ -209,7 +213,7 @@ inline bool has_model(const std::filesystem::path& folder) {
 
 /// Writes `model` into `folder`, made if missing: the weights under their published names, and config.json
 /// with `extra` keys kept and torch_dtype set to what was written. Embedding and head are written once: MTP
-/// layers share them. Throws FileError.
+/// layers share them, and tied they are one. Throws FileError.
 ///
 /// The model in the folder is the old one, whole, until the new one is, at the rename of model.safetensors:
 /// its metadata "config" is the text of its config.json, which is renamed a moment later and has the digest

@@ -48,6 +48,8 @@ struct Config {
       0;  ///< the first layers, dense even in a model with experts; may be more than all
   double aux_loss_alpha = 1e-4;  ///< weight of the sequence-wise balance loss (DeepSeek-V3 eq. 17)
 
+  bool tie_word_embeddings = false;  ///< the output head is the embedding: one matrix
+
   double rms_norm_eps = 1e-6;  ///< added to the mean square in every norm but the two of the latents
   double rope_theta = 10000;   ///< base of the rotary frequencies
   std::optional<RopeScaling> rope_scaling;  ///< absent = plain rotary positions
@@ -284,7 +286,7 @@ struct Config {
       experts = 3 * d * n(moe_intermediate_size) * (n(n_routed_experts) + n(n_shared_experts)) +
                 d * n(n_routed_experts);
     }
-    const Number embedding_head_norm = 2 * n(vocab_size) * d + d;
+    const Number embedding_head_norm = (tie_word_embeddings ? 1 : 2) * n(vocab_size) * d + d;
     const MtpDesign depth = design();
     Number mtp = 0;                                   // beside its block
     if (depth.reads_token) mtp += 2 * d * d + 2 * d;  // eh_proj and two norms
