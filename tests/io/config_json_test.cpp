@@ -82,9 +82,11 @@ TEST_CASE("config.json: out and in again, byte for byte") {
   yarned.mtp_concat = MtpConcat::hidden_embedding;
   yarned.num_nextn_predict_layers = 0;
   yarned.tie_word_embeddings = true;
+  Config own = tiny();
+  own.mtpx_own_embeddings = own.mtpx_own_heads = {1};
   const Json extra =
       Json::parse(R"({"torch_dtype": "float32", "z": {"deep": [1, null]}, "a": "M\u00fcller"})");
-  for (const Config& config : {tiny(), deep(), small(), yarned}) {
+  for (const Config& config : {tiny(), deep(), small(), yarned, own}) {
     const std::string text = config_json(config, extra);
     const ModelConfig model = parse_config(text, "f");
     CHECK(model.config == config);
@@ -203,6 +205,9 @@ TEST_CASE("config.json F1: values of the wrong type") {
   CHECK(problem(R"({"bos_token_id": -1})") == "bos_token_id = -1" + whole);
   CHECK(problem(R"({"eos_token_id": [1, -2]})") ==
         "eos_token_id = an array: must be a whole number or a list of them");
+  CHECK(problem(R"({"mtpx_own_heads": 1})") == "mtpx_own_heads = 1: must be a list of whole numbers");
+  CHECK(problem(R"({"mtpx_own_heads": [0.5]})") ==
+        "mtpx_own_heads = an array: must be a list of whole numbers");
   CHECK(problem(R"({"rms_norm_eps": "1e-6"})") == "rms_norm_eps = \"1e-6\": must be a number");
   CHECK(problem(R"({"norm_topk_prob": 1})") == "norm_topk_prob = 1: must be true or false");
   CHECK(problem(R"({"q_lora_rank": "none"})") == "q_lora_rank = \"none\"" + whole);

@@ -16,13 +16,16 @@ namespace {
 using Host = Transformer<double, Cpu>;
 using Read = Transformer<double, Reference>;
 
-/// Dense; a mixture with groups, latent queries and YaRN, without latent queries, and tied; the other
+/// Dense; a mixture with groups, latent queries and YaRN, without latent queries, and tied but for
+/// depths of their own; the other
 /// designs. D = 2.
 std::vector<Config> configs() {
   Config plain_queries = mixture_config(2);
   plain_queries.q_lora_rank = 0;
   Config tied = mixture_config(2);
   tied.tie_word_embeddings = true;
+  tied.mtpx_own_embeddings = {2};
+  tied.mtpx_own_heads = {1};
   std::vector<Config> all{dense_config(2), mixture_config(2), plain_queries, tied};
   for (const MtpHeads heads : {MtpHeads::repeated, MtpHeads::parallel, MtpHeads::linear}) {
     all.push_back(mixture_config(2));

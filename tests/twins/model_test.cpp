@@ -43,6 +43,8 @@ std::vector<Case> cases() {
   parallel.mtpx_heads = MtpHeads::parallel;
   Config tied = mixture_config(2);
   tied.tie_word_embeddings = true;
+  tied.mtpx_own_embeddings = {2};
+  tied.mtpx_own_heads = {1};
   return {{mixture_config(2), 2, 30, 0.3},
           {tied, 3, 40, 0.3},
           {mixture_config(2), 3, 40, 0.3},

@@ -4,6 +4,7 @@
 
 #include <mtpx/core/error.hpp>
 #include <mtpx/io/block_scales.hpp>
+#include <mtpx/io/config_keys.hpp>
 #include <mtpx/io/file.hpp>
 #include <mtpx/io/json.hpp>
 #include <mtpx/model/config.hpp>
@@ -62,123 +63,6 @@ void visit_plain_keys(AnyConfig& config, Visit&& visit) {
   visit("max_position_embeddings", config.max_position_embeddings, Need::always);
   visit("initializer_range", config.initializer_range, Need::never);
 }
-
-/// Takes keys out of an object one by one and notes what is wrong with them; what is left was not asked for.
-class KeyReader {
- public:
-  KeyReader(Json object, std::string prefix, std::vector<std::string>& problems)
-      : rest_(std::move(object)), prefix_(std::move(prefix)), problems_(problems) {}
-
-  Json& rest() { return rest_; }
-
-  /// The value of `key`; nothing if it is absent.
-  std::optional<Json> take(const char* key) {
-    const auto place = rest_.find(key);
-    if (place == rest_.end()) return std::nullopt;
-    Json value = std::move(*place);
-    rest_.erase(place);
-    return value;
-  }
-
-  bool read(const char* key, Index& into, bool needed) {
-    return read_if(key, needed, "a whole number from 0 to 9223372036854775807", [&](const Json& value) {
-      constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<Index>::max());
-      if (!value.is_number_unsigned() || value.get<std::uint64_t>() > most) return false;
-      into = value.get<Index>();
-      return true;
-    });
-  }
-  bool read(const char* key, double& into, bool needed) {
-    return read_if(key, needed, "a number", [&](const Json& value) {
-      if (value.is_number()) into = value.get<double>();
-      return value.is_number();
-    });
-  }
-  bool read(const char* key, bool& into, bool needed) {
-    return read_if(key, needed, "true or false", [&](const Json& value) {
-      if (value.is_boolean()) into = value.get<bool>();
-      return value.is_boolean();
-    });
-  }
-
-  /// Like read, but null is a value too: it stands for `none`.
-  void read_or_null(const char* key, Index& into, Index none, bool needed) {
-    const auto place = rest_.find(key);
-    if (place == rest_.end() || !place->is_null()) {
-      read(key, into, needed);
-      return;
-    }
-    rest_.erase(place);
-    into = none;
-  }
-
-  /// A token, or several in a list; null and absence stand for none.
-  void read_tokens(const char* key, Index& first, std::vector<Index>& others) {
-    const auto place = rest_.find(key);
-    if (place == rest_.end() || !place->is_array()) return read_or_null(key, first, -1, false);
-    const Json list = *take(key);
-    std::vector<Index> all;
-    for (const Json& id : list) {
-      if (!id.is_number_unsigned() || id > std::numeric_limits<std::int32_t>::max()) {
-        note(key, list, "must be a whole number or a list of them");
-        return;
-      }
-      all.push_back(id.get<Index>());
-    }
-    first = all.empty() ? -1 : all[0];
-    if (!all.empty()) others.assign(all.begin() + 1, all.end());
-  }
-
-  /// A key that may be absent, and otherwise must have this one value; it is kept.
-  void expect(const char* key, const Json& only) {
-    const auto place = rest_.find(key);
-    if (place != rest_.end() && *place != only) note(key, *place, cat("only ", only.dump(), " is supported"));
-  }
-
-  /// A key that may be absent, and otherwise has one of the named values.
-  template <typename Choice>
-  void read_choice(const char* key, Choice& into,
-                   const std::vector<std::pair<const char*, Choice>>& choices) {
-    const std::optional<Json> value = take(key);
-    if (!value) return;
-    std::string known;
-    for (const auto& [name, choice] : choices) {
-      if (*value == name) {
-        into = choice;
-        return;
-      }
-      known += cat(known.empty() ? "" : " and ", quote(name));
-    }
-    note(key, *value, cat("only ", known, " are supported"));
-  }
-
-  /// A key that may be absent, and otherwise must have this one value.
-  void demand(const char* key, const Json& only) {
-    const std::optional<Json> value = take(key);
-    if (value && *value != only) note(key, *value, cat("only ", only.dump(), " is supported"));
-  }
-
-  void note(const char* key, const Json& value, const std::string& rule) {
-    problems_.push_back(cat(prefix_, key, " = ", json_text(value), ": ", rule));
-  }
-  void note_missing(const char* key) { problems_.push_back(cat(prefix_, key, " is missing")); }
-
- private:
-  template <typename Accept>
-  bool read_if(const char* key, bool needed, const char* kind, Accept&& accept) {
-    const std::optional<Json> value = take(key);
-    if (!value) {
-      if (needed) note_missing(key);
-      return false;
-    }
-    if (!accept(*value)) note(key, *value, cat("must be ", kind));
-    return true;
-  }
-
-  Json rest_;
-  std::string prefix_;
-  std::vector<std::string>& problems_;
-};
 
 /// What one spelling of the rotary positions says.
 struct RopeKeys {
@@ -371,8 +255,8 @@ inline void refuse(const std::string& file, const char* what, const std::vector<
 /// Rotary positions may be spelt rope_theta + rope_scaling or rope_parameters. null stands for "none" in
 /// q_lora_rank, bos_token_id and eos_token_id. quantization_config must be DeepSeek-V3's: fp8, e4m3, scales
 /// per block. Keys that mtpx does not know go to `extra`. mtpx's own keys are mtp_concat ("embedding_hidden",
-/// "hidden_embedding"), mtp_hidden ("post_norm", "pre_norm") and mtpx_heads ("sequential", "repeated",
-/// "parallel", "linear").
+/// "hidden_embedding"), mtp_hidden ("post_norm", "pre_norm"), mtpx_heads ("sequential", "repeated",
+/// "parallel", "linear"), mtpx_own_embeddings and mtpx_own_heads (lists of depths).
 ///
 /// Throws FileError for text that is not a JSON object (see parse_json), and ConfigError that lists every
 /// missing key, every value of the wrong type and everything that mtpx cannot honour; or, if there is none of
@@ -401,6 +285,8 @@ inline ModelConfig parse_config(std::string_view text, const std::string& file) 
   keys.read_choice("mtp_concat", config.mtp_concat, detail::mtp_concat_names());
   keys.read_choice("mtp_hidden", config.mtp_hidden, detail::mtp_hidden_names());
   keys.read_choice("mtpx_heads", config.mtpx_heads, detail::mtpx_heads_names());
+  keys.read_list("mtpx_own_embeddings", config.mtpx_own_embeddings);
+  keys.read_list("mtpx_own_heads", config.mtpx_own_heads);
   keys.read("mtpx_trained_window", config.mtpx_trained_window, false);
   for (const auto& [key, value] : detail::fixed_keys()) keys.demand(key, value);
   keys.take("num_key_value_heads");
@@ -468,6 +354,8 @@ inline std::string config_json(const Config& config, const Json& extra = Json::o
   for (const auto& [name, value] : detail::mtpx_heads_names()) {
     if (value == config.mtpx_heads) json["mtpx_heads"] = name;
   }
+  if (!config.mtpx_own_embeddings.empty()) json["mtpx_own_embeddings"] = config.mtpx_own_embeddings;
+  if (!config.mtpx_own_heads.empty()) json["mtpx_own_heads"] = config.mtpx_own_heads;
   if (config.mtpx_trained_window > 0) json["mtpx_trained_window"] = config.mtpx_trained_window;
   for (const auto& [key, value] : extra.items()) {
     if (!json.contains(key)) json[key] = value;

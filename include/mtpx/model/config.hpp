@@ -64,6 +64,9 @@ struct Config {
   MtpConcat mtp_concat = MtpConcat::embedding_hidden;
   MtpHidden mtp_hidden = MtpHidden::post_norm;  ///< what a depth passes on
   MtpHeads mtpx_heads = MtpHeads::sequential;   ///< what predicts the tokens after the next
+  /// Depths, from 1, whose module has an embedding or an output head of its own; the others share the main
+  /// model's.
+  std::vector<Index> mtpx_own_embeddings{}, mtpx_own_heads{};
   Index mtpx_trained_window = 0;  ///< longest window it was trained on, in tokens; 0 = not known
 
   bool operator==(const Config&) const = default;
@@ -76,6 +79,15 @@ struct Config {
 
   /// Weights of depths: one set for each, or one for all.
   Index num_mtp_modules() const { return design().modules(num_nextn_predict_layers); }
+
+  /// The same main model with other depths: those that stay keep what is their own.
+  void set_depths(Index depth, MtpHeads heads) {
+    const bool others = heads != mtpx_heads;
+    num_nextn_predict_layers = depth;
+    mtpx_heads = heads;
+    for (auto* own : {&mtpx_own_embeddings, &mtpx_own_heads})
+      std::erase_if(*own, [&](Index k) { return others || k > num_mtp_modules(); });
+  }
 
   /// Trunk and MTP layers together, as layers are counted: a depth's index is num_hidden_layers + k - 1.
   Index num_layers() const { return num_hidden_layers + num_nextn_predict_layers; }
@@ -218,7 +230,23 @@ struct Config {
       known_token("eos_token_id", id);
       if (id < 0) found.push_back(cat("eos_token_id = ", id, ": must be a token in a list of them"));
     }
+    own_violations("mtpx_own_embeddings", mtpx_own_embeddings, found);
+    own_violations("mtpx_own_heads", mtpx_own_heads, found);
+    if (!mtpx_own_embeddings.empty() && !design().reads_token)
+      found.push_back("mtpx_own_embeddings: depths of this design read no token");
     if (n_routed_experts > 0) expert_violations(found);
+  }
+
+  void own_violations(const char* name, const std::vector<Index>& own,
+                      std::vector<std::string>& found) const {
+    Index last = 0;
+    for (const Index k : own) {
+      if (k <= last || k > num_mtp_modules()) {
+        found.push_back(cat(name, ": ", k, " must be one of the ", num_mtp_modules(),
+                            " depths that have a module, each named once, in order"));
+      }
+      last = k;
+    }
   }
 
   void expert_violations(std::vector<std::string>& found) const {
@@ -286,13 +314,14 @@ struct Config {
       experts = 3 * d * n(moe_intermediate_size) * (n(n_routed_experts) + n(n_shared_experts)) +
                 d * n(n_routed_experts);
     }
+    const Number own = n(static_cast<Index>(mtpx_own_embeddings.size() + mtpx_own_heads.size()));
     const Number embedding_head_norm = (tie_word_embeddings ? 1 : 2) * n(vocab_size) * d + d;
     const MtpDesign depth = design();
     Number mtp = 0;                                   // beside its block
     if (depth.reads_token) mtp += 2 * d * d + 2 * d;  // eh_proj and two norms
     if (!depth.attends) mtp += d * d;
     if (depth.own_norm) mtp += d;
-    return embedding_head_norm + n(dense_count) * (attention + norms + dense) +
+    return embedding_head_norm + own * n(vocab_size) * d + n(dense_count) * (attention + norms + dense) +
            n(moe_count) * (attention + norms + experts) + n(num_mtp_modules()) * mtp;
   }
 };

@@ -52,6 +52,10 @@ struct Transformer {
     if (!c.tie_word_embeddings) lm_head.emplace(device, c.hidden_size, c.vocab_size);
     for (Index k = 0; k < design.modules(c.num_nextn_predict_layers); ++k)
       mtp.emplace_back(device, block_options(c.num_hidden_layers + k), design, c.mtp_concat, c.mtp_hidden);
+    for (const Index k : c.mtpx_own_embeddings)
+      mtp[design.module(k)].embed_tokens.emplace(device, embed_tokens.shape());
+    for (const Index k : c.mtpx_own_heads)
+      mtp[design.module(k)].head.emplace(device, c.hidden_size, c.vocab_size);
     for (Index layer = 0; layer < c.num_layers(); ++layer) names_.push_back(cat("model.layers.", layer));
     rope_table = make_rope_table<acc_t<T>>(device, c.max_position_embeddings, c.qk_rope_head_dim,
                                            c.rope_theta, c.rope_scaling);
@@ -67,12 +71,14 @@ struct Transformer {
     return detach_depths ? decltype(shared)(parameter.value()) : shared;
   }
 
-  /// The output head as depth k uses it (DeepSeek-V3 Eq. 23), [vocab, hidden]; 0: the main model. Tied, it is
-  /// the embedding, whose gradient is then the sum of both uses: a backward adds to it in the order in which
-  /// it runs, heads first, from the last depth to the main model, then what was looked up.
+  /// The output head as depth k uses it (DeepSeek-V3 Eq. 23), [vocab, hidden]; 0: the main model. Tied, that
+  /// is the embedding, whose gradient is then the sum of both uses: a backward adds to it in the order in
+  /// which it runs, heads first, from the last depth to the main model, then what was looked up.
   Weight<T, D> head(Index k) const {
-    const Parameter<T, D>& own = lm_head ? lm_head->weight : embed_tokens;
-    return k > 0 ? for_depths(own) : Weight<T, D>(own);
+    const Parameter<T, D>& main = lm_head ? lm_head->weight : embed_tokens;
+    if (k == 0) return main;
+    const auto& own = mtp[design.module(k)].head;
+    return own ? Weight<T, D>(own->weight) : for_depths(main);
   }
 
   /// What makes the block of a layer: also for blocks of a drafter that is not one of the designs.
