@@ -2,6 +2,7 @@
 // The numbers that define a model, under the names of DeepSeek-V3's config.json.
 
 #include <mtpx/core/error.hpp>
+#include <mtpx/core/scoring.hpp>
 #include <mtpx/core/shape.hpp>
 #include <mtpx/mtp/design.hpp>
 #include <mtpx/nn/yarn.hpp>
@@ -44,6 +45,8 @@ struct Config {
   Index topk_group = 1;              ///< groups among which a token chooses its experts
   double routed_scaling_factor = 1;  ///< multiplies the routed experts' weights
   bool norm_topk_prob = true;        ///< divide the chosen scores by their sum
+  /// How the router judges experts.
+  ScoringFunc scoring_func = ScoringFunc::sigmoid;
   Index first_k_dense_replace =
       0;  ///< the first layers, dense even in a model with experts; may be more than all
   double aux_loss_alpha = 1e-4;  ///< weight of the sequence-wise balance loss (DeepSeek-V3 eq. 17)
@@ -250,6 +253,10 @@ struct Config {
   }
 
   void expert_violations(std::vector<std::string>& found) const {
+    if (scoring_func == ScoringFunc::softmax && norm_topk_prob) {
+      found.push_back(
+          "norm_topk_prob = true: published programs of DeepSeek-V2 disagree about it, it must be false");
+    }
     if (sound({num_experts_per_tok, n_routed_experts}) && num_experts_per_tok > n_routed_experts) {
       found.push_back(cat("num_experts_per_tok = ", num_experts_per_tok,
                           ", n_routed_experts = ", n_routed_experts, ": a token takes an expert once"));
@@ -265,7 +272,7 @@ struct Config {
       return;
     }
     const Index group = n_routed_experts / n_group;
-    if (n_group > 1 && group < 2) {
+    if (n_group > 1 && group < 2 && scoring_func == ScoringFunc::sigmoid) {
       found.push_back(cat("n_routed_experts = ", n_routed_experts, ", n_group = ", n_group,
                           ": a group is scored by its two best experts, so it must have two"));
     }

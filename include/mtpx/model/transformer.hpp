@@ -96,7 +96,7 @@ struct Transformer {
                          c.moe_intermediate_size,
                          c.n_shared_experts,
                          {c.n_routed_experts, c.num_experts_per_tok, c.n_group, c.topk_group,
-                          c.norm_topk_prob, c.routed_scaling_factor},
+                          c.norm_topk_prob, c.routed_scaling_factor, c.scoring_func},
                          c.aux_loss_alpha};
     }
     return o;
