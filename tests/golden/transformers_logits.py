@@ -3,12 +3,12 @@
 
     transformers_logits.py MTPX_PROGRAM [ARGUMENTS OF mtpx score ...]       needs PyTorch and transformers
 
-Each config.json is as published, but for widths, counts of layers, experts and tokens, and the MTP layer, which
-transformers does not run (check_transformers.py compares those). mtpx reads it twice: as published, with the published
-names of tensors, and as transformers' own save_pretrained() writes both. Prints a line per model; exits with 1 if logits
-differ by more than 2e-5, or all gradients together by more than 1e-4 (relative, Euclidean, float32), or if mtpx refuses
-a folder. A model_type that this transformers lacks is said to be so and, where its architecture is DeepSeek-V3's, made
-as that.
+The models are those of tests/golden/published/: config.json as published, but for widths and counts of layers, experts
+and tokens, and without the MTP layer, which transformers does not run (check_transformers.py compares those). mtpx reads
+each twice: as published, with the published names of tensors, and as transformers' own save_pretrained() writes both.
+Prints a line per model; exits with 1 if logits differ by more than 2e-5, or all gradients together by more than 1e-4
+(relative, Euclidean, float32), or if mtpx refuses a folder. A model_type that this transformers lacks is said to be so
+and, where its architecture is DeepSeek-V3's, made as that.
 """
 
 import json
@@ -29,60 +29,20 @@ from make_golden import published_tensors
 BOUND, GRADIENTS, SAVED = 2e-5, 1e-4, 1e-6
 V3 = ["DeepseekV3ForCausalLM"]
 
-# What all share: reduced widths, and what says the same in each of the published files.
-SMALL = dict(vocab_size=512, hidden_size=256, intermediate_size=320, num_hidden_layers=3, num_attention_heads=4,
-             num_key_value_heads=4, q_lora_rank=96, kv_lora_rank=128, hidden_act="silu", attention_bias=False,
-             attention_dropout=0.0, initializer_range=0.02, rms_norm_eps=1e-6, tie_word_embeddings=False, use_cache=True,
-             bos_token_id=0, eos_token_id=1, torch_dtype="float32")
-MIXTURE = dict(moe_intermediate_size=64, n_routed_experts=32, n_shared_experts=1, num_experts_per_tok=8, n_group=1,
-               topk_group=1, norm_topk_prob=True, scoring_func="sigmoid", topk_method="noaux_tc", first_k_dense_replace=1,
-               moe_layer_freq=1, num_nextn_predict_layers=0)
-HEADS = dict(qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
+# Beside the files of tests/golden/published/: what transformers opens, too.
+CHANGED = {"deepseek_v3": [dict(first_k_dense_replace=9)]}
 
 
-def yarn(factor, mscale, beta_fast=32):
-    return dict(type="yarn", factor=factor, original_max_position_embeddings=4096, beta_fast=beta_fast, beta_slow=1,
-                mscale=mscale, mscale_all_dim=mscale)
-
-
-CASES = {
-    "DeepSeek-V3": SMALL | MIXTURE | HEADS | dict(
-        model_type="deepseek_v3", architectures=V3, n_group=8, topk_group=4, routed_scaling_factor=2.5, rope_theta=10000.0,
-        rope_scaling=yarn(40, 1.0), max_position_embeddings=163840),
-    "DeepSeek-V3, dense beyond the last layer": SMALL | MIXTURE | HEADS | dict(
-        model_type="deepseek_v3", architectures=V3, routed_scaling_factor=2.5, rope_theta=10000.0, rope_scaling=None,
-        max_position_embeddings=4096, first_k_dense_replace=9),
-    "GigaChat3.1": SMALL | MIXTURE | HEADS | dict(
-        model_type="deepseek_v3", architectures=V3, q_lora_rank=None, v_head_dim=192, num_experts_per_tok=4,
-        routed_scaling_factor=1.0, rope_theta=100000.0, rope_scaling=yarn(64, 1.0), max_position_embeddings=262144,
-        bos_token_id=1, eos_token_id=2),
-    "Moonlight": SMALL | MIXTURE | HEADS | dict(
-        model_type="deepseek_v3", architectures=V3, q_lora_rank=None, n_shared_experts=2, num_experts_per_tok=6,
-        routed_scaling_factor=2.446, rms_norm_eps=1e-5, rope_theta=50000.0, rope_scaling=None, max_position_embeddings=8192),
-    "Kimi-K2": SMALL | MIXTURE | HEADS | dict(
-        model_type="kimi_k2", architectures=V3, routed_scaling_factor=2.827, rope_theta=50000.0,
-        rope_scaling=yarn(32, 1.0, beta_fast=1), max_position_embeddings=131072),
-    "JoyAI-LLM-Flash": SMALL | MIXTURE | HEADS | dict(
-        model_type="joyai_llm_flash", architectures=V3, routed_scaling_factor=2.5, rope_theta=32000000.0, rope_scaling=None,
-        max_position_embeddings=131072),
-    "GLM-4.7-Flash": SMALL | MIXTURE | dict(
-        model_type="glm4_moe_lite", architectures=["Glm4MoeLiteForCausalLM"], qk_nope_head_dim=192, qk_rope_head_dim=64,
-        v_head_dim=256, num_experts_per_tok=4, routed_scaling_factor=1.8, rms_norm_eps=1e-5, rope_theta=1000000.0,
-        rope_scaling=None, partial_rotary_factor=1.0, max_position_embeddings=202752, eos_token_id=[5, 7, 9]),
-    "Youtu-LLM": SMALL | HEADS | dict(
-        model_type="youtu", architectures=["YoutuForCausalLM"], mlp_bias=False, rope_interleave=True, rope_theta=1600000.0,
-        rope_scaling=None, max_position_embeddings=131072, tie_word_embeddings=True),
-    "DeepSeek-V2": SMALL | MIXTURE | HEADS | dict(
-        model_type="deepseek_v2", architectures=["DeepseekV2ForCausalLM"], n_shared_experts=2, num_experts_per_tok=6,
-        n_group=8, topk_group=3, topk_method="group_limited_greedy", scoring_func="softmax", norm_topk_prob=False,
-        routed_scaling_factor=16.0, seq_aux=True, aux_loss_alpha=0.001, rope_theta=10000.0, rope_scaling=yarn(40, 0.707),
-        max_position_embeddings=163840),
-    "DeepSeek-V2-Lite": SMALL | MIXTURE | HEADS | dict(
-        model_type="deepseek_v2", architectures=["DeepseekV2ForCausalLM"], q_lora_rank=None, n_shared_experts=2,
-        num_experts_per_tok=6, topk_method="greedy", scoring_func="softmax", norm_topk_prob=False,
-        routed_scaling_factor=1.0, seq_aux=True, aux_loss_alpha=0.001, rope_theta=10000.0, rope_scaling=yarn(40, 0.707),
-        max_position_embeddings=163840),
-}
+def cases():
+    """(name, settings) of each model. The MTP layer goes: transformers does not run it."""
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "published")
+    for file in sorted(os.listdir(folder)):
+        name = file.removesuffix(".json")
+        with open(os.path.join(folder, file)) as text:
+            settings = json.load(text) | dict(num_nextn_predict_layers=0)
+        yield name, settings
+        for changes in CHANGED.get(name, []):
+            yield f"{name} {changes}", settings | changes
 
 
 def write_config(folder, settings):
@@ -135,7 +95,7 @@ def error(got, want):
 
 
 def lacks_mscale(model, settings):
-    """Whether transformers leaves the square of mscale_all_dim out of a deepseek_v2's scores, as it did before 2026-08."""
+    """Whether transformers leaves mscale_all_dim out of a deepseek_v2's scores, as it did until July 2026."""
     scaling = settings["rope_scaling"]
     if settings["model_type"] != "deepseek_v2" or not scaling:
         return False
@@ -171,7 +131,8 @@ def compare(command, name, settings, work):
         model, _ = make(folder, settings)
         said += "without YaRN, whose mscale_all_dim this transformers ignores; "
     fill(model, seed=len(name))
-    save_file(published(model, lambda tensor: tensor), os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    weights = os.path.join(folder, "model.safetensors")
+    save_file(published(model, lambda tensor: tensor), weights, metadata={"format": "pt"})
 
     tokens = torch.randint(settings["vocab_size"], (2, 33), generator=torch.Generator().manual_seed(1))
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
@@ -191,8 +152,8 @@ def compare(command, name, settings, work):
     model.save_pretrained(again)
     saved = error(score(command, again, tokens, work)["logits.0"], got["logits.0"])
     good = off <= BOUND and gradients <= GRADIENTS and saved <= SAVED and not strange
-    said += (f"logits {off:.1e}, gradients {gradients:.1e} (worst {worst[0]:.1e}, {worst[1][5:]}), as saved by transformers "
-             f"{saved:.1e}")
+    said += (f"logits {off:.1e}, gradients {gradients:.1e} (worst {worst[0]:.1e}, {worst[1][5:]}), "
+             f"as saved by transformers {saved:.1e}")
     return good, said + (f"; without a twin: {strange[:3]}" if strange else "")
 
 
@@ -201,16 +162,17 @@ def main():
     if not command:
         sys.exit(__doc__)
     torch.manual_seed(0)
-    failed = 0
-    for name, settings in CASES.items():
+    failed, count = 0, 0
+    for name, settings in cases():
+        count += 1
         with tempfile.TemporaryDirectory() as work:
             try:
-                good, said = compare(command, name, dict(settings), work)
+                good, said = compare(command, name, settings, work)
             except Exception as problem:  # the other models are still to be compared
                 good, said = False, f"{type(problem).__name__}: {problem}"
         failed += not good
         print(f"{'ok    ' if good else 'FAILED'} {name} ({settings['model_type']}): {said}", flush=True)
-    print(f"transformers {transformers.__version__}, bounds {BOUND:g} and {GRADIENTS:g}: {failed} of {len(CASES)} failed")
+    print(f"transformers {transformers.__version__}, bounds {BOUND:g}, {GRADIENTS:g}: {failed} of {count} failed")
     return 1 if failed else 0
 
 

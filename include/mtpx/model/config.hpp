@@ -67,10 +67,10 @@ struct Config {
   MtpConcat mtp_concat = MtpConcat::embedding_hidden;
   MtpHidden mtp_hidden = MtpHidden::post_norm;  ///< what a depth passes on
   MtpHeads mtpx_heads = MtpHeads::sequential;   ///< what predicts the tokens after the next
-  /// Depths, from 1, whose module has an embedding or an output head of its own; the others share the main
-  /// model's.
-  std::vector<Index> mtpx_own_embeddings{}, mtpx_own_heads{};
-  Index mtpx_trained_window = 0;  ///< longest window it was trained on, in tokens; 0 = not known
+  /// Depths, from 1, whose module has an embedding of its own; the others share the main model's.
+  std::vector<Index> mtpx_own_embeddings{};
+  std::vector<Index> mtpx_own_heads{};  ///< the same of output heads
+  Index mtpx_trained_window = 0;        ///< longest window it was trained on, in tokens; 0 = not known
 
   bool operator==(const Config&) const = default;
 
