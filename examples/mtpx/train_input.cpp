@@ -50,8 +50,7 @@ void set_weights(TrainFlags& o, const mtpx::Config& config) {
 mtpx::ModelConfig resolve(TrainFlags& o) {
   mtpx::ModelConfig source = o.init.folder.empty() ? o.config.read() : o.init.config();
   mtpx::Config& config = source.config;
-  config.set_depths(o.depth >= 0 ? o.depth : config.num_nextn_predict_layers,
-                    o.heads.empty() ? config.mtpx_heads : heads_of(o.heads));
+  set_depths(config, o.depth, o.heads);
   if (o.vocabulary > 0) config.vocab_size = o.vocabulary;
   if (o.tie_word_embeddings) config.tie_word_embeddings = true;
   config.validate();

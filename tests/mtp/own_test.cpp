@@ -79,6 +79,7 @@ TEST_CASE("own: copies of the main model's give its losses, and share its gradie
   const auto join = [&](const std::string& main, const std::string& part) {
     Numbers& sum = parts.at(main);
     const Numbers& other = parts.at(part);
+    REQUIRE(other.size() == sum.size());
     CHECK(relative_error(other, Numbers(other.size(), 0.0)) > 1e-4);
     CHECK(relative_error(sum, whole.at(main)) > 1e-4);
     for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += other[i];

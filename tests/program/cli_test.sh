@@ -132,7 +132,7 @@ grep -aq lm_head.weight "$work/tied/model.safetensors" && fail "a tied head was 
 grep -q '"tie_word_embeddings": true' "$work/tied2/config.json" || fail "the model is not tied any more"
 for draft in 0 2; do "$mtpx" generate --model "$work/tied" --prompt 'the quick' --max-tokens 40 --draft $draft 2>/dev/null >"$work/tied.$draft"; done
 cmp "$work/tied.0" "$work/tied.2" || fail "drafts changed the text of a tied model"
-expect 2 "mtpx: --tie-word-embeddings excludes --init" train "${small[@]:2}" --init "$work/one" --tie-word-embeddings --steps 1 --out "$work/none"
+expect 2 "mtpx: --init excludes --tie-word-embeddings" train "${small[@]:2}" --init "$work/one" --tie-word-embeddings --steps 1 --out "$work/none"
 
 # Scores: the same losses whatever the batch, from text and from tokens; a dump has what was asked for.
 golden=$(dirname "$0")/../golden/depth3
