@@ -49,7 +49,7 @@ template <typename T>
 std::map<std::string, Numbers> pass(Transformer<T, Device>& model, Numbers* losses = nullptr) {
   const auto loss = mtp_backward(model, random_batch(2, 9, model.config.vocab_size), {.lambda = 0.6});
   if (losses != nullptr) {
-    for (const auto& depth : loss.depths) losses->push_back(host(depth.loss.value())[0]);
+    for (const auto& one : loss.depths) losses->push_back(host(one.loss.value())[0]);
   }
   return gradients(model);
 }
