@@ -87,14 +87,20 @@ class WeightCheck {
     }
   }
 
-  /// A copy of another tensor may be there, if it is one.
-  void expect_copy(const std::string& name, const std::string& shared) {
-    const WeightFiles::Weight copy = claim(name), original = files_.find(shared);
-    if (copy.entry == nullptr || original.entry == nullptr) return;
-    if (check(name, copy, original.entry->shape) && !same_numbers(copy, original)) {
-      problems_.note(
-          cat("different ", name, ": must equal ", shared, ", which the model takes in its place"));
-    }
+  /// A tensor of this shape may be there. Whether it is.
+  bool allow(const std::string& name, const std::vector<Index>& shape) {
+    const WeightFiles::Weight weight = claim(name);
+    if (weight.entry == nullptr || !check(name, weight, shape)) return false;
+    if (weight.entry->dtype == DType::f8_e4m3) claim(scale_name(name));
+    return true;
+  }
+
+  /// A copy of another tensor, of this shape, may be there, if it is one.
+  void allow_copy(const std::string& name, const std::string& of, const std::vector<Index>& shape) {
+    const WeightFiles::Weight original = files_.find(of);
+    if (!allow(name, shape) || original.entry == nullptr || original.entry->shape != shape) return;
+    if (!same_numbers(files_.find(name), original))
+      problems_.note(cat("different ", name, ": must equal ", of, ", which the model takes in its place"));
   }
 
   /// Throws if anything is wrong; whatever nobody expected is.
@@ -161,12 +167,15 @@ void check_weights(const ModelConfig& config, const WeightFiles& files) {
     check.expect(name, extents(tensor.shape()));
   });
   const MtpDesign design = config.config.design();
-  if (config.config.tie_word_embeddings) check.expect_copy("lm_head.weight", "model.embed_tokens.weight");
+  const std::vector<Index> matrix = extents(model.embed_tokens.shape());
+  if (config.config.tie_word_embeddings)
+    check.allow_copy("lm_head.weight", "model.embed_tokens.weight", matrix);
+  // What is no copy was found to be the layer's own.
   for (Index k = 1; k <= config.config.num_mtp_modules(); ++k) {
     const SharedNames names(config.config, k);
-    if (design.reads_token && !model.mtp[design.module(k)].embed_tokens)
-      check.expect_copy(names.embedding, names.main_embedding);
-    if (design.own_norm && !model.mtp[design.module(k)].head) check.expect_copy(names.head, names.main_head);
+    const auto& module = model.mtp[design.module(k)];
+    if (design.reads_token && !module.embed_tokens) check.allow(names.embedding, matrix);
+    if (design.own_norm && !module.head) check.allow(names.head, matrix);
   }
   check.finish();
 }
