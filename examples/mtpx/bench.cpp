@@ -63,8 +63,7 @@ void add_figures(mtpx::Json& line, const mtpx::Cuda& gpu, double work) {
 template <typename T, typename D>
 void run(const BenchFlags& o, const D& device) {
   mtpx::Config config = o.config.read().config;
-  if (o.depth >= 0) config.num_nextn_predict_layers = o.depth;
-  if (!o.heads.empty()) config.mtpx_heads = heads_of(o.heads);
+  set_depths(config, o.depth, o.heads);
   mtpx::Transformer<T, D> model(device, config);
   mtpx::initialize(model, 0);
   const auto batches = random_batches(device, o, config.vocab_size);

@@ -33,7 +33,7 @@ double bytes_per_token(const mtpx::Transformer<T, D>& model, Index context) {
   double bytes =
       static_cast<double>(c.num_hidden_layers * context * (c.kv_lora_rank + c.qk_rope_head_dim)) * sizeof(T);
   mtpx::for_each_parameter(model, [&](const std::string& name, const auto& parameter) {
-    if (name.starts_with("model.embed_tokens")) return;
+    if (name.starts_with("model.embed_tokens") && !c.tie_word_embeddings) return;  // a row of it
     for (Index k = 0; k < c.num_nextn_predict_layers; ++k) {
       if (name.starts_with(mtpx::cat("model.layers.", c.num_hidden_layers + k, '.'))) return;
     }

@@ -56,8 +56,7 @@ struct Design {
 };
 
 Design make_design(const std::string& name, mtpx::Config config, Index depth) {
-  config.num_nextn_predict_layers = name == "baseline" ? 0 : depth;
-  config.mtpx_heads = mtpx::MtpHeads::sequential;
+  mtpx::MtpHeads heads = mtpx::MtpHeads::sequential;
   std::string what = "the main model alone";
   if (name == "sequential") what = "a module per depth, 0.3 times the mean loss";
   if (name == "decay") what = "sequential, depth k weighted 2^-(k-1), same sum";
@@ -65,9 +64,10 @@ Design make_design(const std::string& name, mtpx::Config config, Index depth) {
   if (name == "detached") what = "sequential, depths train themselves alone";
   if (name == "parallel") what = "a layer per depth on the trunk, plain sum of losses";
   if (name == "linear") what = "a matrix per depth on the trunk, plain sum of losses";
-  for (const auto& [known, heads] : mtpx::detail::mtpx_heads_names()) {
-    if (name == known) config.mtpx_heads = heads;
+  for (const auto& [known, its] : mtpx::detail::mtpx_heads_names()) {
+    if (name == known) heads = its;
   }
+  config.set_depths(name == "baseline" ? 0 : depth, heads);
   Design design{name, what, config, mtpx::published_weights(config.design()), name == "detached"};
   if (name == "decay") {
     design.loss.depth_weights = mtpx::exponential_weights(depth, 0.5);
@@ -265,7 +265,7 @@ class FinishedRuns {
 template <typename T, typename D>
 void compare(const CompareFlags& o, const D& device) {
   mtpx::Config config = o.config.read().config;
-  config.num_nextn_predict_layers = o.depth;
+  config.set_depths(o.depth, config.mtpx_heads);
   config.validate();
   if (o.context + o.tokens + o.depth + 1 > config.max_position_embeddings || o.context > o.seq) {
     throw mtpx::ConfigError(mtpx::cat("[compare] --context ", o.context, " and --tokens ", o.tokens,

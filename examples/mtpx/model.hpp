@@ -132,6 +132,12 @@ inline mtpx::MtpHeads heads_of(const std::string& name) {
   throw mtpx::ConfigError("[config] no design is called " + name);
 }
 
+/// What --depth (below 0: nothing) and --heads (empty: nothing) say over a configuration.
+inline void set_depths(mtpx::Config& config, mtpx::Index depth, const std::string& heads) {
+  config.set_depths(depth >= 0 ? depth : config.num_nextn_predict_layers,
+                    heads.empty() ? config.mtpx_heads : heads_of(heads));
+}
+
 /// --heads, where models are made.
 inline void add_heads(CLI::App& command, std::string& heads) {
   command

@@ -193,7 +193,8 @@ mtpx::Json run_facts(const CLI::App& command) {
                                      "heads",
                                      "vocab-size",
                                      "checkpoint-activations",
-                                     "draft-vocabulary"};
+                                     "draft-vocabulary",
+                                     "tie-word-embeddings"};
   mtpx::Json facts;
   facts["mtpx"] = mtpx::cat(MTPX_VERSION_MAJOR, '.', MTPX_VERSION_MINOR, '.', MTPX_VERSION_PATCH);
   for (const CLI::Option* option : command.get_options()) {

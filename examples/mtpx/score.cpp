@@ -133,8 +133,8 @@ void write_dump(const std::string& path, const mtpx::Transformer<T, D>& model, c
       for (const auto& depths : hidden) {
         const mtpx::Tensor<T, D>& x = depths[k];
         mtpx::Tensor<A, D> part(x.device(), x.shape().with_width(model.config.vocab_size));
-        linear_forward(x.device(), x.rows(), x.data(), model.config.vocab_size, model.lm_head.weight.data(),
-                       part.data());
+        linear_forward(x.device(), x.rows(), x.data(), model.config.vocab_size,
+                       model.head(static_cast<Index>(k)).data(), part.data());
         const std::vector<A> numbers = part.to_host();
         values.insert(values.end(), numbers.begin(), numbers.end());
       }

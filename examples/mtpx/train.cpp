@@ -126,6 +126,10 @@ void add_train(CLI::App& app) {
       ->check(CLI::Range(256, 1 << 24))
       ->excludes(init);
   command
+      ->add_flag("--tie-word-embeddings", o.tie_word_embeddings,
+                 "One matrix is embedding and output head of a new model, over the configuration's key")
+      ->excludes(init);
+  command
       ->add_option("--depth", o.depth,
                    "Depth D: tokens predicted after the next, over num_nextn_predict_layers")
       ->check(CLI::Range(0, 64));

@@ -20,6 +20,7 @@ struct TrainFlags {
   ConfigSource config;
   std::string tokenizer;
   mtpx::Index vocabulary = 0;
+  bool tie_word_embeddings = false;
   mtpx::Index depth = -1;
   mtpx::Index draft_vocabulary = -1;
   mtpx::TrainOptions train;

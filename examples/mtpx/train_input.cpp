@@ -50,15 +50,16 @@ void set_weights(TrainFlags& o, const mtpx::Config& config) {
 /// The model's configuration, with what flags say over it; and what they leave to it.
 mtpx::ModelConfig resolve(TrainFlags& o) {
   mtpx::ModelConfig source = o.init.folder.empty() ? o.config.read() : o.init.config();
-  if (o.depth >= 0) source.config.num_nextn_predict_layers = o.depth;
-  if (!o.heads.empty()) source.config.mtpx_heads = heads_of(o.heads);
-  if (o.vocabulary > 0) source.config.vocab_size = o.vocabulary;
-  if (o.draft_vocabulary >= 0) source.config.mtpx_draft_vocabulary = o.draft_vocabulary;
-  source.config.validate();
-  set_weights(o, source.config);
+  mtpx::Config& config = source.config;
+  set_depths(config, o.depth, o.heads);
+  if (o.vocabulary > 0) config.vocab_size = o.vocabulary;
+  if (o.tie_word_embeddings) config.tie_word_embeddings = true;
+  if (o.draft_vocabulary >= 0) config.mtpx_draft_vocabulary = o.draft_vocabulary;
+  config.validate();
+  set_weights(o, config);
   if (o.depth_decay > 0)
     o.train.step.loss.depth_weights =
-        mtpx::exponential_weights(source.config.num_nextn_predict_layers, o.depth_decay);
+        mtpx::exponential_weights(config.num_nextn_predict_layers, o.depth_decay);
   if (o.divisor == "all") o.train.step.loss.divisor = mtpx::LossDivisor::all_positions;
   o.train.lr.warmup = std::min(o.train.lr.warmup, o.train.steps / 10);
   if (!mtpx::Utf8Stream::valid(o.prompt)) throw mtpx::ConfigError("[train] --prompt is not valid UTF-8");

@@ -53,11 +53,11 @@ Value distil(Tape& tape, const Drafter& drafter, const Batch<Cpu>& batch) {
   const Index b = batch.batch(), t = batch.time(), v = model.config.vocab_size;
   Windows<float, Cpu> way = model.windows(batch);
   Value h = model(tape, batch, 0).normed[0], total;
-  const auto taught = log_softmax(model.lm_head(h)).value().reshape({b, t * v});
+  const auto taught = log_softmax(linear(h, model.head(0))).value().reshape({b, t * v});
   for (Index k = 1; k <= drafter.config.num_nextn_predict_layers; ++k) {
     const auto ahead = contiguous(taught.narrow_last(k * v, (t - k) * v)).reshape({b, t - k, v});
     const auto out = drafter.depth(tape, k, h, way);
-    const Value loss = kl(tape.constant(ahead), log_softmax(model.lm_head(out.normed)));
+    const Value loss = kl(tape.constant(ahead), log_softmax(linear(out.normed, model.head(0))));
     total = k == 1 ? loss : total + loss;
     h = out.carried;
   }

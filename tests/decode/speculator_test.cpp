@@ -286,7 +286,7 @@ TEST_CASE("Transformer: decoding gives the states of the pass that training uses
       check_close(decoded.states[k], host(trained.normed[k].value()), 1e-12, cat("depth ", k));
       const auto head = [&](const Numbers& states) {
         const Shape shape{1, static_cast<Index>(states.size()) / 8, 8};
-        return host(model.lm_head(tape.constant(tensor<double>(shape, states))).value());
+        return host(linear(tape.constant(tensor<double>(shape, states)), model.head(0)).value());
       };
       const Numbers got = head(decoded.states[k]);
       check_close(got, head(host(trained.normed[k].value())), 1e-10, "logits");

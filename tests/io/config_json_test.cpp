@@ -81,9 +81,12 @@ TEST_CASE("config.json: out and in again, byte for byte") {
   yarned.rms_norm_eps = 0.1 + 0.2;  // needs all its digits
   yarned.mtp_concat = MtpConcat::hidden_embedding;
   yarned.num_nextn_predict_layers = 0;
+  yarned.tie_word_embeddings = true;
+  Config own = tiny();
+  own.mtpx_own_embeddings = own.mtpx_own_heads = {1};
   const Json extra =
       Json::parse(R"({"torch_dtype": "float32", "z": {"deep": [1, null]}, "a": "M\u00fcller"})");
-  for (const Config& config : {tiny(), deep(), small(), yarned}) {
+  for (const Config& config : {tiny(), deep(), small(), yarned, own}) {
     const std::string text = config_json(config, extra);
     const ModelConfig model = parse_config(text, "f");
     CHECK(model.config == config);
@@ -148,6 +151,11 @@ TEST_CASE("config.json: rotary positions that contradict or cannot be honoured")
         "  rope_scaling.factor = 2: is not known without the type \"yarn\"");
   CHECK(problem(R"({"rope_scaling": {"type": "yarn"}})") ==
         "rope_scaling.factor is missing\n  rope_scaling.original_max_position_embeddings is missing");
+  for (const std::string one :
+       {R"("mscale": 0.5)", R"("mscale_all_dim": 1)", R"("mscale": 0, "mscale_all_dim": 1)"}) {
+    CHECK(problem(R"({"rope_scaling": {"type": "yarn", )" + one + ", " + yarn + "}}")
+              .ends_with("published programs agree only where both are given and not 0, or neither is"));
+  }
   CHECK(problem(R"({"rope_scaling": {"type": "yarn", "attention_factor": 1.5, )" + yarn + "}}") ==
         "rope_scaling.attention_factor = 1.5: only null is supported");
   CHECK(problem(R"({"rope_scaling": {"type": "yarn", "truncate": false, )" + yarn + "}}") ==
@@ -202,6 +210,9 @@ TEST_CASE("config.json F1: values of the wrong type") {
   CHECK(problem(R"({"bos_token_id": -1})") == "bos_token_id = -1" + whole);
   CHECK(problem(R"({"eos_token_id": [1, -2]})") ==
         "eos_token_id = an array: must be a whole number or a list of them");
+  CHECK(problem(R"({"mtpx_own_heads": 1})") == "mtpx_own_heads = 1: must be a list of whole numbers");
+  CHECK(problem(R"({"mtpx_own_heads": [0.5]})") ==
+        "mtpx_own_heads = an array: must be a list of whole numbers");
   CHECK(problem(R"({"rms_norm_eps": "1e-6"})") == "rms_norm_eps = \"1e-6\": must be a number");
   CHECK(problem(R"({"norm_topk_prob": 1})") == "norm_topk_prob = 1: must be true or false");
   CHECK(problem(R"({"q_lora_rank": "none"})") == "q_lora_rank = \"none\"" + whole);
@@ -211,12 +222,10 @@ TEST_CASE("config.json F1: values of the wrong type") {
 
 TEST_CASE("config.json F1 F7: what cannot be honoured is refused by name") {
   const std::string types =
-      ": only \"deepseek_v3\", \"kimi_k2\", \"joyai_llm_flash\", \"glm4_moe_lite\", \"youtu\" are supported, "
+      ": only \"deepseek_v2\", \"deepseek_v3\", \"kimi_k2\", \"joyai_llm_flash\", \"glm4_moe_lite\", "
+      "\"youtu\" are supported, "
       "and "
       "others with architectures = [\"DeepseekV3ForCausalLM\"]";
-  CHECK(problem(R"({"model_type": "deepseek_v2"})") == "model_type = \"deepseek_v2\"" + types);
-  CHECK(problem(R"({"model_type": "deepseek_v2", "architectures": ["DeepseekV3ForCausalLM"]})") ==
-        "model_type = \"deepseek_v2\"" + types);
   CHECK(problem(R"({"model_type": "llama"})") == "model_type = \"llama\"" + types);
   CHECK(problem(R"({"model_type": null, "architectures": ["DeepseekV3ForCausalLM"]})") ==
         "model_type = null" + types);
@@ -232,7 +241,7 @@ TEST_CASE("config.json F1 F7: what cannot be honoured is refused by name") {
   CHECK(problem(R"({"topk_method": "greedy"})") ==
         "topk_method = \"greedy\": only \"noaux_tc\" is supported");
   CHECK(problem(R"({"attention_bias": true})") == "attention_bias = true: only false is supported");
-  CHECK(problem(R"({"tie_word_embeddings": true})") == "tie_word_embeddings = true: only false is supported");
+  CHECK(problem(R"({"tie_word_embeddings": 1})") == "tie_word_embeddings = 1: must be true or false");
   CHECK(problem(R"({"moe_layer_freq": 2})") == "moe_layer_freq = 2: only 1 is supported");
   CHECK(problem(R"({"rope_interleave": false})") == "rope_interleave = false: only true is supported");
   CHECK(problem(R"({"attention_dropout": 0.1})") == "attention_dropout = 0.1: only 0 is supported");
@@ -291,12 +300,12 @@ TEST_CASE("config.json: the models of other names that are computed as DeepSeek-
   CHECK(Json::parse(config_json(glm.config, glm.extra))["architectures"] == Json{"Glm4MoeLiteForCausalLM"});
   CHECK(like(R"({"eos_token_id": []})").config.eos_token_id == -1);
   CHECK(like(R"({"eos_token_id": [3]})").config.eos_token_id == 3);
-  // Dense by absence, and by more dense layers than there are. Tied embeddings are refused by name.
+  // Dense by absence, and by more dense layers than there are. Tied where nothing else is said.
   Json youtu = Json::parse(gigachat);
   for (const char* key :
        {"moe_intermediate_size", "n_routed_experts", "n_shared_experts", "num_experts_per_tok", "n_group",
         "topk_group", "scoring_func", "routed_scaling_factor", "norm_topk_prob", "first_k_dense_replace",
-        "num_nextn_predict_layers"}) {
+        "num_nextn_predict_layers", "tie_word_embeddings"}) {
     youtu.erase(key);
   }
   youtu.update({{"architectures", {"YoutuForCausalLM"}}, {"model_type", "youtu"}, {"mlp_bias", false}});
@@ -304,11 +313,77 @@ TEST_CASE("config.json: the models of other names that are computed as DeepSeek-
   CHECK(!config_of(youtu).is_moe(25));
   youtu["n_routed_experts"] = nullptr;
   CHECK(config_of(youtu).n_routed_experts == 0);
-  youtu["tie_word_embeddings"] = true;
-  CHECK(problem_of(youtu) == "tie_word_embeddings = true: only false is supported");
+  CHECK(config_of(youtu).tie_word_embeddings);
+  CHECK(again(parse_config(youtu.dump(), "f")).config.tie_word_embeddings);
+  youtu["tie_word_embeddings"] = false;
+  CHECK(!config_of(youtu).tie_word_embeddings);
   const Config dense = like(R"({"first_k_dense_replace": 99})").config;
   CHECK(!dense.is_moe(26));
   CHECK(dense.first_k_dense_replace == 99);
+}
+
+TEST_CASE("config.json: DeepSeek-V2, whose router is another") {
+  // DeepSeek-V2-Lite, by what is published of it.
+  const std::string lite = R"({"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2",
+    "vocab_size": 102400, "hidden_size": 2048, "intermediate_size": 10944, "moe_intermediate_size": 1408,
+    "num_hidden_layers": 27, "num_attention_heads": 16, "num_key_value_heads": 16, "q_lora_rank": null,
+    "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 64,
+    "n_shared_experts": 2, "num_experts_per_tok": 6, "n_group": 1, "topk_group": 1, "topk_method": "greedy",
+    "scoring_func": "softmax", "routed_scaling_factor": 1.0, "norm_topk_prob": false, "first_k_dense_replace": 1,
+    "moe_layer_freq": 1, "seq_aux": true, "aux_loss_alpha": 0.001, "rms_norm_eps": 1e-06, "rope_theta": 10000,
+    "max_position_embeddings": 163840, "bos_token_id": 100000, "eos_token_id": 100001,
+    "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32,
+                     "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707}})";
+  const ModelConfig model = parse_config(lite, "f");
+  CHECK(model.config.scoring_func == ScoringFunc::softmax);
+  const std::string text = config_json(model.config, model.extra);
+  CHECK(parse_config(text, "f").config == model.config);
+  const Json written = Json::parse(text);
+  for (const char* key : {"architectures", "model_type", "topk_method", "scoring_func", "seq_aux"})
+    CHECK(written[key] == Json::parse(lite)[key]);
+  CHECK(Json::parse(config_json(model.config))["architectures"] == Json{"DeepseekV2ForCausalLM"});
+  const auto with = [&](const std::string& changes) {
+    Json json = Json::parse(lite);
+    json.update(Json::parse(changes));
+    return json;
+  };
+  const Config grouped =
+      config_of(with(R"({"topk_method": "group_limited_greedy", "n_group": 8, "topk_group": 3})"));
+  CHECK(grouped.n_group == 8);
+  CHECK(Json::parse(config_json(grouped))["topk_method"] == "group_limited_greedy");
+  // Without groups what is said of them means nothing.
+  CHECK(config_of(with(R"({"n_group": null, "topk_group": null})")) == model.config);
+  CHECK(config_of(with(R"({"n_group": 8, "topk_group": 3})")) == model.config);
+
+  CHECK(problem_of(with(R"({"scoring_func": "sigmoid"})")) ==
+        "scoring_func = \"sigmoid\": only \"softmax\" is supported");
+  CHECK(problem_of(with(R"({"topk_method": "noaux_tc"})")) ==
+        "topk_method = \"noaux_tc\": only \"greedy\" and \"group_limited_greedy\" are supported");
+  CHECK(problem_of(with(R"({"architectures": ["DeepseekV3ForCausalLM"]})")) ==
+        "architectures = an array: only [\"DeepseekV2ForCausalLM\"] is supported");
+  CHECK(problem_of(with(R"({"norm_topk_prob": true})")) ==
+        "[config] f: these values do not add up\n  norm_topk_prob = true: published programs of DeepSeek-V2 "
+        "disagree about it, it must be false");
+  CHECK(problem(R"({"scoring_func": "softmax", "topk_method": "greedy"})") ==
+        "scoring_func = \"softmax\": only \"sigmoid\" is supported\n"
+        "  topk_method = \"greedy\": only \"noaux_tc\" is supported");
+}
+
+TEST_CASE("config.json: dense layers that only a list or the type tells") {
+  Json glm = changed(R"({"model_type": "glm4_moe_lite", "architectures": ["Glm4MoeLiteForCausalLM"]})");
+  CHECK(config_of(glm).first_k_dense_replace == 1);
+  glm["first_k_dense_replace"] = 2;
+  CHECK(problem_of(glm) ==
+        "first_k_dense_replace = 2: without mlp_layer_types, glm4_moe_lite has one dense layer elsewhere");
+  glm.erase("first_k_dense_replace");
+  CHECK(config_of(glm).first_k_dense_replace == 1);
+  glm["mlp_layer_types"] = {"dense", "dense", "dense", "sparse"};
+  CHECK(config_of(glm).first_k_dense_replace == 3);
+  glm["mlp_layer_types"] = {"dense", "dense", "dense", "dense"};
+  CHECK(config_of(glm).first_k_dense_replace == 4);
+  glm["mlp_layer_types"] = {"sparse", "dense", "sparse", "sparse"};
+  CHECK(problem_of(glm).starts_with(
+      "mlp_layer_types = an array: must be \"dense\" for the first 0 of 4 layers"));
 }
 
 TEST_CASE("config.json F8: only the published quantisation is read") {

@@ -181,9 +181,9 @@ TEST_CASE("load_model: weights that are not finite are refused, unless nobody is
   const Folder folder;
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
     const auto model = random_model<float>(one_layer(), 1);
-    auto head = model.lm_head.weight.value().to_host();
+    auto head = model.lm_head->weight.value().to_host();
     head[13] = bad;
-    model.lm_head.weight.value().assign(head);
+    model.lm_head->weight.value().assign(head);
     save_model(folder.root, model);
     CHECK(folder.error<NumericError>([&] { load_model<float>(device(), folder.root); }) ==
           cat("[model] model.safetensors: tensor \"lm_head.weight\": number 13 is ", bad));

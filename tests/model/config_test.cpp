@@ -258,6 +258,17 @@ TEST_CASE("config F4: counts that do not fit each other") {
   CHECK(after([](Config& c) { c.eos_token_id = 256; }) ==
         lines({"eos_token_id = 256, vocab_size = 256: must be a token, or -1 for none"}));
   CHECK(after([](Config& c) { c.bos_token_id = 255; }).empty());
+  CHECK(after([](Config& c) { c.mtpx_own_heads = c.mtpx_own_embeddings = {1}; }).empty());
+  CHECK(
+      after([](Config& c) {
+        c.mtpx_own_heads = {1, 1, 2};
+      }) ==
+      lines({"mtpx_own_heads: 1 must be one of the 1 depths that have a module, each named once, in order",
+             "mtpx_own_heads: 2 must be one of the 1 depths that have a module, each named once, in order"}));
+  CHECK(after([](Config& c) {
+          c.mtpx_heads = MtpHeads::parallel;
+          c.mtpx_own_embeddings = {1};
+        }) == "mtpx_own_embeddings: depths of this design read no token");
 }
 
 TEST_CASE("config F5: the depth") {

@@ -53,7 +53,7 @@ std::map<std::string, Numbers> backward(Model& model, const Batch<Device>& batch
 
 /// -log P(target) from a hidden state, with whole logits.
 double cross_entropy(const Model& model, const Numbers& state, std::int32_t target) {
-  const Numbers logits = reference::linear(state, host(model.lm_head.weight.value()),
+  const Numbers logits = reference::linear(state, host(model.lm_head->weight.value()),
                                            model.config.hidden_size, model.config.vocab_size);
   double total = 0;
   for (const double z : logits) total += std::exp(z);

@@ -69,6 +69,17 @@ TEST_CASE("gradients: dense, direct queries, state before the norm and first, by
   }
 }
 
+TEST_CASE("gradients: embedding and head are one matrix") {
+  for (const MtpHeads heads : {MtpHeads::sequential, MtpHeads::parallel}) {
+    Config config = dense_config(2);
+    config.tie_word_embeddings = true;
+    config.mtpx_heads = heads;
+    const auto report = check(config, 3, random_batch(2, 4, 11), {0.7, {}, LossDivisor::valid_rows}, 1);
+    INFO("worst of " << report.checked << ": " << report.where);
+    CHECK(report.within(1e-9));
+  }
+}
+
 TEST_CASE("gradients: one module for all depths, parallel heads, linear heads; the plain sum of losses") {
   for (const MtpHeads heads : {MtpHeads::repeated, MtpHeads::parallel, MtpHeads::linear}) {
     for (const bool mixture : {false, true}) {

@@ -27,7 +27,8 @@ Config with(Config c, MtpHeads heads) {
 template <typename T>
 Numbers logits_of(const Transformer<T, Device>& model, const Batch<Device>& batch, std::size_t k) {
   Tape tape(Mode::inference);
-  return host(model.lm_head(model(tape, batch).normed.at(k)).value());
+  const auto normed = model(tape, batch).normed.at(k);
+  return host(linear(normed, model.head(static_cast<Index>(k))).value());
 }
 
 /// A batch with token `at` of its only row replaced by another one.
@@ -182,7 +183,7 @@ TEST_CASE("Transformer: a frozen main model keeps every bit, and depths train") 
       Numbers all;
       for (const auto& layer : model.layers) {
         if (!layer.moe) continue;
-        for (const double b : host(layer.moe->gate.e_score_correction_bias.value)) all.push_back(b);
+        for (const double b : host(layer.moe->gate.e_score_correction_bias->value)) all.push_back(b);
       }
       return all;
     };

@@ -62,7 +62,7 @@ Ints labels(const Batch<Device>& b, Index k) {
 
 reference::CrossEntropy reference_depth(const Model& model, const States& states, const Batch<Device>& b,
                                         Index k, Index divisor = 0) {
-  return {host(states.leaves[static_cast<std::size_t>(k)].value()), host(model.lm_head.weight.value()),
+  return {host(states.leaves[static_cast<std::size_t>(k)].value()), host(model.lm_head->weight.value()),
           labels(b, k), 8, divisor};
 }
 
@@ -119,7 +119,7 @@ TEST_CASE("mtp_loss: gradients of the head and of every state are those of the s
     for (std::size_t i = 0; i < dw.size(); ++i) dw[i] += weight * want.dw[i];
     check_close(host(states.leaves[static_cast<std::size_t>(k)].grad()), dx, 1e-12, cat("state ", k));
   }
-  check_close(host(model.lm_head.weight.grad()), dw, 1e-12, "head");
+  check_close(host(model.lm_head->weight.grad()), dw, 1e-12, "head");
 }
 
 TEST_CASE("mtp_loss: documents: a target in another document does not count") {
@@ -164,7 +164,7 @@ TEST_CASE("mtp_loss: a depth whose rows all lack a target adds zero loss and zer
     const auto none = mtp_loss(model, states.on(nothing), b, {.divisor = divisor});
     nothing.backward(none.total);
     CHECK(total(none) == 0);
-    for (const double g : host(model.lm_head.weight.grad())) CHECK(g == 0.0);
+    for (const double g : host(model.lm_head->weight.grad())) CHECK(g == 0.0);
   }
 }
 

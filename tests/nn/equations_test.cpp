@@ -189,13 +189,13 @@ TEST_CASE("a group is worth its two best experts, not its best one and not all")
 
 TEST_CASE("bias update by sign(mean - load), 0 where they are equal") {
   Moe<double, Device> moe(device(), {4, 3, 0, {4, 2, 1, 1, true, 1.0}, 0});
-  moe.gate.e_score_correction_bias.value.assign(Numbers{1, 2, -3, 0});
+  moe.gate.e_score_correction_bias->value.assign(Numbers{1, 2, -3, 0});
   moe.load.assign(Numbers{4, 2, 0, 2});
   moe.update_bias(0.125);
-  CHECK(host(moe.gate.e_score_correction_bias.value) == Numbers{1 - 0.125, 2, -3 + 0.125, 0});
+  CHECK(host(moe.gate.e_score_correction_bias->value) == Numbers{1 - 0.125, 2, -3 + 0.125, 0});
   CHECK(host(moe.load) == Numbers{0, 0, 0, 0});
   moe.update_bias(0.125);  // nothing happened since: nothing moves
-  CHECK(host(moe.gate.e_score_correction_bias.value) == Numbers{1 - 0.125, 2, -3 + 0.125, 0});
+  CHECK(host(moe.gate.e_score_correction_bias->value) == Numbers{1 - 0.125, 2, -3 + 0.125, 0});
 }
 
 TEST_CASE("perfect balance gives sum f P = 1, the balance loss its alpha") {

@@ -18,7 +18,7 @@ Moe<double, Device> random_moe(Index shared, double alpha) {
   for_each_parameter(moe, [&](const std::string&, auto& parameter) {
     parameter.value().assign(random_tensor<double>(parameter.shape(), ++stream).to_host());
   });
-  moe.gate.e_score_correction_bias.value.assign(Numbers{-1.5, -1.25, -2.0, -1.0, -1.75, -1.5});
+  moe.gate.e_score_correction_bias->value.assign(Numbers{-1.5, -1.25, -2.0, -1.0, -1.75, -1.5});
   return moe;
 }
 
@@ -35,7 +35,7 @@ TEST_CASE("Moe: chosen experts weighted by unbiased scores, plus the shared ones
     const auto x = random_tensor<double>({2, 4, 5}, 1);
     const auto w = [](const auto& module) { return host(module.weight.value()); };
     const Numbers scores = reference::sigmoid(reference::linear(host(x), w(moe.gate.linear), 5, 6));
-    const reference::Route route(scores, host(moe.gate.e_score_correction_bias.value), moe.options.routing);
+    const reference::Route route(scores, host(moe.gate.e_score_correction_bias->value), moe.options.routing);
     Numbers want =
         reference::experts({8, 5, 3, 6, 2}, host(x), route.weights, route.ids, w(moe.experts.gate_proj),
                            w(moe.experts.up_proj), w(moe.experts.down_proj));
@@ -82,7 +82,7 @@ TEST_CASE("Moe: load counts the slots of training passes, over micro-batches, un
   auto moe = random_moe(1, 0);
   CHECK(host(moe.last_load) == Numbers(6, 0.0));
   const auto x = random_tensor<double>({2, 4, 5}, 1);
-  const Numbers bias = host(moe.gate.e_score_correction_bias.value);
+  const Numbers bias = host(moe.gate.e_score_correction_bias->value);
   const auto total = [&] {
     double slots = 0;
     for (const double load : host(moe.load)) slots += load;
@@ -103,7 +103,7 @@ TEST_CASE("Moe: load counts the slots of training passes, over micro-batches, un
   const double mean = 2.0 * 16 / 6;
   for (std::size_t e = 0; e < 6; ++e) {
     const double step = load[e] < mean ? 0.125 : -0.125;
-    CHECK(host(moe.gate.e_score_correction_bias.value)[e] == bias[e] + step);
+    CHECK(host(moe.gate.e_score_correction_bias->value)[e] == bias[e] + step);
   }
 }
 

@@ -48,7 +48,7 @@ Chosen choose(const Numbers& scores, const Numbers& bias, const Routing& r) {
   Tape tape(Mode::inference);
   const Index tokens = static_cast<Index>(scores.size()) / r.n_experts;
   const auto got = route(tape.constant(tensor<double>({tokens, r.n_experts}, scores)),
-                         tensor<double>({r.n_experts}, bias), r);
+                         bias.empty() ? Tensor<double, Device>() : tensor<double>({r.n_experts}, bias), r);
   return {got.ids.to_host(), host(got.weights.value())};
 }
 
@@ -113,6 +113,43 @@ TEST_CASE("a group is worth the sum of its two largest") {
   CHECK(choose(scores, {0.5, 0, 0, 0, 0, 0, 0, 0, 0}, {9, 2, 3, 1}).ids == Ints{0, 1});
   // Groups of one expert are worth that expert.
   CHECK(choose({0.2, 0.8, 0.5}, Numbers(3, 0), {3, 2, 3, 2}).ids == Ints{1, 2});
+}
+
+TEST_CASE("route: scores that are a softmax (DeepSeek-V2) have no bias, and a group is worth its largest") {
+  Routing r{9, 2, 3, 1, false, 4};
+  r.scoring = ScoringFunc::softmax;
+  const Numbers scores = {0.2, 0.04, 0.01, 0.15, 0.16, 0.02, 0.14, 0.14, 0.14};
+  const Chosen got = choose(scores, {}, r);
+  CHECK(got.ids == Ints{0, 1});  // by their two best it would be group 1
+  CHECK(got.weights == Numbers{0.8, 0.16});
+  r.scoring = ScoringFunc::sigmoid;
+  CHECK(choose(scores, {}, r).ids == Ints{4, 3});
+}
+
+TEST_CASE("route: the published choice of DeepSeek-V2, with what is masked at 0") {
+  for (const Routing& limits :
+       {Routing{12, 4, 1, 1, false, 16}, Routing{12, 3, 4, 2, false, 1}, Routing{12, 1, 12, 3, false, 1}}) {
+    Routing r = limits;
+    r.scoring = ScoringFunc::softmax;
+    const Numbers scores = reference::softmax(host(random_tensor<double>({200, 12}, 1)), 12);
+    const Chosen got = choose(scores, {}, r);
+    const Index size = r.n_experts / r.n_group;
+    for (Index t = 0; t < 200; ++t) {
+      std::vector<double> s(scores.begin() + t * 12, scores.begin() + (t + 1) * 12), worth;
+      for (Index g = 0; g < r.n_group; ++g)
+        worth.push_back(*std::max_element(s.begin() + g * size, s.begin() + (g + 1) * size));
+      std::vector<double> best = worth;
+      std::sort(best.rbegin(), best.rend());
+      for (Index e = 0; e < 12; ++e)
+        if (nth(worth, e / size) < nth(best, r.topk_group - 1)) s[static_cast<std::size_t>(e)] = 0;
+      for (Index k = 0; k < r.top_k; ++k) {
+        const auto top = std::max_element(s.begin(), s.end());
+        REQUIRE(nth(got.ids, t * r.top_k + k) == top - s.begin());
+        CHECK(nth(got.weights, t * r.top_k + k) == r.scaling_factor * *top);
+        *top = 0;
+      }
+    }
+  }
 }
 
 TEST_CASE("route: ties go to the lowest index") {

@@ -123,6 +123,17 @@ cmp "$work/bpe/tokenizer.json" "$work/bpe3/tokenizer.json" || fail "--tokenizer 
 expect 2 "mtpx: [tokenizer] $work/bpe/tokenizer.json: has ids up to 299; the model's vocab_size is 256" \
   train --config "$work/config.json" --tokenizer "$work/bpe/tokenizer.json" --data "$work/text.txt" --steps 1 --out "$work/bpe4"
 
+# One matrix for embedding and head: written once, read again, and what goes on from it is tied.
+"$mtpx" train "${small[@]}" --tie-word-embeddings --steps 4 --out "$work/tied" >"$work/log" || fail "train --tie-word-embeddings"
+grep -aq lm_head.weight "$work/tied/model.safetensors" && fail "a tied head was written"
+(($(grep -oE '[0-9]+ parameters' "$work/log" | cut -d ' ' -f 1) + 256 * 32 == $("$mtpx" train "${small[@]}" --steps 4 --out "$work/none" --dry-run |
+  sed -nE 's/^parameters: ([0-9]+),.*/\1/p'))) || fail "a tied model has $(grep parameters "$work/log")"
+"$mtpx" train "${small[@]:2}" --init "$work/tied" --steps 1 --out "$work/tied2" >/dev/null || fail "train --init of a tied model"
+grep -q '"tie_word_embeddings": true' "$work/tied2/config.json" || fail "the model is not tied any more"
+for draft in 0 2; do "$mtpx" generate --model "$work/tied" --prompt 'the quick' --max-tokens 40 --draft $draft 2>/dev/null >"$work/tied.$draft"; done
+cmp "$work/tied.0" "$work/tied.2" || fail "drafts changed the text of a tied model"
+expect 2 "mtpx: --init excludes --tie-word-embeddings" train "${small[@]:2}" --init "$work/one" --tie-word-embeddings --steps 1 --out "$work/none"
+
 # Scores: the same losses whatever the batch, from text and from tokens; a dump has what was asked for.
 golden=$(dirname "$0")/../golden/depth3
 score=(score --model "$golden" --tokens "$golden/golden.safetensors")

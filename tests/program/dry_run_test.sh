@@ -22,6 +22,7 @@ near() {
 }
 near "depth 2"
 near "depth 0, bf16" --depth 0 --dtype bf16
+near "tied embeddings" --tie-word-embeddings
 near "depth 3, accumulation" --depth 3 --accumulation 3 --batch 2
 near "checkpointed activations" --checkpoint-activations --batch 16
 near "bf16, parallel heads" --dtype bf16 --heads parallel

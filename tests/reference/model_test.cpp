@@ -16,12 +16,20 @@ namespace {
 using Host = Transformer<double, Cpu>;
 using Read = Transformer<double, Reference>;
 
-/// Dense; a mixture with groups, latent queries and YaRN, and without latent queries; the other designs. D
-/// = 2.
+/// Dense; a mixture with groups, latent queries and YaRN, without latent queries, and tied but for
+/// depths of their own; DeepSeek-V2's router; the other
+/// designs. D = 2.
 std::vector<Config> configs() {
   Config plain_queries = mixture_config(2);
   plain_queries.q_lora_rank = 0;
-  std::vector<Config> all{dense_config(2), mixture_config(2), plain_queries};
+  Config tied = mixture_config(2);
+  tied.tie_word_embeddings = true;
+  tied.mtpx_own_embeddings = {2};
+  tied.mtpx_own_heads = {1};
+  Config v2 = plain_queries;
+  v2.scoring_func = ScoringFunc::softmax;
+  v2.norm_topk_prob = false;
+  std::vector<Config> all{dense_config(2), mixture_config(2), plain_queries, tied, v2};
   for (const MtpHeads heads : {MtpHeads::repeated, MtpHeads::parallel, MtpHeads::linear}) {
     all.push_back(mixture_config(2));
     all.back().mtpx_heads = heads;
@@ -112,7 +120,7 @@ TEST_CASE("reference: losses and every gradient of whole models") {
 }
 
 TEST_CASE("reference: clipped steps of AdamW and of the routers' biases") {
-  for (const Config& c : {dense_config(2), mixture_config(2)}) {
+  for (const Config& c : {dense_config(2), mixture_config(2), configs()[4]}) {
     const auto got = trained<Cpu>(c), want = trained<Reference>(c);
     check_close(got.first, want.first, 1e-12, "losses and norms");
     check_close(got.second, want.second, 1e-12);

@@ -69,7 +69,7 @@ inline std::vector<Numbers> logits(const Transformer<double, Device>& model,
   Tape tape(Mode::inference);
   const auto out =
       model(tape, {tensor<std::int32_t>({1, static_cast<Index>(padded.size())}, padded), {}, false});
-  const Numbers all = host(model.lm_head(out.normed[static_cast<std::size_t>(depth)]).value());
+  const Numbers all = host(linear(out.normed[static_cast<std::size_t>(depth)], model.head(depth)).value());
   std::vector<Numbers> rows;
   const auto vocab = static_cast<std::ptrdiff_t>(model.config.vocab_size);
   for (auto at = all.begin(); at != all.end(); at += vocab) rows.emplace_back(at, at + vocab);

@@ -34,6 +34,12 @@ Numbers sigmoid(Numbers x) {
   return x;
 }
 
+Numbers softmax(const Numbers& x, Index width) {
+  Numbers y = zeros(size(x));
+  softmax_forward(host(), Rows{size(x) / width, width, width}, false, x.data(), y.data());
+  return y;
+}
+
 Numbers swiglu(const Numbers& gate, const Numbers& up) {
   Numbers y = zeros(size(gate));
   swiglu_forward(host(), size(gate), gate.data(), up.data(), y.data());
@@ -91,7 +97,8 @@ Route::Route(const Numbers& scores, const Numbers& bias, const Routing& r) {
   const Index tokens = size(scores) / r.n_experts;
   weights = zeros(tokens * r.top_k);
   ids.resize(weights.size());
-  route_forward(host(), tokens, r, scores.data(), bias.data(), ids.data(), weights.data());
+  route_forward(host(), tokens, r, scores.data(), bias.empty() ? nullptr : bias.data(), ids.data(),
+                weights.data());
 }
 
 double balance_loss(const Numbers& scores, Index batch, Index time, Index experts, Index top_k,

@@ -16,6 +16,9 @@ Numbers rms_norm(const Numbers& x, const Numbers& gain, double eps);
 
 Numbers sigmoid(Numbers x);
 
+/// Of rows of `width`.
+Numbers softmax(const Numbers& x, Index width);
+
 /// silu(gate) * up
 Numbers swiglu(const Numbers& gate, const Numbers& up);
 
@@ -39,6 +42,7 @@ struct CrossEntropy {
   CrossEntropy(const Numbers& x, const Numbers& w, const Ints& labels, Index width, Index fixed_divisor = 0);
 };
 
+/// bias: none where empty
 struct Route {
   Ints ids;
   Numbers weights;

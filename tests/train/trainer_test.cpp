@@ -420,7 +420,7 @@ TEST_CASE("evaluate: losses, accuracy and agreement over all rows, against a loo
         Tape tape(Mode::inference);
         const auto out = model(tape, upload(device(), window, mask));
         const auto logits = [&](Index depth) {
-          return reference::linear(host(nth(out.normed, depth).value()), host(model.lm_head.weight.value()),
+          return reference::linear(host(nth(out.normed, depth).value()), host(model.lm_head->weight.value()),
                                    8, 256);
         };
         const Numbers z = logits(k), main = logits(0);

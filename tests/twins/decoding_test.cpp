@@ -273,6 +273,15 @@ TEST_CASE("twins: text of the GPU is the host's; drafted text is plain text, bat
   check(float{}, small, true);
   check(bf16{}, small, false);
   check(bf16{}, fused_config(true, true), false);
+  Config tied = fused_config(true, true);
+  tied.tie_word_embeddings = true;
+  tied.mtpx_own_embeddings = {1};
+  tied.mtpx_own_heads = {2};
+  check(bf16{}, tied, false);
+  Config v2 = fused_config(true, false);
+  v2.scoring_func = ScoringFunc::softmax;
+  v2.norm_topk_prob = false;
+  check(bf16{}, v2, false);
 }
 
 TEST_CASE("twins: texts of drawn drafts and of every rule are the host's, alone and side by side") {

@@ -41,10 +41,15 @@ struct Case {
 std::vector<Case> cases() {
   Config parallel = mixture_config(2);
   parallel.mtpx_heads = MtpHeads::parallel;
-  return {{mixture_config(2), 2, 30, 0.3},
-          {mixture_config(2), 3, 40, 0.3},
-          {parallel, 3, 40, 0.3},
-          {wide_config(), 2, 100, 0.05}};
+  Config tied = mixture_config(2);
+  tied.tie_word_embeddings = true;
+  tied.mtpx_own_embeddings = {2};
+  tied.mtpx_own_heads = {1};
+  Config v2 = mixture_config(2);
+  v2.scoring_func = ScoringFunc::softmax;
+  v2.norm_topk_prob = false;
+  return {{mixture_config(2), 2, 30, 0.3}, {v2, 3, 40, 0.3},       {tied, 3, 40, 0.3},
+          {mixture_config(2), 3, 40, 0.3}, {parallel, 3, 40, 0.3}, {wide_config(), 2, 100, 0.05}};
 }
 
 struct Pass {

@@ -196,17 +196,21 @@ TEST_CASE("twins: sigmoid, balance_loss") {
 
 TEST_CASE("twins: route, with ties and NaN") {
   TwinErrors errors("route", 0);
-  for (const Routing& r :
-       {Routing{8, 2}, Routing{8, 8}, Routing{64, 6, 8, 3, true, 2.5}, Routing{256, 8, 8, 4, true, 2.5},
-        Routing{12, 5, 4, 2, false, 2.5}, Routing{7, 3}}) {
+  for (const Routing& r : {Routing{8, 2}, Routing{8, 8}, Routing{64, 6, 8, 3, true, 2.5},
+                           Routing{256, 8, 8, 4, true, 2.5}, Routing{12, 5, 4, 2, false, 2.5}, Routing{7, 3},
+                           Routing{160, 6, 8, 3, false, 16, ScoringFunc::softmax},
+                           Routing{12, 3, 4, 2, false, 1, ScoringFunc::softmax}}) {
     CAPTURE(r.n_experts);
     CAPTURE(r.top_k);
+    const auto bias_of = [&r]<typename T, typename D>() {
+      return r.scoring == ScoringFunc::sigmoid ? random_tensor<T, D>({r.n_experts}, 2, 0.25) : Tensor<T, D>();
+    };
     const auto ids = [&]<typename D>(const D&, const Numbers& changed) {
       std::vector<float> scores = coarse_scores<float, Cpu>({300, r.n_experts}, 1).to_host();
       for (std::size_t i = 0; i < changed.size(); ++i) scores[7 * i] = static_cast<float>(changed[i]);
       Tape tape(Mode::inference);
       return route(tape.constant(tensor<float, D>({300, r.n_experts}, scores)),
-                   random_tensor<float, D>({r.n_experts}, 2, 0.25), r)
+                   bias_of.template operator()<float, D>(), r)
           .ids.to_host();
     };
     constexpr double nan = std::numeric_limits<double>::quiet_NaN();
@@ -216,7 +220,7 @@ TEST_CASE("twins: route, with ties and NaN") {
     errors.check_float([&]<typename T, typename D>() {
       return Card(
           {"scores"},
-          [r, bias = random_tensor<T, D>({r.n_experts}, 2, 0.25)](const auto& s) {
+          [r, bias = bias_of.template operator()<T, D>()](const auto& s) {
             return route(s, bias, r).weights;
           },
           activation(coarse_scores<T, D>({300, r.n_experts}, 1)));

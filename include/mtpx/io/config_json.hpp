@@ -4,6 +4,7 @@
 
 #include <mtpx/core/error.hpp>
 #include <mtpx/io/block_scales.hpp>
+#include <mtpx/io/config_keys.hpp>
 #include <mtpx/io/file.hpp>
 #include <mtpx/io/json.hpp>
 #include <mtpx/model/config.hpp>
@@ -57,127 +58,11 @@ void visit_plain_keys(AnyConfig& config, Visit&& visit) {
   visit("norm_topk_prob", config.norm_topk_prob, Need::with_experts);
   visit("first_k_dense_replace", config.first_k_dense_replace, Need::with_experts);
   visit("aux_loss_alpha", config.aux_loss_alpha, Need::never);
+  visit("tie_word_embeddings", config.tie_word_embeddings, Need::never);
   visit("rms_norm_eps", config.rms_norm_eps, Need::always);
   visit("max_position_embeddings", config.max_position_embeddings, Need::always);
   visit("initializer_range", config.initializer_range, Need::never);
 }
-
-/// Takes keys out of an object one by one and notes what is wrong with them; what is left was not asked for.
-class KeyReader {
- public:
-  KeyReader(Json object, std::string prefix, std::vector<std::string>& problems)
-      : rest_(std::move(object)), prefix_(std::move(prefix)), problems_(problems) {}
-
-  Json& rest() { return rest_; }
-
-  /// The value of `key`; nothing if it is absent.
-  std::optional<Json> take(const char* key) {
-    const auto place = rest_.find(key);
-    if (place == rest_.end()) return std::nullopt;
-    Json value = std::move(*place);
-    rest_.erase(place);
-    return value;
-  }
-
-  bool read(const char* key, Index& into, bool needed) {
-    return read_if(key, needed, "a whole number from 0 to 9223372036854775807", [&](const Json& value) {
-      constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<Index>::max());
-      if (!value.is_number_unsigned() || value.get<std::uint64_t>() > most) return false;
-      into = value.get<Index>();
-      return true;
-    });
-  }
-  bool read(const char* key, double& into, bool needed) {
-    return read_if(key, needed, "a number", [&](const Json& value) {
-      if (value.is_number()) into = value.get<double>();
-      return value.is_number();
-    });
-  }
-  bool read(const char* key, bool& into, bool needed) {
-    return read_if(key, needed, "true or false", [&](const Json& value) {
-      if (value.is_boolean()) into = value.get<bool>();
-      return value.is_boolean();
-    });
-  }
-
-  /// Like read, but null is a value too: it stands for `none`.
-  void read_or_null(const char* key, Index& into, Index none, bool needed) {
-    const auto place = rest_.find(key);
-    if (place == rest_.end() || !place->is_null()) {
-      read(key, into, needed);
-      return;
-    }
-    rest_.erase(place);
-    into = none;
-  }
-
-  /// A token, or several in a list; null and absence stand for none.
-  void read_tokens(const char* key, Index& first, std::vector<Index>& others) {
-    const auto place = rest_.find(key);
-    if (place == rest_.end() || !place->is_array()) return read_or_null(key, first, -1, false);
-    const Json list = *take(key);
-    std::vector<Index> all;
-    for (const Json& id : list) {
-      if (!id.is_number_unsigned() || id > std::numeric_limits<std::int32_t>::max()) {
-        note(key, list, "must be a whole number or a list of them");
-        return;
-      }
-      all.push_back(id.get<Index>());
-    }
-    first = all.empty() ? -1 : all[0];
-    if (!all.empty()) others.assign(all.begin() + 1, all.end());
-  }
-
-  /// A key that may be absent, and otherwise must have this one value; it is kept.
-  void expect(const char* key, const Json& only) {
-    const auto place = rest_.find(key);
-    if (place != rest_.end() && *place != only) note(key, *place, cat("only ", only.dump(), " is supported"));
-  }
-
-  /// A key that may be absent, and otherwise has one of the named values.
-  template <typename Choice>
-  void read_choice(const char* key, Choice& into,
-                   const std::vector<std::pair<const char*, Choice>>& choices) {
-    const std::optional<Json> value = take(key);
-    if (!value) return;
-    std::string known;
-    for (const auto& [name, choice] : choices) {
-      if (*value == name) {
-        into = choice;
-        return;
-      }
-      known += cat(known.empty() ? "" : " and ", quote(name));
-    }
-    note(key, *value, cat("only ", known, " are supported"));
-  }
-
-  /// A key that may be absent, and otherwise must have this one value.
-  void demand(const char* key, const Json& only) {
-    const std::optional<Json> value = take(key);
-    if (value && *value != only) note(key, *value, cat("only ", only.dump(), " is supported"));
-  }
-
-  void note(const char* key, const Json& value, const std::string& rule) {
-    problems_.push_back(cat(prefix_, key, " = ", json_text(value), ": ", rule));
-  }
-  void note_missing(const char* key) { problems_.push_back(cat(prefix_, key, " is missing")); }
-
- private:
-  template <typename Accept>
-  bool read_if(const char* key, bool needed, const char* kind, Accept&& accept) {
-    const std::optional<Json> value = take(key);
-    if (!value) {
-      if (needed) note_missing(key);
-      return false;
-    }
-    if (!accept(*value)) note(key, *value, cat("must be ", kind));
-    return true;
-  }
-
-  Json rest_;
-  std::string prefix_;
-  std::vector<std::string>& problems_;
-};
 
 /// What one spelling of the rotary positions says.
 struct RopeKeys {
@@ -212,8 +97,15 @@ inline RopeKeys read_rope(KeyReader& keys, const char* key, std::vector<std::str
     fields.read("original_max_position_embeddings", scaling.original_max_position_embeddings, true);
     fields.read("beta_fast", scaling.beta_fast, false);
     fields.read("beta_slow", scaling.beta_slow, false);
-    fields.read("mscale", scaling.mscale, false);
-    fields.read("mscale_all_dim", scaling.mscale_all_dim, false);
+    const bool mscale = fields.read("mscale", scaling.mscale, false);
+    const bool all_dim = fields.read("mscale_all_dim", scaling.mscale_all_dim, false);
+    const bool both = mscale && all_dim && scaling.mscale != 0 && scaling.mscale_all_dim != 0;
+    const bool neither = scaling.mscale == 1 && scaling.mscale_all_dim == 0;
+    if (!both && !neither) {
+      problems.push_back(
+          cat(key, ".mscale = ", scaling.mscale, ", mscale_all_dim = ", scaling.mscale_all_dim,
+              ": published programs agree only where both are given and not 0, or neither is"));
+    }
     fields.demand("attention_factor", nullptr);
     fields.demand("truncate", true);
     rope.scaling = scaling;
@@ -292,32 +184,43 @@ inline const std::vector<std::pair<const char*, MtpHeads>>& mtpx_heads_names() {
   return names;
 }
 
-/// The keys that say what mtpx does anyway; every other value is refused.
-inline std::vector<std::pair<const char*, Json>> fixed_keys() {
-  return {{"hidden_act", "silu"}, {"scoring_func", "sigmoid"}, {"topk_method", "noaux_tc"},
-          {"moe_layer_freq", 1},  {"attention_bias", false},   {"tie_word_embeddings", false}};
+/// The keys that say what mtpx does anyway with such a model; every other value is refused.
+inline std::vector<std::pair<const char*, Json>> fixed_keys(const Config& config) {
+  const bool softmax = config.scoring_func == ScoringFunc::softmax;
+  const char* const method = config.n_group > 1 ? "group_limited_greedy" : "greedy";
+  return {{"hidden_act", "silu"},
+          {"scoring_func", softmax ? "softmax" : "sigmoid"},
+          {"topk_method", softmax ? method : "noaux_tc"},
+          {"moe_layer_freq", 1},
+          {"attention_bias", false}};
 }
 
 constexpr const char* architecture = "DeepseekV3ForCausalLM";
+/// That of models with DeepSeek-V2's router, whose type is `v2_type`.
+constexpr const char* v2_architecture = "DeepseekV2ForCausalLM";
+constexpr const char* v2_type = "deepseek_v2";
 /// Types of models that are computed as DeepSeek-V3 is, whatever their architecture is called.
 constexpr std::array<std::string_view, 5> model_types{"deepseek_v3", "kimi_k2", "joyai_llm_flash",
                                                       "glm4_moe_lite", "youtu"};
-/// Types whose models are computed in another way, though a file may name the architecture.
-constexpr std::string_view other_type = "deepseek_v2";
 
-/// model_type, which stays in the keys if it is not DeepSeek-V3's own.
-inline void read_model_type(KeyReader& keys) {
+/// Sets what a file of some model_type leaves to its name. The key stays if it is not DeepSeek's own.
+inline void read_model_type(KeyReader& keys, Config& config) {
   const auto place = keys.rest().find("model_type");
   if (place == keys.rest().end()) return keys.note_missing("model_type");
   const std::string type = place->is_string() ? place->get<std::string>() : "";
   const auto named = keys.rest().find("architectures");
   const bool by_name = named != keys.rest().end() && *named == Json{architecture};
+  config.tie_word_embeddings = type == "youtu";
   if (type == "deepseek_v3") {
     keys.take("model_type");
+  } else if (type == v2_type) {
+    keys.take("model_type");
+    keys.expect("architectures", Json::array({v2_architecture}));
+    config.scoring_func = ScoringFunc::softmax;
   } else if (std::find(model_types.begin(), model_types.end(), type) == model_types.end() &&
-             (!by_name || type.empty() || type == other_type)) {
-    std::string known;
-    for (const std::string_view one : model_types) known += cat(known.empty() ? "" : ", ", quote(one));
+             (!by_name || type.empty())) {
+    std::string known = quote(v2_type);
+    for (const std::string_view one : model_types) known += cat(", ", quote(one));
     keys.note(
         "model_type", *place,
         cat("only ", known, " are supported, and others with architectures = [", quote(architecture), ']'));
@@ -331,6 +234,31 @@ inline bool has_experts(Json& keys) {
   if (keys.contains("n_routed_experts")) return keys["n_routed_experts"] != 0;
   return keys.contains("moe_intermediate_size") || keys.contains("num_experts_per_tok") ||
          keys.contains("n_shared_experts");
+}
+
+/// What a file leaves out of its experts, because programs for its model_type know it: which groups a router
+/// without groups has, and how many layers are dense.
+inline void complete_experts(KeyReader& keys, const Config& config) {
+  Json& rest = keys.rest();
+  if (config.scoring_func == ScoringFunc::softmax) {
+    bool grouped = false;
+    keys.read_choice(
+        "topk_method", grouped,
+        std::vector<std::pair<const char*, bool>>{{"greedy", false}, {"group_limited_greedy", true}});
+    if (!grouped) rest["n_group"] = rest["topk_group"] = 1U;
+  }
+  const char* const first = "first_k_dense_replace";
+  const Json types = rest.value("mlp_layer_types", Json());
+  const bool glm = rest.value("model_type", Json()) == "glm4_moe_lite";
+  if (!rest.contains(first) && types.is_array()) {
+    const auto sparse =
+        std::find_if(types.begin(), types.end(), [](const Json& one) { return one != "dense"; });
+    rest[first] = static_cast<std::uint64_t>(sparse - types.begin());
+  }
+  if (!glm || !types.is_null()) return;
+  if (!rest.contains(first)) rest[first] = 1U;
+  if (rest[first] != 1)
+    keys.note(first, rest[first], "without mlp_layer_types, glm4_moe_lite has one dense layer elsewhere");
 }
 
 /// Which layers route is said a second time by transformers 5; kept.
@@ -358,15 +286,17 @@ inline void refuse(const std::string& file, const char* what, const std::vector<
 
 /// The configuration in the text of a config.json; `file` names it in errors.
 ///
-/// The model is told by model_type, or by architectures where that is unknown: DeepSeek-V3's, and those that
-/// are computed as it is. A file without the keys of experts is of dense layers; num_key_value_heads has no
-/// meaning where all heads read one latent, and is ignored. eos_token_id may be a list.
+/// The model is told by model_type, or by architectures where that is unknown: DeepSeek-V3's, those that are
+/// computed as it is, and DeepSeek-V2's, whose router is another (ScoringFunc). A file without the keys of
+/// experts is of dense layers; num_key_value_heads has no meaning where all heads read one latent, and is
+/// ignored. eos_token_id may be a list. Embedding and head of a youtu are one matrix unless
+/// tie_word_embeddings is false.
 ///
 /// Rotary positions may be spelt rope_theta + rope_scaling or rope_parameters. null stands for "none" in
 /// q_lora_rank, bos_token_id and eos_token_id. quantization_config must be DeepSeek-V3's: fp8, e4m3, scales
 /// per block. Keys that mtpx does not know go to `extra`. mtpx's own keys are mtp_concat ("embedding_hidden",
-/// "hidden_embedding"), mtp_hidden ("post_norm", "pre_norm") and mtpx_heads ("sequential", "repeated",
-/// "parallel", "linear").
+/// "hidden_embedding"), mtp_hidden ("post_norm", "pre_norm"), mtpx_heads ("sequential", "repeated",
+/// "parallel", "linear"), mtpx_own_embeddings and mtpx_own_heads (lists of depths).
 ///
 /// Throws FileError for text that is not a JSON object (see parse_json), and ConfigError that lists every
 /// missing key, every value of the wrong type and everything that mtpx cannot honour; or, if there is none of
@@ -380,9 +310,10 @@ inline ModelConfig parse_config(std::string_view text, const std::string& file) 
   std::vector<std::string> problems;
   detail::KeyReader keys(std::move(json), "", problems);
 
-  detail::read_model_type(keys);
+  detail::read_model_type(keys, config);
   // Whether the keys of experts are needed is known first.
   const bool with_experts = detail::has_experts(keys.rest());
+  if (with_experts) detail::complete_experts(keys, config);
   detail::visit_plain_keys(config, [&](const char* key, auto& member, detail::Need need) {
     keys.read(key, member,
               need == detail::Need::always || (need == detail::Need::with_experts && with_experts));
@@ -396,8 +327,10 @@ inline ModelConfig parse_config(std::string_view text, const std::string& file) 
   keys.read_choice("mtp_hidden", config.mtp_hidden, detail::mtp_hidden_names());
   keys.read_choice("mtpx_heads", config.mtpx_heads, detail::mtpx_heads_names());
   keys.read("mtpx_draft_vocabulary", config.mtpx_draft_vocabulary, false);
+  keys.read_list("mtpx_own_embeddings", config.mtpx_own_embeddings);
+  keys.read_list("mtpx_own_heads", config.mtpx_own_heads);
   keys.read("mtpx_trained_window", config.mtpx_trained_window, false);
-  for (const auto& [key, value] : detail::fixed_keys()) keys.demand(key, value);
+  for (const auto& [key, value] : detail::fixed_keys(config)) keys.demand(key, value);
   keys.take("num_key_value_heads");
   keys.expect("partial_rotary_factor", 1);
   keys.expect("mlp_bias", false);
@@ -426,9 +359,10 @@ inline ModelConfig read_config(const std::filesystem::path& path) {
 /// key alone decides.
 inline std::string config_json(const Config& config, const Json& extra = Json::object()) {
   Json json = Json::object();
-  const Json architectures = {detail::architecture};
+  const bool v2 = config.scoring_func == ScoringFunc::softmax;
+  const Json architectures = {v2 ? detail::v2_architecture : detail::architecture};
   json["architectures"] = extra.value("architectures", architectures);
-  json["model_type"] = extra.value("model_type", Json("deepseek_v3"));
+  json["model_type"] = extra.value("model_type", Json(v2 ? detail::v2_type : "deepseek_v3"));
   detail::visit_plain_keys(config,
                            [&](const char* key, const auto& member, detail::Need) { json[key] = member; });
   if (config.n_routed_experts == 0) {
@@ -452,7 +386,7 @@ inline std::string config_json(const Config& config, const Json& extra = Json::o
                             {"mscale", scaling->mscale},
                             {"mscale_all_dim", scaling->mscale_all_dim}};
   }
-  for (const auto& [key, value] : detail::fixed_keys()) json[key] = value;
+  for (const auto& [key, value] : detail::fixed_keys(config)) json[key] = value;
   json["num_key_value_heads"] = config.num_attention_heads;
   for (const auto& [name, value] : detail::mtp_concat_names()) {
     if (value == config.mtp_concat) json["mtp_concat"] = name;
@@ -464,6 +398,8 @@ inline std::string config_json(const Config& config, const Json& extra = Json::o
     if (value == config.mtpx_heads) json["mtpx_heads"] = name;
   }
   if (config.mtpx_draft_vocabulary > 0) json["mtpx_draft_vocabulary"] = config.mtpx_draft_vocabulary;
+  if (!config.mtpx_own_embeddings.empty()) json["mtpx_own_embeddings"] = config.mtpx_own_embeddings;
+  if (!config.mtpx_own_heads.empty()) json["mtpx_own_heads"] = config.mtpx_own_heads;
   if (config.mtpx_trained_window > 0) json["mtpx_trained_window"] = config.mtpx_trained_window;
   for (const auto& [key, value] : extra.items()) {
     if (!json.contains(key)) json[key] = value;

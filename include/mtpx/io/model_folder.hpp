@@ -57,7 +57,7 @@ inline std::vector<std::int32_t> read_draft_ids(const WeightFiles::Weight& tenso
   return ids;
 }
 
-/// Whether two tensors hold the same numbers. Shapes and dtypes were checked.
+/// Whether two tensors hold the same numbers. They have one shape, and a dtype of numbers.
 inline bool same_numbers(const WeightFiles::Weight& a, const WeightFiles::Weight& b) {
   if (a.entry->dtype != b.entry->dtype) {
     return a.file->read<double>(*a.entry) == b.file->read<double>(*b.entry);
@@ -73,6 +73,19 @@ inline bool same_numbers(const WeightFiles::Weight& a, const WeightFiles::Weight
   }
   return true;
 }
+
+/// What an MTP layer may share with the main model, and what it is a copy of then.
+struct SharedNames {
+  std::string embedding, head;
+  std::string main_embedding = "model.embed_tokens.weight", main_head = "lm_head.weight";
+
+  SharedNames(const Config& config, Index depth) {
+    const std::string layer = cat("model.layers.", config.num_hidden_layers + depth - 1);
+    embedding = layer + ".embed_tokens.weight";
+    head = layer + ".shared_head.head.weight";
+    if (config.tie_word_embeddings) main_head = main_embedding;
+  }
+};
 
 /// What is wrong with the tensors of a folder, for the model that its config.json describes.
 class WeightCheck {
@@ -97,13 +110,20 @@ class WeightCheck {
     }
   }
 
-  /// An MTP layer's own copy of a shared tensor may be there, if it is one.
-  void expect_copy(const std::string& name, const std::string& shared) {
-    const WeightFiles::Weight copy = claim(name), original = files_.find(shared);
-    if (copy.entry == nullptr || original.entry == nullptr) return;
-    if (check(name, copy, original.entry->shape) && !same_numbers(copy, original)) {
-      problems_.note(cat("different ", name, ": must equal ", shared, ", which the MTP layers share"));
-    }
+  /// A tensor of this shape may be there. Whether it is.
+  bool allow(const std::string& name, const std::vector<Index>& shape) {
+    const WeightFiles::Weight weight = claim(name);
+    if (weight.entry == nullptr || !check(name, weight, shape)) return false;
+    if (weight.entry->dtype == DType::f8_e4m3) claim(scale_name(name));
+    return true;
+  }
+
+  /// A copy of another tensor, of this shape, may be there, if it is one.
+  void allow_copy(const std::string& name, const std::string& of, const std::vector<Index>& shape) {
+    const WeightFiles::Weight original = files_.find(of);
+    if (!allow(name, shape) || original.entry == nullptr || original.entry->shape != shape) return;
+    if (!same_numbers(files_.find(name), original))
+      problems_.note(cat("different ", name, ": must equal ", of, ", which the model takes in its place"));
   }
 
   /// Where there are some, the tokens that drafts are picked from.
@@ -152,6 +172,31 @@ class WeightCheck {
   TensorProblems problems_;
 };
 
+/// MTP layers' embeddings and heads that are no copies of the main model's are their own: adds them to those
+/// that config.json names.
+inline void find_own(Config& config, const WeightFiles& files) {
+  const auto differs = [&](const std::string& name, const std::string& shared) {
+    const WeightFiles::Weight one = files.find(name), main = files.find(shared);
+    if (one.entry == nullptr || main.entry == nullptr || one.entry->shape != main.entry->shape) return false;
+    const auto readable = [](const auto& dtype) { return dtype && !is_integer(*dtype); };
+    if (!readable(one.entry->dtype) || !readable(main.entry->dtype)) return false;
+    const WeightFiles::Weight scale = files.find(scale_name(name)), of_main = files.find(scale_name(shared));
+    if ((scale.entry == nullptr) != (of_main.entry == nullptr)) return true;
+    return !same_numbers(one, main) || (scale.entry != nullptr && !same_numbers(scale, of_main));
+  };
+  const auto add = [](std::vector<Index>& own, Index k) {
+    const auto place = std::lower_bound(own.begin(), own.end(), k);
+    if (place == own.end() || *place != k) own.insert(place, k);
+  };
+  const MtpDesign design = config.design();
+  for (Index k = 1; k <= config.num_mtp_modules(); ++k) {
+    const SharedNames names(config, k);
+    if (design.reads_token && differs(names.embedding, names.main_embedding))
+      add(config.mtpx_own_embeddings, k);
+    if (design.own_norm && differs(names.head, names.main_head)) add(config.mtpx_own_heads, k);
+  }
+}
+
 /// Checks every tensor of `files` against the model that `config` describes, before that model exists.
 template <typename T>
 void check_weights(const ModelConfig& config, const WeightFiles& files) {
@@ -162,10 +207,15 @@ void check_weights(const ModelConfig& config, const WeightFiles& files) {
   });
   check.expect_draft_ids(config.config.mtpx_draft_vocabulary, config.config.vocab_size);
   const MtpDesign design = config.config.design();
-  for (Index k = 0; k < config.config.num_mtp_modules(); ++k) {
-    const std::string layer = cat("model.layers.", config.config.num_hidden_layers + k);
-    if (design.reads_token) check.expect_copy(layer + ".embed_tokens.weight", "model.embed_tokens.weight");
-    if (design.own_norm) check.expect_copy(layer + ".shared_head.head.weight", "lm_head.weight");
+  const std::vector<Index> matrix = extents(model.embed_tokens.shape());
+  if (config.config.tie_word_embeddings)
+    check.allow_copy("lm_head.weight", "model.embed_tokens.weight", matrix);
+  // What is no copy was found to be the layer's own.
+  for (Index k = 1; k <= config.config.num_mtp_modules(); ++k) {
+    const SharedNames names(config.config, k);
+    const auto& module = model.mtp[design.module(k)];
+    if (design.reads_token && !module.embed_tokens) check.allow(names.embedding, matrix);
+    if (design.own_norm && !module.head) check.allow(names.head, matrix);
   }
   check.finish();
 }
@@ -225,6 +275,13 @@ inline void check_sizes(const Config& c, const WeightFiles& files) {
              ", whose rotations take ", number * c.qk_rope_head_dim * c.max_position_embeddings, " bytes"));
 }
 
+/// From what config.json says to the configuration of the model that `files` are.
+inline void complete(ModelConfig& config, const WeightFiles& files) {
+  take_written(config, files);
+  check_sizes(config.config, files);
+  find_own(config.config, files);
+}
+
 /// Throws NumericError for the first of these numbers, of tensor `name` from `begin` on, that is not finite.
 template <typename N>
 void check_finite(const SafeTensors& file, const std::string& name, Index begin, std::span<const N> numbers) {
@@ -262,8 +319,8 @@ inline bool has_model(const std::filesystem::path& folder) {
 }
 
 /// Writes `model` into `folder`, made if missing: the weights under their published names, and config.json
-/// with `extra` keys kept and torch_dtype set to what was written. Embedding and head are written once: MTP
-/// layers share them. Throws FileError.
+/// with `extra` keys kept and torch_dtype set to what was written. Embedding and head are written once, but
+/// for MTP layers that have their own. Throws FileError.
 ///
 /// The model in the folder is the old one, whole, until the new one is, at the rename of model.safetensors:
 /// its metadata "config" is the text of its config.json, which is renamed a moment later and has the digest
@@ -282,7 +339,10 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
   if (failed) throw FileError(cat("[model] ", folder.string(), ": cannot be made: ", failed.message()));
 
   Config config = model.config;
-  if (!mtp) config.num_nextn_predict_layers = config.mtpx_draft_vocabulary = 0;
+  if (!mtp) {
+    config.set_depths(0, config.mtpx_heads);
+    config.mtpx_draft_vocabulary = 0;
+  }
   std::vector<std::string> left_out;
   for (Index k = config.num_nextn_predict_layers; k < model.config.num_nextn_predict_layers; ++k) {
     left_out.push_back(cat("model.layers.", config.num_hidden_layers + k, '.'));
@@ -316,7 +376,7 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
 /// The configuration of the model in `folder`, as load_model() takes it. Throws ConfigError or FileError.
 inline ModelConfig read_model_config(const std::filesystem::path& folder, SafeTensorsOptions options = {}) {
   ModelConfig config = read_config(folder / "config.json");
-  detail::take_written(config, WeightFiles::open(folder, options));
+  detail::complete(config, WeightFiles::open(folder, options));
   return config;
 }
 
@@ -328,23 +388,22 @@ struct LoadedModel {
 };
 
 /// Reads a folder in the published format (README_WEIGHTS.md of DeepSeek-V3): MTP layer k is layer
-/// num_hidden_layers + k, from 0; its own embed_tokens and shared_head.head may be absent or equal to the
-/// shared ones. Weights of any floating type are converted to the model's; F8_E4M3 ones are multiplied by the
-/// scales of their blocks.
+/// num_hidden_layers + k, from 0; where its embed_tokens and shared_head.head are absent or equal to the main
+/// model's, it shares those, and else they are its own. Weights of any floating type are converted to the
+/// model's; F8_E4M3 ones are multiplied by the scales of their blocks.
 ///
 /// Throws ConfigError or FileError. Fields of config.json that are not what save_model() wrote with these
-/// weights are listed; so are missing, unexpected, misshapen and differing tensors, ten at most, before the
-/// model is allocated; then every tensor that has a checksum is compared with it. Throws NumericError for a
-/// weight that is not finite. options.verify = false: any config.json, no checksums, any weights. All threads
-/// of the host read and convert, each its part of a tensor. Memory: the model, and one row of an 8-bit weight
-/// a thread.
+/// weights are listed; so are missing, unexpected and misshapen tensors, ten at most, before the model is
+/// allocated; then every tensor that has a checksum is compared with it. Throws NumericError for a weight
+/// that is not finite. options.verify = false: any config.json, no checksums, any weights. All threads of the
+/// host read and convert, each its part of a tensor. Memory: the model, and one row of an 8-bit weight a
+/// thread.
 template <typename T, typename D>
 LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folder,
                              SafeTensorsOptions options = {}) {
   ModelConfig config = read_config(folder / "config.json");
   const WeightFiles files = WeightFiles::open(folder, options);
-  detail::take_written(config, files);
-  detail::check_sizes(config.config, files);
+  detail::complete(config, files);
   detail::check_weights<T>(config, files);
   const Cpu host = detail::host_of(device);
   std::vector<WeightFiles::Weight> all;

@@ -69,11 +69,12 @@ bool decode_fits(const DecodeAttention<T>& p) {
          p.q_rank <= 5120 && p.latent % 8 == 0 && p.latent <= 512 && s.nope % 8 == 0 && s.rope % 8 == 0 &&
          s.v % 8 == 0 && (p.latent + s.rope) % 16 == 0 && s.rope <= 512;
 }
-/// The same for a feed-forward network.
+/// The same for a feed-forward network, whose router, if any, takes sigmoids.
 template <typename T>
 bool decode_fits(const DecodeFeedForward<T>& p) {
   const Routing& r = p.routing;
-  const bool routes = r.n_experts == 0 || (r.n_experts <= 256 && r.n_group <= 32 && r.top_k <= 32);
+  const bool routes = r.n_experts == 0 || (r.n_experts <= 256 && r.n_group <= 32 && r.top_k <= 32 &&
+                                           r.scoring == ScoringFunc::sigmoid);
   return p.rows <= fused_rows && p.hidden % 8 == 0 && p.hidden <= 5120 && p.inner % 8 == 0 &&
          p.shared_inner % 8 == 0 && routes;
 }

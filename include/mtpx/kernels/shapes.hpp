@@ -2,6 +2,7 @@
 // Sizes that kernels take as one argument. Plain numbers: every compiler sees this file.
 
 #include <mtpx/core/bf16.hpp>
+#include <mtpx/core/scoring.hpp>
 #include <mtpx/core/shape.hpp>
 
 namespace mtpx {
@@ -18,14 +19,19 @@ struct AttentionShape {
   Index v = 0;      ///< width of a head's value
 };
 
-/// How a token chooses its experts (DeepSeek-V3 sec. 2.1.2, Eq. 12-16). n_group = 1: no group limit.
+/// How a token chooses its experts (DeepSeek-V3 sec. 2.1.2, Eq. 12-16; DeepSeek-V2 sec. 2.2). n_group = 1: no
+/// group limit.
 struct Routing {
-  Index n_experts = 0;          ///< E
-  Index top_k = 0;              ///< K, experts of a token
-  Index n_group = 1;            ///< equal groups of experts
-  Index topk_group = 1;         ///< groups that a token chooses among
-  bool norm_topk_prob = true;   ///< divide the chosen scores by their sum
-  double scaling_factor = 1.0;  ///< multiplies the weights
+  Index n_experts = 0;                         ///< E
+  Index top_k = 0;                             ///< K, experts of a token
+  Index n_group = 1;                           ///< equal groups of experts
+  Index topk_group = 1;                        ///< groups that a token chooses among
+  bool norm_topk_prob = true;                  ///< divide the chosen scores by their sum
+  double scaling_factor = 1.0;                 ///< multiplies the weights
+  ScoringFunc scoring = ScoringFunc::sigmoid;  ///< what the scores are
+
+  /// Whether a group of `size` experts is worth the sum of its two best, and not its best alone.
+  constexpr bool adds_two(Index size) const { return scoring == ScoringFunc::sigmoid && size > 1; }
 };
 
 /// Routed experts: `tokens` rows of `width`, each through `top_k` of `experts` SwiGLU networks of `inner`.

@@ -19,7 +19,8 @@ MtpLoss<T, D> as_constants(MtpLoss<T, D> loss) {
 /// forward once; each head runs forward and back, adds to the gradient of the trunk's state, and is gone
 /// before the next one starts; then the trunk runs back. Activations and logits of one head at a time, for
 /// the same operations. Heads go from the last to the first, as the backward of a common tape would: the
-/// gradients are the same to the last bit.
+/// gradients are the same to the last bit. (But for a tied embedding that depths read, whose uses take
+/// turns.)
 template <typename T, typename D>
 MtpLoss<T, D> backward_head_by_head(const Transformer<T, D>& model, const Batch<D>& batch,
                                     const MtpLossOptions& options, acc_t<T> share) {

@@ -2,6 +2,7 @@
 // The numbers that define a model, under the names of DeepSeek-V3's config.json.
 
 #include <mtpx/core/error.hpp>
+#include <mtpx/core/scoring.hpp>
 #include <mtpx/core/shape.hpp>
 #include <mtpx/mtp/design.hpp>
 #include <mtpx/nn/yarn.hpp>
@@ -44,9 +45,13 @@ struct Config {
   Index topk_group = 1;              ///< groups among which a token chooses its experts
   double routed_scaling_factor = 1;  ///< multiplies the routed experts' weights
   bool norm_topk_prob = true;        ///< divide the chosen scores by their sum
+  /// How the router judges experts.
+  ScoringFunc scoring_func = ScoringFunc::sigmoid;
   Index first_k_dense_replace =
       0;  ///< the first layers, dense even in a model with experts; may be more than all
   double aux_loss_alpha = 1e-4;  ///< weight of the sequence-wise balance loss (DeepSeek-V3 eq. 17)
+
+  bool tie_word_embeddings = false;  ///< the output head is the embedding: one matrix
 
   double rms_norm_eps = 1e-6;  ///< added to the mean square in every norm but the two of the latents
   double rope_theta = 10000;   ///< base of the rotary frequencies
@@ -63,7 +68,10 @@ struct Config {
   MtpHidden mtp_hidden = MtpHidden::post_norm;  ///< what a depth passes on
   MtpHeads mtpx_heads = MtpHeads::sequential;   ///< what predicts the tokens after the next
   Index mtpx_draft_vocabulary = 0;  ///< tokens that drafts are picked from; 0 = all (Transformer::draft_ids)
-  Index mtpx_trained_window = 0;    ///< longest window it was trained on, in tokens; 0 = not known
+  /// Depths, from 1, whose module has an embedding of its own; the others share the main model's.
+  std::vector<Index> mtpx_own_embeddings{};
+  std::vector<Index> mtpx_own_heads{};  ///< the same of output heads
+  Index mtpx_trained_window = 0;        ///< longest window it was trained on, in tokens; 0 = not known
 
   bool operator==(const Config&) const = default;
 
@@ -75,6 +83,15 @@ struct Config {
 
   /// Weights of depths: one set for each, or one for all.
   Index num_mtp_modules() const { return design().modules(num_nextn_predict_layers); }
+
+  /// The same main model with other depths: those that stay keep what is their own.
+  void set_depths(Index depth, MtpHeads heads) {
+    const bool others = heads != mtpx_heads;
+    num_nextn_predict_layers = depth;
+    mtpx_heads = heads;
+    for (auto* own : {&mtpx_own_embeddings, &mtpx_own_heads})
+      std::erase_if(*own, [&](Index k) { return others || k > num_mtp_modules(); });
+  }
 
   /// Trunk and MTP layers together, as layers are counted: a depth's index is num_hidden_layers + k - 1.
   Index num_layers() const { return num_hidden_layers + num_nextn_predict_layers; }
@@ -222,10 +239,30 @@ struct Config {
       known_token("eos_token_id", id);
       if (id < 0) found.push_back(cat("eos_token_id = ", id, ": must be a token in a list of them"));
     }
+    own_violations("mtpx_own_embeddings", mtpx_own_embeddings, found);
+    own_violations("mtpx_own_heads", mtpx_own_heads, found);
+    if (!mtpx_own_embeddings.empty() && !design().reads_token)
+      found.push_back("mtpx_own_embeddings: depths of this design read no token");
     if (n_routed_experts > 0) expert_violations(found);
   }
 
+  void own_violations(const char* name, const std::vector<Index>& own,
+                      std::vector<std::string>& found) const {
+    Index last = 0;
+    for (const Index k : own) {
+      if (k <= last || k > num_mtp_modules()) {
+        found.push_back(cat(name, ": ", k, " must be one of the ", num_mtp_modules(),
+                            " depths that have a module, each named once, in order"));
+      }
+      last = k;
+    }
+  }
+
   void expert_violations(std::vector<std::string>& found) const {
+    if (scoring_func == ScoringFunc::softmax && norm_topk_prob) {
+      found.push_back(
+          "norm_topk_prob = true: published programs of DeepSeek-V2 disagree about it, it must be false");
+    }
     if (sound({num_experts_per_tok, n_routed_experts}) && num_experts_per_tok > n_routed_experts) {
       found.push_back(cat("num_experts_per_tok = ", num_experts_per_tok,
                           ", n_routed_experts = ", n_routed_experts, ": a token takes an expert once"));
@@ -241,7 +278,7 @@ struct Config {
       return;
     }
     const Index group = n_routed_experts / n_group;
-    if (n_group > 1 && group < 2) {
+    if (n_group > 1 && group < 2 && scoring_func == ScoringFunc::sigmoid) {
       found.push_back(cat("n_routed_experts = ", n_routed_experts, ", n_group = ", n_group,
                           ": a group is scored by its two best experts, so it must have two"));
     }
@@ -290,13 +327,14 @@ struct Config {
       experts = 3 * d * n(moe_intermediate_size) * (n(n_routed_experts) + n(n_shared_experts)) +
                 d * n(n_routed_experts);
     }
-    const Number embedding_head_norm = 2 * n(vocab_size) * d + d;
+    const Number own = n(static_cast<Index>(mtpx_own_embeddings.size() + mtpx_own_heads.size()));
+    const Number embedding_head_norm = (tie_word_embeddings ? 1 : 2) * n(vocab_size) * d + d;
     const MtpDesign depth = design();
     Number mtp = 0;                                   // beside its block
     if (depth.reads_token) mtp += 2 * d * d + 2 * d;  // eh_proj and two norms
     if (!depth.attends) mtp += d * d;
     if (depth.own_norm) mtp += d;
-    return embedding_head_norm + n(dense_count) * (attention + norms + dense) +
+    return embedding_head_norm + own * n(vocab_size) * d + n(dense_count) * (attention + norms + dense) +
            n(moe_count) * (attention + norms + experts) + n(num_mtp_modules()) * mtp;
   }
 };

@@ -25,10 +25,10 @@ struct Transformer {
 
   Config config;                          ///< the sizes that it was built with
   MtpDesign design;                       ///< what its depths are
-  Parameter<T, D> embed_tokens;           ///< [vocab, hidden], shared by all depths
+  Parameter<T, D> embed_tokens;           ///< [vocab, hidden], shared by all depths; tied: the head, too
   std::vector<Block<T, D>> layers;        ///< [num_hidden_layers]
   RmsNorm<T, D> norm;                     ///< the final one, before the output head
-  Linear<T, D> lm_head;                   ///< [vocab, hidden], shared by all depths
+  std::optional<Linear<T, D>> lm_head;    ///< [vocab, hidden], shared by all depths; absent: tied
   std::vector<MtpModule<T, D>> mtp;       ///< one for each depth, or one for all
   RopeTable<acc_t<T>, D> rope_table;      ///< cos and sin up to max_position_embeddings
   bool activation_checkpointing = false;  ///< keep block inputs only and run blocks again in backward
@@ -51,9 +51,13 @@ struct Transformer {
     for (Index layer = 0; layer < c.num_hidden_layers; ++layer)
       layers.emplace_back(device, block_options(layer));
     norm = RmsNorm<T, D>(device, c.hidden_size, c.rms_norm_eps);
-    lm_head = Linear<T, D>(device, c.hidden_size, c.vocab_size);
+    if (!c.tie_word_embeddings) lm_head.emplace(device, c.hidden_size, c.vocab_size);
     for (Index k = 0; k < design.modules(c.num_nextn_predict_layers); ++k)
       mtp.emplace_back(device, block_options(c.num_hidden_layers + k), design, c.mtp_concat, c.mtp_hidden);
+    for (const Index k : c.mtpx_own_embeddings)
+      mtp[design.module(k)].embed_tokens.emplace(device, embed_tokens.shape());
+    for (const Index k : c.mtpx_own_heads)
+      mtp[design.module(k)].head.emplace(device, c.hidden_size, c.vocab_size);
     for (Index layer = 0; layer < c.num_layers(); ++layer) names_.push_back(cat("model.layers.", layer));
     rope_table = make_rope_table<acc_t<T>>(device, c.max_position_embeddings, c.qk_rope_head_dim,
                                            c.rope_theta, c.rope_scaling);
@@ -69,10 +73,14 @@ struct Transformer {
     return detach_depths ? decltype(shared)(parameter.value()) : shared;
   }
 
-  /// The output head as depth k uses it (DeepSeek-V3 Eq. 23); 0: the main model.
+  /// The output head as depth k uses it (DeepSeek-V3 Eq. 23), [vocab, hidden]; 0: the main model. Tied, that
+  /// is the embedding, whose gradient is then the sum of both uses: a backward adds to it in the order in
+  /// which it runs, heads first, from the last depth to the main model, then what was looked up.
   Weight<T, D> head(Index k) const {
-    const Weight<T, D> main = lm_head.weight;
-    return k > 0 ? for_depths(lm_head.weight) : main;
+    const Parameter<T, D>& main = lm_head ? lm_head->weight : embed_tokens;
+    if (k == 0) return main;
+    const auto& own = mtp[design.module(k)].head;
+    return own ? Weight<T, D>(own->weight) : for_depths(main);
   }
 
   /// The tokens that drafts are picked from, ascending; none: all. Training and scores know all.
@@ -99,7 +107,7 @@ struct Transformer {
                          c.moe_intermediate_size,
                          c.n_shared_experts,
                          {c.n_routed_experts, c.num_experts_per_tok, c.n_group, c.topk_group,
-                          c.norm_topk_prob, c.routed_scaling_factor},
+                          c.norm_topk_prob, c.routed_scaling_factor, c.scoring_func},
                          c.aux_loss_alpha};
     }
     return o;
@@ -219,7 +227,7 @@ struct Transformer {
     for (auto& layer : layers)
       for_each_parameter(layer, [frozen](const std::string&, auto& p) { p.freeze(frozen); });
     norm.weight.freeze(frozen);
-    lm_head.weight.freeze(frozen);
+    if (lm_head) lm_head->weight.freeze(frozen);
   }
   /// See freeze_main().
   bool main_frozen() const { return main_frozen_; }

@@ -15,8 +15,7 @@ template <typename T, typename D>
 Transformer<T, D> with_depths(const Transformer<T, D>& from, Index depth, MtpHeads heads,
                               std::uint64_t seed) {
   Config config = from.config;
-  config.num_nextn_predict_layers = depth;
-  config.mtpx_heads = heads;
+  config.set_depths(depth, heads);
   Transformer<T, D> to(from.device(), config);
   initialize(to, seed);
   to.draft_from(from.draft_ids());

@@ -30,9 +30,7 @@ struct MtpDepths {
   Index first_layer = 0;                     ///< number of depth 1's layer
 
   /// Module of depth k, from 1.
-  const MtpModule<T, D>& module(Index k) const {
-    return modules[design.shares_weights ? 0 : static_cast<std::size_t>(k - 1)];
-  }
+  const MtpModule<T, D>& module(Index k) const { return modules[design.module(k)]; }
 
   /// Depths first .. last (DeepSeek-V3 sec. 2.2; Gloeckle et al. 2024, sec. 2):
   ///
@@ -46,12 +44,16 @@ struct MtpDepths {
   void run(Tape& tape, Var<T, D> h, Index first, Index last, Way& way, const Each& each) const {
     for (Index k = first; k <= last; ++k) {
       const Tape::Scope scope(tape, layers[static_cast<std::size_t>(k - 1)]);
+      const MtpModule<T, D>& depth = module(k);
       Var<T, D> e;
-      if (design.reads_token) e = embedding<T, D>(tape, way.tokens(k), shared.embed_tokens);
+      if (design.reads_token) {
+        const Weight<T, D>& table = depth.embed_tokens ? *depth.embed_tokens : shared.embed_tokens;
+        e = embedding<T, D>(tape, way.tokens(k), table);
+      }
       const bool from_main = k == 1 || !design.chains;
       if (from_main && detached) h = tape.constant(h.value());
       const Var<T, D> from = way.front(h, k);
-      const auto out = module(k)(from, e, shared, [&](const Block<T, D>& block, const Var<T, D>& x) {
+      const auto out = depth(from, e, shared, [&](const Block<T, D>& block, const Var<T, D>& x) {
         return way.run(first_layer + k - 1, block, x);
       });
       if (design.chains) h = out.hidden.carried;

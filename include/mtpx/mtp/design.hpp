@@ -4,6 +4,8 @@
 
 #include <mtpx/core/shape.hpp>
 
+#include <cstddef>
+
 namespace mtpx {
 
 /// The order in which an MTP module's eh_proj reads its two inputs. The weights and nearly all code put the
@@ -49,6 +51,8 @@ struct MtpDesign {
 
   /// Sets of weights for `depth` depths.
   Index modules(Index depth) const { return shares_weights && depth > 1 ? 1 : depth; }
+  /// Which of them is that of depth k (from 1), from 0.
+  std::size_t module(Index k) const { return shares_weights ? 0 : static_cast<std::size_t>(k - 1); }
 };
 
 /// The facts of a design that has a name.

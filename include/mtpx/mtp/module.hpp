@@ -13,7 +13,8 @@ struct Hidden {
 };
 
 /// What depths share with the main model, parameters and gradients: the embedding that they read (DeepSeek-V3
-/// Eq. 21) and the final norm, for depths that have none of their own. Constants where depths are detached.
+/// Eq. 21) and the final norm, for depths that have none of their own; the output head is the caller's.
+/// Constants where depths are detached.
 template <typename T, typename D>
 struct MtpShared {
   Weight<T, D> embed_tokens;  ///< [vocab, hidden]
@@ -67,11 +68,13 @@ struct MtpInput {
 /// "independent output heads".
 template <typename T, typename D>
 struct MtpModule {
-  std::optional<MtpInput<T, D>> input;       ///< of designs that read a token
-  std::optional<Block<T, D>> block;          ///< of designs that attend
-  std::optional<Linear<T, D>> linear;        ///< of others: [hidden, hidden]
-  std::optional<RmsNorm<T, D>> norm;         ///< of designs with one of their own; shared_head.norm in files
-  MtpHidden carries = MtpHidden::post_norm;  ///< what the next depth reads
+  std::optional<MtpInput<T, D>> input;  ///< of designs that read a token
+  std::optional<Block<T, D>> block;     ///< of designs that attend
+  std::optional<Linear<T, D>> linear;   ///< of others: [hidden, hidden]
+  std::optional<RmsNorm<T, D>> norm;    ///< of designs with one of their own; shared_head.norm in files
+  std::optional<Parameter<T, D>> embed_tokens;  ///< [vocab, hidden], where it is not the main model's
+  std::optional<Linear<T, D>> head;             ///< [vocab, hidden], the same; shared_head.head in files
+  MtpHidden carries = MtpHidden::post_norm;     ///< what the next depth reads
 
   /// What a call gives.
   struct Output {
@@ -107,10 +110,12 @@ struct MtpModule {
   }
 
   static void members(auto& self, auto&& visit) {
+    visit("embed_tokens.weight", self.embed_tokens);
     visit("", self.input);
     visit("", self.block);
     visit("linear", self.linear);
     visit("shared_head.norm", self.norm);
+    visit("shared_head.head", self.head);
   }
 };
 

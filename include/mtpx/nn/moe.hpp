@@ -3,7 +3,9 @@
 #include <mtpx/nn/swiglu.hpp>
 #include <mtpx/ops/arithmetic.hpp>
 #include <mtpx/ops/experts.hpp>
+#include <mtpx/ops/fill.hpp>
 #include <mtpx/ops/router.hpp>
+#include <mtpx/ops/softmax.hpp>
 
 namespace mtpx {
 
@@ -16,11 +18,12 @@ struct MoeOptions {
   double balance_alpha = 0;  ///< weight of the sequence-wise balance loss; 0 = none
 };
 
-/// The router's parameters: gate.weight and the bias that steers selection.
+/// The router's parameters: gate.weight and, of sigmoids, the bias that steers selection.
 template <typename T, typename D>
 struct Gate {
-  Linear<acc_t<T>, D> linear;                  ///< W_gate, [E, hidden]
-  State<acc_t<T>, D> e_score_correction_bias;  ///< [E], moved by counting, never by a gradient
+  Linear<acc_t<T>, D> linear;  ///< W_gate, [E, hidden]
+  /// [E], moved by counting, never by a gradient
+  std::optional<State<acc_t<T>, D>> e_score_correction_bias;
 
   static void members(auto& self, auto&& visit) {
     visit("", self.linear);
@@ -41,9 +44,10 @@ struct Experts {
   }
 };
 
-/// A mixture of experts (DeepSeek-V3 sec. 2.1.2, Eq. 12-20), without the residual:
+/// A mixture of experts (DeepSeek-V3 sec. 2.1.2, Eq. 12-20; DeepSeek-V2 sec. 2.2), without the residual:
 ///
-///   s = sigmoid(W_gate x),   y = sum over the chosen experts of g_i E_i(x) + shared(x)
+///   s = sigmoid(W_gate x), V2: softmax(W_gate x),   y = sum over the chosen experts of g_i E_i(x) +
+///   shared(x)
 template <typename T, typename D>
 struct Moe {
   MoeOptions options;                          ///< sizes and rules
@@ -62,21 +66,25 @@ struct Moe {
   Moe() = default;
   Moe(const D& device, const MoeOptions& o)
       : options(o),
-        gate{Linear<acc_t<T>, D>(device, o.hidden, o.routing.n_experts),
-             {Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})}},
+        gate{Linear<acc_t<T>, D>(device, o.hidden, o.routing.n_experts), {}},
         experts{{Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden})},
                 {Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden})},
                 {Parameter<T, D>(device, {o.routing.n_experts, o.hidden, o.inner})}},
         load(Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})),
         last_load(Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})) {
+    if (o.routing.scoring == ScoringFunc::sigmoid)
+      gate.e_score_correction_bias.emplace(
+          State<acc_t<T>, D>{Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})});
     if (o.shared > 0) shared_experts.emplace(device, o.hidden, o.shared * o.inner);
   }
 
   /// x: [B, T, hidden], normed   returns y: [B, T, hidden]
   Output operator()(const Var<T, D>& x) const {
     Tape& tape = tape_of("moe", x);
-    const auto scores = sigmoid(gate.linear(x));
-    const auto chosen = route(scores, gate.e_score_correction_bias.value, options.routing);
+    const auto affinities = gate.linear(x);
+    const auto scores =
+        options.routing.scoring == ScoringFunc::sigmoid ? sigmoid(affinities) : softmax(affinities);
+    const auto chosen = route(scores, bias(), options.routing);
     const auto plan =
         plan_experts(chosen.ids, options.routing.n_experts, tape.statistics() ? load : Tensor<acc_t<T>, D>());
     Output out;
@@ -95,7 +103,7 @@ struct Moe {
     p.routing = options.routing;
     p.inner = options.inner;
     p.router = gate.linear.weight.data();
-    p.bias = gate.e_score_correction_bias.value.data();
+    p.bias = bias().data_or_null();
     p.gate = experts.gate_proj.weight.data();
     p.up = experts.up_proj.weight.data();
     p.down = experts.down_proj.weight.data();
@@ -103,18 +111,25 @@ struct Moe {
   }
 
   /// After an optimiser step: b_i += speed * sign(mean load - load_i) over the whole batch since the last
-  /// call, micro-batches included; then forgets the load, which last_load keeps for whoever watches.
+  /// call, micro-batches included; then forgets the load, which last_load keeps for whoever watches. Without
+  /// a bias it forgets alone.
   ///
   /// scale: null, or that of the step's clip_norm(): where it is NaN, no bias moves
   void update_bias(double speed, const double* scale = nullptr) {
     copy_on_device(load.device(), last_load.data(), load.data(), load.bytes());
-    mtpx::update_bias(load, gate.e_score_correction_bias.value, static_cast<acc_t<T>>(speed), scale);
+    if (!bias().defined()) return fill(load, 0);
+    mtpx::update_bias(load, bias(), static_cast<acc_t<T>>(speed), scale);
   }
 
   static void members(auto& self, auto&& visit) {
     visit("gate", self.gate);
     visit("experts", self.experts);
     visit("shared_experts", self.shared_experts);
+  }
+
+ private:
+  Tensor<acc_t<T>, D> bias() const {
+    return gate.e_score_correction_bias ? gate.e_score_correction_bias->value : Tensor<acc_t<T>, D>();
   }
 };
 

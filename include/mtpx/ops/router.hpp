@@ -19,17 +19,18 @@ struct Route {
 ///
 ///   s'_i = s_i + b_i                                    selection only
 ///   a group's worth = sum of its two largest s';  the topk_group best groups stay, the others are -inf
+///   scores that are a softmax: s' = s, a group's worth = its largest s  (DeepSeek-V2 sec. 2.2.2)
 ///   chosen = the K largest s' left;   g_i = scaling_factor * s_i / (sum of the chosen s + 1e-20)
 ///
 /// Ties go to the lowest index. Without norm_topk_prob the division is left out.
-/// scores: [..., E]   bias: [E]   returns {weights, ids}, each [..., K]
+/// scores: [..., E]   bias: [E], or undefined   returns {weights, ids}, each [..., K]
 /// Saves for backward: scores, ids, weights. No gradient reaches the bias or the choice.   Throws ShapeError.
 template <typename A, typename D>
 Route<A, D> route(const Var<A, D>& scores, const Tensor<A, D>& bias, const Routing& routing) {
   Tape& tape = tape_of("route", scores);
   const Routing r = routing;
   require(
-      scores.shape().width() == r.n_experts && bias.shape() == Shape{r.n_experts} &&
+      scores.shape().width() == r.n_experts && (!bias.defined() || bias.shape() == Shape{r.n_experts}) &&
           scores.value().contiguous(),
       "route", [&] { return cat("scores and bias need one dense column per expert, ", r.n_experts); },
       {{"scores", scores}, {"bias", bias}}, tape);
@@ -45,7 +46,7 @@ Route<A, D> route(const Var<A, D>& scores, const Tensor<A, D>& bias, const Routi
   const Index tokens = scores.rows().count;
   Tensor<std::int32_t, D> ids(scores.device(), scores.shape().with_width(r.top_k));
   Tensor<A, D> weights(scores.device(), ids.shape());
-  route_forward(scores.device(), tokens, r, scores.data(), bias.data(), ids.data(), weights.data());
+  route_forward(scores.device(), tokens, r, scores.data(), bias.data_or_null(), ids.data(), weights.data());
   auto y = tape.record("route", weights, [scores, ids, weights, tokens, r](const Tensor<A, D>& dweights) {
     route_backward(scores.device(), tokens, r, scores.data(), ids.data(), weights.data(), dweights.data(),
                    scores.sink());

@@ -33,8 +33,9 @@ inline void spread_evenly(Index slots, Index experts, std::int32_t* ids) {
 }  // namespace cpu
 
 /// Chooses top_k experts by score + bias, inside the topk_group groups whose two best such sums add up to
-/// most; the others count as -inf. Weights come from the unbiased scores.
-///   scores: [N, E]   bias: [E]   ids: [N, K] by descending score + bias   weights: [N, K]
+/// most, or whose best is largest (see Routing); the others count as -inf. Weights come from the unbiased
+/// scores.
+///   scores: [N, E]   bias: [E], or null   ids: [N, K] by descending score + bias   weights: [N, K]
 template <typename A>
 void route_forward(const Cpu& cpu, Index tokens, Routing r, const A* scores, const A* bias, std::int32_t* ids,
                    A* weights) {
@@ -48,7 +49,7 @@ void route_forward(const Cpu& cpu, Index tokens, Routing r, const A* scores, con
     auto* const kept = out + r.n_experts;                                       // [groups]
     for (Index t = begin; t < end; ++t) {
       const A* s = scores + t * r.n_experts;  // [E]
-      for (Index e = 0; e < r.n_experts; ++e) pick[e] = s[e] + bias[e];
+      for (Index e = 0; e < r.n_experts; ++e) pick[e] = bias != nullptr ? s[e] + bias[e] : s[e];
       std::fill_n(out, r.n_experts, 0);
       if (r.topk_group < r.n_group) {
         for (Index g = 0; g < r.n_group; ++g) {
@@ -63,7 +64,7 @@ void route_forward(const Cpu& cpu, Index tokens, Routing r, const A* scores, con
               second = value;
             }
           }
-          group[g] = group_size > 1 ? first + second : first;
+          group[g] = r.adds_two(group_size) ? first + second : first;
         }
         std::fill_n(kept, r.n_group, 0);
         cpu::top_indices(r.n_group, group, r.topk_group, kept, groups);

@@ -36,23 +36,24 @@ struct TwoBest {
   }
 };
 
-/// group[g] = the sum of the two largest s + bias of a group, or the only one. Small groups have a lane each,
+/// group[g] = the sum of the two largest pick(e) of a group, or the largest. Small groups have a lane each,
 /// others the warp.
-template <typename A>
-__device__ __forceinline__ void score_groups(int groups, int size, const A* s, const A* bias, A* group) {
+template <typename A, typename Pick>
+__device__ __forceinline__ void score_groups(int groups, int size, bool adds_two, const Pick& pick,
+                                             A* group) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const auto score = [&](const TwoBest<A>& best) { return size > 1 ? best.first + best.second : best.first; };
+  const auto score = [&](const TwoBest<A>& best) { return adds_two ? best.first + best.second : best.first; };
   if (size <= 8) {
     for (int g = lane; g < groups; g += 32) {
       TwoBest<A> best;
-      for (int i = g * size; i < (g + 1) * size; ++i) best.meet(s[i] + bias[i]);
+      for (int i = g * size; i < (g + 1) * size; ++i) best.meet(pick(i));
       group[g] = score(best);
     }
     return;
   }
   for (int g = 0; g < groups; ++g) {
     TwoBest<A> best;
-    for (int i = g * size + lane; i < (g + 1) * size; i += 32) best.meet(s[i] + bias[i]);
+    for (int i = g * size + lane; i < (g + 1) * size; i += 32) best.meet(pick(i));
     best.share();
     if (lane == 0) group[g] = score(best);
   }
@@ -76,8 +77,9 @@ __global__ void __launch_bounds__(route_threads)
   const Index first = Index{blockIdx.x} * route_warps + warp;
   for (Index t = first; t < tokens; t += Index{gridDim.x} * route_warps) {
     const A* s = scores + t * experts;  // [E]
+    const auto pick = [&](int e) { return bias != nullptr ? s[e] + bias[e] : s[e]; };
     if (limited) {
-      score_groups(groups, group_size, s, bias, group);
+      score_groups(groups, group_size, r.adds_two(group_size), pick, group);
       for (int g = lane; g < groups; g += 32) out[g] = 1;
       for (int k = 0; k < static_cast<int>(r.topk_group); ++k) {
         __syncwarp();
@@ -96,9 +98,8 @@ __global__ void __launch_bounds__(route_threads)
       __syncwarp();
     }
     Race<A, J> race(experts, J > 0 ? nullptr : keys + first * experts);
-    race.start([&](int e) -> OrderKey<A> {
-      return limited && out[e / group_size] != 0 ? 0 : order_key(s[e] + bias[e]);
-    });
+    race.start(
+        [&](int e) -> OrderKey<A> { return limited && out[e / group_size] != 0 ? 0 : order_key(pick(e)); });
     A total(0);
     std::int32_t* const id = ids + t * top_k;  // [K]
     A* const w = weights + t * top_k;          // [K]
@@ -320,8 +321,8 @@ void for_experts(Index experts, const Run& run) {
 }  // namespace cuda
 
 /// Chooses top_k experts by score + bias, inside the topk_group groups whose two best such sums add up to
-/// most. Weights come from the unbiased scores.
-///   scores: [N, E]   bias: [E]   ids: [N, K] by descending score + bias   weights: [N, K]
+/// most, or whose best is largest (see Routing). Weights come from the unbiased scores.
+///   scores: [N, E]   bias: [E], or null   ids: [N, K] by descending score + bias   weights: [N, K]
 template <typename A>
 void route_forward(const Cuda& device, Index tokens, Routing r, const A* scores, const A* bias,
                    std::int32_t* ids, A* weights) {

@@ -34,21 +34,24 @@ Indices largest(Indices of, Index count, const V& values) {
 }  // namespace eigen
 
 /// The experts of every token: the K largest s_i + b_i (DeepSeek-V3 Eq. 16) in the groups whose two largest
-/// add up to most (sec. 2.1.2, "node-limited routing"); their weights, from s alone (Eq. 13, 14):
+/// add up to most (sec. 2.1.2, "node-limited routing") or, without a bias, the K largest s_i (DeepSeek-V2 Eq.
+/// 21) in those whose largest is (sec. 2.2.2, "device-limited routing"); their weights, from s alone (Eq. 13,
+/// 14):
 ///
 ///   g_i = scaling_factor s_i / sum of the chosen s_j
 ///
-/// scores: [N, E]   bias: [E]   ids, weights: [N, K], by descending s_i + b_i
+/// scores: [N, E]   bias: [E], or null   ids, weights: [N, K], by descending s_i + b_i
 template <typename T>
 void route_forward(const Reference&, Index tokens, Routing r, const T* scores, const T* bias,
                    std::int32_t* ids, T* weights) {
   const Index size = r.n_experts / r.n_group;
   for (Index t = 0; t < tokens; ++t) {
     const auto s = eigen::row(scores + t * r.n_experts, r.n_experts);
-    const eigen::RowArray<T> biased = s + eigen::row(bias, r.n_experts);
+    eigen::RowArray<T> biased = s;
+    if (bias != nullptr) biased += eigen::row(bias, r.n_experts);
     eigen::RowArray<T> worth(r.n_group);
     for (Index g = 0; g < r.n_group; ++g)
-      worth(g) = biased(eigen::largest(eigen::from(g * size, size), std::min<Index>(2, size), biased)).sum();
+      worth(g) = biased(eigen::largest(eigen::from(g * size, size), r.adds_two(size) ? 2 : 1, biased)).sum();
     eigen::Indices groups = eigen::largest(eigen::from(0, r.n_group), r.topk_group, worth), open;
     std::sort(groups.begin(), groups.end());  // equal experts: the first one, whatever its group is worth
     for (const Index g : groups) {
