@@ -88,7 +88,7 @@ struct Costs {
       const auto verify = [&] {
         const auto h = pass(context, n);
         carried = h.carried.value();
-        head(h.normed.value(), model.lm_head.weight);
+        head(h.normed.value(), model.head(0));
       };
       const auto draft_rows = [&](Index count) {
         const Index width = model.config.hidden_size;

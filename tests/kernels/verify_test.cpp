@@ -271,17 +271,6 @@ Numbers language(std::uint64_t seed, std::size_t vocab) {
 
 }  // namespace
 
-TEST_CASE("accepts: u < p / q strictly, and its corners") {
-  CHECK(accepts(0.3, 0.6, 0.0));
-  CHECK(accepts(0.3, 0.6, 0.49));
-  CHECK_FALSE(accepts(0.3, 0.6, 0.5));   // u = p / q
-  CHECK_FALSE(accepts(0.0, 0.6, 0.0));   // a token of probability 0, even at u = 0
-  CHECK_FALSE(accepts(0.3, 0.0, 0.0));   // q = 0: was never drafted
-  CHECK(accepts(0.5, 0.5, almost_one));  // p == q: always
-  CHECK(accepts(0.5, 0.25, almost_one));
-  CHECK(accepts(1e-300, 1.0, 0.0));
-}
-
 TEST_CASE("residual: max(0, r p - q), normalised; p where nothing is left") {
   const Numbers p{0.5, 0.25, 0.25}, q{0.25, 0.5, 0.25};
   CHECK(residual_of(p, q) == Numbers{1, 0, 0});

@@ -7,6 +7,7 @@
 #include <mtpx/io/checksum.hpp>
 #include <mtpx/io/json.hpp>
 #include <mtpx/io/model_folder.hpp>
+#include <mtpx/io/train_run.hpp>
 #include <mtpx/io/train_state.hpp>
 
 #define MTPX_MODEL_FOLDER(HOW, T, D)      \
@@ -19,11 +20,12 @@
   MTPX_INSTANCE_OF(HOW, save_training<T, D>) \
   MTPX_INSTANCE_OF(HOW, load_training<T, D>)
 
-#define MTPX_MODEL_FOLDERS(HOW, D)  \
-  MTPX_MODEL_FOLDER(HOW, float, D)  \
-  MTPX_MODEL_FOLDER(HOW, double, D) \
-  MTPX_MODEL_FOLDER(HOW, bf16, D)   \
-  MTPX_RUN(HOW, float, D)           \
+#define MTPX_MODEL_FOLDERS(HOW, D)                \
+  MTPX_MODEL_FOLDER(HOW, float, D)                \
+  MTPX_MODEL_FOLDER(HOW, double, D)               \
+  MTPX_MODEL_FOLDER(HOW, bf16, D)                 \
+  MTPX_RUN(HOW, float, D)                         \
+  MTPX_INSTANCE_OF(HOW, train_and_save<float, D>) \
   MTPX_RUN(HOW, bf16, D)
 
 #define MTPX_CHECKSUM(HOW) MTPX_INSTANCE_OF(HOW, detail::xxh64_stripes<std::uint64_t>)

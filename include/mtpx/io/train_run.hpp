@@ -91,16 +91,3 @@ bool train_and_save(Trainer<T, D>& trainer, Transformer<T, D>& model, const Trai
 }
 
 }  // namespace mtpx
-
-/// What a library can hold of this, as in io/instances.hpp.
-#define MTPX_TRAIN_RUN(HOW, D) HOW template decltype(train_and_save<float, D>) train_and_save<float, D>;
-
-#ifdef MTPX_COMPILED_IO
-#include <mtpx/io/instances.hpp>
-namespace mtpx {
-MTPX_TRAIN_RUN(extern, Cpu)
-#ifdef MTPX_CUDA
-MTPX_TRAIN_RUN(extern, Cuda)
-#endif
-}  // namespace mtpx
-#endif
