@@ -72,7 +72,9 @@ struct Costs {
     const auto head = [&](const mtpx::Tensor<T, D>& normed, const mtpx::Weight<T, D>& weight) {
       return mtpx::linear(tape.constant(normed), weight).value().to_host()[0];
     };
-    const mtpx::Weight<T, D> of_drafts = mtpx::DraftingModel<T, D>(model).draft_head(1).weight;
+    mtpx::Weight<T, D> of_drafts;
+    if (model.config.num_nextn_predict_layers > 0)
+      of_drafts = mtpx::DraftingModel<T, D>(model).draft_head(1).weight;
     for (Index begin = 0; begin < context; begin += 256) pass(begin, std::min<Index>(256, context - begin));
     // Each several times in a row, as decoding would run it; the first finds the caches as the last left
     // them.
