@@ -5,7 +5,6 @@
 #include <mtpx/autograd/gradcheck.hpp>
 #include <mtpx/core/rng.hpp>
 
-#include <mtpx/kernels/normals.hpp>
 #include "support/device.hpp"
 
 #include <doctest/doctest.h>
@@ -40,15 +39,8 @@ inline double uniform(std::uint64_t stream, Index i) {
   return Philox::block(seed, stream, static_cast<std::uint64_t>(i))[0] / 2147483648.0 - 1.0;
 }
 
-/// A standard normal number: the first of block `i` of a stream.
-inline double normal(std::uint64_t seed, std::uint64_t stream, Index i) {
-  const auto block = Philox::block(seed, stream, static_cast<std::uint64_t>(i));
-  const std::uint32_t words[4] = {block[0], block[1], block[2], block[3]};
-  float n[4];
-  exact::normals<float>(
-      words, [](float x) { return std::sqrt(x); }, n);
-  return static_cast<double>(n[0]);
-}
+/// A standard normal number: the first of block `i` of a stream. In normal.cpp.
+double normal(std::uint64_t seed, std::uint64_t stream, Index i);
 
 /// While one of these lives, random_tensor() has all the digits of its type: the products of bf16 numbers are
 /// exact, so they do not tell how often a multiply-add rounds.
