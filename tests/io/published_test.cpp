@@ -56,7 +56,9 @@ TEST_CASE("published: a folder of each model opens, computes, drafts, and keeps 
 
     save_model(folder.root / "again", loaded.model, loaded.extra);
     const Json written = Json::parse(folder.read("again/config.json"));
-    for (const auto& [key, value] : published.items()) {
+    for (const auto& item : published.items()) {
+      const std::string& key = item.key();
+      const Json& value = item.value();
       // Null is absence; the last two can have one value only.
       if (value.is_null() || key == "attention_dropout" || key == "rope_interleave") continue;
       CHECK_MESSAGE(written.value(key, Json()) == value, key);

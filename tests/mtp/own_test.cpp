@@ -105,11 +105,11 @@ TEST_CASE("own: others than the main model's, against finite differences") {
         targets.push_back({name, parameter});
     });
     CHECK(numbers == c.parameter_count());
-    const auto batch = random_batch(2, 5, 11);
+    const auto windows = random_batch(2, 5, 11);
     const auto report = gradcheck<Device>(
         targets,
-        [&](Tape& tape) { return mtp_loss(model, model(tape, batch), batch, {.lambda = 0.7}).total; }, 2e-5,
-        1);
+        [&](Tape& tape) { return mtp_loss(model, model(tape, windows), windows, {.lambda = 0.7}).total; },
+        2e-5, 1);
     INFO("worst of " << report.checked << ": " << report.where);
     CHECK(report.within(1e-9));
   }
