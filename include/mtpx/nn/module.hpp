@@ -71,9 +71,9 @@ void walk(Module& module, const std::string& prefix, const Visit& leaf);
 
 namespace detail {
 template <typename Module, typename Visit>
-void walk_members(Module& module, const std::string& prefix, const Visit& leaf) {
+void walk_members(Module& self, const std::string& prefix, const Visit& leaf) {
   std::remove_const_t<Module>::members(
-      module, [&](std::string_view name, auto& member) { walk(member, join(prefix, name), leaf); });
+      self, [&](std::string_view name, auto& member) { walk(member, join(prefix, name), leaf); });
 }
 
 /// leaf(name, *member), which is const if Module is.
