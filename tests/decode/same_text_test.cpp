@@ -95,22 +95,8 @@ TEST_CASE("drafts stand as often as the formula says, and what comes out has the
     const Numbers of_p = distribution(std::span<const double>(p), sampling);
     const double chance = coupled_chance(of_p, distribution(std::span<const double>(q), sampling));
     INFO("top_k " << sampling.top_k << ", top_p " << sampling.top_p);
-    for (std::size_t i = 0; i < 2; ++i) {
-      const auto places = static_cast<double>(i == 0 ? s.drafts : s.accepted[0]);
-      const double share = static_cast<double>(s.accepted[i]) / places;
-      INFO("place " << i << ": " << share << " stood, " << chance << " by the formula");
-      CHECK(std::abs(share - chance) < 4 * std::sqrt(chance * (1 - chance) / places));
-    }
-    double chi_square = 0, freedom = -1;
-    for (std::size_t x = 0; x < p.size(); ++x) {
-      const double expected = of_p[x] * static_cast<double>(s.tokens);
-      if (expected == 0) CHECK(seen[x] == 0);
-      if (expected == 0) continue;
-      chi_square += (seen[x] - expected) * (seen[x] - expected) / expected;
-      ++freedom;
-    }
-    INFO("chi-square " << chi_square << " with " << freedom);
-    CHECK(chi_square < freedom + 4 * std::sqrt(2 * freedom));
+    check_stood(s, chance);
+    check_seen(seen, of_p, s.tokens);
   }
 }
 
