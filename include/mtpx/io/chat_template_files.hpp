@@ -81,7 +81,8 @@ inline ChatFormat read_chat_format(const std::filesystem::path& folder,
          "--template names a file that has one");
   }
   const nlohmann::json* text = &*found;
-  for (const nlohmann::json& named : found->is_array() ? *found : nlohmann::json::array()) {
+  for (std::size_t i = 0; found->is_array() && i < found->size(); ++i) {
+    const nlohmann::json& named = (*found)[i];
     if (named.is_object() && named.value("name", nlohmann::json()) == "default" && named.contains("template"))
       text = &named["template"];
   }

@@ -60,14 +60,14 @@ class TemplateValue {
   /// The same of a mapping; of a key that stands twice, the last value.
   TemplateValue(Pairs pairs) {
     Pairs once;
-    for (auto& [key, value] : pairs) {
+    for (auto& pair : pairs) {
       const auto found =
-          std::find_if(once.begin(), once.end(), [&](const auto& p) { return p.first == key; });
-      deepen(value);
+          std::find_if(once.begin(), once.end(), [&](const auto& p) { return p.first == pair.first; });
+      deepen(pair.second);
       if (found == once.end()) {
-        once.emplace_back(std::move(key), std::move(value));
+        once.push_back(std::move(pair));
       } else {
-        found->second = std::move(value);
+        found->second = std::move(pair.second);
       }
     }
     value_ = std::make_shared<const Pairs>(std::move(once));
