@@ -58,6 +58,12 @@ TEST_CASE("chat templates: the text is jinja2's, as transformers sets it up") {
   }
 }
 
+TEST_CASE("chat templates: as docs/chat.md shows them") {
+  const ChatTemplate chat("{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}", "mine");
+  const Variables hello{{"role", "user"}, {"content", " hello "}};
+  CHECK(chat.render({{"messages", TemplateValue::list_of({hello})}}) == "<user>hello");
+}
+
 TEST_CASE("chat templates: what is not known is refused by name, line and column") {
   const auto refused = [](const std::string& text, const std::string& why) {
     INFO(text);
@@ -161,7 +167,8 @@ TEST_CASE("chat templates: where a folder has its own") {
   CHECK(said() == "three bos_token=<s>");
   CHECK(said(folder.write("other", "four")) == "four bos_token=<s>");
   folder.write("other", "a\xff");
-  CHECK(folder.error([&] { said(folder.root / "other"); }) == "[template] other: is not UTF-8");
+  CHECK(folder.error([&] { said(folder.root / "other"); }) ==
+        "[template] other: line 1, column 2: not UTF-8");
   CHECK(folder.error([&] { said(folder.root / "none"); }) ==
         "[template] none: cannot be opened: No such file or directory");
   folder.write("chat_template.jinja", "{% if %}");

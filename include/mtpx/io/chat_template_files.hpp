@@ -68,9 +68,8 @@ inline ChatFormat read_chat_format(const std::filesystem::path& folder,
     tokens[name] = text.get<std::string>();
   }
   const auto read = [&](const std::filesystem::path& path) {
-    const std::string text = InputFile("template", path).read_text(most_template);
-    if (!Utf8Stream::valid(text)) fail(path, "is not UTF-8");
-    return ChatFormat{ChatTemplate(text, path.string()), tokens};
+    return ChatFormat{ChatTemplate(InputFile("template", path).read_text(most_template), path.string()),
+                      tokens};
   };
   if (!file.empty()) return read(file);
   if (std::filesystem::exists(usual)) return read(usual);

@@ -2,6 +2,8 @@
 // The template with which a model's conversations are written as one text.
 
 #include <mtpx/text/template_run.hpp>
+#include <mtpx/text/template_scopes.hpp>
+#include <mtpx/text/utf8.hpp>
 
 namespace mtpx {
 
@@ -22,9 +24,11 @@ class ChatTemplate {
       : state_(std::make_shared<State>(State{std::move(name), detail::template_source(text), limits, {}})) {
     if (text.size() > static_cast<std::size_t>(limits.bytes))
       fail(0, cat("a text of more than ", limits.bytes, " bytes"));
+    const std::size_t sound = detail::utf8_prefix(state_->source);
+    if (sound != state_->source.size()) fail(sound, "not UTF-8");
     try {
       detail::TemplateParser parser(detail::TemplateLexer(state_->source).tokens());
-      state_->program = parser.read();
+      state_->program = detail::TemplateScopes::mark(parser.read());
     } catch (const detail::PlacedTemplateFault& fault) {
       fail(fault.at, cat(fault.text, not_supported(fault.text)));
     }
@@ -50,7 +54,7 @@ class ChatTemplate {
   struct State {
     std::string name, source;
     TemplateLimits limits;
-    std::vector<detail::TemplateStatement> program;
+    detail::TemplateProgram program;
   };
 
   /// Constructs are named alone; what is wrong with one says so itself.

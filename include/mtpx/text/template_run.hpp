@@ -15,13 +15,12 @@ class TemplateRun {
  public:
   /// variables: by name   now: for strftime_now
   TemplateRun(const TemplateValue::Pairs& variables, TemplateLimits limits, std::time_t now)
-      : variables_(variables), now_(now), work_(limits) {
-    scopes_.push_back({});
-  }
+      : variables_(variables), now_(now), work_(limits) {}
 
   /// Throws PlacedTemplateFault.
-  std::string run(const std::vector<TemplateStatement>& program) {
-    run_all(program);
+  std::string run(const TemplateProgram& program) {
+    begin_scope(program.unset);
+    run_all(program.body);
     return std::move(out_);
   }
 
@@ -39,6 +38,7 @@ class TemplateRun {
   };
 
   static Value nothing(std::string text) { return Value::Undefined{std::move(text)}; }
+  static Value undefined(const std::string& name) { return nothing(cat('\'', name, "' is undefined")); }
 
   // --- Statements ---
 
@@ -75,7 +75,7 @@ class TemplateRun {
         set(s, value(s.expressions[0]));
         break;
       case Statement::Kind::set_block: {
-        captured_ = capture([&] { run_inside(s.bodies[0]); });
+        captured_ = capture([&] { run_inside(s, 0); });
         const Value filtered = value(s.expressions[0]);
         set(s, filtered);
         break;
@@ -84,7 +84,7 @@ class TemplateRun {
         set_name(s.text, Value::Function{&s, s.text});
         break;
       case Statement::Kind::group:
-        run_inside(s.bodies[0]);
+        run_inside(s, 0);
         break;
       case Statement::Kind::leave:
         return Flow::leave;
@@ -107,10 +107,15 @@ class TemplateRun {
     return std::exchange(out_, std::move(outer));
   }
 
-  /// With names of its own.
-  Flow run_inside(const std::vector<Statement>& body) {
-    scopes_.push_back({});
-    const Flow flow = run_all(body);
+  void begin_scope(const std::vector<std::string>& unset, bool alone = false) {
+    scopes_.push_back({{}, alone});
+    for (const std::string& name : unset) scopes_.back().names.emplace_back(name, undefined(name));
+  }
+
+  /// A body of a statement, with names of its own.
+  Flow run_inside(const Statement& s, std::size_t body) {
+    begin_scope(s.unset[body]);
+    const Flow flow = run_all(s.bodies[body]);
     scopes_.pop_back();
     return flow;
   }
@@ -155,13 +160,13 @@ class TemplateRun {
       }
       items = std::move(wanted);
     }
-    if (items.items.empty()) return s.bodies.size() > 1 ? run_inside(s.bodies[1]) : Flow::on;
+    if (items.items.empty()) return s.bodies.size() > 1 ? run_inside(s, 1) : Flow::on;
     spaces_.push_back({});
     TemplateNamespace& loop = spaces_.back();
     loop.loop = &items;
     Flow flow = Flow::on;
     for (loop.at = 0; loop.at < items.items.size() && flow != Flow::leave; ++loop.at) {
-      scopes_.push_back({});
+      begin_scope(s.unset[0]);
       set_targets(s.targets, items.items[loop.at]);
       set_name("loop", &loop);
       flow = run_all(s.bodies[0]);
@@ -189,7 +194,7 @@ class TemplateRun {
     constexpr std::string_view functions = " namespace range dict raise_exception strftime_now ";
     if (is_one_of(functions, name))
       return Value::Function{nullptr, std::string_view(functions).substr(functions.find(name), name.size())};
-    return nothing(cat('\'', name, "' is undefined"));
+    return undefined(name);
   }
 
   Value loop_attribute(const TemplateNamespace& loop, std::string_view name) const {
@@ -387,7 +392,7 @@ class TemplateRun {
   }
 
   Value call_macro(const Statement& macro, TemplateArguments& given) {
-    scopes_.push_back({{}, true});
+    begin_scope(macro.unset[0], true);
     const std::size_t plain = macro.targets.size() - macro.expressions.size();
     for (std::size_t i = 0; i < macro.targets.size(); ++i) {
       const Value* const found = given.find(i, macro.targets[i]);

@@ -39,10 +39,11 @@ inline bool is_one_of(std::string_view all, std::string_view word) {
   return false;
 }
 
-/// Where the character at `at` ends.
+/// Where the character at `at` ends; of what is no UTF-8, some place behind it.
 inline std::size_t next_character(std::string_view text, std::size_t at) {
+  const std::size_t most = std::min(text.size(), at + 4);
   ++at;
-  while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xc0U) == 0x80U) ++at;
+  while (at < most && (static_cast<unsigned char>(text[at]) & 0xc0U) == 0x80U) ++at;
   return at;
 }
 

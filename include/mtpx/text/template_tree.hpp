@@ -43,8 +43,14 @@ struct TemplateStatement {
   /// print: one   condition: one a branch   loop: what it goes through, and an `if`   set: one   macro: what
   /// the last arguments default to
   std::vector<TemplateNode> expressions{};
-  std::vector<std::vector<TemplateStatement>>
-      bodies{};  // a condition's branches, then else; of others one; loop: else, too
+  /// a condition's branches, then else; of others one; loop: else, too
+  std::vector<std::vector<TemplateStatement>> bodies{};
+  std::vector<std::vector<std::string>> unset{};  // names, where these begin: TemplateScopes
+};
+
+struct TemplateProgram {
+  std::vector<TemplateStatement> body{};
+  std::vector<std::string> unset{};
 };
 
 }  // namespace mtpx::detail
