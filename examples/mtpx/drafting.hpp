@@ -69,13 +69,21 @@ Agreement agreement(const mtpx::Transformer<T, D>& model, const std::vector<std:
   return all;
 }
 
-/// Adds, under the names that llama.cpp gives them, how many tokens were drafted and how many of them stood.
-inline void add_draft_counts(mtpx::Json& line, const mtpx::DecodeStatistics& s) {
+/// Tokens that were drafted, and those of them that stood.
+struct DraftCounts {
   mtpx::Index drafted = 0, stood = 0;
-  for (const mtpx::Index n : s.drafted) drafted += n;
-  for (const mtpx::Index n : s.accepted) stood += n;
-  line["draft_n"] = drafted;
-  line["draft_n_accepted"] = stood;
+
+  explicit DraftCounts(const mtpx::DecodeStatistics& s) {
+    for (const mtpx::Index n : s.drafted) drafted += n;
+    for (const mtpx::Index n : s.accepted) stood += n;
+  }
+};
+
+/// Adds them under the names that llama.cpp gives them.
+inline void add_draft_counts(mtpx::Json& line, const mtpx::DecodeStatistics& s) {
+  const DraftCounts counts(s);
+  line["draft_n"] = counts.drafted;
+  line["draft_n_accepted"] = counts.stood;
 }
 
 /// Whether `tokens` are more than the longest window that the model was trained on, where that is known.

@@ -80,6 +80,7 @@ int main(int argc, char** argv) {
       "memory, 7 no such device.");
   program::add_train(app);
   program::add_generate(app);
+  program::add_chat(app);
   program::add_score(app);
   program::add_bench(app);
   program::add_compare(app);

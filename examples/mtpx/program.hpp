@@ -91,6 +91,7 @@ void tell_of_lost_pages();
 
 void add_train(CLI::App& app);
 void add_generate(CLI::App& app);
+void add_chat(CLI::App& app);
 void add_score(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_compare(CLI::App& app);

@@ -8,6 +8,7 @@
 #include <mtpx/io/token_file.hpp>
 #include <mtpx/io/tokenizer_json.hpp>
 #include <mtpx/io/weight_files.hpp>
+#include <mtpx/text/chat_template.hpp>
 #include <mtpx/text/utf8.hpp>
 
 #include <sys/mman.h>
@@ -204,6 +205,31 @@ inline void fuzz_stop(std::span<const std::uint8_t> bytes) {
     ended = ended || whole.substr(out.size()).starts_with(one);
   }
   must(ended && stop.found() == (out != whole), "the text ends before a stop text");
+}
+
+/// Any bytes, as a chat template.
+inline void fuzz_template(std::span<const std::uint8_t> bytes) {
+  using Variables = mtpx::TemplateValue::Pairs;
+  const std::string text(bytes.begin(), bytes.end());
+  std::vector<mtpx::TemplateValue> messages;
+  for (const char* role : {"system", "user", "assistant"})
+    messages.emplace_back(Variables{{"role", role}, {"content", " a, <b>\n\xc3\xa9'\xe6\x97\xa5\" "}});
+  const Variables variables{{"messages", mtpx::TemplateValue::list_of(messages)},
+                            {"n", 3},
+                            {"f", -2.5},
+                            {"none_", nullptr},
+                            {"yes", true},
+                            {"s", "x y"}};
+  try {
+    constexpr mtpx::TemplateLimits limits{.steps = 20000, .bytes = 10000};
+    const mtpx::ChatTemplate chat(text, "f", limits);
+    const std::string said = chat.render(variables, 0);
+    must(said.size() <= 10000, "a text keeps its limit");
+    must(chat.render(variables, 0) == said, "a template says the same again");
+    must(mtpx::Utf8Stream::valid(said), "a text is UTF-8");
+  } catch (const mtpx::FileError& error) {
+    must(std::string(error.what()).starts_with("[template] f: line "), "errors name the place");
+  }
 }
 
 }  // namespace mtpx_test

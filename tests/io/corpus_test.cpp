@@ -38,6 +38,8 @@ TEST_CASE("fuzz: the corpus of tokenizer.json") {
 
 TEST_CASE("fuzz: the corpus of token files") { CHECK(replay("tokens", mtpx_test::fuzz_tokens) >= 10); }
 
+TEST_CASE("fuzz: the corpus of chat templates") { CHECK(replay("template", mtpx_test::fuzz_template) >= 10); }
+
 TEST_CASE("fuzz: the corpora of indices and of stop texts") {
   CHECK(replay("index", mtpx_test::fuzz_index) >= 10);
   CHECK(replay("stop", mtpx_test::fuzz_stop) >= 10);

@@ -60,49 +60,38 @@ class Speculator {
   /// Throws ConfigError for an empty prompt, one that leaves no room, sampling that does not go with the
   /// decoder's options, or without a free slot; NumericError for an id outside the vocabulary.
   Index add(std::span<const std::int32_t> prompt, std::uint64_t seed, const SamplingOptions& sampling) {
-    options_.validate(modules_of(model_), sampling);
-    if (prompt.empty()) throw ConfigError("[generate] the prompt is empty");
-    if (static_cast<Index>(prompt.size()) >= cache().capacity) {
-      throw ConfigError(cat("[generate] the prompt has ", prompt.size(), " tokens, ",
-                            cache().capacity == longest() ? "max_position_embeddings" : "positions", " = ",
-                            cache().capacity, " leaves room for ", cache().capacity - 1));
-    }
+    check(prompt, sampling);
     const auto free = std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return !s.active; });
     if (free == slots_.end()) throw ConfigError(cat("[generate] all ", slots_.size(), " slots are taken"));
-    Slot& s = *free;
-    const Index slot = free - slots_.begin();
-    s.tokens.assign(prompt.begin(), prompt.end());
-    s.tokens.reserve(static_cast<std::size_t>(cache().capacity));
-    s.sampling = sampling;
-    s.seed = seed;
-    s.round = 0;
-    s.drafts.clear();
     // Without attention there is never anything to read before the newest row, but for a next depth.
-    const bool reads_back = model_.design.attends || model_.design.chains;
-    s.ready.assign(s.ready.size(), reads_back ? 0 : std::numeric_limits<Index>::max());
-
-    rows_.clear();
-    for (Index p = 0; p < known(s); ++p) rows_.add(prompt[static_cast<std::size_t>(p)], slot, p);
-    Index begin = 0;
-    for (; begin + chunk < rows_.size(); begin += chunk)
-      passes_.trunk(rows_, begin, begin + chunk, Answer::nothing, 0);
-    draws_.assign(1, draw_of_place(s, 0));
-    passes_.trunk(rows_, begin, rows_.size(), options_.on_host() ? Answer::logits : picked(s), 1,
-                  {draws_, {}});
-    s.emitted_from = s.tokens.size();
-    s.first_row = 0;
-    s.log_probabilities.clear();
-    s.tokens.push_back(plain_token(s, 0));
-    s.active = true;
-    if (!policy_ || policy_->begin_sequence()) read_prompt(slot);
-    statistics_.prompt_tokens += static_cast<Index>(prompt.size());
-    ++statistics_.tokens;
+    free->ready.assign(free->ready.size(), reads_back() ? 0 : std::numeric_limits<Index>::max());
+    const Index slot = free - slots_.begin();
+    begin(slot, prompt, 0, seed, sampling);
     return slot;
   }
 
   /// The same, sampled as the decoder's options say.
   Index add(std::span<const std::int32_t> prompt, std::uint64_t seed) {
     return add(prompt, seed, options_.sampling);
+  }
+
+  /// Gives a slot that is taken another text, of which only what is new is decoded: from the first place on
+  /// where it differs from the slot's own. Emits the first token behind it; all that follows is what follows
+  /// add() of the whole text. Throws as add().
+  void replace(Index slot, std::span<const std::int32_t> prompt, std::uint64_t seed,
+               const SamplingOptions& sampling) {
+    check(prompt, sampling);
+    Slot& s = slots_[static_cast<std::size_t>(slot)];
+    const auto differs = std::mismatch(prompt.begin(), prompt.end(), s.tokens.begin(), s.tokens.end()).first;
+    const Index same = s.active ? differs - prompt.begin() : 0;
+    // The newest token of either text has no entry yet, or is to be asked what follows it.
+    const Index kept =
+        std::max<Index>(0, std::min({same, known(s) - 1, static_cast<Index>(prompt.size()) - 1}));
+    for (Index module = 1; module <= modules_ && reads_back(); ++module) {
+      Index& ready = s.ready[static_cast<std::size_t>(module - 1)];
+      ready = std::clamp<Index>(model_.design.reads_token ? same - module : kept, 0, ready);
+    }
+    begin(slot, prompt, kept, seed, sampling);
   }
 
   /// One pass of the main model over every sequence that has room: each emits 1 to K + 1 tokens.
@@ -185,6 +174,50 @@ class Speculator {
     Index first_row = 0;                    // of this round's logits
     std::vector<double> log_probabilities;  // of what was emitted last
   };
+
+  void check(std::span<const std::int32_t> prompt, const SamplingOptions& sampling) const {
+    options_.validate(modules_of(model_), sampling);
+    if (prompt.empty()) throw ConfigError("[generate] the prompt is empty");
+    if (static_cast<Index>(prompt.size()) >= cache().capacity) {
+      throw ConfigError(cat("[generate] the prompt has ", prompt.size(), " tokens, ",
+                            cache().capacity == longest() ? "max_position_embeddings" : "positions", " = ",
+                            cache().capacity, " leaves room for ", cache().capacity - 1));
+    }
+  }
+
+  /// Decodes a prompt from position `from` on; what stands before has its entries.
+  void begin(Index slot, std::span<const std::int32_t> prompt, Index from, std::uint64_t seed,
+             const SamplingOptions& sampling) {
+    Slot& s = slots_[static_cast<std::size_t>(slot)];
+    s.active = false;                // until it has all its entries
+    std::vector<std::int32_t> text;  // the prompt may be a part of s.tokens
+    text.reserve(static_cast<std::size_t>(cache().capacity));
+    text.assign(prompt.begin(), prompt.end());
+    s.tokens = std::move(text);
+    s.sampling = sampling;
+    s.seed = seed;
+    s.round = 0;
+    s.drafts.clear();
+
+    rows_.clear();
+    for (Index p = from; p < known(s); ++p) rows_.add(s.tokens[static_cast<std::size_t>(p)], slot, p);
+    Index row = 0;
+    for (; row + chunk < rows_.size(); row += chunk)
+      passes_.trunk(rows_, row, row + chunk, Answer::nothing, 0);
+    draws_.assign(1, draw_of_place(s, 0));
+    passes_.trunk(rows_, row, rows_.size(), options_.on_host() ? Answer::logits : picked(s), 1, {draws_, {}});
+    statistics_.prompt_tokens += known(s) - from;
+    s.emitted_from = s.tokens.size();
+    s.first_row = 0;
+    s.log_probabilities.clear();
+    s.tokens.push_back(plain_token(s, 0));
+    s.active = true;
+    if (!policy_ || policy_->begin_sequence()) read_prompt(slot);
+    ++statistics_.tokens;
+  }
+
+  /// Whether entries of modules, or states that they carry, are read again.
+  bool reads_back() const { return model_.design.attends || model_.design.chains; }
 
   static Index modules_of(const DraftingModel<T, D>& model) { return model.config.num_nextn_predict_layers; }
   /// The most tokens that an automatic draft may have: more than there are modules, if they can run again.
