@@ -1,10 +1,11 @@
-// mtpx_io: model folders, JSON and checksums, once.
+// mtpx_io: model folders, GGUF files, JSON and checksums, once.
 
 #include <mtpx/io/instances.hpp>
 
 namespace mtpx {
 MTPX_JSON()
 MTPX_CHECKSUM()
+MTPX_GGUF()
 MTPX_MODEL_FOLDERS(, Cpu)
 #ifdef MTPX_CUDA
 MTPX_MODEL_FOLDERS(, Cuda)

@@ -86,6 +86,7 @@ int main(int argc, char** argv) {
   program::add_compare(app);
   program::add_report(app);
   program::add_tokenize(app);
+  program::add_convert(app);
   check_options(app);
   try {
     app.parse(argc, argv);

@@ -97,6 +97,7 @@ void add_bench(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_report(CLI::App& app);
 void add_tokenize(CLI::App& app);
+void add_convert(CLI::App& app);
 
 /// --device, --dtype and --threads, for every subcommand: where to compute, and in what.
 struct DeviceOptions {

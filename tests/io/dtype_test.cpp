@@ -99,6 +99,26 @@ TEST_CASE("dtype: all 65536 codes of a half, infinities, NaN and denormals among
   CHECK(f16_to_float(0x0001) == 0x1p-24F);
 }
 
+TEST_CASE(
+    "dtype: every half comes back from float, what lies between two goes to the nearer, a tie to the even") {
+  for (unsigned code = 0; code < 0x7c00; ++code) {
+    const float value = f16_to_float(static_cast<std::uint16_t>(code));
+    const float next = code == 0x7bff ? 65536.0F : f16_to_float(static_cast<std::uint16_t>(code + 1));
+    const float between = value / 2 + next / 2;  // exact
+    const unsigned even = code + code % 2;
+    REQUIRE(float_to_f16(value) == code);
+    REQUIRE(float_to_f16(between) == even);
+    REQUIRE(float_to_f16(-between) == (0x8000 | even));
+    REQUIRE(float_to_f16(std::nextafter(between, 0.0F)) == code);
+    REQUIRE(float_to_f16(std::nextafter(between, 1e9F)) == code + 1);
+  }
+  const float infinity = std::numeric_limits<float>::infinity();
+  CHECK(float_to_f16(1e30F) == 0x7c00);
+  CHECK(float_to_f16(-infinity) == 0xfc00);
+  CHECK(float_to_f16(-0.0F) == 0x8000);
+  CHECK(std::isnan(f16_to_float(float_to_f16(std::numeric_limits<float>::quiet_NaN()))));
+}
+
 TEST_CASE("dtype: all 65536 codes of bf16 reach float and come back bit for bit") {
   std::vector<std::uint16_t> codes;
   for (unsigned code = 0; code < 65536; ++code) codes.push_back(static_cast<std::uint16_t>(code));

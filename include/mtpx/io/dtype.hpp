@@ -109,6 +109,20 @@ inline float f16_to_float(std::uint16_t half) {
   return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
 }
 
+/// The nearest IEEE 754 half, ties to even: what f16_to_float() gives back. From 65520 on it is infinite; a
+/// NaN becomes the quiet one.
+inline std::uint16_t float_to_f16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = bits >> 16 & 0x8000U, magnitude = bits & 0x7fffffffU;
+  const auto with_sign = [sign](std::uint32_t half) { return static_cast<std::uint16_t>(sign | half); };
+  if (magnitude > 0x7f800000U) return with_sign(0x7e00U);
+  if (magnitude >= 0x477ff000U) return with_sign(0x7c00U);
+  if (magnitude < 0x38800000U) {  // a denormal: beside 1/2, a float has the place value 2^-24 of its last bit
+    return with_sign(std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5F) - 0x3f000000U);
+  }
+  return with_sign((magnitude - ((127U - 15U) << 23) + 0xfffU + (magnitude >> 13 & 1U)) >> 13);
+}
+
 /// The value of an E4M3FN byte: 1 sign, 4 exponent (bias 7), 3 fraction bits. 0x7f and 0xff are NaN, there is
 /// no infinity, the largest value is 448. Exact.
 inline float f8_e4m3_to_float(std::uint8_t byte) {

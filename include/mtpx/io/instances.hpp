@@ -1,10 +1,11 @@
 #pragma once
-// Model folders, JSON and checksums, as our own programs hold them once: ../instances.hpp, for what needs the
-// JSON library.
+// Model folders, GGUF files, JSON and checksums, as our own programs hold them once: ../instances.hpp, for
+// what needs the JSON library.
 
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/instances.hpp>
 #include <mtpx/io/checksum.hpp>
+#include <mtpx/io/gguf_model.hpp>
 #include <mtpx/io/json.hpp>
 #include <mtpx/io/model_folder.hpp>
 #include <mtpx/io/train_run.hpp>
@@ -28,11 +29,14 @@
   MTPX_INSTANCE_OF(HOW, train_and_save<float, D>) \
   MTPX_RUN(HOW, bf16, D)
 
+#define MTPX_GGUF(HOW) MTPX_INSTANCE_OF(HOW, write_gguf<Cpu>)
+
 #define MTPX_CHECKSUM(HOW) MTPX_INSTANCE_OF(HOW, detail::xxh64_stripes<std::uint64_t>)
 
 #ifdef MTPX_COMPILED_IO
 namespace mtpx {
 MTPX_CHECKSUM(extern)
+MTPX_GGUF(extern)
 MTPX_MODEL_FOLDERS(extern, Cpu)
 #ifdef MTPX_CUDA
 MTPX_MODEL_FOLDERS(extern, Cuda)

@@ -2,8 +2,8 @@
 // A model as a folder in the published format: config.json and model.safetensors, or its shards.
 
 #include <mtpx/core/meta.hpp>
-#include <mtpx/io/block_scales.hpp>
 #include <mtpx/io/config_json.hpp>
+#include <mtpx/io/folder_weight.hpp>
 #include <mtpx/io/tensor_file.hpp>
 #include <mtpx/io/tensor_problems.hpp>
 #include <mtpx/io/tokenizer_files.hpp>
@@ -415,22 +415,13 @@ LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folde
     loaded.model.draft_from(detail::read_draft_ids(ids));
   for_each_tensor(loaded.model, [&](const std::string& name, const auto& tensor) {
     using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
-    const auto [file, entry] = files.find(name);
-    std::vector<float> scales;
-    const bool scaled = entry->dtype == DType::f8_e4m3 && entry->shape.size() == 2;
-    if (scaled) {
-      const WeightFiles::Weight found = files.find(scale_name(name));
-      scales = found.file->template read<float>(*found.entry);
-    }
-    tensor.assign_by([&, file = file, entry = entry](Index first, std::span<N> out) {
+    const FolderWeight weight(files, name, config.block_size);
+    tensor.assign_by([&](Index first, std::span<N> out) {
       detail::in_parts(host, static_cast<Index>(out.size()), [&](Index begin, Index end) {
         const auto part = out.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
-        if (scaled) {
-          dequantize<N>(*file, *entry, scales, config.block_size, first + begin, part);
-        } else {
-          file->read(*entry, first + begin, part);
-        }
-        if (options.verify) detail::check_finite(*file, name, first + begin, std::span<const N>(part));
+        weight.read(first + begin, part);
+        if (options.verify)
+          detail::check_finite(weight.file(), name, first + begin, std::span<const N>(part));
       });
     });
   });

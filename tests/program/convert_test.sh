@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# GGUF files as a person makes them. What llama.cpp makes of them: llama_test.sh.
+# Usage: tests/program/convert_test.sh PROGRAM [DEVICE]
+set -euo pipefail
+# shellcheck source=tests/program/common.sh
+source "$(dirname "$0")/common.sh"
+golden=$(dirname "$0")/../golden
+mixture=(convert --model "$golden/groups_yarn" --no-tokenizer)
+
+"$mtpx" "${mixture[@]}" --threads 1 --out "$work/one.gguf" >"$work/log"
+[[ $(cat "$work/log") == "$work/one.gguf: 56 tensors, bf16, with an MTP module, $(stat -c %s "$work/one.gguf") bytes" ]] || fail "said $(cat "$work/log")"
+"$mtpx" "${mixture[@]}" --threads 2 --no-mmap --out "$work/two.gguf" >/dev/null
+cmp "$work/one.gguf" "$work/two.gguf" || fail "the file depends on threads or on how weights are read"
+for type in f32 f16 q8_0; do
+  "$mtpx" "${mixture[@]}" --no-mtp --type $type --force --out "$work/two.gguf" >"$work/log"
+  grep -q "two.gguf: 34 tensors, $type, no MTP module, " "$work/log" || fail "$type: $(cat "$work/log")"
+done
+cp "$work/two.gguf" "$work/kept.gguf"
+
+expect 2 "mtpx: [convert] --out $work/two.gguf: is there already; --force replaces it" "${mixture[@]}" --out "$work/two.gguf"
+expect 0 "notice: written without MTP, with which llama.cpp could not draft: it has one module, the model has 3" \
+  convert --model "$golden/depth3" --no-tokenizer --out "$work/depth3.gguf"
+expect 2 "mtpx: [tokenizer] $golden/dense/tokenizer.json: not there, and vocab_size = 40: text is read as bytes only with a vocabulary of 256" \
+  convert --model "$golden/dense" --out "$work/none.gguf"
+expect 3 "mtpx: [config] $work/missing/config.json: cannot be opened: No such file or directory" \
+  convert --model "$work/missing" --no-tokenizer --out "$work/none.gguf"
+expect 4 "mtpx: [gguf] $work/nowhere/x: cannot be created: No such file or directory" "${mixture[@]}" --out "$work/nowhere/x"
+expect 4 "mtpx: [gguf] /dev/null: is not a regular file, and is not replaced" "${mixture[@]}" --force --out /dev/null
+cp -r "$golden/groups_yarn" "$work/other"
+sed -i 's/"beta_fast": 32.0/"beta_fast": 16.0/' "$work/other/config.json"
+expect 2 "mtpx: [config] $work/other/config.json: llama.cpp cannot compute this model
+  rope_scaling.beta_fast = 16, beta_slow = 1: it has 32 and 1" \
+  convert --model "$work/other" --no-tokenizer --force --out "$work/two.gguf"
+cmp "$work/two.gguf" "$work/kept.gguf" || fail "a refused run changed the file"
+[[ ! -e $work/none.gguf ]] || fail "a refused run left a file"
+
+[[ $failures == 0 ]] && echo "convert: all checks passed"
+exit $((failures > 0))
