@@ -197,6 +197,18 @@ void add_train(CLI::App& app) {
           "sum of the depths' weights as it was")
       ->check(CLI::PositiveNumber)
       ->excludes(weights);
+  auto* distill =
+      command
+          ->add_option("--distill", o.distill,
+                       "Depths learn from the main head: ce = cross-entropy with its distribution, kl, tv = "
+                       "the total variation, which is the share of drafts that fail")
+          ->check(CLI::IsMember({"ce", "kl", "tv"}));
+  command
+      ->add_option("--distill-share", o.distill_share,
+                   "Share of --distill in a depth's loss; the labels have the rest")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str()
+      ->needs(distill);
   command
       ->add_option("--divisor", o.divisor,
                    "Divide a depth's loss by its valid rows, or by all positions (Eq. 24)")

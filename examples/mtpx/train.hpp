@@ -30,6 +30,8 @@ struct TrainFlags {
   double lambda_late = -1;
   std::string reduction;
   double depth_decay = -1;
+  std::string distill;
+  double distill_share = 1;
   bool freeze_main = false;
   bool detach_depths = false;
   std::string divisor = "valid";

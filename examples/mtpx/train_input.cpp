@@ -43,6 +43,10 @@ void set_weights(TrainFlags& o, const mtpx::Config& config) {
                    : o.reduction == "mean" ? mtpx::LossReduction::mean
                                            : published.reduction;
   loss.depth_decay = published.depth_decay;
+  loss.distill = o.distill.empty() ? 0 : o.distill_share;
+  loss.divergence = o.distill == "ce"   ? mtpx::Divergence::cross_entropy
+                    : o.distill == "kl" ? mtpx::Divergence::kl
+                                        : mtpx::Divergence::total_variation;
   loss.lambda = o.lambda < 0 ? published.lambda : o.lambda;
   o.train.lambda.late = o.lambda_late >= 0 ? o.lambda_late : loss.lambda / design.late_divisor;
 }
