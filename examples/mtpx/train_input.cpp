@@ -55,7 +55,7 @@ void set_weights(TrainFlags& o, const mtpx::Config& config) {
 mtpx::ModelConfig resolve(TrainFlags& o) {
   mtpx::ModelConfig source = o.init.folder.empty() ? o.config.read() : o.init.config();
   mtpx::Config& config = source.config;
-  set_depths(config, o.depth, o.heads);
+  set_depths(config, o.depth, o.heads, o.copy_modules);
   if (o.vocabulary > 0) config.vocab_size = o.vocabulary;
   if (o.tie_word_embeddings) config.tie_word_embeddings = true;
   if (o.draft_vocabulary >= 0) config.mtpx_draft_vocabulary = o.draft_vocabulary;
