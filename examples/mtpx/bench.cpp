@@ -151,10 +151,9 @@ void add_bench(CLI::App& app) {
       command->add_flag("--decode", o.decode,
                         "Time decoding instead: plain, 1 to 4 drafts and auto, in turn, with the cost model");
   DecodeBench& d = o.decoding;
-  d.model.add(*command, "--model", "Model folder to decode with; default: random weights")
-      ->needs(decode)
-      ->excludes(command->get_option("--config"))
-      ->excludes(command->get_option("--preset"));
+  auto* model = d.model.add(*command, "--model", "Model folder to decode with; default: random weights");
+  model->needs(decode)->excludes(command->get_option("--config"))->excludes(command->get_option("--preset"));
+  d.model.add_mtp(*command, model);
   command
       ->add_option("--data", d.data,
                    "Files or folders of text for the prompts; default: this repository's own")

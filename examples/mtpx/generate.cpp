@@ -162,7 +162,7 @@ void add_generate(CLI::App& app) {
   o.generate.max_tokens = 256;
   CLI::App* command =
       app.add_subcommand("generate", "Continue prompts; text on standard output, figures on standard error");
-  o.model.add(*command)->required();
+  o.model.add_mtp(*command, o.model.add(*command)->required());
   auto* input = command->add_option_group("Input", "What to continue");
   auto* prompt = input->add_option("--prompt", o.prompt, "Text to continue");
   input->add_option("--prompts", o.prompts, "File with a prompt a line; prompt i is sampled with --seed + i")

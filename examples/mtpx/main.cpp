@@ -79,6 +79,7 @@ int main(int argc, char** argv) {
       "Exit codes: 2 usage or configuration, 3 bad input, 4 output not written, 5 not finite, 6 out of "
       "memory, 7 no such device.");
   program::add_train(app);
+  program::add_distill(app);
   program::add_generate(app);
   program::add_chat(app);
   program::add_score(app);

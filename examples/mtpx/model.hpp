@@ -34,9 +34,10 @@ struct ConfigSource {
   }
 };
 
-/// --model DIR (or another name), --no-mmap and --no-verify: a model that is there already.
+/// --model DIR (or another name), --mtp, --no-mmap and --no-verify: a model that is there already.
 struct ModelSource {
   std::string folder;
+  std::string mtp;  ///< a sidecar's file or folder; empty: the folder's own depths
   bool no_mmap = false, no_verify = false;
 
   CLI::Option* add(CLI::App& command, const char* name = "--model", const char* help = "Model folder") {
@@ -49,11 +50,22 @@ struct ModelSource {
     return command.add_option(name, folder, help);
   }
 
+  void add_mtp(CLI::App& command, CLI::Option* model) {
+    command
+        .add_option("--mtp", mtp,
+                    "MTP layers that `mtpx distill --sidecar` wrote for this model, in the place of its own")
+        ->needs(model);
+  }
+
   mtpx::SafeTensorsOptions options() const { return {!no_mmap, !no_verify}; }
-  mtpx::ModelConfig config() const { return mtpx::read_model_config(folder, options()); }
+  mtpx::ModelConfig config() const {
+    return mtp.empty() ? mtpx::read_model_config(folder, options())
+                       : mtpx::read_joined_config(folder, mtp, options());
+  }
   template <typename T, typename D>
   mtpx::LoadedModel<T, D> load(const D& device) const {
-    return mtpx::load_model<T>(device, folder, options());
+    return mtp.empty() ? mtpx::load_model<T>(device, folder, options())
+                       : mtpx::load_joined_model<T>(device, folder, mtp, options());
   }
 };
 
@@ -132,10 +144,11 @@ inline mtpx::MtpHeads heads_of(const std::string& name) {
   throw mtpx::ConfigError("[config] no design is called " + name);
 }
 
-/// What --depth (below 0: nothing) and --heads (empty: nothing) say over a configuration.
-inline void set_depths(mtpx::Config& config, mtpx::Index depth, const std::string& heads) {
+/// What --depth (below 0: nothing), --heads (empty: nothing) and --copy say over a configuration.
+inline void set_depths(mtpx::Config& config, mtpx::Index depth, const std::string& heads,
+                       bool copied = false) {
   config.set_depths(depth >= 0 ? depth : config.num_nextn_predict_layers,
-                    heads.empty() ? config.mtpx_heads : heads_of(heads));
+                    heads.empty() ? config.mtpx_heads : heads_of(heads), copied);
 }
 
 /// --heads, where models are made.

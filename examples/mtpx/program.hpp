@@ -90,6 +90,7 @@ inline std::string fixed(double value, int digits) {
 void tell_of_lost_pages();
 
 void add_train(CLI::App& app);
+void add_distill(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_score(CLI::App& app);

@@ -1,6 +1,6 @@
 #include "run_folder.hpp"
 
-#include <mtpx/io/model_folder.hpp>
+#include <mtpx/io/sidecar.hpp>
 #include <mtpx/io/train_state.hpp>
 
 #include <fcntl.h>
@@ -141,6 +141,7 @@ void RunFolder::check(bool force) const {
   };
   if (resume_.empty() && !force) {
     if (mtpx::has_model(out_)) there("model");
+    if (fs::exists(out_ / mtpx::detail::sidecar_name)) there("sidecar");
     if (!checkpoints_.steps().empty()) there("run, with checkpoints that --resume auto goes on from,");
   }
 }
@@ -170,6 +171,9 @@ mtpx::Json run_facts(const CLI::App& command) {
                                      "validation-data",
                                      "out",
                                      "init",
+                                     "model",
+                                     "mtp",
+                                     "sidecar",
                                      "config",
                                      "preset",
                                      "tokenizer",

@@ -215,7 +215,7 @@ void add_score(CLI::App& app) {
   ScoreFlags& o = *options;
   CLI::App* command = app.add_subcommand(
       "score", "Losses and accuracies of every depth on given tokens or text, as one JSON line");
-  o.model.add(*command)->required();
+  o.model.add_mtp(*command, o.model.add(*command)->required());
   auto* data = command->add_option(
       "--data", o.data, "Files or folders of text, or a token file; default: this repository's own");
   auto* tokens = command->add_option("--tokens", o.tokens, "safetensors file with `tokens`, I64 [B, T + 1]")

@@ -45,7 +45,7 @@ void check_tokenizer(const mtpx::TokenFile& file, const mtpx::Tokenizer& tokeniz
 void write_tokens_of(const std::filesystem::path& file, const std::vector<std::filesystem::path>& texts,
                      const mtpx::Tokenizer& tokenizer, const mtpx::Cpu& host) {
   try {
-    write_token_file(file, texts, tokenizer, host);
+    program::write_token_file(file, texts, tokenizer, host);
   } catch (const mtpx::FileError& error) {  // about a text, or about the file
     if (std::string_view(error.what()).starts_with(mtpx::cat("[tokens] ", file.string(), ": ")))
       throw OutputError(error.what());

@@ -3,6 +3,8 @@
 #include "train_loop.hpp"
 #include "train_needs.hpp"
 
+#include <mtpx/io/sidecar.hpp>
+
 namespace program {
 namespace {
 
@@ -20,7 +22,8 @@ mtpx::LoadedModel<T, D> first_model(const TrainFlags& o, const TrainInput& in, c
   if (anew && !from_checkpoint) {
     mtpx::initialize(loaded.model, o.batches.seed);
   } else if (loaded.model.config != config) {  // another depth or design
-    loaded.model = mtpx::with_depths(loaded.model, in.depth(), config.mtpx_heads, o.batches.seed);
+    loaded.model =
+        mtpx::with_depths(loaded.model, in.depth(), config.mtpx_heads, o.batches.seed, o.copy_modules);
   }
   if (in.draft_ids) loaded.model.draft_from(*in.draft_ids);
   o.set_switches(loaded.model);
@@ -52,6 +55,8 @@ void run(TrainFlags o, const D& device) {
   const TrainInput in = read_and_plan<T>(o, device, from, out, say);
   if (o.dry_run) return;
 
+  const std::string main_model =
+      o.sidecar ? mtpx::main_fingerprint(o.init.folder, o.init.options()) : std::string();
   mtpx::LoadedModel<T, D> loaded = first_model<T>(o, in, device, from.has_value());
   mtpx::Trainer<T, D> trainer(loaded.model, o.train, in.source_of_batches());
   mtpx::Index skipped = 0, saved = -1;
@@ -81,8 +86,10 @@ void run(TrainFlags o, const D& device) {
   if (from) to.progress.say(mtpx::cat("resumed from ", from->folder.string(), ", behind step ", done));
   Signals::watch();
   const double elapsed = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved).run();
-  write_output(
-      [&] { mtpx::save_model(o.out, loaded.model, loaded.extra, !o.export_no_mtp, in.tokenizer_files); });
+  write_output([&] {
+    if (o.sidecar) return mtpx::save_sidecar(o.out, loaded.model, main_model);
+    mtpx::save_model(o.out, loaded.model, loaded.extra, !o.export_no_mtp, in.tokenizer_files);
+  });
   to.times.add(memory_row(trainer.steps_done(), device.peak_bytes(), host_memory_peak()));
   const auto tokens = static_cast<double>((trainer.steps_done() - done) * o.batches.batch * o.batches.seq *
                                           o.train.accumulation);
@@ -95,19 +102,17 @@ void run(TrainFlags o, const D& device) {
 
 }  // namespace
 
+void run_training(const TrainFlags& flags) {
+  with_numbers(flags.device, [&](auto number, const auto& device) { run<decltype(number)>(flags, device); });
+}
+
 void add_train(CLI::App& app) {
   auto options = std::make_shared<TrainFlags>();
   TrainFlags& o = *options;
   o.train.lr.peak = 3e-3;
   o.train.lr.warmup = 100;
   CLI::App* command = app.add_subcommand("train", "Train a model on text and write it to a folder");
-  command->add_option("--data", o.data,
-                      "Files or folders of text, or a token file; default: this repository's own");
-  command
-      ->add_option("--text-memory", o.text_memory,
-                   "MiB of text that are held in memory; the tokens of more go to a file in --out first")
-      ->check(CLI::Range(0, 1 << 30))
-      ->capture_default_str();
+  add_training_flags(*command, o);
   command->add_option("--out", o.out, "Folder for config.json, model.safetensors and metrics.jsonl")
       ->required();
   auto* init =
@@ -130,39 +135,10 @@ void add_train(CLI::App& app) {
                  "One matrix is embedding and output head of a new model, over the configuration's key")
       ->excludes(init);
   command
-      ->add_option("--depth", o.depth,
-                   "Depth D: tokens predicted after the next, over num_nextn_predict_layers")
-      ->check(CLI::Range(0, 64));
-  command
       ->add_option("--draft-vocabulary", o.draft_vocabulary,
                    "Drafts are picked from so many tokens, the most frequent of the text that is trained on, "
                    "over mtpx_draft_vocabulary; 0 = from all. No text changes")
       ->check(CLI::Range(0, 1 << 24));
-  command->add_option("--steps", o.train.steps, "Optimiser steps")
-      ->check(CLI::Range(1, 1 << 30))
-      ->capture_default_str();
-  command->add_option("--batch", o.batches.batch, "Windows per micro-batch")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  command->add_option("--seq", o.batches.seq, "Tokens per window, T")
-      ->check(CLI::Range(1, 1 << 24))
-      ->capture_default_str();
-  command->add_option("--accumulation", o.train.accumulation, "Micro-batches per step")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  command->add_option("--lr", o.train.lr.peak, "Peak learning rate")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--warmup", o.train.lr.warmup, "Steps of the linear rise, at most a tenth of all")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--weight-decay", o.train.step.adamw.weight_decay, "Decay of matrices")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--clip", o.train.step.clip, "Largest gradient norm; 0 = any")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  add_heads(*command, o.heads);
   auto* freeze = command->add_flag("--freeze-trunk", o.freeze_main,
                                    "Train the depths alone; the main model of --init stays as it is");
   command->add_flag("--detach-depths", o.detach_depths,
@@ -185,57 +161,16 @@ void add_train(CLI::App& app) {
           "--reduction", o.reduction,
           "Lambda times the mean or the sum of the depths' losses; default: mean, for parallel heads sum")
       ->check(CLI::IsMember({"mean", "sum"}));
-  auto* weights = command
-                      ->add_option("--depth-weights", o.train.step.loss.depth_weights,
-                                   "Weights of depths 1, 2, .., separated by commas; missing ones are 1")
-                      ->delimiter(',')
-                      ->check(CLI::NonNegativeNumber);
-  command
-      ->add_option(
-          "--depth-decay", o.depth_decay,
-          "Weight of depth k is this to the power k - 1; default: 1, for repeated heads 0.6, with the "
-          "sum of the depths' weights as it was")
-      ->check(CLI::PositiveNumber)
-      ->excludes(weights);
   command
       ->add_option("--divisor", o.divisor,
                    "Divide a depth's loss by its valid rows, or by all positions (Eq. 24)")
       ->check(CLI::IsMember({"valid", "all"}))
       ->capture_default_str();
-  command->add_option("--bias-speed", o.train.step.bias_update_speed, "Gamma of the router biases")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_flag("--mask-documents", o.train.mask_documents, "Attention stays inside documents");
-  command->add_flag("--checkpoint-activations", o.activation_checkpointing, "Less memory, one more forward");
-  command->add_option("--validation", o.validation, "Share of the text held out")
-      ->check(CLI::Range(0.0, 0.9))
-      ->capture_default_str();
-  command->add_option(
-      "--validation-data", o.validation_data,
-      "Files or folders, or a token file, to validate on instead; then all of --data is trained on");
-  command->add_option("--eval-every", o.eval_every, "Steps between validations; default: a quarter of all")
-      ->check(CLI::Range(1, 1 << 30));
-  command->add_option("--eval-windows", o.eval_windows, "Most validation windows")
-      ->check(CLI::Range(1, 1 << 30))
-      ->capture_default_str();
-  command->add_option(
-      "--prompt", o.prompt,
-      "Start of the text sample shown with each validation; default: that of the held-out text");
   command->add_flag("--overfit-batch", o.overfit, "Train on one fixed batch only: every loss must go to 0");
-  command->add_flag("--force", o.force, "Replace the model in --out");
-  command->add_option("--seed", o.batches.seed, "Seed of weights and shuffling")->capture_default_str();
-  o.device.add(*command);
-  o.checkpoints.add(*command);
-  command->add_flag("--dry-run", o.dry_run,
-                    "Print the configuration and what the run takes of memory and disk, and do nothing: exit "
-                    "code 6 or 4 if it does not fit");
-  command->add_flag("--tensorboard", o.tensorboard,
-                    "Write figures to an event file in --out, too: tensorboard --logdir shows them");
   freeze->needs(init);
   command->callback([options, command] {
     options->facts = run_facts(*command);
-    with_numbers(options->device,
-                 [&](auto number, const auto& device) { run<decltype(number)>(*options, device); });
+    run_training(*options);
   });
 }
 

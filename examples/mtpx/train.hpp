@@ -30,6 +30,9 @@ struct TrainFlags {
   double lambda_late = -1;
   std::string reduction;
   double depth_decay = -1;
+  std::string distill;
+  double distill_share = 1;
+  bool copy_modules = false;
   bool freeze_main = false;
   bool detach_depths = false;
   std::string divisor = "valid";
@@ -41,6 +44,7 @@ struct TrainFlags {
   bool force = false;
   bool overfit = false;
   bool export_no_mtp = false;
+  bool sidecar = false;
   bool tensorboard = false;
   bool dry_run = false;
   CheckpointFlags checkpoints;
@@ -62,6 +66,12 @@ struct TrainFlags {
     if (freeze_main) model.freeze_main();
   }
 };
+
+/// The flags of a training that `mtpx train` and `mtpx distill` share; defaults are what `flags` has.
+void add_training_flags(CLI::App& command, TrainFlags& flags);
+
+/// Trains, and writes what --out is to have.
+void run_training(const TrainFlags& flags);
 
 /// What a training reads.
 struct TrainInput {

@@ -43,6 +43,10 @@ void set_weights(TrainFlags& o, const mtpx::Config& config) {
                    : o.reduction == "mean" ? mtpx::LossReduction::mean
                                            : published.reduction;
   loss.depth_decay = published.depth_decay;
+  loss.distill = o.distill.empty() ? 0 : o.distill_share;
+  loss.divergence = o.distill == "ce"   ? mtpx::Divergence::cross_entropy
+                    : o.distill == "kl" ? mtpx::Divergence::kl
+                                        : mtpx::Divergence::total_variation;
   loss.lambda = o.lambda < 0 ? published.lambda : o.lambda;
   o.train.lambda.late = o.lambda_late >= 0 ? o.lambda_late : loss.lambda / design.late_divisor;
 }
@@ -51,7 +55,7 @@ void set_weights(TrainFlags& o, const mtpx::Config& config) {
 mtpx::ModelConfig resolve(TrainFlags& o) {
   mtpx::ModelConfig source = o.init.folder.empty() ? o.config.read() : o.init.config();
   mtpx::Config& config = source.config;
-  set_depths(config, o.depth, o.heads);
+  set_depths(config, o.depth, o.heads, o.copy_modules);
   if (o.vocabulary > 0) config.vocab_size = o.vocabulary;
   if (o.tie_word_embeddings) config.tie_word_embeddings = true;
   if (o.draft_vocabulary >= 0) config.mtpx_draft_vocabulary = o.draft_vocabulary;

@@ -47,6 +47,7 @@
   MTPX_INSTANCE_OF(HOW, experts<T, D>)                                                                   \
   MTPX_INSTANCE_OF(HOW, linear<T, T, D>)                                                                 \
   MTPX_INSTANCE_OF(HOW, linear_cross_entropy<T, D>)                                                      \
+  MTPX_INSTANCE_OF(HOW, linear_distillation<T, D>)                                                       \
   MTPX_INSTANCE_OF(HOW, narrow<T, D>)                                                                    \
   MTPX_INSTANCE_OF(HOW, reshape<T, D>)                                                                   \
   MTPX_INSTANCE_OF(HOW, rms_norm<T, D>)                                                                  \

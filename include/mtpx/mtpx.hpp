@@ -24,6 +24,7 @@
 #include <mtpx/ops/layout.hpp>
 #include <mtpx/ops/linear.hpp>
 #include <mtpx/ops/linear_cross_entropy.hpp>
+#include <mtpx/ops/linear_distillation.hpp>
 #include <mtpx/ops/losses.hpp>
 #include <mtpx/ops/matmul.hpp>
 #include <mtpx/ops/next_token.hpp>

@@ -17,6 +17,7 @@
 #include "kernels/eigen/latent_attention.hpp"
 #include "kernels/eigen/linear.hpp"
 #include "kernels/eigen/linear_cross_entropy.hpp"
+#include "kernels/eigen/linear_distillation.hpp"
 #include "kernels/eigen/matmul.hpp"
 #include "kernels/eigen/normals.hpp"
 #include "kernels/eigen/positions.hpp"

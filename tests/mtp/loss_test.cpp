@@ -103,6 +103,45 @@ TEST_CASE("mtp_loss: D is the number of modules, even where fewer ran") {
   CHECK(total(loss) == doctest::Approx(l[0] + l[1] / 2).epsilon(1e-14));
 }
 
+TEST_CASE(
+    "mtp_loss: depth k learns from the main head's row that predicts the same token, which hears nothing") {
+  Model model = random_model(config(), 1);
+  const States states;
+  auto b = random_batch(batch, steps, 11);
+  b.positions = tensor<std::int32_t>({batch, steps + 1}, {0, 1, 2, 0, 1, 0, 1, 2, 3, 4});
+  const auto run = [&](MtpLossOptions options) {
+    for (const auto& leaf : states.leaves) leaf.slot()->filled = false;
+    model.zero_grad();
+    Tape tape;
+    const auto loss = mtp_loss(model, states.on(tape), b, options);
+    tape.backward(loss.total);
+    return losses(loss);
+  };
+  run({.lambda = 0});
+  const Numbers of_main = host(states.leaves[0].grad());
+  const Numbers head = host(model.lm_head->weight.value()), main = host(states.leaves[0].value());
+  for (const Divergence divergence : {Divergence::kl, Divergence::total_variation}) {
+    const Numbers got = run({.lambda = 0.6, .distill = 0.75, .divergence = divergence});
+    check_bits(host(states.leaves[0].grad()), of_main, "the main head's state");
+    for (Index k = 1; k <= depths; ++k) {
+      Numbers teacher;
+      for (Index row = 0; row < batch; ++row) {
+        for (Index i = 0; i + k < steps; ++i) {
+          const auto from = main.begin() + (row * steps + i + k) * 8;
+          teacher.insert(teacher.end(), from, from + 8);
+        }
+      }
+      const auto place = static_cast<std::size_t>(k);
+      const reference::Distillation want(host(states.leaves[place].value()), head, teacher, head,
+                                         labels(b, k), 8, divergence, 0.75);
+      CHECK(got[place] == doctest::Approx(want.loss).epsilon(1e-13));
+      Numbers dx = want.dx;
+      for (double& g : dx) g *= 0.3;
+      check_close(host(states.leaves[place].grad()), dx, 1e-12, cat("state ", k));
+    }
+  }
+}
+
 TEST_CASE("mtp_loss: gradients of the head and of every state are those of the sum over whole logits") {
   Model model = random_model(config(), 1);
   const States states;

@@ -170,6 +170,20 @@ TEST_CASE("own: a module that stays keeps them, one of another design does not")
   check_bits(numbers(one, own_embedding), numbers(from, own_embedding));
   CHECK(with_depths(from, 3, MtpHeads::sequential, 1).config.mtpx_own_heads == std::vector<Index>{2});
   CHECK(with_depths(from, 2, MtpHeads::repeated, 1).config.mtpx_own_embeddings.empty());
+
+  // Copied: all that the last module has, its own head too; and a module of its own serves all depths.
+  const auto four = with_depths(from, 4, MtpHeads::sequential, 1, true);
+  CHECK(four.config.mtpx_own_heads == std::vector<Index>{2, 3, 4});
+  const auto of_module = [](const auto& model, std::size_t k) {
+    std::vector<Numbers> all;
+    for_each_tensor(model.mtp[k],
+                    [&](const std::string&, const auto& tensor) { all.push_back(host(tensor)); });
+    return all;
+  };
+  CHECK(of_module(four, 0) == of_module(from, 0));
+  for (const std::size_t k : {1U, 2U, 3U}) CHECK(of_module(four, k) == of_module(from, 1));
+  CHECK(of_module(with_depths(from, 3, MtpHeads::repeated, 1, true), 0) == of_module(from, 0));
+  CHECK(of_module(with_depths(from, 3, MtpHeads::repeated, 1), 0) != of_module(from, 0));
 }
 
 TEST_SUITE_END();

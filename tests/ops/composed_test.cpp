@@ -3,6 +3,7 @@
 #include <mtpx/ops/attention.hpp>
 #include <mtpx/ops/experts.hpp>
 #include <mtpx/ops/linear_cross_entropy.hpp>
+#include <mtpx/ops/linear_distillation.hpp>
 #include <mtpx/ops/rms_norm.hpp>
 #include <mtpx/ops/rope.hpp>
 #include <mtpx/ops/router.hpp>
@@ -192,6 +193,27 @@ TEST_CASE("composed: linear_cross_entropy") {
         card([&](CV x, CV w) { return linear_cross_entropy_composed(x, w, labels, fixed_divisor); }));
   }
   require_composed("linear_cross_entropy", worst);
+}
+
+TEST_CASE("composed: linear_distillation") {
+  double worst = 0;
+  const auto labels = random_ids({21}, 3, -1, 33);
+  const Teacher<double, Device> teacher{random_tensor<double>({3, 7, 4}, 4),
+                                        random_tensor<double>({33, 4}, 5)};
+  for (const auto divergence : {Divergence::cross_entropy, Divergence::kl, Divergence::total_variation}) {
+    for (const Index fixed : {0, 50}) {
+      const auto card = [&](const TwoVars& op) {
+        return Card({"x", "w"}, op, random_leaf({3, 7, 5}, 1), random_leaf({33, 5}, 2));
+      };
+      worst = worst_of(worst, card([&](CV x, CV w) {
+                         return linear_distillation(x, w, teacher, labels, divergence, 0.75, fixed).loss;
+                       }),
+                       card([&](CV x, CV w) {
+                         return linear_distillation_composed(x, w, teacher, labels, divergence, 0.75, fixed);
+                       }));
+    }
+  }
+  require_composed("linear_distillation", worst);
 }
 
 TEST_SUITE_END();

@@ -47,6 +47,41 @@ expect 2 "mtpx: [train] the main model is frozen and the depth is 0: nothing wou
   train --init "$work/plain" --data "$work/text.txt" --seq 32 --batch 4 --steps 1 --freeze-trunk --out "$work/none"
 expect 2 "mtpx: --freeze-trunk requires --init" "${train[@]}" --freeze-trunk --out "$work/none"
 
+# Depths learn from the main head, on the model's own text, into a sidecar; the main model's folder is not touched. What
+# the metadata of a sidecar says of a main model is a checksum of all its tensors.
+distill=(distill --data "$work/text.txt" --seq 32 --batch 4 --steps 2 --prompt '')
+main_of() { grep -aoE '"mtpx_main":"[0-9a-f]{16}"' "$work/$1/mtp.safetensors"; }
+before=$(cksum <"$work/sequential/model.safetensors")
+"$mtpx" "${distill[@]}" --model "$work/sequential" --generate 500 --prompt-tokens 8 --sidecar --depth 3 --heads repeated \
+  --copy --out "$work/side" >"$work/said" || fail "distill --generate --sidecar"
+grep -q '^own text: 500 tokens of 500, ' "$work/said" || fail "distill --generate: $(cat "$work/said")"
+[[ $(cksum <"$work/sequential/model.safetensors") == "$before" ]] || fail "distill changed the model that it was given"
+[[ ! -e $work/side/model.safetensors ]] || fail "distill --sidecar wrote a model"
+"$mtpx" generate --model "$work/sequential" --mtp "$work/side" --prompt 'the quick' --max-tokens 40 --draft 3 \
+  --temperature 1 --json >"$work/drafted" 2>/dev/null || fail "generate --mtp"
+grep -q '"draft_n":[1-9]' "$work/drafted" || fail "generate --mtp drafts nothing: $(cat "$work/drafted")"
+"$mtpx" generate --model "$work/sequential" --prompt 'the quick' --max-tokens 40 --draft 0 --temperature 1 --json \
+  >"$work/drawn" 2>/dev/null
+text_of() { grep -oE '"text":"([^"\\]|\\.)*"' "$work/$1"; }
+[[ $(text_of drawn) == "$(text_of drafted)" && -n $(text_of drawn) ]] || fail "generate --mtp changes the text"
+"$mtpx" score --model "$work/sequential" --mtp "$work/side" --data "$work/text.txt" --seq 32 >"$work/score" || fail "score --mtp"
+[[ $(grep -oE '"rows":\[[0-9,]+\]' "$work/score" | tr -cd , | wc -c) == 3 ]] || fail "score --mtp: not three depths"
+
+# Into a folder: the main model is the one that it was, told by a sidecar that is made for it.
+"$mtpx" "${distill[@]}" --model "$work/sequential" --mtp "$work/side" --distill kl --out "$work/distilled" >/dev/null ||
+  fail "distill --out"
+"$mtpx" "${distill[@]}" --model "$work/distilled" --distill ce --distill-share 0.5 --sidecar --out "$work/again_side" \
+  >/dev/null || fail "distill of what distill wrote"
+[[ $(main_of side) == "$(main_of again_side)" && -n $(main_of side) ]] || fail "distill changed the main model"
+for model in parallel repeated; do
+  status=0
+  "$mtpx" generate --model "$work/$model" --mtp "$work/side" --prompt x >/dev/null 2>"$work/stderr" || status=$?
+  [[ $status == 3 && $(cat "$work/stderr") == "mtpx: [sidecar] $work/side/mtp.safetensors: was made for the main model "*"; $work/$model/model.safetensors is another one, "* ]] ||
+    fail "a sidecar of another main model: $status, $(cat "$work/stderr")"
+done
+expect 2 "mtpx: [train] --out $work/side: a sidecar is there already; --force replaces it" \
+  "${distill[@]}" --model "$work/sequential" --sidecar --out "$work/side"
+
 # A comparison: every design and seed, a page without anything from elsewhere, drawn again from its JSON.
 compare=(compare --config "$work/config.json" --data "$work/text.txt" --seq 32 --steps 2 --seeds 2 --evaluations 2
   --eval-windows 4 --prompts 1 --context 8 --tokens 8 --out "$work/report")

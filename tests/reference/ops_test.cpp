@@ -10,6 +10,7 @@
 #include <mtpx/ops/layout.hpp>
 #include <mtpx/ops/linear.hpp>
 #include <mtpx/ops/linear_cross_entropy.hpp>
+#include <mtpx/ops/linear_distillation.hpp>
 #include <mtpx/ops/rms_norm.hpp>
 #include <mtpx/ops/rope.hpp>
 #include <mtpx/ops/router.hpp>
@@ -280,6 +281,20 @@ TEST_CASE("reference: linear_cross_entropy") {
                                             tensor<std::int32_t, Reference>({2}, {4, 5})),
                        "[linear_cross_entropy] token id 5 at row 0, column 1 is outside the vocabulary of 5",
                        NumericError);
+}
+
+TEST_CASE("reference: linear_distillation") {
+  for (const auto divergence : {Divergence::cross_entropy, Divergence::kl, Divergence::total_variation}) {
+    check_reference([&]<typename T, typename D>() {
+      const Teacher<T, D> teacher{random_tensor<T, D>({21, 4}, 4), random_tensor<T, D>({33, 4}, 5)};
+      return Card(
+          {"x", "w"},
+          [=, labels = random_ids<D>({21}, 3, -1, 33)](const auto& x, const auto& w) {
+            return linear_distillation(x, w, teacher, labels, divergence, 0.75).loss;
+          },
+          random_activation<T, D>({3, 7, 5}, 1), weight(random_tensor<T, D>({33, 5}, 2)));
+    });
+  }
 }
 
 TEST_CASE("reference: latent_attention, rows of two sequences in any order") {

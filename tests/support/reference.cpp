@@ -93,6 +93,24 @@ CrossEntropy::CrossEntropy(const Numbers& x, const Numbers& w, const Ints& label
                                 &dloss, Sink<double>{dx.data()}, Sink<double>{dw.data()});
 }
 
+Distillation::Distillation(const Numbers& x, const Numbers& w, const Numbers& teacher_x,
+                           const Numbers& teacher_w, const Ints& labels, Index width, Divergence divergence,
+                           double share, Index fixed_divisor)
+    : row_loss(zeros(size(x) / width)), dx(zeros(size(x))), dw(zeros(size(w))), argmax(row_loss.size()) {
+  const Rows rows{size(x) / width, width, width};
+  const Index vocab = size(w) / width, other = size(teacher_w) / vocab;
+  const Teaching<double> teaching{
+      divergence, share, {rows.count, other, other}, teacher_x.data(), teacher_w.data()};
+  const double dloss = 1;
+  double factor = 0;
+  Numbers saved = zeros(3 * rows.count);
+  linear_distillation_forward(host(), teaching, rows, x.data(), vocab, w.data(), labels.data(), saved.data(),
+                              row_loss.data(), argmax.data());
+  cross_entropy_mean(host(), rows.count, row_loss.data(), labels.data(), fixed_divisor, &loss, &factor);
+  linear_distillation_backward(host(), teaching, rows, x.data(), vocab, w.data(), labels.data(), saved.data(),
+                               &factor, &dloss, Sink<double>{dx.data()}, Sink<double>{dw.data()});
+}
+
 Route::Route(const Numbers& scores, const Numbers& bias, const Routing& r) {
   const Index tokens = size(scores) / r.n_experts;
   weights = zeros(tokens * r.top_k);

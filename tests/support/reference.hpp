@@ -4,6 +4,7 @@
 
 #include "support/card.hpp"
 
+#include <mtpx/kernels/distillation.hpp>
 #include <mtpx/kernels/shapes.hpp>
 
 namespace mtpx::test::reference {
@@ -40,6 +41,16 @@ struct CrossEntropy {
   Ints argmax;
 
   CrossEntropy(const Numbers& x, const Numbers& w, const Ints& labels, Index width, Index fixed_divisor = 0);
+};
+
+/// The same against a teacher's x and w, whose rows may have another width.
+struct Distillation {
+  double loss = 0;
+  Numbers row_loss, dx, dw;
+  Ints argmax;
+
+  Distillation(const Numbers& x, const Numbers& w, const Numbers& teacher_x, const Numbers& teacher_w,
+               const Ints& labels, Index width, Divergence divergence, double share, Index fixed_divisor = 0);
 };
 
 /// bias: none where empty

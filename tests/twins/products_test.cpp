@@ -4,6 +4,7 @@
 #include <mtpx/ops/latent_attention.hpp>
 #include <mtpx/ops/linear.hpp>
 #include <mtpx/ops/linear_cross_entropy.hpp>
+#include <mtpx/ops/linear_distillation.hpp>
 
 #include "twins/twins.hpp"
 
@@ -158,6 +159,30 @@ TEST_CASE("twins: linear_cross_entropy") {
       const auto [want, want_best] = rows(device<Cpu>());
       check_close(got, want, no_difference<float>(), "row_loss");
       CHECK(got_best == want_best);
+    }
+  }
+}
+
+TEST_CASE("twins: linear_distillation") {
+  TwinErrors errors("linear_distillation", inner_rounding);
+  struct Sizes {
+    Index rows, width, vocab;
+  };
+  for (const Sizes& s : {Sizes{130, 256, 1000}, Sizes{300, 128, 4103}, Sizes{65, 33, 257}}) {
+    for (const auto divergence : {Divergence::cross_entropy, Divergence::kl, Divergence::total_variation}) {
+      CAPTURE(s.rows);
+      CAPTURE(static_cast<int>(divergence));
+      errors.check([&]<typename T, typename D>() {
+        const Teacher<T, D> teacher{random_tensor<T, D>({s.rows, s.width}, 4),
+                                    random_tensor<T, D>({s.vocab, s.width}, 5, 0.5)};
+        return Card(
+            {"x", "w"},
+            [=, labels = random_ids<D>({s.rows}, 3, -s.vocab / 9, s.vocab)](const auto& x, const auto& w) {
+              return linear_distillation(x, w, teacher, labels, divergence, 0.75).loss;
+            },
+            activation(random_tensor<T, D>({s.rows, s.width}, 1)),
+            weight(random_tensor<T, D>({s.vocab, s.width}, 2, 0.5)));
+      });
     }
   }
 }

@@ -8,12 +8,14 @@
 #include <mtpx/io/gguf_model.hpp>
 #include <mtpx/io/json.hpp>
 #include <mtpx/io/model_folder.hpp>
+#include <mtpx/io/sidecar.hpp>
 #include <mtpx/io/train_run.hpp>
 #include <mtpx/io/train_state.hpp>
 
-#define MTPX_MODEL_FOLDER(HOW, T, D)      \
-  HOW template struct LoadedModel<T, D>;  \
-  MTPX_INSTANCE_OF(HOW, load_model<T, D>) \
+#define MTPX_MODEL_FOLDER(HOW, T, D)                \
+  HOW template struct LoadedModel<T, D>;            \
+  MTPX_INSTANCE_OF(HOW, detail::load_weights<T, D>) \
+  MTPX_INSTANCE_OF(HOW, load_model<T, D>)           \
   MTPX_INSTANCE_OF(HOW, save_model<T, D>)
 
 /// Checkpoints of a run, in the types that the program trains in.

@@ -387,6 +387,35 @@ struct LoadedModel {
   Json extra;               ///< keys of config.json that mtpx does not know, for save_model()
 };
 
+namespace detail {
+/// The model that `config` describes, with the weights of these files.
+template <typename T, typename D>
+LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const WeightFiles& files,
+                               SafeTensorsOptions options) {
+  check_weights<T>(config, files);
+  const Cpu host = host_of(device);
+  std::vector<WeightFiles::Weight> all;
+  for (const auto& [name, weight] : files.weights()) all.push_back(weight);
+  verify_tensors(host, all);
+
+  LoadedModel<T, D> loaded{Transformer<T, D>(device, config.config), std::move(config.extra)};
+  if (const auto ids = files.find(draft_ids_name); ids.entry != nullptr)
+    loaded.model.draft_from(read_draft_ids(ids));
+  for_each_tensor(loaded.model, [&](const std::string& name, const auto& tensor) {
+    using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
+    const FolderWeight weight(files, name, config.block_size);
+    tensor.assign_by([&](Index first, std::span<N> out) {
+      in_parts(host, static_cast<Index>(out.size()), [&](Index begin, Index end) {
+        const auto part = out.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
+        weight.read(first + begin, part);
+        if (options.verify) check_finite(weight.file(), name, first + begin, std::span<const N>(part));
+      });
+    });
+  });
+  return loaded;
+}
+}  // namespace detail
+
 /// Reads a folder in the published format (README_WEIGHTS.md of DeepSeek-V3): MTP layer k is layer
 /// num_hidden_layers + k, from 0; where its embed_tokens and shared_head.head are absent or equal to the main
 /// model's, it shares those, and else they are its own. Weights of any floating type are converted to the
@@ -404,28 +433,7 @@ LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folde
   ModelConfig config = read_config(folder / "config.json");
   const WeightFiles files = WeightFiles::open(folder, options);
   detail::complete(config, files);
-  detail::check_weights<T>(config, files);
-  const Cpu host = detail::host_of(device);
-  std::vector<WeightFiles::Weight> all;
-  for (const auto& [name, weight] : files.weights()) all.push_back(weight);
-  detail::verify_tensors(host, all);
-
-  LoadedModel<T, D> loaded{Transformer<T, D>(device, config.config), std::move(config.extra)};
-  if (const auto ids = files.find(detail::draft_ids_name); ids.entry != nullptr)
-    loaded.model.draft_from(detail::read_draft_ids(ids));
-  for_each_tensor(loaded.model, [&](const std::string& name, const auto& tensor) {
-    using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
-    const FolderWeight weight(files, name, config.block_size);
-    tensor.assign_by([&](Index first, std::span<N> out) {
-      detail::in_parts(host, static_cast<Index>(out.size()), [&](Index begin, Index end) {
-        const auto part = out.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
-        weight.read(first + begin, part);
-        if (options.verify)
-          detail::check_finite(weight.file(), name, first + begin, std::span<const N>(part));
-      });
-    });
-  });
-  return loaded;
+  return detail::load_weights<T>(device, std::move(config), files, options);
 }
 
 }  // namespace mtpx

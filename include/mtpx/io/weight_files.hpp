@@ -84,6 +84,15 @@ class WeightFiles {
     return all;
   }
 
+  /// Takes tensors of another file as well; those that `replaced` says of a name make room for them.
+  template <typename Replaced>
+  void join(SafeTensors file, const Replaced& replaced) {
+    std::erase_if(weights_, [&](const auto& weight) { return replaced(weight.first); });
+    files_.push_back(std::make_unique<SafeTensors>(std::move(file)));
+    for (const SafeTensorsEntry& entry : files_.back()->tensors())
+      weights_.insert_or_assign(entry.name, Weight{files_.back().get(), &entry});
+  }
+
   /// The file that lists the tensors: model.safetensors or the index.
   const std::string& path() const { return path_; }
 

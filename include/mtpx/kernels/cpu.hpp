@@ -12,6 +12,7 @@
 #include "cpu/latent_attention.hpp"
 #include "cpu/linear.hpp"
 #include "cpu/linear_cross_entropy.hpp"
+#include "cpu/linear_distillation.hpp"
 #include "cpu/matmul.hpp"
 #include "cpu/normals.hpp"
 #include "cpu/positions.hpp"

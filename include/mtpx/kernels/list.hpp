@@ -8,6 +8,7 @@
 // device; a group applies the macro KERNEL(name, signature) to each of its kernels.
 
 #include "decode_shapes.hpp"
+#include "distillation.hpp"
 #include "functions.hpp"
 #include "sampling.hpp"
 #include "shapes.hpp"
@@ -61,6 +62,13 @@
       linear_cross_entropy_backward,                                                                         \
       (const D&, Rows rows, const T* x, Index vocab, const T* w, const std::int32_t* labels,                 \
        const acc_t<T>* lse, const acc_t<T>* factor, const acc_t<T>* dloss, Sink<T> dx, Sink<acc_t<T>> dw))   \
+  KERNEL(linear_distillation_forward,                                                                        \
+         (const D&, const Teaching<T>& teaching, Rows rows, const T* x, Index vocab, const T* w,             \
+          const std::int32_t* labels, acc_t<T>* saved, acc_t<T>* row_loss, std::int32_t* argmax))            \
+  KERNEL(linear_distillation_backward,                                                                       \
+         (const D&, const Teaching<T>& teaching, Rows rows, const T* x, Index vocab, const T* w,             \
+          const std::int32_t* labels, const acc_t<T>* saved, const acc_t<T>* factor, const acc_t<T>* dloss,  \
+          Sink<T> dx, Sink<acc_t<T>> dw))                                                                    \
   KERNEL(unary_forward, (const D&, Unary f, acc_t<T> alpha, acc_t<T> beta, Rows rows, const T* x, T* y))     \
   KERNEL(unary_backward,                                                                                     \
          (const D&, Unary f, acc_t<T> alpha, Rows rows, const T* from, const T* dy, Sink<T> dx))             \

@@ -20,7 +20,7 @@ MtpLoss<T, D> as_constants(MtpLoss<T, D> loss) {
 /// before the next one starts; then the trunk runs back. Activations and logits of one head at a time, for
 /// the same operations. Heads go from the last to the first, as the backward of a common tape would: the
 /// gradients are the same to the last bit. (But for a tied embedding that depths read, whose uses take
-/// turns.)
+/// turns.) Where depths learn from the main head, that one runs forward first, and stays.
 template <typename T, typename D>
 MtpLoss<T, D> backward_head_by_head(const Transformer<T, D>& model, const Batch<D>& batch,
                                     const MtpLossOptions& options, acc_t<T> share) {
@@ -33,11 +33,17 @@ MtpLoss<T, D> backward_head_by_head(const Transformer<T, D>& model, const Batch<
   Windows<T, D> way = model.windows(batch);
   const Var<T, D> z = model.shared_state(trunk, way, balance[0]);
   std::vector<CrossEntropy<A, D>> losses(static_cast<std::size_t>(last) + 1);
+  Tape main_head;
+  Var<T, D> main;
+  const bool taught = options.distill > 0;
+  if (taught) main = model.parallel_state(main_head.adopt(z), 0, way, balance[1]);
   for (Index k = last; k >= 0; --k) {
     const auto i = static_cast<std::size_t>(k);
-    Tape head;
-    const Var<T, D> normed = model.parallel_state(head.adopt(z), k, way, balance[i + 1]);
-    losses[i] = depth_loss(normed, model.head(k), k, batch, options.divisor);
+    Tape own;
+    Tape& head = taught && k == 0 ? main_head : own;
+    const Var<T, D> normed =
+        taught && k == 0 ? main : model.parallel_state(head.adopt(z), k, way, balance[i + 1]);
+    losses[i] = head_loss(model, normed, k, taught ? main.value() : Tensor<T, D>(), batch, options);
     const Var<A, D>& loss = losses[i].loss;
     if (loss.wants_grad())
       head.seed(loss, filled(device, {1}, static_cast<A>(options.weight(k, depth)) * share));

@@ -84,13 +84,18 @@ struct Config {
   /// Weights of depths: one set for each, or one for all.
   Index num_mtp_modules() const { return design().modules(num_nextn_predict_layers); }
 
-  /// The same main model with other depths: those that stay keep what is their own.
-  void set_depths(Index depth, MtpHeads heads) {
-    const bool others = heads != mtpx_heads;
+  /// The same main model with other depths: those that stay keep what is their own.   copied: new ones are
+  /// copies of the last, also where modules of one design go over to the other; see with_depths()
+  void set_depths(Index depth, MtpHeads heads, bool copied = false) {
+    const Index last = num_mtp_modules();
+    const bool kept = heads == mtpx_heads || (copied && exchangeable(heads, mtpx_heads));
     num_nextn_predict_layers = depth;
     mtpx_heads = heads;
-    for (auto* own : {&mtpx_own_embeddings, &mtpx_own_heads})
-      std::erase_if(*own, [&](Index k) { return others || k > num_mtp_modules(); });
+    for (auto* own : {&mtpx_own_embeddings, &mtpx_own_heads}) {
+      const bool of_last = copied && std::find(own->begin(), own->end(), last) != own->end();
+      std::erase_if(*own, [&](Index k) { return !kept || k > num_mtp_modules(); });
+      for (Index k = last + 1; kept && of_last && k <= num_mtp_modules(); ++k) own->push_back(k);
+    }
   }
 
   /// Trunk and MTP layers together, as layers are counted: a depth's index is num_hidden_layers + k - 1.

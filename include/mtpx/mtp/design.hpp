@@ -72,4 +72,11 @@ constexpr MtpDesign design_of(MtpHeads heads) {
   return design;
 }
 
+/// Whether modules of one design can serve the other: they differ in how many share their weights alone.
+constexpr bool exchangeable(MtpHeads a, MtpHeads b) {
+  const MtpDesign x = design_of(a), y = design_of(b);
+  return x.chains == y.chains && x.reads_token == y.reads_token && x.attends == y.attends &&
+         x.own_norm == y.own_norm && x.own_layers == y.own_layers;
+}
+
 }  // namespace mtpx

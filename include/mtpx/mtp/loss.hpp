@@ -3,7 +3,7 @@
 #include <mtpx/mtp/design.hpp>
 #include <mtpx/nn/windows.hpp>
 #include <mtpx/ops/arithmetic.hpp>
-#include <mtpx/ops/linear_cross_entropy.hpp>
+#include <mtpx/ops/linear_distillation.hpp>
 
 #include <cmath>
 #include <vector>
@@ -22,6 +22,10 @@ struct MtpLossOptions {
   LossDivisor divisor = LossDivisor::valid_rows;  ///< by what a depth's sum is divided
   LossReduction reduction = LossReduction::mean;  ///< how depths are put together
   double depth_decay = 1;  ///< w_k = D decay^(k-1) / sum_j decay^(j-1), where depth_weights has none
+  /// Share of a depth's loss that is how far it is from the main head, see taught_loss(); labels have the
+  /// rest.
+  double distill = 0;
+  Divergence divergence = Divergence::total_variation;  ///< how far that is
 
   /// What the loss of depth k (from 1; 0 is the main head's) counts in the total. depth: D
   double weight(Index k, Index depth) const {
@@ -76,6 +80,29 @@ CrossEntropy<acc_t<T>, D> depth_loss(const Var<T, D>& normed, const Weight<T, D>
   return linear_cross_entropy<T, D>(normed, head,
                                     labels_ahead(batch.tokens, batch.positions, batch.counts, k),
                                     divisor == LossDivisor::all_positions ? batch.batch() * batch.time() : 0);
+}
+
+/// The loss of depth k (from 1) against the main head, which is a constant here: nothing of the main model
+/// hears of it, but for what the two share.
+///
+///   L_k = 1 / rows sum_i (share divergence(P_{i+k}, P^k_i) + (1 - share) (-log P^k_i[t_{i+k+1}]))
+///
+/// Depth k predicts t_{i+k+1} from position i; the main head predicts it from position i + k, knowing the
+/// tokens up to t_{i+k}, as a depth that reads tokens does. So the teacher of the depth's row i is the main
+/// head's row i + k. Rows count as in depth_loss().
+///
+/// normed: [B, T - k, hidden]   main: [B, T, hidden], dense, the main head's   options.distill: the share
+template <typename T, typename D>
+CrossEntropy<acc_t<T>, D> taught_loss(const Var<T, D>& normed, const Weight<T, D>& head,
+                                      const Tensor<T, D>& main, const Tensor<T, D>& main_head, Index k,
+                                      const Batch<D>& batch, const MtpLossOptions& options) {
+  const Index windows = main.shape()[0], time = main.shape()[1], width = main.shape()[2];
+  const Tensor<T, D> behind =
+      contiguous(main.reshape({windows, time * width}).narrow_last(k * width, (time - k) * width));
+  return linear_distillation<T, D>(
+      normed, head, {behind.reshape({windows, time - k, width}), main_head},
+      labels_ahead(batch.tokens, batch.positions, batch.counts, k), options.divergence, options.distill,
+      options.divisor == LossDivisor::all_positions ? batch.batch() * batch.time() : 0);
 }
 
 /// The losses of the main head and of depths 1, 2, .. put together (DeepSeek-V3 Eq. 25; Gloeckle et al. 2024

@@ -192,6 +192,8 @@ class Trainer {
     rule(gamma >= 0 && std::isfinite(gamma), "bias_update_speed", gamma, "must be 0 or positive");
     for (const double lambda : {options.step.loss.lambda, options.lambda.late})
       rule(lambda >= 0 && std::isfinite(lambda), "lambda", lambda, "must be 0 or positive");
+    const double distill = options.step.loss.distill;
+    rule(distill >= 0 && distill <= 1, "distill", distill, "a share, from 0 to 1");
     const Index seq = batch.seq, longest = model.config.max_position_embeddings;
     const Index depth = model.config.num_nextn_predict_layers;
     const auto weights = static_cast<Index>(options.step.loss.depth_weights.size());

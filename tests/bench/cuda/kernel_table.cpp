@@ -261,6 +261,22 @@ void products_and_losses(const Cuda& d, Table& table) {
     linear_cross_entropy_backward(d, r, x[s], vocab, head[0], labels.data(), lse.data(), scale.data(),
                                   scale.data(), Sink<bf16>{dx[s], false}, Sink<float>{dhead.data(), false});
   });
+  const Tensor<float, Cuda> saved(d, {3, rows});
+  for (const bool twice : {false, true}) {
+    const auto teaching = [&](int s) {
+      return Teaching<bf16>{twice ? Divergence::total_variation : Divergence::kl, 1, r, y[s], head[0]};
+    };
+    const std::string name = twice ? "distillation, total variation" : "distillation, KL";
+    table.row((name + ", forward").c_str(), (twice ? 3 : 1.5) * b, (twice ? 4 : 2) * logits, [&](int s) {
+      linear_distillation_forward(d, teaching(s), r, x[s], vocab, head[0], labels.data(), saved.data(),
+                                  loss.data(), best.data());
+    });
+    table.row((name + ", backward").c_str(), 2.5 * b, 4 * logits, [&](int s) {
+      linear_distillation_backward(d, teaching(s), r, x[s], vocab, head[0], labels.data(), saved.data(),
+                                   scale.data(), scale.data(), Sink<bf16>{dx[s], false},
+                                   Sink<float>{dhead.data(), false});
+    });
+  }
 }
 
 void optimiser(const Cuda& d, Table& table) {

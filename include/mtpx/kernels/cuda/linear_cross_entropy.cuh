@@ -106,6 +106,58 @@ __global__ void __launch_bounds__(threads)
   *loss = valid > 0 ? static_cast<A>(total / divisor) : A(0);
 }
 
+/// From gradients of logits to those of x and w, a chunk at a time: fill(first, count, v, columns, stride,
+/// logits, dlogits) turns the logits of rows `first` and tokens v on into their gradients, in place or
+/// rounded to another buffer with the same stride.
+template <typename T, typename Fill>
+void differentiate_chunks(const Cuda& device, Rows rows, const T* x, Index vocab, const T* w, Sink<T> dx,
+                          Sink<acc_t<T>> dw, const Fill& fill) {
+  using A = acc_t<T>;
+  constexpr bool same = std::is_same_v<T, A>;
+  if (rows.count == 0) {
+    if (dw && !dw.accumulate)
+      set_zero(device, dw.data, static_cast<std::size_t>(vocab * rows.width) * sizeof(A));
+    return;
+  }
+  if (!dx && !dw) return;
+  const Index width = rows.width;
+  const Index chunk = std::min(loss_vocab, vocab);
+  const Index row_chunk = std::min(loss_rows, rows.count);
+  const Workspace<A> logits(device, row_chunk * chunk);
+  const Workspace<T> rounded(device, same ? 0 : row_chunk * chunk);
+  const bool dx_apart = dx && (!same || dx.accumulate);  // what is added is the whole sum, rounded once
+  const Workspace<A> dx_rows(device, dx_apart ? row_chunk * width : 0);
+  T* dlogits = rounded.data();
+  if constexpr (same) dlogits = logits.data();
+  for (Index first = 0; first < rows.count; first += row_chunk) {
+    const Index count = std::min(row_chunk, rows.count - first);
+    const auto x_rows = row_major(x + first * rows.stride, rows.stride);
+    T* const dx_out = dx ? dx.data + first * width : nullptr;  // [count, width]
+    for (Index v = 0; v < vocab; v += chunk) {
+      const Index columns = std::min(chunk, vocab - v);
+      multiply(device, count, columns, width, x_rows, transposed(w + v * width, width), logits.data(), chunk,
+               false);
+      fill(first, count, v, columns, chunk, logits.data(), dlogits);
+      const T* const d = dlogits;
+      if (dx) {
+        const auto w_rows = row_major(w + v * width, width);
+        if (dx_apart) {
+          multiply(device, count, width, columns, row_major(d, chunk), w_rows, dx_rows.data(), width, v > 0);
+        } else {
+          multiply(device, count, width, columns, row_major(d, chunk), w_rows, dx_out, width, v > 0);
+        }
+      }
+      if (dw) {
+        multiply(device, columns, width, count, transposed(d, chunk), x_rows, dw.data + v * width, width,
+                 dw.accumulate || first > 0);
+      }
+    }
+    if (dx_apart) {
+      copy_rows(device, count, width, dx_rows.data(), width, dx_out, width, dx.accumulate);
+    }
+  }
+}
+
 }  // namespace cuda
 
 /// Cross-entropy of logits x W^T without ever holding [N, V] of them: chunks of rows and vocabulary, with a
@@ -159,60 +211,20 @@ void linear_cross_entropy_backward(const Cuda& device, Rows rows, const T* x, In
                                    const std::int32_t* labels, const acc_t<T>* lse, const acc_t<T>* factor,
                                    const acc_t<T>* dloss, Sink<T> dx, Sink<acc_t<T>> dw) {
   using A = acc_t<T>;
-  constexpr bool same = std::is_same_v<T, A>;
-  if (rows.count == 0) {
-    if (dw && !dw.accumulate)
-      set_zero(device, dw.data, static_cast<std::size_t>(vocab * rows.width) * sizeof(A));
-    return;
-  }
-  if (!dx && !dw) return;
 #ifdef MTPX_SM90A
   if constexpr (std::is_same_v<T, bf16>) {
-    if (cuda::can_be_wide<T>(rows.width, rows.stride, x, w))
+    if (rows.count > 0 && (dx || dw) && cuda::can_be_wide<T>(rows.width, rows.stride, x, w))
       return cuda::sm90::cross_entropy_backward(device, rows, x, vocab, w, labels, lse, factor, dloss, dx,
                                                 dw);
   }
 #endif
-  const Index width = rows.width;
-  const Index chunk = std::min(loss_vocab, vocab);
-  const Index row_chunk = std::min(cuda::loss_rows, rows.count);
-  const cuda::Workspace<A> logits(device, row_chunk * chunk);
-  const cuda::Workspace<T> rounded(device, same ? 0 : row_chunk * chunk);
-  const bool dx_apart = dx && (!same || dx.accumulate);  // what is added is the whole sum, rounded once
-  const cuda::Workspace<A> dx_rows(device, dx_apart ? row_chunk * width : 0);
-  T* dlogits = rounded.data();
-  if constexpr (same) dlogits = logits.data();
-  for (Index first = 0; first < rows.count; first += row_chunk) {
-    const Index count = std::min(row_chunk, rows.count - first);
-    const auto x_rows = cuda::row_major(x + first * rows.stride, rows.stride);
-    T* const dx_out = dx ? dx.data + first * width : nullptr;  // [count, width]
-    for (Index v = 0; v < vocab; v += chunk) {
-      const Index columns = std::min(chunk, vocab - v);
-      cuda::multiply(device, count, columns, width, x_rows, cuda::transposed(w + v * width, width),
-                     logits.data(), chunk, false);
-      cuda::launch(device, "linear_cross_entropy", cuda::differentiate_logits<T>,
-                   dim3(static_cast<unsigned>(count)), dim3(cuda::logit_threads), 0, columns, v,
-                   logits.data(), chunk, labels + first, lse + first, factor, dloss, dlogits);
-      const T* const d = dlogits;
-      if (dx) {
-        const auto w_rows = cuda::row_major(w + v * width, width);
-        if (dx_apart) {
-          cuda::multiply(device, count, width, columns, cuda::row_major(d, chunk), w_rows, dx_rows.data(),
-                         width, v > 0);
-        } else {
-          cuda::multiply(device, count, width, columns, cuda::row_major(d, chunk), w_rows, dx_out, width,
-                         v > 0);
-        }
-      }
-      if (dw) {
-        cuda::multiply(device, columns, width, count, cuda::transposed(d, chunk), x_rows, dw.data + v * width,
-                       width, dw.accumulate || first > 0);
-      }
-    }
-    if (dx_apart) {
-      copy_rows(device, count, width, dx_rows.data(), width, dx_out, width, dx.accumulate);
-    }
-  }
+  cuda::differentiate_chunks(
+      device, rows, x, vocab, w, dx, dw,
+      [&](Index first, Index count, Index v, Index columns, Index stride, const A* logits, T* dlogits) {
+        cuda::launch(device, "linear_cross_entropy", cuda::differentiate_logits<T>,
+                     dim3(static_cast<unsigned>(count)), dim3(cuda::logit_threads), 0, columns, v, logits,
+                     stride, labels + first, lse + first, factor, dloss, dlogits);
+      });
 }
 
 }  // namespace mtpx

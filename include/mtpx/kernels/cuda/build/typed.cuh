@@ -10,6 +10,7 @@
 #include "../latent_attention.cuh"
 #include "../linear.cuh"
 #include "../linear_cross_entropy.cuh"
+#include "../linear_distillation.cuh"
 #include "../matmul.cuh"
 #include "../normals.cuh"
 #include "../reduce.cuh"
