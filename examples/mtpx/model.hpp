@@ -1,6 +1,7 @@
 #pragma once
 // What the subcommands share: the model, and where its configuration comes from.
 
+#include "loading.hpp"
 #include "program.hpp"
 
 #include <mtpx/io/instances.hpp>
@@ -53,7 +54,9 @@ struct ModelSource {
   mtpx::ModelConfig config() const { return mtpx::read_model_config(folder, options()); }
   template <typename T, typename D>
   mtpx::LoadedModel<T, D> load(const D& device) const {
-    return mtpx::load_model<T>(device, folder, options());
+    LoadingLine line(folder);
+    return mtpx::load_model<T>(device, folder, options(),
+                               [&](mtpx::Index done, mtpx::Index all) { line.show(done, all); });
   }
 };
 

@@ -14,6 +14,8 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <functional>
+#include <mutex>
 #include <optional>
 #include <set>
 
@@ -387,6 +389,39 @@ struct LoadedModel {
   Json extra;               ///< keys of config.json that mtpx does not know, for save_model()
 };
 
+/// How far a load is: bytes of the folder's tensors that are done of those that are to be. One that has a
+/// checksum is to be done twice, read against it and then read into the model.
+using LoadProgress = std::function<void(Index done, Index all)>;
+
+namespace detail {
+
+/// Counts what several threads are done with, and says it on one at a time.
+class LoadCount {
+ public:
+  LoadCount(const LoadProgress& tell, const WeightFiles& files) : tell_(tell) {
+    for (const auto& [name, weight] : files.weights()) {
+      for (int times = weight.entry->checksum ? 2 : 1; times > 0; --times) all_ += weight.entry->bytes();
+    }
+  }
+  void add(const SafeTensorsEntry& entry) {
+    if (!tell_) return;
+    const std::lock_guard lock(mutex_);
+    done_ += entry.bytes();
+    tell_(done_, all_);
+  }
+  /// Whatever the model has no use for, such as scales, is done, too.
+  void finish() {
+    if (tell_ && done_ < all_) tell_(all_, all_);
+  }
+
+ private:
+  const LoadProgress& tell_;
+  std::mutex mutex_;
+  Index done_ = 0, all_ = 0;
+};
+
+}  // namespace detail
+
 /// Reads a folder in the published format (README_WEIGHTS.md of DeepSeek-V3): MTP layer k is layer
 /// num_hidden_layers + k, from 0; where its embed_tokens and shared_head.head are absent or equal to the main
 /// model's, it shares those, and else they are its own. Weights of any floating type are converted to the
@@ -396,11 +431,13 @@ struct LoadedModel {
 /// weights are listed; so are missing, unexpected and misshapen tensors, ten at most, before the model is
 /// allocated; then every tensor that has a checksum is compared with it. Throws NumericError for a weight
 /// that is not finite. options.verify = false: any config.json, no checksums, any weights. All threads of the
-/// host read and convert, each its part of a tensor. Memory: the model, and one row of an 8-bit weight a
-/// thread.
+/// host read and convert, each its part of a tensor. Memory: the model, one row of an 8-bit weight a thread
+/// and, for a device with memory of its own, the pieces on their way there.
+///
+/// progress: called tensor by tensor, by one thread at a time; it may not throw
 template <typename T, typename D>
 LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folder,
-                             SafeTensorsOptions options = {}) {
+                             SafeTensorsOptions options = {}, const LoadProgress& progress = {}) {
   ModelConfig config = read_config(folder / "config.json");
   const WeightFiles files = WeightFiles::open(folder, options);
   detail::complete(config, files);
@@ -408,7 +445,10 @@ LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folde
   const Cpu host = detail::host_of(device);
   std::vector<WeightFiles::Weight> all;
   for (const auto& [name, weight] : files.weights()) all.push_back(weight);
-  detail::verify_tensors(host, all);
+  detail::LoadCount count(progress, files);
+  detail::verify_tensors(host, all, [&](const SafeTensorsEntry& entry) {
+    if (entry.checksum) count.add(entry);
+  });
 
   LoadedModel<T, D> loaded{Transformer<T, D>(device, config.config), std::move(config.extra)};
   if (const auto ids = files.find(detail::draft_ids_name); ids.entry != nullptr)
@@ -433,7 +473,9 @@ LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folde
         if (options.verify) detail::check_finite(*file, name, first + begin, std::span<const N>(part));
       });
     });
+    count.add(*entry);
   });
+  count.finish();
   return loaded;
 }
 

@@ -77,22 +77,25 @@ __global__ void __launch_bounds__(latent_threads)
 template <typename A>
 __global__ void __launch_bounds__(latent_threads)
     latent_join(LatentShape s, const std::int32_t* positions, LatentPartials<A> from, A* out) {
+  __shared__ A tops[latent_most_parts], totals[latent_most_parts], shares[latent_most_parts];
   const Index row = blockIdx.x, head = blockIdx.y;
-  const int parts = latent_parts(positions[row] + 1);
+  const int parts = latent_parts(positions[row] + 1), thread = static_cast<int>(threadIdx.x);
   const auto block = [&](int i) { return (row * from.parts + i) * s.heads + head; };
-  A highest = -INFINITY;
-  for (int i = 0; i < parts; ++i) {
-    const A top = from.top_total[2 * block(i)];
-    highest = top > highest || top != top ? top : highest;
+  if (thread < parts) {
+    tops[thread] = from.top_total[2 * block(thread)];
+    totals[thread] = from.top_total[2 * block(thread) + 1];
   }
-  for (Index c = threadIdx.x; c < s.latent; c += latent_threads) {
-    A sum = 0, total = 0;
-#pragma unroll 4
-    for (int i = 0; i < parts; ++i) {
-      const A share = exact::exp(from.top_total[2 * block(i)] - highest);
-      total = fma(share, from.top_total[2 * block(i) + 1], total);
-      sum = fma(share, from.o[block(i) * s.latent + c], sum);
-    }
+  __syncthreads();
+  A highest = -INFINITY;
+  for (int i = 0; i < parts; ++i) highest = tops[i] > highest || tops[i] != tops[i] ? tops[i] : highest;
+  if (thread < parts) shares[thread] = exact::exp(tops[thread] - highest);
+  __syncthreads();
+  A total = 0;
+  for (int i = 0; i < parts; ++i) total = fma(shares[i], totals[i], total);
+  for (Index c = thread; c < s.latent; c += latent_threads) {
+    A sum = 0;
+#pragma unroll 8
+    for (int i = 0; i < parts; ++i) sum = fma(shares[i], from.o[block(i) * s.latent + c], sum);
     out[(row * s.heads + head) * s.latent + c] = sum / total;
   }
 }
@@ -242,7 +245,7 @@ void latent_attention(const Cuda& device, LatentShape s, const std::int32_t* seq
   using Partials = cuda::LatentPartials<A>;
   const int parts = cuda::latent_most(s.capacity);
   // Rows at a time, so that what the parts leave behind stays small beside the cache.
-  constexpr Index most_numbers = Index{1} << 24;
+  constexpr Index most_numbers = Index{1} << 25;
   const Index of_one = Partials::numbers(1, s.heads, s.latent, parts);
   const Index at_once = std::clamp<Index>(most_numbers / of_one, 1, std::max<Index>(1, s.rows));
   const cuda::Workspace<A> memory(device, at_once * of_one);
