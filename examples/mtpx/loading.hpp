@@ -10,7 +10,6 @@
 #include <filesystem>
 #include <iostream>
 #include <string>
-#include <utility>
 
 namespace program {
 
@@ -32,10 +31,7 @@ class LoadingLine {
     if (!terminal_ || seconds_since(last_) < patience) return;
     last_ = Clock::now();
     open_ = true;
-    std::cerr << "\r\033[K"
-              << mtpx::cat("loading ", name_, ": ", 100 * done / all, " % of ",
-                           fixed(static_cast<double>(all) / 1e9, 1), " GB")
-              << std::flush;
+    std::cerr << "\r\033[K" << mtpx::cat("loading ", name_, ": ", 100 * done / all, " %") << std::flush;
   }
 
  private:
