@@ -1,6 +1,7 @@
 #pragma once
 // What the subcommands share: the model, and where its configuration comes from.
 
+#include "loading.hpp"
 #include "program.hpp"
 
 #include <mtpx/io/instances.hpp>
@@ -64,8 +65,10 @@ struct ModelSource {
   }
   template <typename T, typename D>
   mtpx::LoadedModel<T, D> load(const D& device) const {
-    return mtp.empty() ? mtpx::load_model<T>(device, folder, options())
-                       : mtpx::load_joined_model<T>(device, folder, mtp, options());
+    LoadingLine line(folder);
+    const auto show = [&](mtpx::Index done, mtpx::Index all) { line.show(done, all); };
+    return mtp.empty() ? mtpx::load_model<T>(device, folder, options(), show)
+                       : mtpx::load_joined_model<T>(device, folder, mtp, options(), show);
   }
 };
 

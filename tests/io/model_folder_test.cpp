@@ -141,7 +141,18 @@ TEST_CASE("load_model: tensors of many parts, mapped or read, at any number of t
   save_model(folder.root, model);
   const auto check = [&] {
     for (const bool mmap : {true, false}) {
-      CHECK(tensors(load_model<float>(device(), folder.root, {mmap}).model) == tensors(model));
+      std::vector<Index> said;
+      const auto progress = [&](Index done, Index all) {
+        said.push_back(done);
+        if (done == all) said.push_back(-1);
+      };
+      CHECK(tensors(load_model<float>(device(), folder.root, {mmap}, progress).model) == tensors(model));
+      const auto count = static_cast<std::ptrdiff_t>(tensors(model).size());
+      REQUIRE(static_cast<std::ptrdiff_t>(said.size()) == 2 * count + 1);  // looked at, read; the end
+      CHECK(said.back() == -1);
+      CHECK(said[0] > 0);
+      CHECK(std::is_sorted(said.begin(), said.end() - 1));
+      CHECK(said[said.size() - 2] == 2 * said[static_cast<std::size_t>(count) - 1]);
       CHECK(tensors(load_model<bf16>(device(), folder.root, {mmap}).model) == tensors(model));
     }
   };

@@ -46,10 +46,10 @@ void dequantize(const SafeTensors& file, const SafeTensorsEntry& quantized, std:
     for (Index done = 0; done < count;) {
       const Index b = (begin + done) / block.columns;
       const Index end = std::min(count, (b + 1) * block.columns - begin);
-      for (; done < end; ++done) {
-        const auto j = static_cast<std::size_t>(done);
-        out[j] = static_cast<Number>(row[j] * scale[b]);
-      }
+      const float factor = scale[b];
+      const float* const from = row.data();
+      Number* const to = out.data();
+      for (; done < end; ++done) to[done] = static_cast<Number>(from[done] * factor);
     }
     first += count;
     out = out.subspan(static_cast<std::size_t>(count));

@@ -4,6 +4,7 @@
 #include <mtpx/core/meta.hpp>
 #include <mtpx/io/config_json.hpp>
 #include <mtpx/io/folder_weight.hpp>
+#include <mtpx/io/load_progress.hpp>
 #include <mtpx/io/tensor_file.hpp>
 #include <mtpx/io/tensor_problems.hpp>
 #include <mtpx/io/tokenizer_files.hpp>
@@ -391,12 +392,15 @@ namespace detail {
 /// The model that `config` describes, with the weights of these files.
 template <typename T, typename D>
 LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const WeightFiles& files,
-                               SafeTensorsOptions options) {
+                               SafeTensorsOptions options, const LoadProgress& progress) {
   check_weights<T>(config, files);
   const Cpu host = host_of(device);
   std::vector<WeightFiles::Weight> all;
   for (const auto& [name, weight] : files.weights()) all.push_back(weight);
-  verify_tensors(host, all);
+  LoadCount count(progress, files);
+  verify_tensors(host, all, [&](const SafeTensorsEntry& entry) {
+    if (entry.checksum) count.add(entry);
+  });
 
   LoadedModel<T, D> loaded{Transformer<T, D>(device, config.config), std::move(config.extra)};
   if (const auto ids = files.find(draft_ids_name); ids.entry != nullptr)
@@ -411,7 +415,9 @@ LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const Weight
         if (options.verify) check_finite(weight.file(), name, first + begin, std::span<const N>(part));
       });
     });
+    count.add(weight.entry());
   });
+  count.finish();
   return loaded;
 }
 }  // namespace detail
@@ -425,15 +431,17 @@ LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const Weight
 /// weights are listed; so are missing, unexpected and misshapen tensors, ten at most, before the model is
 /// allocated; then every tensor that has a checksum is compared with it. Throws NumericError for a weight
 /// that is not finite. options.verify = false: any config.json, no checksums, any weights. All threads of the
-/// host read and convert, each its part of a tensor. Memory: the model, and one row of an 8-bit weight a
-/// thread.
+/// host read and convert, each its part of a tensor. Memory: the model, one row of an 8-bit weight a thread
+/// and, for a device with memory of its own, the pieces on their way there.
+///
+/// progress: called tensor by tensor, by one thread at a time; it may not throw
 template <typename T, typename D>
 LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folder,
-                             SafeTensorsOptions options = {}) {
+                             SafeTensorsOptions options = {}, const LoadProgress& progress = {}) {
   ModelConfig config = read_config(folder / "config.json");
   const WeightFiles files = WeightFiles::open(folder, options);
   detail::complete(config, files);
-  return detail::load_weights<T>(device, std::move(config), files, options);
+  return detail::load_weights<T>(device, std::move(config), files, options, progress);
 }
 
 }  // namespace mtpx

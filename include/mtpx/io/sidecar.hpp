@@ -139,12 +139,13 @@ void save_sidecar(const std::filesystem::path& path, const Transformer<T, D>& mo
 /// Throws FileError where the sidecar was made for another main model, unless options.verify is false.
 template <typename T, typename D>
 LoadedModel<T, D> load_joined_model(const D& device, const std::filesystem::path& folder,
-                                    const std::filesystem::path& sidecar, SafeTensorsOptions options = {}) {
+                                    const std::filesystem::path& sidecar, SafeTensorsOptions options = {},
+                                    const LoadProgress& progress = {}) {
   ModelConfig config = read_config(folder / "config.json");
   WeightFiles files = WeightFiles::open(folder, options);
   detail::complete(config, files);
   detail::join_sidecar(config, files, sidecar_path(sidecar), options);
-  return detail::load_weights<T>(device, std::move(config), files, options);
+  return detail::load_weights<T>(device, std::move(config), files, options, progress);
 }
 
 /// The configuration of that model. Throws the same.

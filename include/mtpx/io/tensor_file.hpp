@@ -91,12 +91,13 @@ void check_tensors(const SafeTensors& file, const Each& each) {
 
 /// Throws FileError unless these tensors have the bytes that were written, as far as their files tell. All
 /// threads of the host look, each at a tensor.
-/// weights: pairs of a file and its entry
-template <typename Weights>
-void verify_tensors(const Cpu& host, const Weights& weights) {
+/// weights: pairs of a file and its entry   looked(entry): what its thread says of each that has them
+template <typename Weights, typename Looked>
+void verify_tensors(const Cpu& host, const Weights& weights, const Looked& looked) {
   cpu::parallel_tasks(host, static_cast<Index>(weights.size()), [&](Index i) {
     const auto& [file, entry] = weights[static_cast<std::size_t>(i)];
     file->verify(*entry);
+    looked(*entry);
   });
 }
 
@@ -125,7 +126,7 @@ template <typename Each>
 void read_tensors(const SafeTensors& file, const Each& each) {
   std::vector<std::pair<const SafeTensors*, const SafeTensorsEntry*>> all;
   for (const SafeTensorsEntry& entry : file.tensors()) all.emplace_back(&file, &entry);
-  verify_tensors(Cpu(), all);
+  verify_tensors(Cpu(), all, [](const SafeTensorsEntry&) {});
   each([&](const std::string& name, const auto& tensor) {
     using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
     constexpr auto bytes = static_cast<Index>(sizeof(N));

@@ -77,22 +77,25 @@ __global__ void __launch_bounds__(latent_threads)
 template <typename A>
 __global__ void __launch_bounds__(latent_threads)
     latent_join(LatentShape s, const std::int32_t* positions, LatentPartials<A> from, A* out) {
+  __shared__ A tops[latent_most_parts], totals[latent_most_parts], shares[latent_most_parts];
   const Index row = blockIdx.x, head = blockIdx.y;
-  const int parts = latent_parts(positions[row] + 1);
+  const int parts = latent_parts(positions[row] + 1), thread = static_cast<int>(threadIdx.x);
   const auto block = [&](int i) { return (row * from.parts + i) * s.heads + head; };
-  A highest = -INFINITY;
-  for (int i = 0; i < parts; ++i) {
-    const A top = from.top_total[2 * block(i)];
-    highest = top > highest || top != top ? top : highest;
+  if (thread < parts) {
+    tops[thread] = from.top_total[2 * block(thread)];
+    totals[thread] = from.top_total[2 * block(thread) + 1];
   }
-  for (Index c = threadIdx.x; c < s.latent; c += latent_threads) {
-    A sum = 0, total = 0;
-#pragma unroll 4
-    for (int i = 0; i < parts; ++i) {
-      const A share = exact::exp(from.top_total[2 * block(i)] - highest);
-      total = fma(share, from.top_total[2 * block(i) + 1], total);
-      sum = fma(share, from.o[block(i) * s.latent + c], sum);
-    }
+  __syncthreads();
+  A highest = -INFINITY;
+  for (int i = 0; i < parts; ++i) highest = tops[i] > highest || tops[i] != tops[i] ? tops[i] : highest;
+  if (thread < parts) shares[thread] = exact::exp(tops[thread] - highest);
+  __syncthreads();
+  A total = 0;
+  for (int i = 0; i < parts; ++i) total = fma(shares[i], totals[i], total);
+  for (Index c = thread; c < s.latent; c += latent_threads) {
+    A sum = 0;
+#pragma unroll 8
+    for (int i = 0; i < parts; ++i) sum = fma(shares[i], from.o[block(i) * s.latent + c], sum);
     out[(row * s.heads + head) * s.latent + c] = sum / total;
   }
 }
@@ -167,21 +170,43 @@ __global__ void absorb_columns(AttentionShape s, Index latent, Index rows, const
   }
 }
 
-/// o [rows, heads * v]: an output a warp, `dot_rows` rows at a time.
-template <int N, typename T>
+/// o [rows, heads * v]: `outputs` of a head a warp, `dot_rows` rows at a time, read once for them all.
+///   attended: [rows, heads, latent]   w: [heads, nope + v, latent]
+template <int N, int outputs, typename T>
 __global__ void __launch_bounds__(stream_threads)
     expand_outputs(AttentionShape s, Index latent, Index rows, const acc_t<T>* attended, const T* w, T* o) {
-  const Index output = blockIdx.x * static_cast<Index>(stream_warps) + threadIdx.x / 32;  // of heads * v
+  using A = acc_t<T>;
+  const Index output = (blockIdx.x * static_cast<Index>(stream_warps) + threadIdx.x / 32) * outputs;
   if (output >= s.heads * s.v) return;
   const Index head = output / s.v, first = blockIdx.y * static_cast<Index>(dot_rows);
   const int count = static_cast<int>(rows - first < dot_rows ? rows - first : dot_rows);
-  acc_t<T> sum[dot_rows];
-  warp_dots<N>(latent, count, attended + (first * s.heads + head) * latent, s.heads * latent,
-               w + (head * (s.nope + s.v) + s.nope + output % s.v) * latent, sum);
-  if (threadIdx.x % 32 != 0) return;
+  const A* const x = attended + (first * s.heads + head) * latent;  // [rows], heads * latent apart
+  const T* const wv = w + (head * (s.nope + s.v) + s.nope + output % s.v) * latent;  // [outputs, latent]
+  A sum[outputs][dot_rows] = {};
+#pragma unroll 1
+  for (Index k = threadIdx.x % 32 * N; k < latent; k += 32 * N) {
+    Pack<T, N> wk[outputs];
+#pragma unroll
+    for (int i = 0; i < outputs; ++i) wk[i] = *reinterpret_cast<const Pack<T, N>*>(wv + i * latent + k);
+#pragma unroll
+    for (int r = 0; r < dot_rows; ++r) {
+      if (r >= count) break;
+      const Pack<A, N> xk = *reinterpret_cast<const Pack<A, N>*>(x + r * s.heads * latent + k);
+#pragma unroll
+      for (int i = 0; i < outputs; ++i) {
+#pragma unroll
+        for (int n = 0; n < N; ++n) sum[i][r] = fma(xk.value[n], A(widen(wk[i].value[n])), sum[i][r]);
+      }
+    }
+  }
 #pragma unroll
   for (int r = 0; r < dot_rows; ++r) {
-    if (r < count) o[(first + r) * s.heads * s.v + output] = narrow<T>(sum[r]);
+    if (r >= count) break;
+#pragma unroll
+    for (int i = 0; i < outputs; ++i) {
+      const A total = warp_sum(sum[i][r]);
+      if (threadIdx.x % 32 == 0) o[(first + r) * s.heads * s.v + output + i] = narrow<T>(total);
+    }
   }
 }
 
@@ -220,7 +245,7 @@ void latent_attention(const Cuda& device, LatentShape s, const std::int32_t* seq
   using Partials = cuda::LatentPartials<A>;
   const int parts = cuda::latent_most(s.capacity);
   // Rows at a time, so that what the parts leave behind stays small beside the cache.
-  constexpr Index most_numbers = Index{1} << 24;
+  constexpr Index most_numbers = Index{1} << 25;
   const Index of_one = Partials::numbers(1, s.heads, s.latent, parts);
   const Index at_once = std::clamp<Index>(most_numbers / of_one, 1, std::max<Index>(1, s.rows));
   const cuda::Workspace<A> memory(device, at_once * of_one);
@@ -243,10 +268,17 @@ void expand_value(const Cuda& device, AttentionShape s, Index latent, Index rows
                   const T* w, T* o) {
   constexpr int most = std::min(cuda::wide<acc_t<T>>, cuda::wide<T>);
   const auto run = [&](auto n) {
-    cuda::launch(device, "expand_value", cuda::expand_outputs<n(), T>,
-                 dim3(static_cast<unsigned>(cuda::ceil_div(s.heads * s.v, cuda::stream_warps)),
-                      static_cast<unsigned>(cuda::ceil_div(rows, cuda::dot_rows))),
-                 dim3(cuda::stream_threads), 0, s, latent, rows, attended, w, o);
+    const auto with = [&](auto outputs) {
+      cuda::launch(device, "expand_value", cuda::expand_outputs<n(), outputs(), T>,
+                   dim3(static_cast<unsigned>(cuda::ceil_div(s.heads * s.v, outputs() * cuda::stream_warps)),
+                        static_cast<unsigned>(cuda::ceil_div(rows, cuda::dot_rows))),
+                   dim3(cuda::stream_threads), 0, s, latent, rows, attended, w, o);
+    };
+    if (s.v % 4 == 0) {
+      with(std::integral_constant<int, 4>{});
+    } else {
+      with(std::integral_constant<int, 1>{});
+    }
   };
   if (latent % most == 0) {
     run(std::integral_constant<int, most>{});

@@ -6,6 +6,8 @@
 //   2  norm, q_b_proj; the new cache entries  5  join the parts, W_UV
 //   3  rotate q, W_UK                         6  o_proj, residual
 //
+// Without q_a_proj there is no second: the first makes the queries, the third the entries, too.
+//
 // Values are rounded to bf16 where the ops of nn/mla.hpp round them.
 
 #include "../../decode_shapes.hpp"
@@ -28,15 +30,8 @@ struct NewEntries {
   Index capacity = 0;
 };
 
-/// q_b_proj of the normed low-rank queries; one further block per row makes its cache entry.
-template <int tiles, int split>
-__global__ void __launch_bounds__(stream_threads, 3)
-    fused_queries(int rows, int in, const bf16* x, FusedMatrix m, Around around, NewEntries to) {
-  extern __shared__ float4 memory[];
-  constexpr int columns = stream_outputs * (stream_warps / split);
-  const int blocks = (m.out + columns - 1) / columns, block = static_cast<int>(blockIdx.x);
-  if (block < blocks) return fused_product<tiles, split>(rows, in, x, in, m, block, around, memory);
-  const Index row = block - blocks;
+/// The cache entry of a row, by one block, once its product is there.
+__device__ __forceinline__ void make_entry(const NewEntries& to, Index row) {
   const int width = to.latent + to.rope;
   const bf16* const kv = to.kv + row * width;  // [latent | rope]
   const int position = to.positions[row];
@@ -61,18 +56,34 @@ __global__ void __launch_bounds__(stream_threads, 3)
   }
 }
 
+/// q_b_proj of the normed low-rank queries; one further block per row makes its cache entry.
+template <int tiles, int split, bool deep>
+__global__ void __launch_bounds__(stream_threads, fused_resident)
+    fused_queries(int rows, int in, const bf16* x, FusedMatrix m, Around around, NewEntries to) {
+  extern __shared__ float4 memory[];
+  const int blocks = static_cast<int>(gridDim.x) - rows, block = static_cast<int>(blockIdx.x);
+  if (block >= blocks) return make_entry(to, block - blocks);
+  fused_product<tiles, split, deep>(rows, in, x, in, m, FusedMatrix{}, block, blocks, around, memory);
+}
+
 // --- 3: absorbed queries ---------------------------------------------------------------------------------
 
 inline constexpr int absorb_columns_of_block = 64;
 inline constexpr int absorb_rows = 4;  // of q that a block holds sums of
 
 /// absorbed = [q_nope W_UK | rotated q_rope].   Block: 64 columns of a head, four rows of q. A warp takes
-/// four rows of W_UK at a time, eight neighbouring columns a lane.   q: [rows, heads * (nope + rope)], not
-/// rotated
+/// four rows of W_UK at a time, eight neighbouring columns a lane. Blocks of a head too many make the cache
+/// entries.   q: [rows, heads * (nope + rope)], not rotated
 static __global__ void __launch_bounds__(stream_threads)
     fused_absorb(AttentionShape s, int latent, int rows, const bf16* q, const bf16* w, const float* cos,
-                 const float* sin, const std::int32_t* positions, float* absorbed) {
+                 const float* sin, const std::int32_t* positions, float* absorbed, NewEntries entries) {
   __shared__ float sums_of[stream_warps][absorb_rows][absorb_columns_of_block];
+  if (blockIdx.y == s.heads) {
+    for (int row = static_cast<int>(blockIdx.x + blockIdx.z * gridDim.x); row < rows;
+         row += static_cast<int>(gridDim.x * gridDim.z))
+      make_entry(entries, row);
+    return;
+  }
   constexpr int N = wide<bf16>;
   constexpr int ahead = 4;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
@@ -156,13 +167,13 @@ static __global__ void __launch_bounds__(stream_threads)
 
 // --- 5: the parts together, and values -------------------------------------------------------------------
 
-inline constexpr int expand_each = 2;  // outputs of a warp
-inline constexpr int expand_block = expand_each * stream_warps;
 inline constexpr int expand_most_latent = 512;
 
-/// o = W_UV,h (sum of the parts / their total). Block: 16 outputs of head blockIdx.y, row blockIdx.z.
+/// o = W_UV,h (sum of the parts / their total). Block: `each` outputs a warp of head blockIdx.y, row
+/// blockIdx.z.
 ///   o: [rows, heads * v]
-static __global__ void __launch_bounds__(stream_threads)
+template <int each>
+__global__ void __launch_bounds__(stream_threads, 2)
     fused_expand(AttentionShape s, int latent, const std::int32_t* positions, LatentPartials<float> from,
                  const bf16* w, bf16* o) {
   __shared__ float share[latent_most_parts + 1];  // of each part; then 1 / total
@@ -174,14 +185,14 @@ static __global__ void __launch_bounds__(stream_threads)
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int v = static_cast<int>(s.v), head = static_cast<int>(blockIdx.y);
   const Index row = blockIdx.z;
-  const int first = static_cast<int>(blockIdx.x) * expand_block + warp * expand_each;
+  const int first = (static_cast<int>(blockIdx.x) * stream_warps + warp) * each;
   const bf16* const wv = w + (head * (s.nope + s.v) + s.nope) * latent;  // [v, latent]
   const auto load = [&](int i, int c) {
     return load_once(wv + (first + i) * latent + c, first + i < v && c < latent);
   };
-  uint4 loads[expand_each][kept];
+  uint4 loads[each][kept];
 #pragma unroll
-  for (int i = 0; i < expand_each; ++i) {
+  for (int i = 0; i < each; ++i) {
 #pragma unroll
     for (int n = 0; n < kept; ++n) loads[i][n] = load(i, (n * 32 + lane) * N);
   }
@@ -250,9 +261,9 @@ static __global__ void __launch_bounds__(stream_threads)
     attended[thread] = make_float4(sum.x * f, sum.y * f, sum.z * f, sum.w * f);
   }
   __syncthreads();
-  float dot[expand_each] = {};
+  float dot[each] = {};
 #pragma unroll
-  for (int i = 0; i < expand_each; ++i) {
+  for (int i = 0; i < each; ++i) {
     const auto add = [&](const uint4& x, int c) {
       if (c >= latent) return;
       const bf16* const wi = reinterpret_cast<const bf16*>(&x);
@@ -267,9 +278,9 @@ static __global__ void __launch_bounds__(stream_threads)
     for (int c = (kept * 32 + lane) * N; c < latent; c += 32 * N) add(load(i, c), c);
   }
 #pragma unroll
-  for (int i = 0; i < expand_each; ++i) dot[i] = warp_sum(dot[i]);
+  for (int i = 0; i < each; ++i) dot[i] = warp_sum(dot[i]);
 #pragma unroll
-  for (int i = 0; i < expand_each; ++i) {
+  for (int i = 0; i < each; ++i) {
     if (lane == 0 && first + i < v) o[(row * s.heads + head) * s.v + first + i] = narrow<bf16>(dot[i]);
   }
 }
@@ -298,44 +309,53 @@ void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* 
   const Workspace<float> absorbed(device, rows * s.heads * width);
   const Workspace<float> memory(device, LatentPartials<float>::numbers(rows, s.heads, latent, parts));
   const LatentPartials<float> partials(memory.data(), rows, s.heads, latent, parts);
-  const auto blocks = [](int out, int split) {
-    return static_cast<int>(ceil_div(out, stream_outputs * (stream_warps / split)));
-  };
   const FusedMatrix first = {p.q_a, p.q_rank > 0 ? q_rank : q_width, p.q_rank > 0 ? q_low.data() : q.data()};
   const FusedMatrix second = {p.kv_a, width, kv.data()};
   const NewEntries entries = {kv.data(),   p.kv_norm,   p.latent_eps, p.cos,  p.sin,
                               p.sequences, p.positions, p.cache,      latent, static_cast<int>(s.rope),
                               p.capacity};
   with_fused_tiles(rows, [&](auto tiles) {
-    with_split(p.hidden, 0, [&](auto split) {
-      launch_early(device, "decode_attention", fused_products<tiles(), split()>,
-                   dim3(static_cast<unsigned>(blocks(first.out, split()) + blocks(second.out, split()))),
-                   dim3(stream_threads), NormedRows::bytes(rows, hidden), rows, hidden, x, p.hidden, first,
-                   second, Around{p.norm, p.eps, nullptr});
+    with_split(p.hidden, 0, [&](auto split, auto deep) {
+      launch_early(device, "decode_attention", fused_products<tiles(), split(), deep()>,
+                   dim3(fused_blocks<split(), deep()>(device, first.out, second.out)), dim3(stream_threads),
+                   NormedRows::bytes(rows, hidden), rows, hidden, x, p.hidden, first, second,
+                   Around{p.norm, p.eps, nullptr});
     });
-    with_split(p.q_rank > 0 ? p.q_rank : p.hidden, 0, [&](auto split) {
-      const FusedMatrix queries = {p.q_b, q_rank > 0 ? q_width : 0, q.data()};
-      launch_early(device, "decode_attention", fused_queries<tiles(), split()>,
-                   dim3(static_cast<unsigned>(blocks(queries.out, split()) + rows)), dim3(stream_threads),
-                   NormedRows::bytes(rows, q_rank), rows, q_rank, static_cast<const bf16*>(q_low.data()),
-                   queries, Around{p.q_norm, p.latent_eps, nullptr}, entries);
+    if (p.q_rank == 0) return;
+    with_split(p.q_rank, 0, [&](auto split, auto deep) {
+      const FusedMatrix queries = {p.q_b, q_width, q.data()};
+      launch_early(device, "decode_attention", fused_queries<tiles(), split(), deep()>,
+                   dim3(fused_blocks<split(), deep()>(device, q_width) + static_cast<unsigned>(rows)),
+                   dim3(stream_threads), NormedRows::bytes(rows, q_rank), rows, q_rank,
+                   static_cast<const bf16*>(q_low.data()), queries, Around{p.q_norm, p.latent_eps, nullptr},
+                   entries);
     });
   });
-  launch_early(device, "decode_attention", fused_absorb,
-               dim3(static_cast<unsigned>(ceil_div(latent, absorb_columns_of_block)),
-                    static_cast<unsigned>(s.heads), static_cast<unsigned>(ceil_div(rows, absorb_rows))),
-               dim3(stream_threads), 0, s, latent, rows, static_cast<const bf16*>(q.data()), p.kv_b, p.cos,
-               p.sin, p.positions, absorbed.data());
+  const bool entries_left = p.q_rank == 0;
+  launch_early(
+      device, "decode_attention", fused_absorb,
+      dim3(static_cast<unsigned>(ceil_div(latent, absorb_columns_of_block)),
+           static_cast<unsigned>(s.heads + entries_left), static_cast<unsigned>(ceil_div(rows, absorb_rows))),
+      dim3(stream_threads), 0, s, latent, rows, static_cast<const bf16*>(q.data()), p.kv_b, p.cos, p.sin,
+      p.positions, absorbed.data(), entries);
   queue_latent_parts<bf16>(device, LatentShape{rows, s.heads, latent, s.rope, p.capacity}, p.sequences,
                            p.positions, absorbed.data(), p.cache, p.scale, partials, true);
-  launch_early(device, "decode_attention", fused_expand,
-               dim3(static_cast<unsigned>(ceil_div(s.v, expand_block)), static_cast<unsigned>(s.heads),
-                    static_cast<unsigned>(rows)),
-               dim3(stream_threads), 0, s, latent, p.positions, partials, p.kv_b, o.data());
+  // Every block joins the parts again: no more blocks of a head than the chip needs to be full.
+  const auto expand = [&](auto each) {
+    launch_early(device, "decode_attention", fused_expand<each()>,
+                 dim3(static_cast<unsigned>(ceil_div(s.v, each() * stream_warps)),
+                      static_cast<unsigned>(s.heads), static_cast<unsigned>(rows)),
+                 dim3(stream_threads), 0, s, latent, p.positions, partials, p.kv_b, o.data());
+  };
+  if (s.heads * ceil_div(s.v, 4 * stream_warps) >= device.processors()) {
+    expand(std::integral_constant<int, 4>{});
+  } else {
+    expand(std::integral_constant<int, 2>{});
+  }
   with_fused_tiles(rows, [&](auto tiles) {
-    with_split(v_width, 0, [&](auto split) {
-      launch_early(device, "decode_attention", fused_products<tiles(), split()>,
-                   dim3(static_cast<unsigned>(blocks(hidden, split()))), dim3(stream_threads), 0, rows,
+    with_split(v_width, 0, [&](auto split, auto deep) {
+      launch_early(device, "decode_attention", fused_products<tiles(), split(), deep()>,
+                   dim3(fused_blocks<split(), deep()>(device, hidden)), dim3(stream_threads), 0, rows,
                    v_width, static_cast<const bf16*>(o.data()), Index{v_width}, FusedMatrix{p.o, hidden, h},
                    FusedMatrix{}, Around{nullptr, 0.0F, x});
     });

@@ -13,7 +13,6 @@
 
 namespace mtpx::cuda {
 
-inline constexpr int route_each = 8;          // experts of a lane, at most
 inline constexpr int route_most_slots = 512;  // of a pass
 
 /// The largest of a warp's keys, lane l's i-th being that of number l + 32 i; the lowest number among equals.
@@ -38,7 +37,6 @@ __device__ __forceinline__ int take_best(unsigned (&key)[each]) {
   return static_cast<int>(winner);
 }
 
-inline constexpr int router_kept = 8;     // packs of a router's row that a lane loads early
 inline constexpr int router_cluster = 8;  // blocks, at most
 
 /// All threads of all blocks of a cluster: what they stored in each other's shared memory can be read.
@@ -74,7 +72,8 @@ inline unsigned router_blocks(Index experts) {
 /// plans as plan_experts() does: a warp a row, then a thread a slot. No experts: y alone.
 ///   x, y: [rows, width]   w: [E, width]   bias: [E]   weights: [rows, K]   offsets: [E + 1]
 ///   slot, place: [rows * K]
-template <int each>
+///   each: experts of a lane, at most   kept: packs of a router's row that a lane loads early
+template <int each, int kept_packs>
 __global__ void __launch_bounds__(stream_threads)
     fused_route(int rows, int width, const bf16* x, const float* gain, float eps, Routing r, const float* w,
                 const float* bias, bf16* y, float* weights, std::int32_t* offsets, std::int32_t* slot,
@@ -86,9 +85,9 @@ __global__ void __launch_bounds__(stream_threads)
   const int rank = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);  // one cluster
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   const int first = rank * stream_warps + warp;
-  float4 kept[router_kept];
+  float4 kept[kept_packs];
 #pragma unroll
-  for (int i = 0; i < router_kept; ++i) {
+  for (int i = 0; i < kept_packs; ++i) {
     const int c = (i * 32 + lane) * N;
     kept[i] = first < experts && c < width
                   ? *reinterpret_cast<const float4*>(w + first * static_cast<Index>(width) + c)
@@ -126,12 +125,12 @@ __global__ void __launch_bounds__(stream_threads)
         sum[3] = fmaf(widen(xc.value[3]), wc.w, sum[3]);
       };
 #pragma unroll
-      for (int i = 0; i < router_kept; ++i) {
+      for (int i = 0; i < kept_packs; ++i) {
         const int c = (i * 32 + lane) * N;
         if (c < width) add(weight(i, c), c);
       }
 #pragma unroll 1
-      for (int c = (router_kept * 32 + lane) * N; c < width; c += 32 * N)
+      for (int c = (kept_packs * 32 + lane) * N; c < width; c += 32 * N)
         add(*reinterpret_cast<const float4*>(w + expert * static_cast<Index>(width) + c), c);
       const float total = warp_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
       if (lane == 0) store_in_first(scores + n * experts + expert, exact::sigmoid(total));
@@ -257,18 +256,24 @@ void decode_feed_forward(const Cuda& device, const DecodeFeedForward<T>& p, cons
   const Workspace<bf16> shared_rows(device, rows * p.shared_inner);
   const Workspace<float> weights(device, slots);
   const Workspace<std::int32_t> offsets(device, r.n_experts + 1), slot(device, slots), place(device, slots);
-  const auto route = [&](auto each) {
+  const auto route = [&](auto each, auto kept) {
     const unsigned blocks = router_blocks(experts);
     launch_early_clusters(
-        device, "decode_feed_forward", fused_route<each()>, blocks, dim3(blocks), dim3(stream_threads),
+        device, "decode_feed_forward", fused_route<each(), kept()>, blocks, dim3(blocks),
+        dim3(stream_threads),
         NormedRows::bytes(rows, hidden) + static_cast<std::size_t>(rows * experts) * sizeof(float), rows,
         hidden, h, p.norm, p.eps, r, p.router, p.bias, normed.data(), weights.data(), offsets.data(),
         slot.data(), place.data());
   };
-  if (experts <= 32) {
-    route(std::integral_constant<int, 1>{});
+  const auto with_each = [&](auto kept) {
+    if (experts <= 32) return route(std::integral_constant<int, 1>{}, kept);
+    if (experts <= 64) return route(std::integral_constant<int, 2>{}, kept);
+    route(std::integral_constant<int, 8>{}, kept);
+  };
+  if (hidden <= 8 * 32 * wide<float>) {
+    with_each(std::integral_constant<int, 8>{});
   } else {
-    route(std::integral_constant<int, route_each>{});
+    with_each(std::integral_constant<int, 16>{});
   }
   ExpertsPass<T> pass;
   if (experts > 0) {

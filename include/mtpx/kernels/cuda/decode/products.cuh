@@ -148,6 +148,8 @@ struct Around {
   const bf16* residual = nullptr;  // [rows, out], added to the rounded product
 };
 
+inline constexpr int fused_resident = 3;  // blocks of a product that a multiprocessor holds
+
 /// One matrix and where its product goes.
 struct FusedMatrix {
   const bf16* w = nullptr;  // [out, in]
@@ -155,29 +157,36 @@ struct FusedMatrix {
   bf16* y = nullptr;  // [rows, out]
 };
 
-/// One block's outputs of y = norm(x) w^T (+ residual): those of tile `tile` of the matrix.
-/// `memory`: for the normed rows, where there is a gain.
-template <int tiles, int split>
+/// y = norm(x) w^T (+ residual), of up to two matrices with one input: tiles of a.out, then of b.out, of
+/// which this block makes those from its own number on, as many blocks apart as there are. `memory`: for the
+/// normed rows, where there is a gain.
+template <int tiles, int split, bool deep>
 __device__ __forceinline__ void fused_product(int rows, int in, const bf16* x, Index stride,
-                                              const FusedMatrix& m, int tile, const Around& around,
-                                              void* memory) {
-  __shared__ float sums_of[stream_warps][stream_rows(tiles) * stream_outputs];
+                                              const FusedMatrix& a, const FusedMatrix& b, int block,
+                                              int blocks, const Around& around, void* memory) {
+  __shared__ float sums_of[2][stream_warps][stream_rows(tiles) * stream_outputs];  // in turns
   constexpr int columns = stream_outputs * (stream_warps / split);
-  const int warp = static_cast<int>(threadIdx.x / 32);
-  const int first = tile * columns;
-  const int output =
-      min(first + warp / split * stream_outputs + static_cast<int>(threadIdx.x % 32 / 4), m.out - 1);
-  const bf16* const row = m.w + output * static_cast<Index>(in);  // [in]
-  StreamSums<tiles> sums;
+  const int warp = static_cast<int>(threadIdx.x / 32), mine = static_cast<int>(threadIdx.x);
+  const int tiles_of_a = (a.out + columns - 1) / columns, all = tiles_of_a + (b.out + columns - 1) / columns;
   const StreamPart part(in, split, warp % split);
-  StreamLoads loads;
-  loads.load(row, part.first, part.end);
+  FusedMatrix m;
+  int first = 0;              // output of the tile
+  const bf16* row = nullptr;  // [in]
+  StreamLoads<stream_batch_of(deep)> loads;
+  const auto begin = [&](int tile) {
+    const bool second = tile >= tiles_of_a;
+    m = {second ? b.w : a.w, second ? b.out : a.out, second ? b.y : a.y};
+    first = (second ? tile - tiles_of_a : tile) * columns;
+    const int output = min(first + warp / split * stream_outputs + mine % 32 / 4, m.out - 1);
+    row = m.w + output * static_cast<Index>(in);
+    loads.load(row, part.first, part.end);
+  };
+  begin(block);
   const NormedRows normed(memory, in);
   if (around.gain != nullptr) normed.take_gain(in, around.gain);
   let_next_start();
   wait_for_previous();
   const auto place = [&](int i) { return i / columns * static_cast<Index>(m.out) + first + i % columns; };
-  const int mine = static_cast<int>(threadIdx.x);
   const bool adds = around.residual != nullptr && mine < rows * columns && first + mine % columns < m.out;
   const float residual = adds ? widen(around.residual[place(mine)]) : 0.0F;  // on its way early
   if (around.gain != nullptr) {
@@ -185,35 +194,51 @@ __device__ __forceinline__ void fused_product(int rows, int in, const bf16* x, I
     x = normed.rows;
     stride = normed.ld;
   }
-  stream_row(row, part, loads, StreamRows<tiles>(x, stride, rows), sums);
-  sums.store(sums_of[warp]);
-  __syncthreads();
+  const StreamRows<tiles> from(x, stride, rows);
+  int turn = 0;
 #pragma unroll 1
-  for (int i = mine; i < rows * columns; i += stream_threads) {
-    const int r = i / columns, c = i % columns;
-    if (first + c >= m.out) continue;
-    float total = 0;
+  for (int tile = block; tile < all; tile += blocks, turn ^= 1) {
+    StreamSums<tiles> sums;
+    stream_row(row, part, loads, from, sums);
+    sums.store(sums_of[turn][warp]);
+    const FusedMatrix done = m;
+    const int at = first;
+    if (deep && tile + blocks < all) begin(tile + blocks);  // on its way while the sums meet
+    __syncthreads();
+#pragma unroll 1
+    for (int i = mine; i < rows * columns; i += stream_threads) {
+      const int r = i / columns, c = i % columns;
+      if (at + c >= done.out) continue;
+      const Index to = r * static_cast<Index>(done.out) + at + c;
+      float total = 0;
 #pragma unroll
-    for (int s = 0; s < split; ++s)
-      total += sums_of[c / stream_outputs * split + s][r * stream_outputs + c % stream_outputs];
-    if (around.residual != nullptr) {
-      total = (i == mine ? residual : widen(around.residual[place(i)])) + widen(narrow<bf16>(total));
+      for (int s = 0; s < split; ++s)
+        total += sums_of[turn][c / stream_outputs * split + s][r * stream_outputs + c % stream_outputs];
+      if (around.residual != nullptr) {
+        const bool early = tile == block && i == mine;
+        total = (early ? residual : widen(around.residual[to])) + widen(narrow<bf16>(total));
+      }
+      done.y[to] = narrow<bf16>(total);
     }
-    m.y[place(i)] = narrow<bf16>(total);
+    if constexpr (!deep) return;
   }
 }
 
-/// Up to two matrices with one input.
-template <int tiles, int split>
-__global__ void __launch_bounds__(stream_threads, 3)
+/// Blocks for outputs of a product: one a tile; deep: no more than are there at once.
+template <int split, bool deep>
+unsigned fused_blocks(const Cuda& device, Index out_of_a, Index out_of_b = 0) {
+  constexpr int columns = stream_outputs * (stream_warps / split);
+  const Index all = ceil_div(out_of_a, columns) + ceil_div(out_of_b, columns);
+  return static_cast<unsigned>(deep ? std::min(all, Index{fused_resident} * device.processors()) : all);
+}
+
+template <int tiles, int split, bool deep>
+__global__ void __launch_bounds__(stream_threads, fused_resident)
     fused_products(int rows, int in, const bf16* x, Index stride, FusedMatrix a, FusedMatrix b,
                    Around around) {
   extern __shared__ float4 memory[];
-  constexpr int columns = stream_outputs * (stream_warps / split);
-  const int blocks = (a.out + columns - 1) / columns, block = static_cast<int>(blockIdx.x);
-  const bool second = block >= blocks;
-  const FusedMatrix m = {second ? b.w : a.w, second ? b.out : a.out, second ? b.y : a.y};
-  fused_product<tiles, split>(rows, in, x, stride, m, second ? block - blocks : block, around, memory);
+  fused_product<tiles, split, deep>(rows, in, x, stride, a, b, static_cast<int>(blockIdx.x),
+                                    static_cast<int>(gridDim.x), around, memory);
 }
 
 }  // namespace mtpx::cuda

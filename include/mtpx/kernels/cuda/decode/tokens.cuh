@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(stream_threads)
   const bf16* const row = w + (output < out ? output : out - 1) * in;  // [in]
   StreamSums<tiles> sums;
   const StreamPart part(in, 1, 0);
-  StreamLoads loads;
+  StreamLoads<stream_batch_of(true)> loads;
   loads.load(row, part.first, part.end);
   const auto token_of = [&](int c) {  // of output first + c
     return tokens == nullptr ? static_cast<std::int32_t>(first) + c : tokens[first + c];

@@ -202,15 +202,18 @@ struct StreamSums {
   }
 };
 
-inline constexpr int stream_batch = 4;  // steps that a lane has under way
+/// Steps that a lane has under way. Deep: of rows of W with more than the few for a warp.
+inline constexpr int stream_batch = 4;
+__host__ __device__ constexpr int stream_batch_of(bool deep) { return deep ? 6 : stream_batch; }
 
 /// The next steps of a row of W that this lane loads, from step `first` on.
+template <int batch>
 struct StreamLoads {
-  uint4 w[stream_batch];
+  uint4 w[batch];
 
   __device__ __forceinline__ void load(const bf16* row, int first, int end) {
 #pragma unroll
-    for (int i = 0; i < stream_batch; ++i) {
+    for (int i = 0; i < batch; ++i) {
       const int k = stream_k(first + i);
       w[i] = load_once(row + k, k < end);
     }
@@ -224,31 +227,39 @@ inline int stream_split(Index in, Index out) {
   return steps < 8 ? 2 : steps < 24 ? 4 : 8;
 }
 
-/// How many steps of x are loaded at once, as far as registers go.
-__host__ __device__ constexpr int stream_at_once(int tiles) { return tiles <= 1 ? stream_batch : 1; }
+/// Whether a warp then has more steps than stream_batch.
+inline bool is_deep(Index in, int split) { return ceil_div(in, stream_step) > Index{split} * stream_batch; }
 
-/// All steps of one warp. `loads` holds the first ones already.
-template <int tiles>
-__device__ __forceinline__ void stream_row(const bf16* row, const StreamPart& part, StreamLoads& loads,
+/// How many steps of x are loaded at once, as far as registers go.
+__host__ __device__ constexpr int stream_at_once(int tiles, int batch) {
+  return tiles > 1 ? 1 : batch % 4 == 0 ? 4 : 3;
+}
+
+/// All steps of one warp. `loads` holds the first ones already; whatever was multiplied makes room for what
+/// comes a batch later.
+template <int tiles, int batch>
+__device__ __forceinline__ void stream_row(const bf16* row, const StreamPart& part, StreamLoads<batch>& loads,
                                            const StreamRows<tiles>& x, StreamSums<tiles>& sums) {
 #pragma unroll 1
-  for (int step = part.first; step * stream_step < part.end; step += stream_batch) {
-    const StreamLoads now = loads;
-    loads.load(row, step + stream_batch, part.end);
-    constexpr int n = stream_at_once(tiles);
+  for (int step = part.first; step * stream_step < part.end; step += batch) {
+    constexpr int n = stream_at_once(tiles, batch);
 #pragma unroll
-    for (int i = 0; i < stream_batch; i += n) {
+    for (int i = 0; i < batch; i += n) {
       StreamPacks<tiles> packs[n];
 #pragma unroll
       for (int j = 0; j < n; ++j) packs[j].load(x, stream_k(step + i + j), part.end);
 #pragma unroll
-      for (int j = 0; j < n; ++j) sums.add(now.w[i + j], packs[j]);
+      for (int j = 0; j < n; ++j) {
+        sums.add(loads.w[i + j], packs[j]);
+        const int k = stream_k(step + batch + i + j);
+        loads.w[i + j] = load_once(row + k, k < part.end);
+      }
     }
   }
 }
 
 /// y [rows, out] = x w^T.   x: [rows, in], in a multiple of 8
-template <int tiles, int split, typename Y>
+template <int tiles, int split, bool deep, typename Y>
 __global__ void __launch_bounds__(stream_threads)
     stream_product(int rows, int in, Index stride, const bf16* x, Index out, const bf16* w, Y* y) {
   __shared__ float sums_of[stream_warps][stream_rows(tiles) * stream_outputs];
@@ -259,7 +270,7 @@ __global__ void __launch_bounds__(stream_threads)
   const bf16* const row = w + (output < out ? output : out - 1) * in;  // [in]
   StreamSums<tiles> sums;
   const StreamPart part(in, split, warp % split);
-  StreamLoads loads;
+  StreamLoads<stream_batch_of(deep)> loads;
   loads.load(row, part.first, part.end);
   let_next_start();
   wait_for_previous();
@@ -325,18 +336,21 @@ __global__ void __launch_bounds__(stream_threads)
 
 // --- The product -----------------------------------------------------------------------------------------
 
-/// Calls run(std::integral_constant<int, n>) with the split of a product: that of its sizes alone.
+/// Calls run(std::integral_constant<int, n>, std::bool_constant<b>) with the split of a product, that of its
+/// sizes alone, and whether it is deep then.
 template <typename Run>
 void with_split(Index in, Index out, const Run& run) {
+  const std::false_type few;
   switch (stream_split(in, out)) {
     case 1:
-      return run(std::integral_constant<int, 1>{});
+      return run(std::integral_constant<int, 1>{}, std::true_type{});
     case 2:
-      return run(std::integral_constant<int, 2>{});
+      return run(std::integral_constant<int, 2>{}, few);
     case 4:
-      return run(std::integral_constant<int, 4>{});
+      return run(std::integral_constant<int, 4>{}, few);
     default:
-      run(std::integral_constant<int, 8>{});
+      if (is_deep(in, 8)) return run(std::integral_constant<int, 8>{}, std::true_type{});
+      run(std::integral_constant<int, 8>{}, few);
   }
 }
 
@@ -361,10 +375,10 @@ void few_rows_product(const Cuda& device, Rows rows, const X* x, Index out, cons
   const Index in = rows.width;
   if constexpr (std::is_same_v<X, bf16> && std::is_same_v<W, bf16>) {
     if (in > 0 && can_be_wide<bf16>(in, rows.stride, x, w)) {
-      with_split(in, out, [&](auto split) {
+      with_split(in, out, [&](auto split, auto deep) {
         with_row_tiles(rows.count, [&](auto tiles) {
           const Index columns = stream_outputs * (stream_warps / split());
-          launch(device, "linear", stream_product<tiles(), split(), Y>,
+          launch(device, "linear", stream_product<tiles(), split(), deep(), Y>,
                  dim3(static_cast<unsigned>(ceil_div(out, columns))), dim3(stream_threads), 0,
                  static_cast<int>(rows.count), static_cast<int>(in), static_cast<int>(rows.stride), x, out, w,
                  y);

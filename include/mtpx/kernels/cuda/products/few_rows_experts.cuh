@@ -31,15 +31,23 @@ struct ExpertWeights {
 /// warp.
 __device__ __forceinline__ int2 expert_at(const ExpertPlanView& plan, int p) {
   const int lane = static_cast<int>(threadIdx.x % 32);
+  constexpr int at_once = 2;  // loads that are under way together
 #pragma unroll 1
-  for (int first = 0; first < plan.experts; first += 32) {
-    const int e = first + lane;
-    const int begin = e < plan.experts ? plan.offsets[e] : -1,
-              end = e < plan.experts ? plan.offsets[e + 1] : -1;
-    const unsigned votes = __ballot_sync(whole_warp, begin == p && end > p);
-    if (votes == 0) continue;
-    const int winner = __ffs(static_cast<int>(votes)) - 1;
-    return make_int2(first + winner, __shfl_sync(whole_warp, end, winner) - p);
+  for (int first = 0; first < plan.experts; first += 32 * at_once) {
+    int begin[at_once], end[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      const int e = first + 32 * i + lane;
+      begin[i] = e < plan.experts ? plan.offsets[e] : -1;
+      end[i] = e < plan.experts ? plan.offsets[e + 1] : -1;
+    }
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      const unsigned votes = __ballot_sync(whole_warp, begin[i] == p && end[i] > p);
+      if (votes == 0) continue;
+      const int winner = __ffs(static_cast<int>(votes)) - 1;
+      return make_int2(first + 32 * i + winner, __shfl_sync(whole_warp, end[i], winner) - p);
+    }
   }
   return make_int2(-1, 0);
 }
@@ -48,8 +56,8 @@ __device__ __forceinline__ int2 expert_at(const ExpertPlanView& plan, int p) {
 /// that owns sorted place 0, 1, 2, ..., if one begins there. Dynamic shared memory: a group of rows of x.
 ///   x: [rows, in]   hidden: [slots, inner], sorted   shared_hidden: [rows, shared.inner]
 ///   gate, up: [slots, inner], what was activated, or null
-template <int tiles, int split>
-__global__ void __launch_bounds__(stream_threads, 3)
+template <int tiles, int split, bool deep>
+__global__ void __launch_bounds__(stream_threads, deep ? 2 : 3)
     stream_swiglu(int rows, int in, Index stride, const bf16* x, ExpertPlanView plan, ExpertWeights routed,
                   ExpertWeights shared, bf16* gate, bf16* up, bf16* hidden, bf16* shared_hidden) {
   extern __shared__ float4 memory[];
@@ -64,7 +72,8 @@ __global__ void __launch_bounds__(stream_threads, 3)
   const int block = static_cast<int>(blockIdx.x) - (is_shared ? 0 : shared_blocks);
   const int place = block / blocks, first = block % blocks * columns;
   const StreamPart part(in, split, warp % split);
-  StreamLoads gates, ups;
+  constexpr int batch = stream_batch_of(deep);
+  StreamLoads<batch> gates, ups;
   const bf16 *gate_row = nullptr, *up_row = nullptr;
   const auto begin = [&](int expert) {
     const int output = min(first + warp / split * stream_outputs + row, inner - 1);
@@ -75,8 +84,8 @@ __global__ void __launch_bounds__(stream_threads, 3)
     ups.load(up_row, part.first, part.end);
   };
   if (is_shared) begin(0);
-  let_next_start();
   wait_for_previous();
+  let_next_start();  // not before the plan is there: stream_down() reads it early
   const int packs = in / wide<bf16>, thread = static_cast<int>(threadIdx.x);
   const bool alone = rows == 1 && thread < packs;  // the first pack of the only row is on its way early
   const uint4 early = load_pack(x + thread * wide<bf16>, alone);
@@ -104,16 +113,16 @@ __global__ void __launch_bounds__(stream_threads, 3)
     const StreamRows<tiles> from(staged, in + row_pad, some);
     StreamSums<tiles> gate_sums, up_sums;
 #pragma unroll 1
-    for (int step = part.first; step * stream_step < part.end; step += stream_batch) {
+    for (int step = part.first; step * stream_step < part.end; step += batch) {
 #pragma unroll
-      for (int i = 0; i < stream_batch; ++i) {
+      for (int i = 0; i < batch; ++i) {
         StreamPacks<tiles> pack;
         pack.load(from, stream_k(step + i), part.end);
         gate_sums.add(gates.w[i], pack);
         up_sums.add(ups.w[i], pack);
       }
-      gates.load(gate_row, step + stream_batch, part.end);
-      ups.load(up_row, step + stream_batch, part.end);
+      gates.load(gate_row, step + batch, part.end);
+      ups.load(up_row, step + batch, part.end);
     }
     gate_sums.store(sums_of[0][warp]);
     up_sums.store(sums_of[1][warp]);
@@ -145,8 +154,8 @@ __global__ void __launch_bounds__(stream_threads, 3)
 /// is cut over all warps, an expert's over `split` of them.
 ///   hidden: [slots, inner], sorted   weights: [rows, top_k]   shared_hidden: [rows, shared.inner]
 ///   residual: [rows, width] or null   y: [rows, width]
-template <int tiles, int split>
-__global__ void __launch_bounds__(stream_threads)
+template <int tiles, int split, bool deep>
+__global__ void __launch_bounds__(stream_threads, 2)
     stream_down(int rows, int width, ExpertPlanView plan, ExpertWeights routed, ExpertWeights shared,
                 const float* weights, const bf16* hidden, const bf16* shared_hidden, const bf16* residual,
                 bf16* y, bool staged) {
@@ -163,43 +172,28 @@ __global__ void __launch_bounds__(stream_threads)
   const int first = static_cast<int>(blockIdx.x) * stream_outputs;
   const Index output = min(first + lane / 4, width - 1);
   const StreamPart shared_part(shared.inner, stream_warps, warp);
-  StreamLoads shared_loads;
+  constexpr int batch = stream_batch_of(deep);
+  StreamLoads<batch> shared_loads;
   const bf16* const shared_row = shared.down + output * shared.inner;  // [shared.inner]
   if (shared.inner > 0) shared_loads.load(shared_row, shared_part.first, shared_part.end);
   let_next_start();
-  wait_for_previous();
-  const auto at = [&](int i) {
-    return i / stream_outputs * static_cast<Index>(width) + first + i % stream_outputs;
-  };
-  const bool adds =
-      residual != nullptr && thread < rows * stream_outputs && first + thread % stream_outputs < width;
-  const float early_residual = adds ? widen(residual[at(thread)]) : 0.0F;
-  // The first packs of the rows are on their way while the plan is read.
-  const int own = thread * wide<bf16>, routed_size = plan.slots * routed.inner,
-            shared_size = rows * shared.inner;
-  const uint4 early_hidden = load_pack(hidden + own, staged && own < routed_size);
-  const uint4 early_shared = load_pack(shared_hidden + own, staged && own < shared_size);
   constexpr int teams = stream_warps / split;
-  constexpr int ahead = 2;  // experts that a warp loads at once
+  const int team = warp / split;
   const StreamPart part(routed.inner, split, warp % split);
-  const bf16* row[ahead] = {};
-  StreamLoads loads[ahead];
-  const auto load = [&](int n) {
-#pragma unroll
-    for (int i = 0; i < ahead; ++i) {
-      if (n + i * teams >= how_many) break;
-      row[i] = routed.down +
-               (chosen[n + i * teams].x * static_cast<Index>(width) + output) * routed.inner;  // [inner]
-      loads[i].load(row[i], part.first, part.end);
-    }
+  constexpr int ahead = 2;  // experts that a warp has under way
+  StreamLoads<batch> loads[ahead];
+  const auto row_of = [&](int n) {  // [inner]
+    return routed.down + (chosen[n].x * static_cast<Index>(width) + output) * routed.inner;
   };
+  // The plan was there before the kernel that made hidden let this one start; past the L1 cache, which may
+  // remember another.
   if (plan.slots > 0) {
     if (warp == 0) {  // the chosen experts, in their order
       int total = 0;
 #pragma unroll 1
       for (int e = lane; e - lane < plan.experts; e += 32) {
-        const int begin = e < plan.experts ? plan.offsets[e] : 0,
-                  end = e < plan.experts ? plan.offsets[e + 1] : 0;
+        const int begin = e < plan.experts ? __ldcg(plan.offsets + e) : 0,
+                  end = e < plan.experts ? __ldcg(plan.offsets + e + 1) : 0;
         const unsigned votes = __ballot_sync(whole_warp, end > begin);
         if (end > begin) chosen[total + __popc(votes & ((1U << lane) - 1))] = make_int2(e, begin);
         total += __popc(votes);
@@ -208,25 +202,37 @@ __global__ void __launch_bounds__(stream_threads)
     } else {
 #pragma unroll 1
       for (int i = thread - 32; i < plan.slots; i += stream_threads - 32) {
-        shares[i] = weights[i];
-        places[i] = plan.place[i];
+        shares[i] = __ldcg(weights + i);
+        places[i] = __ldcg(plan.place + i);
       }
     }
   }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < ahead; ++i) {
+    if (plan.slots > 0 && team + i * teams < how_many)
+      loads[i].load(row_of(team + i * teams), part.first, part.end);
+  }
+  wait_for_previous();
+  const auto at = [&](int i) {
+    return i / stream_outputs * static_cast<Index>(width) + first + i % stream_outputs;
+  };
+  const bool adds =
+      residual != nullptr && thread < rows * stream_outputs && first + thread % stream_outputs < width;
+  const float early_residual = adds ? widen(residual[at(thread)]) : 0.0F;
+  const int routed_size = plan.slots * routed.inner, shared_size = rows * shared.inner;
   if (staged) {
-    const auto keep = [&](bf16* to, const bf16* from, int count, const uint4& early) {
-      if (own < count) *reinterpret_cast<uint4*>(to + own) = early;
+    const auto keep = [&](bf16* to, const bf16* from, int count) {
 #pragma unroll 1
-      for (int i = own + stream_threads * wide<bf16>; i < count; i += stream_threads * wide<bf16>)
+      for (int i = thread * wide<bf16>; i < count; i += stream_threads * wide<bf16>)
         *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
     };
-    keep(rows_of, hidden, routed_size, early_hidden);
-    keep(rows_of + routed_size, shared_hidden, shared_size, early_shared);
+    keep(rows_of, hidden, routed_size);
+    keep(rows_of + routed_size, shared_hidden, shared_size);
     hidden = rows_of;
     shared_hidden = rows_of + routed_size;
   }
   __syncthreads();
-  if (plan.slots > 0) load(warp / split);
   if (shared.inner > 0) {
 #pragma unroll 1
     for (int done = 0; done < rows; done += stream_rows(tiles)) {
@@ -240,23 +246,26 @@ __global__ void __launch_bounds__(stream_threads)
       sums.store(shared_sums + (warp * rows + done) * stream_outputs, some);
     }
   }
-  for (int n = warp / split; n < (plan.slots > 0 ? how_many : 0); n += ahead * teams) {
-    if (n >= ahead * teams) load(n);
+#pragma unroll 1
+  for (int n = team; n < (plan.slots > 0 ? how_many : 0); n += ahead * teams) {
 #pragma unroll
     for (int i = 0; i < ahead; ++i) {
       const int which = n + i * teams;
       if (which >= how_many) break;
       const int begin = chosen[which].y, end = which + 1 < how_many ? chosen[which + 1].y : plan.slots;
+      const bf16* const row = row_of(which);
 #pragma unroll 1
       for (int done = begin; done < end; done += stream_rows(tiles)) {
-        if (done > begin) loads[i].load(row[i], part.first, part.end);
+        if (done > begin) loads[i].load(row, part.first, part.end);
         const int some = min(end - done, stream_rows(tiles));
         StreamSums<tiles> sums;
-        stream_row(row[i], part, loads[i],
+        stream_row(row, part, loads[i],
                    StreamRows<tiles>(hidden + done * static_cast<Index>(routed.inner), routed.inner, some),
                    sums);
         sums.store(sums_of + (warp % split * plan.slots + done) * stream_outputs, some);
       }
+      if (which + ahead * teams < how_many)
+        loads[i].load(row_of(which + ahead * teams), part.first, part.end);
     }
   }
   __syncthreads();
@@ -313,11 +322,11 @@ void run_experts(const Cuda& device, const ExpertsPass<T>& p, bool early) {
     }
   };
   const int most_rows = std::max(p.rows, p.plan.slots);  // of an expert, should a token choose it twice
-  with_split(p.width, 0, [&](auto split) {
+  with_split(p.width, 0, [&](auto split, auto deep) {
     with_fused_tiles(p.rows, [&](auto tiles) {
       const int columns = stream_outputs * (stream_warps / split());
       const auto blocks = [&](int inner) { return static_cast<unsigned>(ceil_div(inner, columns)); };
-      start(stream_swiglu<tiles(), split()>,
+      start(stream_swiglu<tiles(), split(), deep()>,
             blocks(p.shared.inner) + static_cast<unsigned>(p.plan.slots) * blocks(p.routed.inner),
             static_cast<std::size_t>(std::min(most_rows, stream_rows(tiles())) * (p.width + row_pad)) *
                 sizeof(bf16),
@@ -325,7 +334,7 @@ void run_experts(const Cuda& device, const ExpertsPass<T>& p, bool early) {
             p.shared_hidden);
     });
   });
-  const auto down = [&](auto split) {
+  const auto down = [&](auto split, auto deep) {
     with_fused_tiles(p.rows, [&](auto tiles) {
       const std::size_t numbers = static_cast<std::size_t>(split() * p.plan.slots +
                                                            (p.shared.inner > 0 ? stream_warps * p.rows : 0)) *
@@ -334,16 +343,18 @@ void run_experts(const Cuda& device, const ExpertsPass<T>& p, bool early) {
       const std::size_t hidden =
           static_cast<std::size_t>(p.plan.slots * p.routed.inner + p.rows * p.shared.inner) * sizeof(bf16);
       const bool staged = hidden <= 32 * 1024;
-      start(stream_down<tiles(), split()>, static_cast<unsigned>(ceil_div(p.width, stream_outputs)),
+      start(stream_down<tiles(), split(), deep()>, static_cast<unsigned>(ceil_div(p.width, stream_outputs)),
             numbers * sizeof(float) + (staged ? hidden : 0), p.rows, p.width, p.plan, p.routed, p.shared,
             p.weights, static_cast<const T*>(p.hidden), static_cast<const T*>(p.shared_hidden), p.residual,
             p.y, staged);
     });
   };
   if (p.routed.inner <= 4 * stream_batch * stream_step) {
-    down(std::integral_constant<int, 4>{});
+    down(std::integral_constant<int, 4>{}, std::false_type{});
+  } else if (is_deep(p.routed.inner, 8)) {
+    down(std::integral_constant<int, 8>{}, std::true_type{});
   } else {
-    down(std::integral_constant<int, 8>{});
+    down(std::integral_constant<int, 8>{}, std::false_type{});
   }
 }
 
