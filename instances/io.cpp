@@ -5,6 +5,7 @@
 namespace mtpx {
 MTPX_JSON()
 MTPX_CHECKSUM()
+MTPX_CONVERT()
 MTPX_GGUF()
 MTPX_MODEL_FOLDERS(, Cpu)
 #ifdef MTPX_CUDA

@@ -24,7 +24,7 @@ struct ConfigSource {
 
   void add(CLI::App& command) {
     auto* config = command.add_option("--config", file, "config.json with DeepSeek-V3's field names");
-    command.add_option("--preset", preset, "Built-in configuration: nano, tiny, deep or small")
+    command.add_option("--preset", preset, "Built-in configuration: nano, tiny, deep, base or small")
         ->capture_default_str()
         ->excludes(config);
   }

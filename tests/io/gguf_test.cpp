@@ -88,7 +88,9 @@ void check_numbers(const gguf_test::File& file, const Transformer<float, Cpu>& m
   const Config& c = model.config;
   const std::map<std::string, Numbers> all = tensors(model);
   const Index rank = c.kv_lora_rank, nope = c.qk_nope_head_dim, v = c.v_head_dim, d = c.hidden_size;
-  for (const auto& [name, tensor] : file.tensors) {
+  for (const auto& entry : file.tensors) {
+    const std::string& name = entry.first;
+    const gguf_test::Tensor& tensor = entry.second;
     CAPTURE(name);
     Numbers want;
     const std::string layer = "model.layers." + name.substr(name.find('.') + 1, 1) + ".";
@@ -299,6 +301,11 @@ TEST_CASE("gguf: other models, and where the MTP module is left out") {
   CHECK(!softmax.keys.contains("deepseek2.expert_group_count"));
   CHECK(!softmax.tensors.contains("output.weight"));
   CHECK(!softmax.tensors.contains("blk.1.exp_probs_b.bias"));
+  Config yarn = whole();
+  yarn.rope_scaling->beta_fast = 1;
+  CHECK(
+      written(random_model<float, Cpu>(yarn, 1)).summary.notices ==
+      std::vector<std::string>{"llama.cpp computes this model with these options only: --yarn-beta-fast 1"});
   const auto model = random_model<float, Cpu>(whole(), 1);
   const Written without = written(model, {.type = f32, .mtp = false});
   CHECK(!without.summary.mtp);
@@ -356,15 +363,13 @@ TEST_CASE("gguf: what llama.cpp cannot compute is refused by name, what a type c
         "n_group = 3, topk_group = 2 with a softmax: to it a group is worth its two best experts, not one\n");
   const Folder folder;
   Config c = whole();
-  c.rope_scaling->beta_fast = 30;
+  c.n_shared_experts = 0;
   save_model(folder.root, random_model<float, Cpu>(c, 1));
   const auto error = [&]<typename Kind>(Kind*, GgufOptions options) {
     return folder.error<Kind>([&] { write_gguf(folder.root / "out.gguf", folder.root, options, Cpu(2)); });
   };
   CHECK(error(static_cast<ConfigError*>(nullptr), {}) ==
-        "[config] config.json: llama.cpp cannot compute this model\n  rope_scaling.beta_fast = 30, beta_slow "
-        "= 1: "
-        "it has 32 and 1");
+        "[config] config.json: llama.cpp cannot compute this model\n  n_shared_experts = 0: it wants one");
   CHECK(error(static_cast<ConfigError*>(nullptr), {.tokenizer = Tokenizer()}) != "");
 
   const auto with = [&](float value) {

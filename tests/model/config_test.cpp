@@ -93,9 +93,12 @@ TEST_CASE("config: the presets") {
   CHECK(deep().hidden_size == 192);
   CHECK(deep().num_nextn_predict_layers == 3);
   CHECK(deep().num_mtp_modules() == 1);
-  for (const char* name : {"tiny", "deep", "small"}) CHECK_NOTHROW(preset(name).validate());
+  CHECK(preset("base") == base());
+  CHECK(base().num_mtp_modules() == 1);
+  CHECK(base().parameter_count() == 299809408);
+  for (const char* name : {"tiny", "deep", "base", "small"}) CHECK_NOTHROW(preset(name).validate());
   CHECK_THROWS_WITH_AS(preset("huge"),
-                       "[config] no preset is called \"huge\"; there are nano, tiny, deep and small",
+                       "[config] no preset is called \"huge\"; there are nano, tiny, deep, base and small",
                        ConfigError);
 }
 

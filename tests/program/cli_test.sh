@@ -92,7 +92,7 @@ sed 's/"qk_rope_head_dim": 8/"qk_rope_head_dim": 7/; s/"num_experts_per_tok": 2/
 expect 2 "$(printf 'mtpx: [config] %s: these values do not add up\n  qk_rope_head_dim = 7: must be even, it is rotated in pairs\n  num_experts_per_tok = 9, n_routed_experts = 4: a token takes an expert once' "$work/bad.json")" \
   train --config "$work/bad.json" --data "$work/text.txt" "${out[@]}"
 expect 3 "mtpx: [config] $work/missing.json: cannot be opened: No such file or directory" train --config "$work/missing.json" "${out[@]}"
-expect 2 "mtpx: [config] no preset is called \"huge\"; there are nano, tiny, deep and small" train --preset huge "${out[@]}"
+expect 2 "mtpx: [config] no preset is called \"huge\"; there are nano, tiny, deep, base and small" train --preset huge "${out[@]}"
 expect 2 "mtpx: [train] seq = 4096: must not exceed max_position_embeddings = 2048" train --seq 4096 "${out[@]}"
 expect 2 "mtpx: --steps: Value 0 not in range 1 to 1073741824" train --steps 0 "${out[@]}"
 expect 2 "mtpx: --out is required" train

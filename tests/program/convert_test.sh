@@ -28,8 +28,11 @@ expect 4 "mtpx: [gguf] $work/nowhere/x: cannot be created: No such file or direc
 expect 4 "mtpx: [gguf] /dev/null: is not a regular file, and is not replaced" "${mixture[@]}" --force --out /dev/null
 cp -r "$golden/groups_yarn" "$work/other"
 sed -i 's/"beta_fast": 32.0/"beta_fast": 16.0/' "$work/other/config.json"
-expect 2 "mtpx: [config] $work/other/config.json: llama.cpp cannot compute this model
-  rope_scaling.beta_fast = 16, beta_slow = 1: it has 32 and 1" \
+expect 0 "notice: llama.cpp computes this model with these options only: --yarn-beta-fast 16" \
+  convert --model "$work/other" --no-tokenizer --out "$work/other.gguf"
+sed -i 's/"n_group": 4/"n_group": 3/' "$work/other/config.json"
+expect 2 "mtpx: [config] $work/other/config.json: these values do not add up
+  n_routed_experts = 8, n_group = 3: the groups must be equally large" \
   convert --model "$work/other" --no-tokenizer --force --out "$work/two.gguf"
 cmp "$work/two.gguf" "$work/kept.gguf" || fail "a refused run changed the file"
 [[ ! -e $work/none.gguf ]] || fail "a refused run left a file"

@@ -69,9 +69,6 @@ inline std::vector<std::string> not_in_deepseek2(const Config& c, bool mtp) {
   if (lite && c.q_lora_rank > 0)
     found.push_back(cat("q_lora_rank = ", c.q_lora_rank, ": it takes models of ", c.num_hidden_layers,
                         " layers for others that have none"));
-  if (c.rope_scaling && (c.rope_scaling->beta_fast != 32 || c.rope_scaling->beta_slow != 1))
-    found.push_back(cat("rope_scaling.beta_fast = ", c.rope_scaling->beta_fast,
-                        ", beta_slow = ", c.rope_scaling->beta_slow, ": it has 32 and 1"));
   if (c.is_moe(layers - 1)) {
     if (c.n_shared_experts == 0) found.push_back("n_shared_experts = 0: it wants one");
     if (c.n_routed_experts > most_experts)
@@ -81,6 +78,15 @@ inline std::vector<std::string> not_in_deepseek2(const Config& c, bool mtp) {
                           " with a softmax: to it a group is worth its two best experts, not one"));
   }
   return found;
+}
+
+/// Options that llama.cpp needs to stretch positions as the model does; it has beta_fast = 32 and beta_slow =
+/// 1, whatever a file of this architecture says.
+inline std::string gguf_yarn_options(const RopeScaling& scaling) {
+  std::string options;
+  if (scaling.beta_fast != 32) options += cat(" --yarn-beta-fast ", scaling.beta_fast);
+  if (scaling.beta_slow != 1) options += cat(" --yarn-beta-slow ", scaling.beta_slow);
+  return options;
 }
 
 /// YaRN's magnitudes as llama.cpp puts them together: cos and sin are multiplied by a, the scores by

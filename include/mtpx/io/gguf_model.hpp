@@ -142,6 +142,9 @@ GgufSummary write_gguf(const std::filesystem::path& path, const std::filesystem:
     summary.notices.push_back("written without MTP, with which llama.cpp could not draft: " + reason);
   detail::refuse((folder / "config.json").string(), "llama.cpp cannot compute this model",
                  detail::not_in_deepseek2(c, summary.mtp));
+  if (const std::string yarn = c.rope_scaling ? detail::gguf_yarn_options(*c.rope_scaling) : "";
+      !yarn.empty())
+    summary.notices.push_back("llama.cpp computes this model with these options only:" + yarn);
   if (summary.mtp && c.mtpx_draft_vocabulary > 0)
     summary.notices.push_back("mtpx_draft_vocabulary is left out: llama.cpp drafts from all tokens");
 

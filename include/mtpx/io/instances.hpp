@@ -31,6 +31,12 @@
   MTPX_INSTANCE_OF(HOW, train_and_save<float, D>) \
   MTPX_RUN(HOW, bf16, D)
 
+/// What reads every weight.
+#define MTPX_CONVERT(HOW)                \
+  MTPX_INSTANCE_OF(HOW, convert<float>)  \
+  MTPX_INSTANCE_OF(HOW, convert<double>) \
+  MTPX_INSTANCE_OF(HOW, convert<bf16>)
+
 #define MTPX_GGUF(HOW) MTPX_INSTANCE_OF(HOW, write_gguf<Cpu>)
 
 #define MTPX_CHECKSUM(HOW) MTPX_INSTANCE_OF(HOW, detail::xxh64_stripes<std::uint64_t>)
@@ -38,6 +44,7 @@
 #ifdef MTPX_COMPILED_IO
 namespace mtpx {
 MTPX_CHECKSUM(extern)
+MTPX_CONVERT(extern)
 MTPX_GGUF(extern)
 MTPX_MODEL_FOLDERS(extern, Cpu)
 #ifdef MTPX_CUDA

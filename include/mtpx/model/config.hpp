@@ -413,6 +413,31 @@ inline Config small() {
   return config;
 }
 
+/// A model that learns from tens of megabytes of text in minutes on one GPU: 16384 tokens, 12 layers of width
+/// 768, 16 experts; a token meets 108 million of 300 million parameters. One module drafts two tokens.
+inline Config base() {
+  Config config;
+  config.vocab_size = 16384;
+  config.hidden_size = 768;
+  config.intermediate_size = 3072;
+  config.moe_intermediate_size = 512;
+  config.num_hidden_layers = 12;
+  config.num_nextn_predict_layers = 2;
+  config.num_attention_heads = 6;
+  config.q_lora_rank = 384;
+  config.kv_lora_rank = 256;
+  config.qk_nope_head_dim = 128;
+  config.qk_rope_head_dim = 64;
+  config.v_head_dim = 128;
+  config.n_routed_experts = 16;
+  config.n_shared_experts = 1;
+  config.num_experts_per_tok = 4;
+  config.first_k_dense_replace = 1;
+  config.max_position_embeddings = 4096;
+  config.mtpx_heads = MtpHeads::repeated;
+  return config;
+}
+
 /// A model that learns to write in three minutes on two CPU cores: 2048 tokens, 6 narrow dense layers, and
 /// one module that drafts two tokens, each at a sixth of the trunk's price.
 inline Config nano() {
@@ -439,8 +464,10 @@ inline Config preset(std::string_view name) {
   if (name == "nano") return nano();
   if (name == "tiny") return tiny();
   if (name == "deep") return deep();
+  if (name == "base") return base();
   if (name == "small") return small();
-  throw ConfigError(cat("[config] no preset is called \"", name, "\"; there are nano, tiny, deep and small"));
+  throw ConfigError(
+      cat("[config] no preset is called \"", name, "\"; there are nano, tiny, deep, base and small"));
 }
 
 }  // namespace mtpx
