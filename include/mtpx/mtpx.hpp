@@ -1,6 +1,6 @@
 #pragma once
-// All of mtpx but io/, which needs a JSON library, and what is written with Eigen: <mtpx/core/eigen.hpp> and
-// <mtpx/reference.hpp>. Depends on the standard library alone.
+// All of mtpx but io/, which needs a JSON library, what is written with Eigen: <mtpx/core/eigen.hpp> and
+// <mtpx/reference.hpp>, and <mtpx/text/chat_template.hpp>. Depends on the standard library alone.
 
 #include <mtpx/autograd/checkpoint.hpp>
 #include <mtpx/autograd/gradcheck.hpp>

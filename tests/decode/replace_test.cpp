@@ -48,21 +48,23 @@ TEST_CASE("a slot that is given another text goes on as one that had it from the
       Index slot = kept.add(text, 5);
       (void)go_on(kept, slot, 20);
       // How much of the text so far stays, and how many tokens follow it; the last one begins another text.
-      for (const auto& [stays, more] :
-           {std::pair{20, 0}, {18, 3}, {12, 6}, {9, 1}, {5, 0}, {17, 0}, {1, 9}, {0, 4}}) {
+      struct Change {
+        std::size_t stays;
+        int more;
+      };
+      for (const Change& change : {Change{20, 0}, Change{18, 3}, Change{12, 6}, Change{9, 1}, Change{5, 0},
+                                   Change{17, 0}, Change{1, 9}, Change{0, 4}}) {
         const TokenIds& now = kept.tokens(slot);
-        const auto same = std::min(static_cast<std::size_t>(stays), now.size());
+        const std::size_t same = std::min(change.stays, now.size());
         text.assign(now.begin(), now.begin() + static_cast<std::ptrdiff_t>(same));
         if (same < now.size()) text.push_back((now[same] + 1) % 11);
-        for (int i = 0; i < more; ++i) text.push_back(static_cast<std::int32_t>(i * 5 % 11));
-        INFO("heads " << static_cast<int>(heads) << ", K = " << k << ", stays " << stays << ", more "
-                      << more);
+        for (int i = 0; i < change.more; ++i) text.push_back(static_cast<std::int32_t>(i * 5 % 11));
+        INFO("heads " << static_cast<int>(heads) << ", K = " << k << ", stays " << change.stays << ", more "
+                      << change.more);
         const Index before = kept.statistics().prompt_tokens;
         kept.replace(slot, text, 7, options.sampling);
-        CHECK(
-            kept.statistics().prompt_tokens - before ==
-            static_cast<Index>(text.size()) -
-                std::max<Index>(0, std::min(static_cast<Index>(same), static_cast<Index>(text.size()) - 1)));
+        const std::size_t decoded = text.size() - std::min(same, text.size() - 1);
+        CHECK(kept.statistics().prompt_tokens - before == static_cast<Index>(decoded));
         const Continued got = go_on(kept, slot, text.size() + 9);
         Speculator<float, Device> fresh(model, options);
         const Index other = fresh.add(text, 7);
