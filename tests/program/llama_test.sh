@@ -29,9 +29,9 @@ for model in "$golden"/*/config.json; do
   name=$(basename "$model")
   "$mtpx" convert --model "$model" --no-tokenizer --type f32 --out "$name.gguf" >/dev/null 2>notices
   errors=$(./check logits "$libraries" "$name.gguf" "$model/golden.safetensors")
-  echo "$name: relative errors of llama.cpp's logits $errors, bound 1e-4"
+  echo "$name: relative errors of llama.cpp's logits $errors, bound 1e-5"
   grep -q "written without MTP" notices && heads=1 || heads=2
-  awk -v heads="$heads" '{for (i = 1; i <= NF; ++i) if (!($i < 1e-4)) exit 1; exit NF != heads}' <<<"$errors" || fail "$name: $errors"
+  awk -v heads="$heads" '{for (i = 1; i <= NF; ++i) if (!($i < 1e-5)) exit 1; exit NF != heads}' <<<"$errors" || fail "$name: $errors"
 done
 [[ $(./check load "$libraries" "$golden/tiny.gguf" -) == "3 ids" ]] || fail "tiny.gguf"
 
