@@ -31,25 +31,37 @@ inline std::string scale_name(const std::string& weight) { return weight + "_sca
 ///
 /// quantized: F8_E4M3 [n, m] in `file`   scales: [ceil(n / rows), ceil(m / columns)]
 /// out: elements from `first` on, row by row
-/// Memory: one row besides `out`. The shapes are the caller's promise.
+/// Memory: one row besides `out`, and for each of its blocks what the 256 bytes stand for: with a scale that
+/// many elements share that is worked out once. The shapes are the caller's promise.
 template <typename Number>
 void dequantize(const SafeTensors& file, const SafeTensorsEntry& quantized, std::span<const float> scales,
                 BlockSize block, Index first, std::span<Number> out) {
+  constexpr Index bytes = 256;
   const Index columns = quantized.shape[1], across = (columns + block.columns - 1) / block.columns;
-  std::vector<float> row;
+  std::vector<std::byte> row;
+  std::vector<Number> values(static_cast<std::size_t>(across * bytes));  // [across, bytes]
+  Index known = -1;                                                      // row of blocks of the values
   while (!out.empty()) {
     const Index i = first / columns, begin = first % columns;
     const Index count = std::min(columns - begin, static_cast<Index>(out.size()));
+    if (i / block.rows != known) {
+      known = i / block.rows;
+      for (Index b = 0; b < across; ++b) {
+        const float scale = scales[static_cast<std::size_t>(known * across + b)];
+        Number* const of = values.data() + b * bytes;
+        for (std::size_t byte = 0; byte < bytes; ++byte)
+          of[byte] = static_cast<Number>(detail::f8_e4m3_values[byte] * scale);
+      }
+    }
     row.resize(static_cast<std::size_t>(count));
-    file.read(quantized, first, std::span(row));
-    const float* const scale = scales.data() + i / block.rows * across;
+    file.read_bytes(quantized, first, row);
+    Number* const to = out.data();
     for (Index done = 0; done < count;) {
       const Index b = (begin + done) / block.columns;
       const Index end = std::min(count, (b + 1) * block.columns - begin);
-      const float factor = scale[b];
-      const float* const from = row.data();
-      Number* const to = out.data();
-      for (; done < end; ++done) to[done] = static_cast<Number>(from[done] * factor);
+      const Number* const of = values.data() + b * bytes;
+      const std::byte* const from = row.data();
+      for (; done < end; ++done) to[done] = of[std::to_integer<std::size_t>(from[done])];
     }
     first += count;
     out = out.subspan(static_cast<std::size_t>(count));

@@ -431,8 +431,8 @@ LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const Weight
 /// weights are listed; so are missing, unexpected and misshapen tensors, ten at most, before the model is
 /// allocated; then every tensor that has a checksum is compared with it. Throws NumericError for a weight
 /// that is not finite. options.verify = false: any config.json, no checksums, any weights. All threads of the
-/// host read and convert, each its part of a tensor. Memory: the model, one row of an 8-bit weight a thread
-/// and, for a device with memory of its own, the pieces on their way there.
+/// host read and convert, each its part of a tensor. Memory: the model, what dequantize() takes a thread and,
+/// for a device with memory of its own, the pieces on their way there.
 ///
 /// progress: called tensor by tensor, by one thread at a time; it may not throw
 template <typename T, typename D>
