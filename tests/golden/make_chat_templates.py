@@ -374,6 +374,8 @@ pieces = [
     "a\n{% if yes %}\nb\n{% endif %}\nc\n", "a\n  {% if yes %}\n  b\n  {% endif %}\n  c  {# note #}\n d {#- note -#} \n e\n",
     " {%- if yes %} x {%- endif -%} \n y {%+ if yes %} z {%+ endif +%}\n w", "{{ n }}\n{{- n }} {{ n -}}\n {{ n }}\n\n", "  {{ n }}\n\t{% set x = 1 %}\n{{ x }}\r\nz\rw\n",
     "{ {{ {'a': {'b': 1}}['a']['b'] }} } {% if {} %}x{% endif %}{{ '}}' }}{{ \"%}\" }}{# {{ #}{{ 'a\\n\\'\\\\\\q\\101\\x41\\u00e9' }}", "{#- only -#}", "", "\n", "x\n\n",
+    "{% for i in l %}{{ s }}{% endfor %}{% set s = 1 %}{{ s }}", "{% if yes %}{% for i in [1] %}{{ s }}{% endfor %}{% set s = 1 %}{% endif %}{{ s }}",
+    "{% for i in [1, 2] %}{% for j in [1] %}{{ t }}|{% endfor %}{% set t = 'x' %}{{ t }}{% endfor %}{% macro f() %}{{ q }}{% for i in [1] %}{{ s }}{% endfor %}{% set q, s = 1, 2 %}{{ q }}{% endmacro %}{{ f() }}",
     "{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}|", "{{ [1, [2, (3, 4)], {'a': none}] == [1.0, [2, (3, 4)], {'a': none}] }} {{ [1] == (1,) }} {{ {'a': 1, 'b': 2} == {'b': 2, 'a': 1} }}",
 ]
 

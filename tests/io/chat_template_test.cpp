@@ -130,6 +130,13 @@ TEST_CASE("chat templates: whoever means harm gets one clear line") {
       "{% set x = namespace(a=[]) %}{% for i in range(50) %}{% set x.a = [x.a, x.a] %}{% endfor %}{{ x.a == "
       "x.a }}",
       "more than 20000 steps");
+  std::string names, keys;
+  for (int i = 0; i < 2500; ++i) {
+    names += cat("{% set x", i, " = 1 %}");
+    keys += cat("'", i, "': 1,");
+  }
+  starts(names, "more than 20000 steps");
+  starts("{{ {" + keys + "} }}", "more than 20000 steps");
   starts("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls nested deeper than 300");
   starts("{{ " + many("(", 5000) + "1" + many(")", 5000) + " }}", "what is nested deeper than 100");
   starts("{{ " + many("not ", 5000) + "1 }}", "what is nested deeper than 100");

@@ -120,22 +120,22 @@ class TemplateRun {
     return flow;
   }
 
-  void set_name(const std::string& name, Value what) {
-    for (auto& [known, value] : scopes_.back().names) {
+  /// names[name] = what
+  void put(Value::Pairs& names, const std::string& name, Value what) {
+    work_.steps(names.size() / 64);
+    for (auto& [known, value] : names) {
       if (known == name) return void(value = std::move(what));
     }
-    scopes_.back().names.emplace_back(name, std::move(what));
+    names.emplace_back(name, std::move(what));
   }
+  void set_name(const std::string& name, Value what) { put(scopes_.back().names, name, std::move(what)); }
 
   void set(const Statement& s, const Value& what) {
     if (!s.text.empty()) {
       TemplateNamespace* const space = look_up(s.text).space();
       if (space == nullptr || space->loop != nullptr)
         template_fault("'", s.text, "' is no namespace, so its attributes cannot be set");
-      for (auto& [name, value] : space->values) {
-        if (name == s.targets[0]) return void(value = what);
-      }
-      return void(space->values.emplace_back(s.targets[0], what));
+      return put(space->values, s.targets[0], what);
     }
     set_targets(s.targets, what);
   }
@@ -181,6 +181,7 @@ class TemplateRun {
 
   Value look_up(const std::string& name) const {
     const auto in = [&](const Value::Pairs& names) -> const Value* {
+      work_.steps(names.size() / 64);
       for (const auto& [known, value] : names) {
         if (known == name) return &value;
       }
@@ -220,7 +221,9 @@ class TemplateRun {
   Value attribute(const Value& v, const std::string& name) const {
     if (v.undefined() != nullptr) template_fault(v.undefined()->text);
     if (name.starts_with("__")) template_fault("the attribute '", name, "'");
+    if (v.mapping() != nullptr) work_.steps(v.mapping()->size() / 64);
     if (v.space() != nullptr) {
+      work_.steps(v.space()->values.size() / 64);
       if (v.space()->loop != nullptr) return loop_attribute(*v.space(), name);
       for (const auto& [known, value] : v.space()->values) {
         if (known == name) return value;
@@ -236,6 +239,7 @@ class TemplateRun {
   Value item(const Value& v, const Value& key) const {
     if (v.undefined() != nullptr) template_fault(v.undefined()->text);
     if (key.string() != nullptr) {
+      if (v.mapping() != nullptr) work_.steps(v.mapping()->size() / 64);
       if (const Value* const found = v.find(*key.string())) return *found;
       return attribute(v, *key.string());
     }
@@ -285,6 +289,7 @@ class TemplateRun {
         return List{Sequence::tuple, values(n)};
       case Kind::mapping: {
         Value::Pairs pairs;
+        work_.steps(n.parts.size() * n.parts.size() / 256);  // each key is compared with those before
         for (std::size_t i = 0; i < n.parts.size(); i += 2) {
           const Value key = value(n.parts[i]);
           if (key.string() == nullptr) template_fault("a mapping with a key that is ", key.kind());
@@ -437,6 +442,7 @@ class TemplateRun {
     }
     Value::Pairs pairs;
     const std::size_t plain = given.values().size() - given.names().size();
+    work_.steps(given.names().size() * given.names().size() / 64);
     if (plain > 0) {
       const Value& from = given.at(0, "mapping");
       if (from.mapping() == nullptr) template_fault("'", name, "' of ", from.kind());

@@ -38,42 +38,29 @@ class TemplateScopes {
     return false;
   }
   void reads(const TemplateNode& n) {
-    if (n.kind == TemplateNode::Kind::name && !knows(n.name)) known_.insert(n.name);
+    if (n.kind == TemplateNode::Kind::name) known_.insert(n.name);
     for (const TemplateNode& part : n.parts) reads(part);
   }
   void sets(const std::string& name) {
-    set_.insert(name);
-    if (!knows(name)) unset_.insert(name);
+    if (branches_ == 0 && !knows(name)) unset_.insert(name);
     known_.insert(name);
   }
 
   void see(const Statement& s) {
     using Kind = Statement::Kind;
-    if (s.kind == Kind::print || s.kind == Kind::set || s.kind == Kind::condition || s.kind == Kind::loop)
-      reads(s.expressions[0]);
+    if (s.kind == Kind::print || s.kind == Kind::set || s.kind == Kind::loop) reads(s.expressions[0]);
     if (s.kind == Kind::macro) sets(s.text);
-    if (s.kind == Kind::condition) see_branches(s);
+    if (s.kind == Kind::condition) {
+      for (const TemplateNode& test : s.expressions) reads(test);
+      ++branches_;
+      for (const auto& branch : s.bodies) {
+        for (const Statement& inner : branch) see(inner);
+      }
+      --branches_;
+    }
     if (s.kind != Kind::set && s.kind != Kind::set_block) return;
-    if (!s.text.empty()) {
-      if (!knows(s.text)) known_.insert(s.text);
-      return;
-    }
+    if (!s.text.empty()) return void(known_.insert(s.text));
     for (const std::string& name : s.targets) sets(name);
-  }
-
-  /// Each branch is read as if no other one were there; what is first set in one is not unset before.
-  void see_branches(const Statement& s) {
-    const TemplateScopes before = *this;
-    Names known, stored;
-    for (std::size_t i = 0; i < s.bodies.size(); ++i) {
-      if (i > 0 && i < s.expressions.size()) reads(s.expressions[i]);
-      TemplateScopes branch = before;
-      for (const Statement& inner : s.bodies[i]) branch.see(inner);
-      known.insert(branch.known_.begin(), branch.known_.end());
-      stored.insert(branch.set_.begin(), branch.set_.end());
-    }
-    known_.insert(known.begin(), known.end());
-    set_.insert(stored.begin(), stored.end());
   }
 
   void enter(Statement& s) {
@@ -98,7 +85,8 @@ class TemplateScopes {
   }
 
   const TemplateScopes* outside_;
-  Names known_, set_, unset_;
+  Names known_, unset_;
+  int branches_ = 0;  // around what is read
 };
 
 }  // namespace mtpx::detail
