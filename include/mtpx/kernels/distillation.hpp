@@ -46,11 +46,12 @@ struct TaughtRow {
     return mean_cost + (divergence == Divergence::kl ? lse - teacher_lse : lse);
   }
 
-  /// q_v and p_v.
+  /// q_v, of the student's logit.
   template <typename V>
   MTPX_ANYWHERE V student_of(V logit) const {
     return exact::exp(logit - exact::all<V>(lse));
   }
+  /// p_v, of the teacher's.
   template <typename V>
   MTPX_ANYWHERE V teacher_of(V logit) const {
     return exact::exp(logit - exact::all<V>(teacher_lse));

@@ -12,7 +12,8 @@ CrossEntropy<acc_t<T>, D> head_loss(const Transformer<T, D>& model, const Var<T,
                                     const Tensor<T, D>& main, const Batch<D>& batch,
                                     const MtpLossOptions& options) {
   if (k == 0 || options.distill <= 0) return depth_loss(normed, model.head(k), k, batch, options.divisor);
-  return taught_loss(normed, model.head(k), main, model.head(0).value(), k, batch, options);
+  const Teacher<T, D> teacher{main, model.head(0).value()};
+  return taught_loss(normed, model.head(k), teacher, k, batch, options);
 }
 
 /// The loss of all depths of a model, see sum_losses().

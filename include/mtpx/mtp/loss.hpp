@@ -91,17 +91,19 @@ CrossEntropy<acc_t<T>, D> depth_loss(const Var<T, D>& normed, const Weight<T, D>
 /// tokens up to t_{i+k}, as a depth that reads tokens does. So the teacher of the depth's row i is the main
 /// head's row i + k. Rows count as in depth_loss().
 ///
-/// normed: [B, T - k, hidden]   main: [B, T, hidden], dense, the main head's   options.distill: the share
+/// normed: [B, T - k, hidden]   main: the main head's x [B, T, hidden], dense, and its w
+/// options.distill: the share
 template <typename T, typename D>
 CrossEntropy<acc_t<T>, D> taught_loss(const Var<T, D>& normed, const Weight<T, D>& head,
-                                      const Tensor<T, D>& main, const Tensor<T, D>& main_head, Index k,
-                                      const Batch<D>& batch, const MtpLossOptions& options) {
-  const Index windows = main.shape()[0], time = main.shape()[1], width = main.shape()[2];
-  const Tensor<T, D> behind =
-      contiguous(main.reshape({windows, time * width}).narrow_last(k * width, (time - k) * width));
+                                      const Teacher<T, D>& main, Index k, const Batch<D>& batch,
+                                      const MtpLossOptions& options) {
+  const Shape s = main.x.shape();
+  const Tensor<T, D> states = main.x.reshape({s[0], s[1] * s[2]});
+  const Tensor<T, D> behind = contiguous(states.narrow_last(k * s[2], (s[1] - k) * s[2]));
+  const Teacher<T, D> teacher{behind.reshape({s[0], s[1] - k, s[2]}), main.w};
+  const Tensor<std::int32_t, D> labels = labels_ahead(batch.tokens, batch.positions, batch.counts, k);
   return linear_distillation<T, D>(
-      normed, head, {behind.reshape({windows, time - k, width}), main_head},
-      labels_ahead(batch.tokens, batch.positions, batch.counts, k), options.divergence, options.distill,
+      normed, head, teacher, labels, options.divergence, options.distill,
       options.divisor == LossDivisor::all_positions ? batch.batch() * batch.time() : 0);
 }
 
