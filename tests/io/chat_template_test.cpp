@@ -185,7 +185,7 @@ TEST_CASE("chat templates: where a folder has its own") {
   std::filesystem::remove(folder.root / "chat_template.jinja");
   folder.write("tokenizer_config.json", R"({"chat_template": [{"name": "tool_use", "template": "tools"}]})");
   CHECK(folder.error([&] { said(); }) ==
-        "[template] tokenizer_config.json: chat_template is neither a text nor a list with one that is named "
+        "[template] tokenizer_config.json: chat_template has none that is named "
         "\"default\"");
   folder.write("tokenizer_config.json", R"({"chat_template": "x", "eos_token": 3})");
   CHECK(folder.error([&] { said(); }) == "[template] tokenizer_config.json: eos_token = 3: must be a text");

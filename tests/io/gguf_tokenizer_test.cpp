@@ -169,7 +169,9 @@ TEST_CASE("gguf tokenizer: chat templates of the folder") {
   CHECK(all().at("chat_templates") == "tool_use");
   folder.write("tokenizer_config.json", R"({"chat_template": [{"name": "default"}]})");
   CHECK(folder.error([&] { all(); }) ==
-        "[gguf] tokenizer_config.json: chat_template: each of a list needs a name and a template");
+        "[gguf] tokenizer_config.json: chat_template is neither a text nor a list of those, each with a name "
+        "and "
+        "a template");
   folder.write("chat_template.jinja", "j\n");
   CHECK(all().at("chat_template") == "j\n");
 }

@@ -3,6 +3,7 @@
 
 #include <mtpx/io/file.hpp>
 #include <mtpx/io/json.hpp>
+#include <mtpx/io/tokenizer_files.hpp>
 #include <mtpx/text/chat_template.hpp>
 
 #include <filesystem>
@@ -46,8 +47,8 @@ inline ChatFormat read_chat_format(const std::filesystem::path& folder,
                                    const std::filesystem::path& file = {}) {
   constexpr Index most_template = Index{1} << 20, most_settings = Index{1} << 26;
   constexpr std::size_t most_values = 2'000'000;  // of settings that list each added token
-  const std::filesystem::path settings_path = folder / "tokenizer_config.json",
-                              usual = folder / "chat_template.jinja";
+  const std::filesystem::path settings_path = folder / detail::tokenizer_settings_name,
+                              usual = folder / detail::chat_template_name;
   const auto fail = [](const std::filesystem::path& path, const std::string& cause) {
     throw FileError(cat("[template] ", path.string(), ": ", cause));
   };
@@ -79,15 +80,10 @@ inline ChatFormat read_chat_format(const std::filesystem::path& folder,
          "has no chat template, neither chat_template.jinja nor chat_template in tokenizer_config.json; "
          "--template names a file that has one");
   }
-  const nlohmann::json* text = &*found;
-  for (std::size_t i = 0; found->is_array() && i < found->size(); ++i) {
-    const nlohmann::json& named = (*found)[i];
-    if (named.is_object() && named.value("name", nlohmann::json()) == "default" && named.contains("template"))
-      text = &named["template"];
-  }
-  if (!text->is_string())
-    fail(settings_path, "chat_template is neither a text nor a list with one that is named \"default\"");
-  return {ChatTemplate(text->get<std::string>(), settings_path.string() + ": chat_template"), tokens};
+  const auto texts = detail::chat_template_texts(InputFile("template", settings_path), settings);
+  const auto text = texts.find("");
+  if (text == texts.end()) fail(settings_path, "chat_template has none that is named \"default\"");
+  return {ChatTemplate(text->second, settings_path.string() + ": chat_template"), tokens};
 }
 
 }  // namespace mtpx

@@ -150,27 +150,15 @@ inline void add_bpe_tokens(GgufKeys& keys, const Tokenizer& tokenizer, const Con
   keys.texts("tokenizer.ggml.merges", merges);
 }
 
-/// The chat templates beside a model, by name; the usual one has none. From chat_template.jinja, or else
-/// `chat_template` of tokenizer_config.json: a text, or a list of them with names.
+/// The chat templates beside a model, by name; the usual one has none. From chat_template.jinja, or else from
+/// tokenizer_config.json, see chat_template_texts().
 inline std::map<std::string, std::string> chat_templates(const std::filesystem::path& folder) {
   constexpr Index most = Index{1} << 24;
-  const std::filesystem::path text = folder / "chat_template.jinja",
-                              settings = folder / tokenizer_settings_name;
+  const std::filesystem::path text = folder / chat_template_name, settings = folder / tokenizer_settings_name;
   if (std::filesystem::exists(text)) return {{"", InputFile("gguf", text).read_text(most)}};
   if (!std::filesystem::exists(settings)) return {};
   const InputFile file("gguf", settings);
-  const Json all = parse_json("gguf", file.read_text(most), file.path());
-  const Json found = all.is_object() ? all.value("chat_template", Json()) : Json();
-  std::map<std::string, std::string> templates;
-  if (found.is_string()) templates.emplace("", found.get<std::string>());
-  for (const Json& one : found.is_array() ? found : Json::array()) {
-    if (!one.is_object() || !one.contains("name") || !one["name"].is_string() || !one.contains("template") ||
-        !one["template"].is_string())
-      file.fail("chat_template: each of a list needs a name and a template");
-    const auto name = one["name"].get<std::string>();
-    templates.emplace(name == "default" ? "" : name, one["template"].get<std::string>());
-  }
-  return templates;
+  return chat_template_texts(file, parse_json("gguf", file.read_text(most), file.path()));
 }
 
 }  // namespace detail

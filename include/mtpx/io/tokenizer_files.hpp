@@ -5,8 +5,10 @@
 #include <mtpx/io/file.hpp>
 #include <mtpx/io/safetensors.hpp>
 #include <mtpx/io/weight_files.hpp>
+#include <mtpx/text/input_file.hpp>
 
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -25,6 +27,7 @@ constexpr const char* tokenizer_key = "tokenizer";  // in the weights' metadata:
 constexpr const char* tokenizer_name = "tokenizer.json";
 constexpr const char* next_tokenizer_name = "tokenizer.json.new";  // from before the weights to behind them
 constexpr const char* tokenizer_settings_name = "tokenizer_config.json";
+constexpr const char* chat_template_name = "chat_template.jinja";
 
 /// "bytes", or the checksum of tokenizer.json's bytes, as people can have it from `xxh64sum`. Nobody edits
 /// these by hand.
@@ -109,5 +112,34 @@ inline std::filesystem::path tokenizer_path(const std::filesystem::path& folder,
           there ? "is not the one that was written with the weights: its checksum is " + found : "is missing",
           ", the weights' has ", wanted->second));
 }
+
+namespace detail {
+
+/// The texts of `chat_template` in a tokenizer_config.json, which is one, or a list of them with names: by
+/// name, the usual one's ("default") being empty. Throws FileError.   settings: what `file` holds
+template <typename Value>
+std::map<std::string, std::string> chat_template_texts(const InputFile& file, const Value& settings) {
+  const auto fail = [&] {
+    file.fail("chat_template is neither a text nor a list of those, each with a name and a template");
+  };
+  std::map<std::string, std::string> texts;
+  const auto found = settings.find("chat_template");
+  if (found == settings.end() || found->is_null()) return texts;
+  if (found->is_string()) {
+    texts.emplace("", found->template get<std::string>());
+    return texts;
+  }
+  if (!found->is_array()) fail();
+  for (const Value& one : *found) {
+    const Value none, name = one.is_object() ? one.value("name", none) : none;
+    const Value text = one.is_object() ? one.value("template", none) : none;
+    if (!name.is_string() || !text.is_string()) fail();
+    texts.emplace(name == "default" ? std::string() : name.template get<std::string>(),
+                  text.template get<std::string>());
+  }
+  return texts;
+}
+
+}  // namespace detail
 
 }  // namespace mtpx
