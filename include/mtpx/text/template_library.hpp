@@ -110,6 +110,25 @@ inline bool has_method(const TemplateValue& v, std::string_view name) {
   return v.list() != nullptr && is_one_of(other_list_methods, name);
 }
 
+/// How many parts split_text() cuts a text into, or a few more.
+inline std::size_t most_parts(std::string_view text, const std::string* separator) {
+  std::size_t parts = 1;
+  if (separator == nullptr) {
+    // Beyond ASCII, white space begins with one of these.
+    for (const char c : text)
+      parts +=
+          std::string_view(" \t\n\v\f\r\x1c\x1d\x1e\x1f\xc2\xe1\xe2\xe3").find(c) != std::string_view::npos
+              ? 1
+              : 0;
+    return parts;
+  }
+  for (std::size_t at = 0;
+       !separator->empty() && (at = find_in(text, *separator, at)) != std::string_view::npos;
+       at += separator->size())
+    ++parts;
+  return parts;
+}
+
 inline TemplateValue strings(std::vector<std::string> parts, TemplateWork& work) {
   work.steps(parts.size());
   return TemplateValue::list_of({parts.begin(), parts.end()});
@@ -159,7 +178,7 @@ inline TemplateValue text_method(const std::string& self, std::string_view name,
     if (by != nullptr && !by->none() && by->string() == nullptr)
       template_fault("'", name, "' by ", by->kind());
     const Index count = given.whole(1, "maxsplit", -1);
-    work.steps(text.size());
+    work.steps(most_parts(text, by == nullptr ? nullptr : by->string()));
     return strings(split_text(text, by == nullptr ? nullptr : by->string(), count, name == "rsplit"), work);
   }
   if (name == "startswith") return ends([&](const std::string& with) { return text.starts_with(with); });
@@ -206,6 +225,7 @@ inline TemplateValue text_method(const std::string& self, std::string_view name,
       template_fault("'splitlines' of other line ends than \\n");
     if (text.empty()) return TemplateValue::list_of({});
     const std::string line = "\n";
+    work.steps(most_parts(text, &line));
     return strings(
         split_text(text.ends_with('\n') ? text.substr(0, text.size() - 1) : text, &line, -1, false), work);
   }

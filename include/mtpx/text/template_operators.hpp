@@ -1,7 +1,7 @@
 #pragma once
 // Operators of chat templates, as Python has them; what does not fit 64 bits is a fault.
 
-#include <mtpx/text/template_value.hpp>
+#include <mtpx/text/template_library.hpp>
 
 #include <limits>
 
