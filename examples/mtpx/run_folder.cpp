@@ -141,7 +141,8 @@ void RunFolder::check(bool force) const {
   };
   if (resume_.empty() && !force) {
     if (mtpx::has_model(out_)) there("model");
-    if (fs::exists(out_ / mtpx::detail::sidecar_name)) there("sidecar");
+    std::error_code ignored;
+    if (fs::exists(out_ / mtpx::detail::sidecar_name, ignored)) there("sidecar");
     if (!checkpoints_.steps().empty()) there("run, with checkpoints that --resume auto goes on from,");
   }
 }
