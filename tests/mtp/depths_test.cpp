@@ -17,7 +17,7 @@ namespace {
 using Model = Transformer<double, Device>;
 using TokenIds = std::vector<std::int32_t>;
 
-constexpr Index depth = 3, vocabulary = 5;
+constexpr Index most_depths = 3, vocabulary = 5;
 
 /// Calls check(model) for a random model of every combination of facts.
 template <typename Check>
@@ -30,7 +30,7 @@ void for_all_facts(const Check& check) {
     design.own_norm = (facts & 8) != 0;
     design.shares_weights = (facts & 16) != 0;
     design.own_layers = facts / 32;
-    Config c = dense_config(depth);
+    Config c = dense_config(most_depths);
     c.vocab_size = vocabulary;
     Model model(device(), c, design);
     randomize(model, 17, 0.5);
@@ -45,11 +45,11 @@ struct RowByRow {
   std::vector<Numbers> normed;  // [k]
 
   RowByRow(const Model& model, const TokenIds& tokens)
-      : cache(model, 1, static_cast<Index>(tokens.size()), depth) {
+      : cache(model, 1, static_cast<Index>(tokens.size()), most_depths) {
     Tape tape(Mode::inference);
     const bool chains = model.design.chains;
     const auto count = static_cast<Index>(tokens.size());
-    for (Index k = 0; k <= depth; ++k) {
+    for (Index k = 0; k <= most_depths; ++k) {
       const auto at = static_cast<std::size_t>(k);
       Numbers& out = normed.emplace_back();
       const Index ahead = model.design.reads_token ? k : 0;
@@ -63,7 +63,7 @@ struct RowByRow {
           const auto from = gather_rows(cache.states[chains ? at - 1 : 0], rows);
           h = model.decode_mtp(tape, k, tape.constant(from), token, rows, cache.modules[at - 1]);
         }
-        if (k == 0 || (chains && k < depth)) store_rows(h.carried.value(), rows, cache.states[at]);
+        if (k == 0 || (chains && k < most_depths)) store_rows(h.carried.value(), rows, cache.states[at]);
         const Numbers row = host(h.normed.value());
         out.insert(out.end(), row.begin(), row.end());
       }
@@ -81,7 +81,7 @@ Numbers first(const LatentCache<double, Device>& cache, Index count) {
 
 TEST_CASE("MtpDepths: every weight trains, and mtp_backward gives the gradients of the common tape") {
   for_all_facts([](Model& model) {
-    CHECK(model.mtp.size() == (model.design.shares_weights ? 1 : depth));
+    CHECK(model.mtp.size() == (model.design.shares_weights ? 1 : most_depths));
     const auto batch = random_batch(2, 6, vocabulary);
     const MtpLossOptions options{.lambda = 0.7};
     Tape tape;
@@ -105,7 +105,7 @@ TEST_CASE("MtpDepths: windows and caches give the same states") {
     tokens.pop_back();  // the last one's label
     const auto whole = model(tape, window);
     const RowByRow rows(model, tokens);
-    for (std::size_t k = 0; k <= depth; ++k) {
+    for (std::size_t k = 0; k <= most_depths; ++k) {
       const Numbers want = host(whole.normed[k].value());  // rows that have a target
       Numbers got = rows.normed[k];
       got.resize(want.size());
@@ -126,8 +126,8 @@ TEST_CASE("MtpDepths: drafts leave the text as it is, and final entries as witho
       return decoder;
     };
     const TokenIds plain = run(0, 40)->tokens();
-    for (const Index k : {Index{2}, depth, depth + 2}) {
-      if (k > depth && !model.design.chains) continue;  // these cannot run again
+    for (const Index k : {Index{2}, most_depths, most_depths + 2}) {
+      if (k > most_depths && !model.design.chains) continue;  // these cannot run again
       INFO("K = " << k);
       const auto decoder = run(k, 28);
       const TokenIds before = decoder->tokens();
@@ -137,7 +137,7 @@ TEST_CASE("MtpDepths: drafts leave the text as it is, and final entries as witho
       for (const Index a : decoder->statistics().accepted) accepted += a;
       if (!model.design.attends) continue;
       const RowByRow fresh(model, before);
-      for (Index module = 1; module <= std::min(k, depth); ++module) {
+      for (Index module = 1; module <= std::min(k, most_depths); ++module) {
         const auto at = static_cast<std::size_t>(module - 1);
         const Index final_entries =
             static_cast<Index>(before.size()) - (model.design.reads_token ? module : 1);

@@ -14,7 +14,7 @@ TEST_SUITE_BEGIN("depths' own embedding and head");
 
 namespace {
 
-const std::string embedding_name = "model.embed_tokens.weight", head_name = "lm_head.weight";
+const std::string main_embedding = "model.embed_tokens.weight", main_head = "lm_head.weight";
 const std::string own_embedding = "model.layers.3.embed_tokens.weight",
                   own_head = "model.layers.4.shared_head.head.weight";
 
@@ -36,8 +36,8 @@ Transformer<T, Device> copied(const Transformer<T, Device>& from, const Config& 
       if constexpr (std::is_same_v<decltype(to), decltype(tensor)>) {
         const bool own = name.starts_with("model.layers.");
         const bool same = other == name ||
-                          (other == embedding_name && own && name.ends_with(".embed_tokens.weight")) ||
-                          (other == head_name && own && name.ends_with(".shared_head.head.weight"));
+                          (other == main_embedding && own && name.ends_with(".embed_tokens.weight")) ||
+                          (other == main_head && own && name.ends_with(".shared_head.head.weight"));
         if (same) to.assign(tensor.to_host());
       }
     });
@@ -46,7 +46,7 @@ Transformer<T, Device> copied(const Transformer<T, Device>& from, const Config& 
 }
 
 template <typename T>
-std::map<std::string, Numbers> pass(Transformer<T, Device>& model, Numbers* losses = nullptr) {
+std::map<std::string, Numbers> pass_of(Transformer<T, Device>& model, Numbers* losses = nullptr) {
   const auto loss = mtp_backward(model, random_batch(2, 9, model.config.vocab_size), {.lambda = 0.6});
   if (losses != nullptr) {
     for (const auto& one : loss.depths) losses->push_back(host(one.loss.value())[0]);
@@ -73,8 +73,8 @@ TEST_CASE("own: copies of the main model's give its losses, and share its gradie
   auto shared = random_model(c, 1);
   auto own = copied(shared, own_config());
   Numbers got, want;
-  auto parts = pass(own, &got);
-  const auto whole = pass(shared, &want);
+  auto parts = pass_of(own, &got);
+  const auto whole = pass_of(shared, &want);
   check_bits(got, want);
   const auto join = [&](const std::string& main, const std::string& part) {
     Numbers& sum = parts.at(main);
@@ -85,8 +85,8 @@ TEST_CASE("own: copies of the main model's give its losses, and share its gradie
     for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += other[i];
     parts.erase(part);
   };
-  join(embedding_name, own_embedding);
-  join(head_name, own_head);
+  join(main_embedding, own_embedding);
+  join(main_head, own_head);
   check_close(parts, whole, 1e-13);
 }
 
@@ -118,14 +118,14 @@ TEST_CASE("own: others than the main model's, against finite differences") {
 TEST_CASE("own: they train where the main model is frozen or detached, and nothing reaches the main one's") {
   auto model = random_model(own_config(), 1);
   model.freeze_main();
-  const auto frozen = pass(model);
+  const auto frozen = pass_of(model);
   for (const std::string& name : {own_embedding, own_head})
     CHECK(relative_error(frozen.at(name), Numbers(frozen.at(name).size(), 0.0)) > 1e-4);
-  for (const std::string& name : {embedding_name, head_name}) CHECK(frozen.at(name).empty());
+  for (const std::string& name : {main_embedding, main_head}) CHECK(frozen.at(name).empty());
 
   auto detached = random_model(own_config(), 1);
   detached.detach_depths = true;
-  const auto all = pass(detached);
+  const auto all = pass_of(detached);
   check_bits(all.at(own_embedding), frozen.at(own_embedding));
   check_bits(all.at(own_head), frozen.at(own_head));
 }

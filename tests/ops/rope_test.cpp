@@ -10,15 +10,15 @@ TEST_SUITE_BEGIN("mtpx/ops/rope.hpp");
 
 namespace {
 
-constexpr double theta = 50;
+constexpr double rope_theta = 50;
 
 template <typename A>
 RopeTable<A, Device> make_table(Index positions, Index rope) {
   std::vector<A> cos, sin;
   for (Index p = 0; p < positions; ++p) {
     for (Index j = 0; j < rope / 2; ++j) {
-      const double angle =
-          static_cast<double>(p) * std::pow(theta, -2.0 * static_cast<double>(j) / static_cast<double>(rope));
+      const double angle = static_cast<double>(p) *
+                           std::pow(rope_theta, -2.0 * static_cast<double>(j) / static_cast<double>(rope));
       cos.push_back(static_cast<A>(std::cos(angle)));
       sin.push_back(static_cast<A>(std::sin(angle)));
     }
@@ -69,7 +69,7 @@ TEST_CASE("rope: the card") {
     const Ids positions = any_positions(s);
     const auto card = rope_card<double>(s, positions);
     check_close(card.run().value,
-                reference::rope(card.numbers<0>(), s.heads, s.width, s.rope, positions.to_host(), theta),
+                reference::rope(card.numbers<0>(), s.heads, s.width, s.rope, positions.to_host(), rope_theta),
                 1e-12);
     card.check();
     card.check_same_bits(card.strided<0>().run(), card.run());
@@ -109,7 +109,7 @@ TEST_CASE("interleaved and half-rotated scores are equal") {
   const auto half_rotated = [](const Numbers& x, double position) {
     Numbers y(8);
     for (std::size_t j = 0; j < 4; ++j) {
-      const double angle = position * std::pow(theta, -static_cast<double>(j) / 4);
+      const double angle = position * std::pow(rope_theta, -static_cast<double>(j) / 4);
       const double low = x[2 * j];
       const double high = x[2 * j + 1];
       y[j] = low * std::cos(angle) - high * std::sin(angle);

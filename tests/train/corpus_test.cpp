@@ -23,16 +23,16 @@ namespace fs = std::filesystem;
 namespace {
 
 /// An empty folder of its own, removed at the end.
-struct Folder {
+struct TextFolder {
   fs::path root;
-  Folder() {
+  TextFolder() {
     std::string pattern = (fs::temp_directory_path() / "mtpx_corpus_XXXXXX").string();
     REQUIRE(mkdtemp(pattern.data()) != nullptr);
     root = pattern;
   }
-  ~Folder() { fs::remove_all(root); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
+  ~TextFolder() { fs::remove_all(root); }
+  TextFolder(const TextFolder&) = delete;
+  TextFolder& operator=(const TextFolder&) = delete;
 
   fs::path write(const std::string& path, const std::string& bytes) const {
     fs::create_directories((root / path).parent_path());
@@ -72,7 +72,7 @@ using Strings = std::vector<std::string>;
 }  // namespace
 
 TEST_CASE("Corpus: a folder gives its text files sorted by path, whatever order they were made in") {
-  const Folder folder;
+  const TextFolder folder;
   for (const char* name : {"z.txt", "b/2.txt", "a.txt", "b/10.txt", "b/c/deep.txt", "B.txt"}) {
     folder.write(name, std::string("<") + name + ">");
   }
@@ -87,7 +87,7 @@ TEST_CASE("Corpus: a folder gives its text files sorted by path, whatever order 
 }
 
 TEST_CASE("Corpus: folders skip hidden entries, builds, links, special, binary and blank files") {
-  const Folder folder;
+  const TextFolder folder;
   folder.write("kept.txt", "kept");
   folder.write(".git/config", "x");
   folder.write("sub/.cache/x.txt", "x");
@@ -99,7 +99,7 @@ TEST_CASE("Corpus: folders skip hidden entries, builds, links, special, binary a
   folder.write("blank", " \r\n\t\n");
   folder.write("late_nul.txt", std::string(8192, 'a') + '\0');  // the NUL lies behind the first 8 KiB
   folder.write("early_nul.txt", std::string(8191, 'a') + '\0');
-  const Folder elsewhere;
+  const TextFolder elsewhere;
   elsewhere.write("x.txt", "x");
   fs::create_symlink(elsewhere.root, folder.root / "folder_link");
   fs::create_symlink(elsewhere.root / "x.txt", folder.root / "file_link");
@@ -114,7 +114,7 @@ TEST_CASE("Corpus: folders skip hidden entries, builds, links, special, binary a
 }
 
 TEST_CASE("Corpus: paths keep their order, and a file reached twice counts once") {
-  const Folder folder;
+  const TextFolder folder;
   const fs::path a = folder.write("a.txt", "A"), b = folder.write("b.txt", "B");
   CHECK(all_text(Corpus::from_paths({b, a})) == "BA");
   CHECK(all_text(Corpus::from_paths({b, folder.root, a, folder.root / "." / "b.txt"})) == "BA");
@@ -122,7 +122,7 @@ TEST_CASE("Corpus: paths keep their order, and a file reached twice counts once"
 }
 
 TEST_CASE("Corpus: a named file is taken byte for byte (D5)") {
-  const Folder folder;
+  const TextFolder folder;
   std::string bytes = "\xEF\xBB\xBFline\r\n\xFF\xFE\xC3(";  // byte order mark, CRLF, broken UTF-8
   for (int byte = 0; byte < 256; ++byte) bytes += static_cast<char>(byte);
   const Corpus corpus = Corpus::from_paths({folder.write("odd.bin", bytes)});
@@ -136,7 +136,7 @@ TEST_CASE("Corpus: a named file is taken byte for byte (D5)") {
 }
 
 TEST_CASE("Corpus: large files are mapped, small ones read, with the same rules") {
-  const Folder folder;
+  const TextFolder folder;
   std::string large(1 << 20, 'a');
   large.back() = 'b';
   folder.write("a/large.txt", large);
@@ -160,7 +160,7 @@ TEST_CASE("Corpus: large files are mapped, small ones read, with the same rules"
 }
 
 TEST_CASE("Corpus: bad paths give one exact line (D1)") {
-  const Folder folder;
+  const TextFolder folder;
   const std::string root = folder.root.string();
   CHECK(reading_error({}) == "[data] no file or folder given");
   CHECK(reading_error({root + "/none"}) == "[data] " + root + "/none: no such file or folder");
@@ -182,7 +182,7 @@ TEST_CASE("Corpus: a file that cannot be read is an error, also inside a folder"
     CHECK(reading_error({"/proc/self/mem"}) == "[data] /proc/self/mem: cannot be read (Input/output error)");
   }
   if (geteuid() == 0) return;  // root may read everything
-  const Folder folder;
+  const TextFolder folder;
   folder.write("a.txt", "a");
   fs::permissions(folder.write("b.txt", "b"), fs::perms::none);
   CHECK(reading_error({folder.root}) ==
