@@ -13,7 +13,7 @@ using mtpx::bf16;
 
 namespace {
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float float_infinity = std::numeric_limits<float>::infinity();
 
 bf16 pattern(unsigned bits) { return bf16::from_bits(static_cast<std::uint16_t>(bits)); }
 
@@ -49,10 +49,10 @@ TEST_CASE("bf16: rounds to nearest, ties to even, at every pair of neighbours") 
     const unsigned even = (low & 1U) == 0 ? low : high;
     wrong += rounded(middle) != even;
     wrong += rounded(std::nextafter(middle, 0.0f)) != low;
-    wrong += rounded(std::nextafter(middle, infinity)) != high;
+    wrong += rounded(std::nextafter(middle, float_infinity)) != high;
     wrong += rounded(-middle) != (even | 0x8000U);
     wrong += rounded(-std::nextafter(middle, 0.0f)) != (low | 0x8000U);
-    wrong += rounded(-std::nextafter(middle, infinity)) != (high | 0x8000U);
+    wrong += rounded(-std::nextafter(middle, float_infinity)) != (high | 0x8000U);
   }
   CHECK(wrong == 0);
 }
@@ -68,8 +68,8 @@ TEST_CASE("bf16: named values") {
   CHECK(rounded(1.01171875f) == 0x3f82U);  // 1 + 3 * 2^-8, a tie: up to the even one
   CHECK(rounded(std::numeric_limits<float>::max()) == 0x7f80U);
   CHECK(rounded(-std::numeric_limits<float>::max()) == 0xff80U);
-  CHECK(rounded(infinity) == 0x7f80U);
-  CHECK(rounded(-infinity) == 0xff80U);
+  CHECK(rounded(float_infinity) == 0x7f80U);
+  CHECK(rounded(-float_infinity) == 0xff80U);
   CHECK(rounded(std::numeric_limits<float>::denorm_min()) == 0);
   CHECK(static_cast<float>(pattern(1)) == std::ldexp(1.0f, -133));
   CHECK(bf16(3.140625).bits == 0x4049U);

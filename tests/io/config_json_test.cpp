@@ -45,7 +45,7 @@ std::string problem_of(const Json& json) {
 }
 std::string problem(const std::string& changes) { return problem_of(changed(changes)); }
 
-const std::string yarn = R"("factor": 40, "original_max_position_embeddings": 4096)";
+const std::string yarn_keys = R"("factor": 40, "original_max_position_embeddings": 4096)";
 
 }  // namespace
 
@@ -124,14 +124,14 @@ TEST_CASE("config.json: rotary positions in both spellings") {
   const auto scaling = [](const std::string& changes) { return config_of(changed(changes)).rope_scaling; };
   CHECK(scaling("{}") == std::nullopt);
   CHECK(scaling(R"({"rope_scaling": null})") == std::nullopt);
-  CHECK(scaling(R"({"rope_scaling": {"type": "yarn", )" + yarn + "}}") == want);
-  CHECK(scaling(R"({"rope_scaling": {"rope_type": "yarn", "type": "yarn", )" + yarn + "}}") == want);
+  CHECK(scaling(R"({"rope_scaling": {"type": "yarn", )" + yarn_keys + "}}") == want);
+  CHECK(scaling(R"({"rope_scaling": {"rope_type": "yarn", "type": "yarn", )" + yarn_keys + "}}") == want);
   CHECK(scaling(R"({"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "truncate": true,
                    "attention_factor": null, "partial_rotary_factor": 1.0, )" +
-                yarn + "}}") == want);
+                yarn_keys + "}}") == want);
   CHECK(scaling(R"({"rope_scaling": {"type": "yarn", "beta_fast": 16, "beta_slow": 2, "mscale": 0.5,
                    "mscale_all_dim": 0.25, )" +
-                yarn + "}}") == RopeScaling{40, 4096, 16, 2, 0.5, 0.25});
+                yarn_keys + "}}") == RopeScaling{40, 4096, 16, 2, 0.5, 0.25});
   CHECK(scaling(R"({"rope_parameters": {"rope_type": "default", "rope_theta": 10000}})") == std::nullopt);
 
   Json newer = tiny_json();
@@ -144,7 +144,7 @@ TEST_CASE("config.json: rotary positions in both spellings") {
 TEST_CASE("config.json: rotary positions that contradict or cannot be honoured") {
   CHECK(problem(R"({"rope_parameters": {"rope_theta": 50000}})") ==
         "rope_theta = 10000 and 50000: given twice, and different");
-  CHECK(problem(R"({"rope_parameters": {}, "rope_scaling": {"type": "yarn", )" + yarn + "}}") ==
+  CHECK(problem(R"({"rope_parameters": {}, "rope_scaling": {"type": "yarn", )" + yarn_keys + "}}") ==
         "rope_scaling and rope_parameters are both given, and different");
   CHECK(problem(R"({"rope_scaling": {"type": "linear", "factor": 2}})") ==
         "rope_scaling.type = \"linear\": only \"default\" and \"yarn\" are supported\n"
@@ -153,14 +153,14 @@ TEST_CASE("config.json: rotary positions that contradict or cannot be honoured")
         "rope_scaling.factor is missing\n  rope_scaling.original_max_position_embeddings is missing");
   for (const std::string one :
        {R"("mscale": 0.5)", R"("mscale_all_dim": 1)", R"("mscale": 0, "mscale_all_dim": 1)"}) {
-    CHECK(problem(R"({"rope_scaling": {"type": "yarn", )" + one + ", " + yarn + "}}")
+    CHECK(problem(R"({"rope_scaling": {"type": "yarn", )" + one + ", " + yarn_keys + "}}")
               .ends_with("published programs agree only where both are given and not 0, or neither is"));
   }
-  CHECK(problem(R"({"rope_scaling": {"type": "yarn", "attention_factor": 1.5, )" + yarn + "}}") ==
+  CHECK(problem(R"({"rope_scaling": {"type": "yarn", "attention_factor": 1.5, )" + yarn_keys + "}}") ==
         "rope_scaling.attention_factor = 1.5: only null is supported");
-  CHECK(problem(R"({"rope_scaling": {"type": "yarn", "truncate": false, )" + yarn + "}}") ==
+  CHECK(problem(R"({"rope_scaling": {"type": "yarn", "truncate": false, )" + yarn_keys + "}}") ==
         "rope_scaling.truncate = false: only true is supported");
-  CHECK(problem(R"({"rope_scaling": {"type": "yarn", "curve": [], )" + yarn + "}}") ==
+  CHECK(problem(R"({"rope_scaling": {"type": "yarn", "curve": [], )" + yarn_keys + "}}") ==
         "rope_scaling.curve = an array: is not known");
   CHECK(problem(R"({"rope_parameters": {"partial_rotary_factor": 0.5}})") ==
         "rope_parameters.partial_rotary_factor = 0.5: only 1 is supported");

@@ -60,7 +60,7 @@ std::string after(Change change) {
 }
 
 const double not_a_number = std::numeric_limits<double>::quiet_NaN();
-const double infinity = std::numeric_limits<double>::infinity();
+const double infinite = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
@@ -287,7 +287,7 @@ TEST_CASE("config F5: the depth") {
 }
 
 TEST_CASE("config F6: numbers that are no measure") {
-  for (double bad : {0.0, -1e-6, not_a_number, infinity}) {
+  for (double bad : {0.0, -1e-6, not_a_number, infinite}) {
     CHECK(after([&](Config& c) { c.rms_norm_eps = bad; }) ==
           lines({cat("rms_norm_eps = ", bad, ": must be a finite number above 0")}));
     CHECK(after([&](Config& c) { c.rope_theta = bad; }) ==

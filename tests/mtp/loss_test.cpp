@@ -11,7 +11,7 @@ TEST_SUITE_BEGIN("mtpx/mtp/loss.hpp");
 
 namespace {
 
-constexpr Index few_windows = 2, steps = 4, depths = 2;
+constexpr Index few_windows = 2, few_steps = 4, depths = 2;
 using Model = Transformer<double, Device>;
 
 Config config() {
@@ -26,8 +26,8 @@ struct States {
 
   States() {
     for (Index k = 0; k <= depths; ++k) {
-      leaves.push_back(
-          activation(random_tensor<double>({few_windows, steps - k, 8}, 60 + static_cast<std::uint64_t>(k))));
+      leaves.push_back(activation(
+          random_tensor<double>({few_windows, few_steps - k, 8}, 60 + static_cast<std::uint64_t>(k))));
     }
   }
   Forward<double, Device> on(Tape& tape, const std::vector<double>& balance = {}) const {
@@ -51,8 +51,8 @@ Ints labels(const Batch<Device>& b, Index k) {
   const Ints positions = b.positions.defined() ? b.positions.to_host() : Ints();
   Ints all;
   for (Index row = 0; row < few_windows; ++row) {
-    for (Index i = 0; i + k < steps; ++i) {
-      const Index here = row * (steps + 1) + i;
+    for (Index i = 0; i + k < few_steps; ++i) {
+      const Index here = row * (few_steps + 1) + i;
       const bool same = positions.empty() || nth(positions, here + k + 1) == nth(positions, here) + k + 1;
       all.push_back(same ? nth(tokens, here + k + 1) : -1);
     }
@@ -71,7 +71,7 @@ reference::CrossEntropy reference_depth(const Model& model, const States& states
 TEST_CASE("mtp_loss: total = L_main + lambda / D sum_k w_k L_k + balance losses") {
   const Model model = random_model(config(), 1);
   const States states;
-  const auto b = random_batch(few_windows, steps, 11);
+  const auto b = random_batch(few_windows, few_steps, 11);
   for (const double lambda : {0.0, 0.3, 2.0}) {
     for (const std::vector<double>& w :
          {std::vector<double>{}, std::vector<double>{0.5}, std::vector<double>{0.5, 4, 9}}) {
@@ -93,7 +93,7 @@ TEST_CASE("mtp_loss: total = L_main + lambda / D sum_k w_k L_k + balance losses"
 TEST_CASE("mtp_loss: D is the number of modules, even where fewer ran") {
   const Model model = random_model(config(), 1);
   const States states;
-  const auto b = random_batch(few_windows, steps, 11);
+  const auto b = random_batch(few_windows, few_steps, 11);
   Tape tape;
   auto out = states.on(tape);
   out.normed.pop_back();
@@ -107,8 +107,8 @@ TEST_CASE(
     "mtp_loss: depth k learns from the main head's row that predicts the same token, which hears nothing") {
   Model model = random_model(config(), 1);
   const States states;
-  auto b = random_batch(few_windows, steps, 11);
-  b.positions = tensor<std::int32_t>({few_windows, steps + 1}, {0, 1, 2, 0, 1, 0, 1, 2, 3, 4});
+  auto b = random_batch(few_windows, few_steps, 11);
+  b.positions = tensor<std::int32_t>({few_windows, few_steps + 1}, {0, 1, 2, 0, 1, 0, 1, 2, 3, 4});
   const auto run = [&](MtpLossOptions options) {
     for (const auto& leaf : states.leaves) leaf.slot()->filled = false;
     model.zero_grad();
@@ -126,8 +126,8 @@ TEST_CASE(
     for (Index k = 1; k <= depths; ++k) {
       Numbers teacher;
       for (Index row = 0; row < few_windows; ++row) {
-        for (Index i = 0; i + k < steps; ++i) {
-          const auto from = main.begin() + (row * steps + i + k) * 8;
+        for (Index i = 0; i + k < few_steps; ++i) {
+          const auto from = main.begin() + (row * few_steps + i + k) * 8;
           teacher.insert(teacher.end(), from, from + 8);
         }
       }
@@ -145,7 +145,7 @@ TEST_CASE(
 TEST_CASE("mtp_loss: gradients of the head and of every state are those of the sum over whole logits") {
   Model model = random_model(config(), 1);
   const States states;
-  const auto b = random_batch(few_windows, steps, 11);
+  const auto b = random_batch(few_windows, few_steps, 11);
   Tape tape;
   const auto loss = mtp_loss(model, states.on(tape), b, {.lambda = 0.6});
   tape.backward(loss.total);
@@ -164,14 +164,14 @@ TEST_CASE("mtp_loss: gradients of the head and of every state are those of the s
 TEST_CASE("mtp_loss: documents: a target in another document does not count") {
   const Model model = random_model(config(), 1);
   const States states;
-  Batch<Device> b = random_batch(few_windows, steps, 11);
-  b.positions = tensor<std::int32_t>({few_windows, steps + 1}, {0, 1, 2, 0, 1, 7, 0, 1, 2, 3});
+  Batch<Device> b = random_batch(few_windows, few_steps, 11);
+  b.positions = tensor<std::int32_t>({few_windows, few_steps + 1}, {0, 1, 2, 0, 1, 7, 0, 1, 2, 3});
   CHECK(labels(b, 0)[2] == -1);
   CHECK(labels(b, 1)[1] == -1);
   for (const LossDivisor divisor : {LossDivisor::valid_rows, LossDivisor::all_positions}) {
     Tape tape;
     const auto loss = mtp_loss(model, states.on(tape), b, {.divisor = divisor});
-    const Index fixed = divisor == LossDivisor::valid_rows ? 0 : few_windows * steps;
+    const Index fixed = divisor == LossDivisor::valid_rows ? 0 : few_windows * few_steps;
     for (Index k = 0; k <= depths; ++k) {
       const auto want = reference_depth(model, states, b, k, fixed);
       const auto& got = loss.depths[static_cast<std::size_t>(k)];
@@ -186,9 +186,9 @@ TEST_CASE("mtp_loss: a depth whose rows all lack a target adds zero loss and zer
   Model model = random_model(config(), 1);
   for (const LossDivisor divisor : {LossDivisor::valid_rows, LossDivisor::all_positions}) {
     const States states;
-    Batch<Device> b = random_batch(few_windows, steps, 11);
+    Batch<Device> b = random_batch(few_windows, few_steps, 11);
     b.positions =
-        tensor<std::int32_t>({few_windows, steps + 1}, {0, 1, 0, 1, 0, 0, 1, 0, 1, 0});  // of two tokens
+        tensor<std::int32_t>({few_windows, few_steps + 1}, {0, 1, 0, 1, 0, 0, 1, 0, 1, 0});  // of two tokens
     Tape tape;
     const auto loss = mtp_loss(model, states.on(tape), b, {.lambda = 1.0, .divisor = divisor});
     tape.backward(loss.total);
@@ -198,7 +198,7 @@ TEST_CASE("mtp_loss: a depth whose rows all lack a target adds zero loss and zer
     for (std::size_t k = 1; k <= 2; ++k) {
       for (const double g : host(states.leaves[k].grad())) CHECK(g == 0.0);
     }
-    b.positions = tensor<std::int32_t>({few_windows, steps + 1}, Ids::zeros(device(), {10}).to_host());
+    b.positions = tensor<std::int32_t>({few_windows, few_steps + 1}, Ids::zeros(device(), {10}).to_host());
     model.zero_grad();
     Tape nothing;
     const auto none = mtp_loss(model, states.on(nothing), b, {.divisor = divisor});
