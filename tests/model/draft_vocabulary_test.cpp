@@ -10,13 +10,13 @@ TEST_SUITE_BEGIN("mtpx/model/draft_vocabulary.hpp");
 
 TEST_CASE("most_frequent_ids: by count, the lowest among equals, ascending") {
   const std::vector<Index> counts{3, 9, 0, 9, 3, 3};
-  using SomeIds = std::vector<std::int32_t>;
+  using FrequentIds = std::vector<std::int32_t>;
   CHECK(most_frequent_ids(counts, 0).empty());
-  CHECK(most_frequent_ids(counts, 1) == SomeIds{1});
-  CHECK(most_frequent_ids(counts, 2) == SomeIds{1, 3});
-  CHECK(most_frequent_ids(counts, 4) == SomeIds{0, 1, 3, 4});
-  CHECK(most_frequent_ids(counts, 6) == SomeIds{0, 1, 2, 3, 4, 5});
-  CHECK(most_frequent_ids(counts, 7) == SomeIds{0, 1, 2, 3, 4, 5});
+  CHECK(most_frequent_ids(counts, 1) == FrequentIds{1});
+  CHECK(most_frequent_ids(counts, 2) == FrequentIds{1, 3});
+  CHECK(most_frequent_ids(counts, 4) == FrequentIds{0, 1, 3, 4});
+  CHECK(most_frequent_ids(counts, 6) == FrequentIds{0, 1, 2, 3, 4, 5});
+  CHECK(most_frequent_ids(counts, 7) == FrequentIds{0, 1, 2, 3, 4, 5});
 }
 
 TEST_CASE("check_draft_ids: tokens, ascending, each once") {
