@@ -113,7 +113,7 @@ TEST_CASE("after 1000 rounds of drafts, caches equal those of a fresh prefill, b
         const auto e = static_cast<Index>(speculator.tokens().size()) - 1;
         speculator.step();
         REQUIRE(!speculator.emitted().empty());
-        if (round < 4 || round == 250 || round == 1000) {
+        if (round < 4 || round % 250 == 0) {
           INFO("D = " << depth << ", K = " << k << ", round " << round);
           check_caches(model, speculator.cache(), speculator.tokens(), e, 1 << 20);  // fed whole
           if (round < 4 || round == 250)

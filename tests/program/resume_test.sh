@@ -2,11 +2,11 @@
 # Runs that cannot be lost: whatever ends a training, it goes on to the bytes of one that was not interrupted.
 # Usage: tests/program/resume_test.sh PROGRAM [DEVICE]
 # FAULTS=FILE: the library of tests/support/file_faults.cpp, for faults inside a save
-# KILLS=N: random moments (default 2)   EVERY=N: each N-th call on a file of the run (default 211)   KINDS: of faults
+# KILLS=N: random moments (default 2)   EVERY=N: each N-th call on a file of the run (default 151)   KINDS: of faults
 set -euo pipefail
 # shellcheck source=tests/program/common.sh
 source "$(dirname "$0")/common.sh"
-kills=${KILLS:-2} every=${EVERY:-211} faults=${FAULTS:-} kinds=${KINDS:-kill ENOSPC EIO short}
+kills=${KILLS:-2} every=${EVERY:-151} faults=${FAULTS:-} kinds=${KINDS:-kill ENOSPC EIO short}
 train=(train --config "$work/config.json" --data "$work/text.txt" --seq 32 --eval-every 20 --eval-windows 2 --batch 2)
 
 # same NAME A B: the model and the metrics of two runs are equal, byte for byte.
