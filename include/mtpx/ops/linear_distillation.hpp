@@ -38,13 +38,13 @@ void require_taught(const char* op, const Var<T, D>& x, const Weight<T, D>& w, c
 /// computes the chunks again.
 ///
 ///   q_r = softmax(x_r W^T),   p_r = softmax(x'_r W'^T), the teacher's
-///   row_loss_r = share divergence(p_r, q_r) + (1 - share) (-log q_r,label),   loss = sum_r row_loss_r /
-///   divisor
+///   row_loss_r = share divergence(p_r, q_r) + (1 - share) (-log q_r,label)
+///   loss = sum_r row_loss_r / divisor
 ///
 ///   cross_entropy     -sum_v p_v log q_v              dz = q - p          (z: the student's logits)
 ///   kl                 sum_v p_v (log p_v - log q_v)  dz = q - p
-///   total_variation    sum_v |p_v - q_v| / 2          dz_v = q_v (s_v - sum_u q_u s_u) / 2,   s = sign(q -
-///   p)
+///   total_variation    sum_v |p_v - q_v| / 2          dz_v = q_v (s_v - sum_u q_u s_u) / 2
+///                                                     s_v = sign(q_v - p_v)
 ///
 /// Where q_v = p_v the total variation has a kink: s_v is 0 there, between its two slopes. The teacher hears
 /// nothing of it. share: of the divergence, 0 .. 1; the labels' own cross-entropy has the rest, in the same
