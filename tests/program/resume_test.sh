@@ -2,7 +2,8 @@
 # Runs that cannot be lost: whatever ends a training, it goes on to the bytes of one that was not interrupted.
 # Usage: tests/program/resume_test.sh PROGRAM [DEVICE]
 # FAULTS=FILE: the library of tests/support/file_faults.cpp, for faults inside a save
-# KILLS=N: random moments (default 2)   EVERY=N: each N-th call on a file of the run (default 151)   KINDS: of faults
+# KILLS=N: random moments (default 2)   EVERY=N: each N-th call on a file of the run (default 151)   FIRST=N: from the N-th
+# on (default: any of the first EVERY)   KINDS: of faults
 set -euo pipefail
 # shellcheck source=tests/program/common.sh
 source "$(dirname "$0")/common.sh"
@@ -81,7 +82,7 @@ if [[ -n $faults ]]; then
     "$work/calls" >"$work/order" || fail "the order of a save: $(head -n 1 "$work/order")"
   for what in $kinds; do
     ended=0
-    for ((at = 1 + RANDOM % every; at <= total; at += every)); do
+    for ((at = ${FIRST:-1 + RANDOM % every}; at <= total; at += every)); do
       rm -rf "$work/fault"
       fault "$at" "$what"
       if [[ $status != 0 ]]; then
