@@ -81,7 +81,7 @@ inline bool written() {
 
 inline std::string fixed(double value, int digits) {
   std::ostringstream text;
-  text << std::fixed << std::setprecision(digits) << value;
+  text << std::fixed << std::setprecision(digits) << mtpx::detail::unsigned_nan(value);
   return text.str();
 }
 

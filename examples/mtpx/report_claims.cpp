@@ -86,9 +86,11 @@ Json summary(const Checked& design, const Checked* baseline) {
       }
     }
   }
-  if (baseline != nullptr)
-    all["main_loss_over_baseline"] =
-        spread(differences(design, over_seeds(design, main_loss), over_seeds(*baseline, main_loss)));
+  if (baseline != nullptr) {
+    const std::vector<double> without = over_seeds(*baseline, main_loss),
+                              with = over_seeds(design, main_loss);
+    all["main_loss_over_baseline"] = spread(differences(design, with, without));
+  }
   return all;
 }
 
@@ -124,7 +126,8 @@ Json claims(const Checked& table) {
   Json all = Json::array();
   const auto compare = [&](const char* text, const std::string& figure, const char* better, const char* worse,
                            const Figure& f) {
-    all.push_back(claim(text, figure, differences(table, of(better, f), of(worse, f))));
+    const std::vector<double> without = of(worse, f), with = of(better, f);  // errors name the first
+    all.push_back(claim(text, figure, differences(table, with, without)));
   };
   const Figure gain = [](const Checked& r) { return -main_loss(r); };
   if (has({"sequential", "parallel"})) {

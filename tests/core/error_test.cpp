@@ -7,6 +7,8 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <limits>
 #include <new>
 #include <string>
 
@@ -116,4 +118,11 @@ TEST_CASE("require: a tensor's text says where its rows are apart, and that it i
                        "  b: [2, 2, 4], rows 6 apart\n"
                        "  in mlp",
                        ShapeError);
+}
+
+TEST_CASE("cat: a NaN has no sign, whatever made it; other numbers keep theirs") {
+  const double nan = std::numeric_limits<double>::quiet_NaN(),
+               infinite = std::numeric_limits<double>::infinity();
+  CHECK(cat(nan, ' ', std::copysign(nan, -1.0), ' ', -infinite, ' ', -0.0, ' ', -1.5F) ==
+        "nan nan -inf -0 -1.5");
 }

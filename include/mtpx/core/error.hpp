@@ -7,11 +7,13 @@
 #include <cstddef>
 #include <cstdio>
 #include <initializer_list>
+#include <limits>
 #include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 namespace mtpx {
 
@@ -56,12 +58,25 @@ class NumericError : public Error {
   using Error::Error;
 };
 
-/// Concatenates its arguments as `<<` would print them. Throws std::bad_alloc.
+namespace detail {
+/// What is printed of a value: of a NaN no sign, which compilers and processors give it as they please.
+template <typename Value>
+const Value& unsigned_nan(const Value& value) {
+  if constexpr (std::is_floating_point_v<Value>) {
+    static constexpr Value nan = std::numeric_limits<Value>::quiet_NaN();
+    if (value != value) return nan;
+  }
+  return value;
+}
+}  // namespace detail
+
+/// Concatenates its arguments as `<<` would print them, but for a NaN, which has no sign. Throws
+/// std::bad_alloc.
 template <typename... Parts>
 std::string cat(const Parts&... parts) {
   std::ostringstream stream;
   stream.exceptions(std::ios::badbit);  // a stream swallows bad_alloc, and the text would be cut short
-  (stream << ... << parts);
+  (stream << ... << detail::unsigned_nan(parts));
   return stream.str();
 }
 

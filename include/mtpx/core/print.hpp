@@ -49,7 +49,7 @@ std::vector<std::string> texts_of_row(const std::ostream& style, const Tensor<T,
       if constexpr (std::is_integral_v<T>) {
         text << +number;
       } else {
-        text << static_cast<acc_t<T>>(number);
+        text << unsigned_nan(static_cast<acc_t<T>>(number));
       }
       texts.push_back(text.str());
     }
