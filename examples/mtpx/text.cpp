@@ -79,12 +79,13 @@ TextData::TextData(std::vector<std::string> paths, bool verify, mtpx::Index memo
     corpus_ = mtpx::Corpus::from_paths(paths_);
 }
 
-mtpx::Corpus TextData::corpus() const {
+mtpx::Tokenizer TextData::learn(mtpx::Index vocabulary, double held_out) const {
   if (file_)
     throw mtpx::FileError(
         mtpx::cat("[tokens] ", file_->path(),
                   ": holds ids, from which no tokenizer can be learnt: --tokenizer names theirs"));
-  return corpus_ ? *corpus_ : mtpx::Corpus::from_paths(paths_);
+  if (corpus_) return learn_tokenizer(corpus_->split(held_out).train, vocabulary);
+  return learn_tokenizer(paths_, held_out, vocabulary);
 }
 
 TextIds TextData::ids(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& kept,
@@ -106,7 +107,7 @@ TextIds TextData::ids(const mtpx::Tokenizer& tokenizer, const std::filesystem::p
     check_tokenizer(*file_, tokenizer);
     return {file_->tokens(), file_->text_bytes(), file_->fingerprint()};
   }
-  const mtpx::Corpus text = corpus();
+  const mtpx::Corpus text = corpus_ ? *corpus_ : mtpx::Corpus::from_paths(paths_);
   corpus_.reset();
   TextIds ids{tokens_of(text, tokenizer), text.size(), 0};
   ids.fingerprint = program::fingerprint(ids.tokens);
@@ -132,7 +133,7 @@ mtpx::Tokenizer new_tokenizer(const std::string& file, const mtpx::Config& confi
     throw mtpx::ConfigError(mtpx::cat("[tokenizer] vocab_size = ", config.vocab_size,
                                       ": must be at least 256, an id for each byte"));
   }
-  return learn_tokenizer(text.corpus().split(held_out).train, config.vocab_size);
+  return text.learn(config.vocab_size, held_out);
 }
 
 mtpx::Tokenizer named_tokenizer(const std::string& name) {

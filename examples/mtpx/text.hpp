@@ -50,8 +50,9 @@ class TextData {
   explicit TextData(std::vector<std::string> paths, bool verify = true,
                     mtpx::Index memory = std::numeric_limits<std::int32_t>::max());
 
-  /// The text itself, large or not. Throws FileError where there are ids alone.
-  mtpx::Corpus corpus() const;
+  /// Byte-level BPE of as many ids as the vocabulary, learnt from the text but for its share `held_out`; a
+  /// large text is read from the disk, not held. Throws FileError where there are ids alone.
+  mtpx::Tokenizer learn(mtpx::Index vocabulary, double held_out) const;
 
   /// Its ids by this tokenizer. Those of a large text are written to the token file `kept` and read from
   /// there, unless it holds them already; say(text) hears of it. Throws FileError where a token file is of
