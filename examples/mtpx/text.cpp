@@ -152,13 +152,26 @@ std::vector<std::int32_t> prompt_ids(std::string_view text, const mtpx::Tokenize
   return ids;
 }
 
-mtpx::TokenizerFiles tokenizer_files(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from) {
+mtpx::TokenizerFiles tokenizer_files(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from,
+                                     const std::filesystem::path& model) {
   const auto text = [](const std::filesystem::path& file) {
     return mtpx::InputFile("tokenizer", file).read_text(mtpx::Index{1} << 30);
   };
-  if (from.empty()) return {tokenizer.is_bytes() ? "" : mtpx::tokenizer_json(tokenizer), ""};
-  const std::filesystem::path settings = from.parent_path() / "tokenizer_config.json";
-  return {text(from), std::filesystem::exists(settings) ? text(settings) : ""};
+  const auto if_there = [&](const std::filesystem::path& file) {
+    return std::filesystem::exists(file) ? text(file) : std::string();
+  };
+  mtpx::TokenizerFiles files;
+  if (!from.empty()) {
+    files.tokenizer = text(from);
+  } else if (!tokenizer.is_bytes()) {
+    files.tokenizer = mtpx::tokenizer_json(tokenizer);
+  }
+  if (from.empty() && model.empty()) return files;
+  const std::filesystem::path folder = model.empty() ? from.parent_path() : model;
+  files.settings = if_there(folder / "tokenizer_config.json");
+  files.chat_template = if_there(folder / "chat_template.jinja");
+  if (!model.empty()) files.generation = if_there(folder / "generation_config.json");
+  return files;
 }
 
 std::vector<mtpx::Index> id_counts(const mtpx::Tokens& text, mtpx::Index vocabulary) {

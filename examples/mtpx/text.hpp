@@ -70,9 +70,12 @@ class TextData {
 /// The ids of a text that goes on: with what its tokenizer puts before one.
 std::vector<std::int32_t> prompt_ids(std::string_view text, const mtpx::Tokenizer& tokenizer);
 
-/// A tokenizer as it is laid beside a model: the file that it came from as it is, with the
-/// tokenizer_config.json beside it, or what was learnt; bytes have none.   from: a file, or empty
-mtpx::TokenizerFiles tokenizer_files(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from);
+/// A tokenizer as it is laid beside a model: the file that it came from as it is, or what was learnt; bytes
+/// have none. The other files go along from the folder of the model that was begun with, or from beside the
+/// tokenizer's, but for what such a model's makers say of its texts.   from: a file, or empty   model: a
+/// folder, or empty
+mtpx::TokenizerFiles tokenizer_files(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from,
+                                     const std::filesystem::path& model);
 
 /// The text of a model's tokens as they come. Ids of its vocabulary that the tokenizer has not, add none.
 class Decoded {
