@@ -61,7 +61,8 @@ TEST_CASE("learn_bpe: what is counted at a time changes nothing") {
     return mtpx::train_bpe(counter.take(), {.vocab_size = 300}).fingerprint();
   };
   const std::uint64_t whole = counted(std::size_t{1} << 24U);
-  for (const std::size_t most_held : {1, 700, 4096}) CHECK(counted(most_held) == whole);
+  for (const std::size_t most_held : {std::size_t{1}, std::size_t{700}, std::size_t{4096}})
+    CHECK(counted(most_held) == whole);
 }
 
 TEST_CASE("learn_bpe: what cannot be learnt from is told") {
