@@ -85,13 +85,15 @@ class WrittenTokenizer {
       throw FileError(cat("[tokenizer] ", usual.string(), ": cannot be put in place: ", os_error()));
     }
     for (std::size_t i = 0; i < side_files.size(); ++i) {
-      if (sides_[i]) {
-        sides_[i]->place();
-      } else {
-        remove_former(folder_ / side_files[i].first);
-      }
+      if (!sides_[i]) remove_former(folder_ / side_files[i].first);
     }
-    if (!flush_folder(folder_.string()))
+    bool flushed = false;
+    for (std::optional<OutputFile>& side : sides_) {
+      if (!side) continue;
+      side->place();  // which flushes the folder
+      flushed = true;
+    }
+    if (!flushed && !flush_folder(folder_.string()))
       throw FileError(cat("[tokenizer] ", folder_.string(), ": cannot be flushed: ", os_error()));
   }
 
