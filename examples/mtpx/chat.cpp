@@ -245,15 +245,14 @@ class Conversation {
 
 template <typename T, typename D>
 void chat(ChatFlags o, const D& device) {
-  o.read();
+  const mtpx::Config config = o.model.config().config;
+  o.read(config, o.model.folder);
   const mtpx::ChatFormat format = mtpx::read_chat_format(o.model.folder, o.chat_template);
-  const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, o.model.config().config, o.model.options());
+  const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, config, o.model.options());
   auto loaded = o.model.load<T>(device);
   o.draft_vocabulary.set(loaded.model);
-  o.generate.stop = end_tokens(loaded.model.config);
   if (const auto end = format.tokens.find("eos_token"); end != format.tokens.end()) {
-    if (const mtpx::AddedToken* const token = tokenizer.added(end->second))
-      o.generate.stop.push_back(token->id);
+    if (const mtpx::AddedToken* const token = tokenizer.added(end->second)) o.add_end(token->id);
   }
   const Interrupts interrupts;
   Conversation<T, D> conversation(o, loaded.model, tokenizer, format, interrupts);

@@ -4,7 +4,7 @@
 
 #include <mtpx/io/token_writer.hpp>
 #include <mtpx/io/tokenizer_json.hpp>
-#include <mtpx/text/bpe_train.hpp>
+#include <mtpx/train/learn_bpe.hpp>
 
 namespace program {
 
@@ -14,6 +14,11 @@ mtpx::Tokenizer learn_tokenizer(const mtpx::Corpus& text, mtpx::Index vocabulary
   std::vector<std::string_view> documents;
   for (mtpx::Index d = 0; d < text.documents(); ++d) documents.push_back(text.text(d));
   return mtpx::train_bpe(documents, {.vocab_size = vocabulary, .special = {}});
+}
+
+mtpx::Tokenizer learn_tokenizer(const std::vector<std::filesystem::path>& texts, double held_out,
+                                mtpx::Index vocabulary) {
+  return mtpx::learn_bpe(texts, held_out, {.vocab_size = vocabulary, .special = {}});
 }
 
 std::vector<std::int32_t> encode(const mtpx::Tokenizer& tokenizer, std::string_view text, bool special) {

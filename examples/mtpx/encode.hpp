@@ -17,6 +17,9 @@ mtpx::Tokenizer read_tokenizer(const std::filesystem::path& file);
 
 /// mtpx::train_bpe() of all documents, without special tokens.
 mtpx::Tokenizer learn_tokenizer(const mtpx::Corpus& text, mtpx::Index vocabulary);
+/// mtpx::learn_bpe(): of files and folders, but for what is held out.
+mtpx::Tokenizer learn_tokenizer(const std::vector<std::filesystem::path>& texts, double held_out,
+                                mtpx::Index vocabulary);
 
 /// Tokenizer::encode().
 std::vector<std::int32_t> encode(const mtpx::Tokenizer& tokenizer, std::string_view text, bool special);

@@ -88,14 +88,13 @@ mtpx::Json report(const mtpx::DecodeStatistics& s, mtpx::Index prompts) {
 
 template <typename T, typename D>
 void run(GenerateFlags o, const D& device) {
-  o.read();
+  o.read(o.model.config().config, o.model.folder);
   auto loaded = o.model.load<T>(device);
   o.draft_vocabulary.set(loaded.model);
   const mtpx::Config& config = loaded.model.config;
   const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, config, o.model.options());
   o.generate.validate(config.num_nextn_predict_layers, config.design());
   const std::vector<Prompt> prompts = read_prompts(o, config, tokenizer);
-  o.generate.stop = end_tokens(config);
 
   // One prompt streams; several are written in their order, once all have ended.
   const bool stream = prompts.size() == 1 && !o.json;

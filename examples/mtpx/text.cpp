@@ -79,12 +79,13 @@ TextData::TextData(std::vector<std::string> paths, bool verify, mtpx::Index memo
     corpus_ = mtpx::Corpus::from_paths(paths_);
 }
 
-mtpx::Corpus TextData::corpus() const {
+mtpx::Tokenizer TextData::learn(mtpx::Index vocabulary, double held_out) const {
   if (file_)
     throw mtpx::FileError(
         mtpx::cat("[tokens] ", file_->path(),
                   ": holds ids, from which no tokenizer can be learnt: --tokenizer names theirs"));
-  return corpus_ ? *corpus_ : mtpx::Corpus::from_paths(paths_);
+  if (corpus_) return learn_tokenizer(corpus_->split(held_out).train, vocabulary);
+  return learn_tokenizer(paths_, held_out, vocabulary);
 }
 
 TextIds TextData::ids(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& kept,
@@ -106,7 +107,7 @@ TextIds TextData::ids(const mtpx::Tokenizer& tokenizer, const std::filesystem::p
     check_tokenizer(*file_, tokenizer);
     return {file_->tokens(), file_->text_bytes(), file_->fingerprint()};
   }
-  const mtpx::Corpus text = corpus();
+  const mtpx::Corpus text = corpus_ ? *corpus_ : mtpx::Corpus::from_paths(paths_);
   corpus_.reset();
   TextIds ids{tokens_of(text, tokenizer), text.size(), 0};
   ids.fingerprint = program::fingerprint(ids.tokens);
@@ -132,7 +133,7 @@ mtpx::Tokenizer new_tokenizer(const std::string& file, const mtpx::Config& confi
     throw mtpx::ConfigError(mtpx::cat("[tokenizer] vocab_size = ", config.vocab_size,
                                       ": must be at least 256, an id for each byte"));
   }
-  return learn_tokenizer(text.corpus().split(held_out).train, config.vocab_size);
+  return text.learn(config.vocab_size, held_out);
 }
 
 mtpx::Tokenizer named_tokenizer(const std::string& name) {
@@ -151,13 +152,26 @@ std::vector<std::int32_t> prompt_ids(std::string_view text, const mtpx::Tokenize
   return ids;
 }
 
-mtpx::TokenizerFiles tokenizer_files(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from) {
+mtpx::TokenizerFiles tokenizer_files(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from,
+                                     const std::filesystem::path& model) {
   const auto text = [](const std::filesystem::path& file) {
     return mtpx::InputFile("tokenizer", file).read_text(mtpx::Index{1} << 30);
   };
-  if (from.empty()) return {tokenizer.is_bytes() ? "" : mtpx::tokenizer_json(tokenizer), ""};
-  const std::filesystem::path settings = from.parent_path() / "tokenizer_config.json";
-  return {text(from), std::filesystem::exists(settings) ? text(settings) : ""};
+  const auto if_there = [&](const std::filesystem::path& file) {
+    return std::filesystem::exists(file) ? text(file) : std::string();
+  };
+  mtpx::TokenizerFiles files;
+  if (!from.empty()) {
+    files.tokenizer = text(from);
+  } else if (!tokenizer.is_bytes()) {
+    files.tokenizer = mtpx::tokenizer_json(tokenizer);
+  }
+  if (from.empty() && model.empty()) return files;
+  const std::filesystem::path folder = model.empty() ? from.parent_path() : model;
+  files.settings = if_there(folder / "tokenizer_config.json");
+  files.chat_template = if_there(folder / "chat_template.jinja");
+  if (!model.empty()) files.generation = if_there(folder / "generation_config.json");
+  return files;
 }
 
 std::vector<mtpx::Index> id_counts(const mtpx::Tokens& text, mtpx::Index vocabulary) {

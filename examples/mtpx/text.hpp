@@ -50,8 +50,9 @@ class TextData {
   explicit TextData(std::vector<std::string> paths, bool verify = true,
                     mtpx::Index memory = std::numeric_limits<std::int32_t>::max());
 
-  /// The text itself, large or not. Throws FileError where there are ids alone.
-  mtpx::Corpus corpus() const;
+  /// Byte-level BPE of as many ids as the vocabulary, learnt from the text but for its share `held_out`; a
+  /// large text is read from the disk, not held. Throws FileError where there are ids alone.
+  mtpx::Tokenizer learn(mtpx::Index vocabulary, double held_out) const;
 
   /// Its ids by this tokenizer. Those of a large text are written to the token file `kept` and read from
   /// there, unless it holds them already; say(text) hears of it. Throws FileError where a token file is of
@@ -69,9 +70,12 @@ class TextData {
 /// The ids of a text that goes on: with what its tokenizer puts before one.
 std::vector<std::int32_t> prompt_ids(std::string_view text, const mtpx::Tokenizer& tokenizer);
 
-/// A tokenizer as it is laid beside a model: the file that it came from as it is, with the
-/// tokenizer_config.json beside it, or what was learnt; bytes have none.   from: a file, or empty
-mtpx::TokenizerFiles tokenizer_files(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from);
+/// A tokenizer as it is laid beside a model: the file that it came from as it is, or what was learnt; bytes
+/// have none. The other files go along from the folder of the model that was begun with, or from beside the
+/// tokenizer's, but for what such a model's makers say of its texts.   from: a file, or empty   model: a
+/// folder, or empty
+mtpx::TokenizerFiles tokenizer_files(const mtpx::Tokenizer& tokenizer, const std::filesystem::path& from,
+                                     const std::filesystem::path& model);
 
 /// The text of a model's tokens as they come. Ids of its vocabulary that the tokenizer has not, add none.
 class Decoded {

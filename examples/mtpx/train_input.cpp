@@ -88,7 +88,7 @@ TrainInput read_input(TrainFlags& o, const std::optional<mtpx::Checkpoint>& from
       from   ? tokenizer_of(from->folder.string(), source.config, o.init.options())
       : anew ? new_tokenizer(o.tokenizer, source.config, data, own_validation ? o.validation : 0)
              : tokenizer_of(o.init.folder, source.config, o.init.options());
-  mtpx::TokenizerFiles files = tokenizer_files(tokenizer, tokenizer_file);
+  mtpx::TokenizerFiles files = tokenizer_files(tokenizer, tokenizer_file, o.init.folder);
   const auto ids_of = [&](TextData& text, const char* kept) {
     return text.ids(tokenizer, out / kept, [&](const std::string& line) {
       make_out("train", o.out);

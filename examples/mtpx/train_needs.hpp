@@ -62,7 +62,8 @@ TrainNeeds needs_of(const D& planned, const TrainFlags& o, const TrainInput& in,
       needs.plan.peak = std::max(needs.plan.peak, planned.pool().bytes_in_use() + needs.plan.weights);
     }
   }
-  const std::size_t texts = in.tokenizer_files.tokenizer.size() + in.tokenizer_files.settings.size();
+  std::size_t texts = in.tokenizer_files.tokenizer.size();
+  for (const auto& [name, text] : mtpx::detail::side_files) texts += (in.tokenizer_files.*text).size();
   needs.model = model + texts;
   needs.checkpoint = model + optimizer + texts;
   needs.on_host = mtpx::HostMemory<D>;

@@ -4,6 +4,7 @@
 #include "drafting.hpp"
 #include "text.hpp"
 
+#include <mtpx/io/generation_config.hpp>
 #include <mtpx/io/stop_text.hpp>
 
 #include <algorithm>
@@ -27,6 +28,7 @@ struct WritingFlags {
   DraftVocabulary draft_vocabulary;
   std::vector<std::string> stop;
   mtpx::GenerateOptions generate;
+  std::vector<const CLI::Option*> asked{};  ///< --temperature, --top-k, --top-p
 
   void add(CLI::App& command, const char* max_tokens) {
     command.add_option("--max-tokens", generate.max_tokens, max_tokens)
@@ -45,29 +47,51 @@ struct WritingFlags {
         ->capture_default_str();
     draft_vocabulary.add(command, "so many of the lowest ids");
     add_verification(command, generate);
-    command.add_option("--temperature", generate.sampling.temperature, "0 = greedy")->capture_default_str();
-    command.add_option("--top-k", generate.sampling.top_k, "Sample among the k most likely; 0 = all")
-        ->capture_default_str();
-    command
-        .add_option("--top-p", generate.sampling.top_p, "Sample among the most likely that together reach p")
-        ->capture_default_str();
+    const char* const of_folder = "; default: the model's generation_config.json, or ";
+    const auto sampling = [&](const char* name, auto& value, const char* help, const char* otherwise) {
+      asked.push_back(command.add_option(name, value, mtpx::cat(help, of_folder, otherwise)));
+    };
+    sampling("--temperature", generate.sampling.temperature, "0 = greedy", "0");
+    sampling("--top-k", generate.sampling.top_k, "Sample among the k most likely, 0 = all", "0");
+    sampling("--top-p", generate.sampling.top_p, "Sample among the most likely that together reach p", "1");
     command.add_option("--seed", generate.seed, "Seed of the samples")->capture_default_str();
   }
 
-  /// --draft and the sampling, as decoding takes them.
-  void read() {
+  /// --draft, the sampling, and what ends a text, as decoding takes them. What no flag says of the sampling
+  /// is as the model's generation_config.json has it, which is told.
+  void read(const mtpx::Config& config, const std::filesystem::path& folder) {
     if (draft != "auto") generate.draft = std::stoll(draft);
-    generate.sampling.validate();
+    const mtpx::GenerationConfig makers = mtpx::read_generation_config(folder);
+    mtpx::SamplingOptions& mine = generate.sampling;
+    if (makers.sampling) {
+      std::string said;
+      const auto take = [&](std::size_t flag, const char* name, auto& value, const auto& theirs) {
+        if (asked[flag]->count() > 0 || value == theirs) return;
+        value = theirs;
+        said += mtpx::cat(said.empty() ? "" : ", ", name, ' ', value);
+      };
+      take(0, "temperature", mine.temperature, makers.sampling->temperature);
+      if (!mine.greedy()) {
+        take(1, "top-k", mine.top_k, makers.sampling->top_k);
+        take(2, "top-p", mine.top_p, makers.sampling->top_p);
+      }
+      if (!said.empty())
+        std::cerr << "notice: " << said << ", as generation_config.json says; flags come before it"
+                  << std::endl;
+    }
+    mine.validate();
+    if (config.eos_token_id >= 0) add_end(config.eos_token_id);
+    for (const mtpx::Index id : config.more_eos_token_ids) add_end(id);
+    for (const std::int32_t id : makers.end) add_end(id);
+  }
+
+  /// One more token that ends a text.
+  void add_end(mtpx::Index id) {
+    const auto token = static_cast<std::int32_t>(id);
+    if (std::find(generate.stop.begin(), generate.stop.end(), token) == generate.stop.end())
+      generate.stop.push_back(token);
   }
 };
-
-/// The tokens that end a text, as its configuration has them.
-inline std::vector<std::int32_t> end_tokens(const mtpx::Config& config) {
-  std::vector<std::int32_t> ids;
-  if (config.eos_token_id >= 0) ids.push_back(static_cast<std::int32_t>(config.eos_token_id));
-  for (const mtpx::Index id : config.more_eos_token_ids) ids.push_back(static_cast<std::int32_t>(id));
-  return ids;
-}
 
 /// A prompt and what came after it, as whole characters.
 struct Written {

@@ -41,6 +41,7 @@
 #include <mtpx/train/adamw.hpp>
 #include <mtpx/train/batches.hpp>
 #include <mtpx/train/corpus.hpp>
+#include <mtpx/train/learn_bpe.hpp>
 #include <mtpx/train/plan.hpp>
 #include <mtpx/train/schedule.hpp>
 #include <mtpx/train/tokens.hpp>

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What Hugging Face's tokenizers and tiktoken make of the documents that tokenizer_bench.cpp cuts a text into.
 
-Usage: tokenizer_peers.py encode TEXT TOKENIZER_JSON...    one thread; best of three
+Usage: tokenizer_peers.py encode TEXT TOKENIZER_JSON...    one thread; best of PEER_ROUNDS, 3
        tokenizer_peers.py train TEXT VOCABULARY LEARNT     BpeTrainer with the pattern of LEARNT, the tokenizer.json
                                                            that tokenizer_bench.cpp left; compares the merges
 RAYON_NUM_THREADS says how many threads train.
@@ -27,7 +27,7 @@ def documents_of(path):
 
 def best(run):
     times = []
-    for _ in range(3):
+    for _ in range(int(os.environ.get("PEER_ROUNDS", "3"))):
         start = time.perf_counter()
         result = run()
         times.append(time.perf_counter() - start)

@@ -8,7 +8,9 @@
 #include <mtpx/io/token_file.hpp>
 #include <mtpx/io/tokenizer_json.hpp>
 #include <mtpx/io/weight_files.hpp>
+#include <mtpx/text/bpe_train.hpp>
 #include <mtpx/text/chat_template.hpp>
+#include <mtpx/text/pcre2.hpp>
 #include <mtpx/text/utf8.hpp>
 
 #include <sys/mman.h>
@@ -120,6 +122,43 @@ inline void fuzz_tokenizer(std::span<const std::uint8_t> bytes) {
     }
   } catch (const mtpx::FileError& error) {
     must(std::string(error.what()).starts_with("[tokenizer] tokenizer.json: "), "errors name the file");
+  }
+}
+
+/// Any text, by the patterns of published files and by our own: it comes back, and a text that is cut where
+/// Tokenizer::cut() says has the ids of the whole.
+inline void fuzz_text(std::span<const std::uint8_t> bytes) {
+  static const std::vector<mtpx::Tokenizer> tokenizers = [] {
+    const std::string sample = "the 12 of\n\n and then\r\n  an item's end. \u00e9t\u00e9 \u4e00\u4e8c /a/b\n";
+    std::string text;
+    for (int i = 0; i < 9; ++i) text += sample;
+    const std::vector<std::string_view> documents{text};
+    const mtpx::Tokenizer own = mtpx::train_bpe(documents, {.vocab_size = 320});
+    std::vector<mtpx::Tokenizer> all{own};
+#ifdef MTPX_PCRE2
+    for (const std::string_view pattern : mtpx::detail::line_patterns) {
+      mtpx::TokenizerParts parts = own.parts();
+      mtpx::Split split;
+      split.pattern = pattern;
+      split.find = mtpx::pcre2_matches(split.pattern);
+      parts.splits = {split};
+      all.emplace_back(parts);
+    }
+#endif
+    return all;
+  }();
+  const std::string text(bytes.begin(), bytes.end());
+  for (const mtpx::Tokenizer& tokenizer : tokenizers) {
+    const std::vector<std::int32_t> ids = tokenizer.encode(text);
+    must(tokenizer.decode(ids) == text, "a text comes back");
+    std::vector<std::int32_t> parts;
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t end = tokenizer.cut(text, at + 1);
+      const std::vector<std::int32_t> part = tokenizer.encode(text.substr(at, end - at));
+      parts.insert(parts.end(), part.begin(), part.end());
+      at = end;
+    }
+    must(parts == ids, "a text that is cut where it may be has the same ids");
   }
 }
 

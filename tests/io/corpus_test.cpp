@@ -36,6 +36,8 @@ TEST_CASE("fuzz: the corpus of tokenizer.json") {
   CHECK(replay("tokenizer", mtpx_test::fuzz_tokenizer) >= 10);
 }
 
+TEST_CASE("fuzz: the corpus of texts") { CHECK(replay("text", mtpx_test::fuzz_text) >= 6); }
+
 TEST_CASE("fuzz: the corpus of token files") { CHECK(replay("tokens", mtpx_test::fuzz_tokens) >= 10); }
 
 TEST_CASE("fuzz: the corpus of chat templates") { CHECK(replay("template", mtpx_test::fuzz_template) >= 10); }

@@ -414,6 +414,25 @@ TEST_CASE("gguf: a writer that is used otherwise than announced") {
   CHECK(error({{"a", f32, {4}}}, {3, 1}) == "");
 }
 
+TEST_CASE("gguf: MTP layers of a sidecar are written as the folder's own would be; how far it is is told") {
+  const Folder folder;
+  const auto whole_model = random_model<float>(whole(), 4);
+  save_model(folder.root / "whole", whole_model);
+  save_model(folder.root / "bare", whole_model, Json::object(), false);
+  save_sidecar(folder.root / "side.safetensors", whole_model, main_fingerprint(folder.root / "bare"));
+  write_gguf(folder.root / "whole.gguf", folder.root / "whole", {.type = b16}, Cpu(2));
+  GgufOptions options{.type = b16, .sidecar = folder.root / "side.safetensors"};
+  Index told = 0, of = 0;
+  options.progress = [&](Index done, Index all) {
+    CHECK(done > told);
+    told = done, of = all;
+  };
+  CHECK(write_gguf(folder.root / "joined.gguf", folder.root / "bare", options, Cpu(2)).mtp);
+  CHECK(folder.read("joined.gguf") == folder.read("whole.gguf"));
+  CHECK(told == of);
+  CHECK(told > 1000);
+}
+
 TEST_CASE("gguf: a full disk at any call leaves the old file, and nothing else") {
   const Folder folder;
   save_model(folder.root, plain_model());

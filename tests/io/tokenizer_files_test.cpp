@@ -26,10 +26,12 @@ TEST_CASE(
   CHECK(folder.read("tokenizer.json") == "other");
   CHECK(path_in(folder) == "tokenizer.json");
 
-  save_model(folder.root, model, {}, true, TokenizerFiles{"mine", "settings"});
+  save_model(folder.root, model, {}, true, TokenizerFiles{"mine", "settings", "template", "generation"});
   CHECK(folder.read("tokenizer.json") == "mine");
   CHECK(folder.read("tokenizer_config.json") == "settings");
-  CHECK(folder.files() == 4);
+  CHECK(folder.read("chat_template.jinja") == "template");
+  CHECK(folder.read("generation_config.json") == "generation");
+  CHECK(folder.files() == 6);
   CHECK(path_in(folder) == "tokenizer.json");
   const std::string mine = checksum_text(checksum("mine")), other = checksum_text(checksum("other"));
   folder.write("tokenizer.json", "other");

@@ -117,6 +117,27 @@ grep -q '"prompt_tokens":[1-9],' "$work/json" || fail "a prompt of common words 
 "$mtpx" score --model "$work/bpe" --data "$work/text.txt" --seq 32 | grep -Eq '"bits_per_byte":[0-9.]+\}$' || fail "score with tokens"
 "$mtpx" train --init "$work/bpe" --data "$work/text.txt" --steps 1 --seq 32 --out "$work/bpe2" >"$work/log" || fail "train --init with tokens"
 cmp "$work/bpe/tokenizer.json" "$work/bpe2/tokenizer.json" || fail "the tokenizer changed on the way"
+# So do the other files that say how its texts are written; flags come before what they say, which is told.
+echo '{ "chat_template": null }' >"$work/bpe/tokenizer_config.json"
+echo '{{ messages[0].content }}' >"$work/bpe/chat_template.jinja"
+echo '{"do_sample": true, "temperature": 0.7, "top_p": 0.9}' >"$work/bpe/generation_config.json"
+"$mtpx" train --init "$work/bpe" --data "$work/text.txt" --steps 1 --seq 32 --save-every 1 --force --out "$work/bpe2" >"$work/log" || fail "train --init with all files"
+for file in tokenizer_config.json chat_template.jinja generation_config.json; do
+  for folder in "$work/bpe2" "$work/bpe2/checkpoints"/step-*; do cmp "$work/bpe/$file" "$folder/$file" || fail "train --init: $file in $folder"; done
+done
+write=(generate --model "$work/bpe" --prompt 'the quick' --max-tokens 30 --draft 0)
+"$mtpx" "${write[@]}" >"$work/makers" 2>"$work/stderr" || fail "generate as generation_config.json says"
+[[ $(head -n 1 "$work/stderr") == "notice: temperature 0.7, top-p 0.9, as generation_config.json says; flags come before it" ]] ||
+  fail "generation_config.json: said '$(cat "$work/stderr")'"
+rm "$work/bpe/generation_config.json"
+"$mtpx" "${write[@]}" --temperature 0.7 --top-p 0.9 2>/dev/null | cmp - "$work/makers" || fail "generation_config.json is another sampling than flags"
+"$mtpx" "${write[@]}" >"$work/greedy" 2>/dev/null
+cp "$work/bpe2/generation_config.json" "$work/bpe"
+"$mtpx" "${write[@]}" --temperature 0 2>"$work/stderr" | cmp - "$work/greedy" || fail "--temperature 0 is not greedy"
+! grep -q notice "$work/stderr" || fail "--temperature 0 with: $(cat "$work/stderr")"
+echo "{\"eos_token_id\": [$(seq -s , 0 299)]}" >"$work/bpe/generation_config.json"
+"$mtpx" "${write[@]}" --json 2>/dev/null | grep -q '"tokens":1,.*"ended":"end token"' || fail "the end tokens of generation_config.json end nothing"
+rm "$work/bpe/generation_config.json"
 "$mtpx" train --config "$work/config.json" --tokenizer "$work/bpe/tokenizer.json" --vocab-size 320 --data "$work/text.txt" --steps 1 --seq 32 \
   --out "$work/bpe3" >"$work/log" || fail "train --tokenizer"
 cmp "$work/bpe/tokenizer.json" "$work/bpe3/tokenizer.json" || fail "--tokenizer is not copied"

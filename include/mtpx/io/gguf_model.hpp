@@ -6,9 +6,11 @@
 #include <mtpx/io/gguf_deepseek2.hpp>
 #include <mtpx/io/gguf_tokenizer.hpp>
 #include <mtpx/io/model_folder.hpp>
+#include <mtpx/io/sidecar.hpp>
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -25,6 +27,8 @@ struct GgufOptions {
   bool mtp = true;                       ///< the MTP module, where llama.cpp can draft with it
   std::optional<Tokenizer> tokenizer{};  ///< the folder's, read; nothing: llama.cpp takes and gives ids
   SafeTensorsOptions files{};            ///< how the folder is read
+  std::filesystem::path sidecar{};       ///< MTP layers in the place of the folder's own; empty: these
+  std::function<void(Index done, Index all)> progress{};  ///< hears how many numbers are written
 };
 
 /// What was written.
@@ -41,9 +45,10 @@ namespace detail {
 /// numbers at a time, and of mapped weights the pages that are being read.
 class GgufCopy {
  public:
-  GgufCopy(GgufWriter& to, const WeightFiles& files, BlockSize block, SafeTensorsOptions options,
+  /// all: numbers that add() will copy
+  GgufCopy(GgufWriter& to, const WeightFiles& files, BlockSize block, const GgufOptions& options, Index all,
            const Cpu& host)
-      : to_(to), files_(files), block_(block), options_(options), host_(host) {}
+      : to_(to), files_(files), block_(block), options_(options), all_(all), host_(host) {}
 
   void add(const GgufPlan& plan) {
     for (std::size_t i = 0; i < plan.parts.size(); ++i) {
@@ -55,7 +60,7 @@ class GgufCopy {
 
   /// Lets the last weight go.
   void close() {
-    if (weight_ && options_.mmap) Mapping::forget(weight_->file().bytes(weight_->entry()));
+    if (weight_ && options_.files.mmap) Mapping::forget(weight_->file().bytes(weight_->entry()));
     weight_.reset();
   }
 
@@ -65,7 +70,7 @@ class GgufCopy {
   void open(const std::string& name) {
     close();
     weight_ = std::make_unique<FolderWeight>(files_, name, block_);
-    if (options_.verify && verified_.insert(name).second) weight_->file().verify(weight_->entry());
+    if (options_.files.verify && verified_.insert(name).second) weight_->file().verify(weight_->entry());
   }
 
   void copy(const GgufPart& part) {
@@ -81,6 +86,8 @@ class GgufCopy {
       });
       reorder(part);
       to_.write(numbers_);
+      done_ += static_cast<Index>(numbers_.size());
+      if (options_.progress) options_.progress(done_, all_);
     }
   }
 
@@ -105,7 +112,8 @@ class GgufCopy {
   GgufWriter& to_;
   const WeightFiles& files_;
   BlockSize block_;
-  SafeTensorsOptions options_;
+  const GgufOptions& options_;
+  Index done_ = 0, all_;
   const Cpu& host_;
   std::unique_ptr<FolderWeight> weight_;
   std::set<std::string> verified_;
@@ -129,8 +137,10 @@ template <typename Host>
 GgufSummary write_gguf(const std::filesystem::path& path, const std::filesystem::path& folder,
                        const GgufOptions& options, const Host& host) {
   ModelConfig config = read_config(folder / "config.json");
-  const WeightFiles files = WeightFiles::open(folder, options.files);
+  WeightFiles files = WeightFiles::open(folder, options.files);
   detail::complete(config, files);
+  if (!options.sidecar.empty())
+    detail::join_sidecar(config, files, sidecar_path(options.sidecar), options.files);
   const Config& c = config.config;
   detail::check_weights<float>(config, files);
 
@@ -165,9 +175,13 @@ GgufSummary write_gguf(const std::filesystem::path& path, const std::filesystem:
 
   const std::vector<detail::GgufPlan> plans = detail::GgufTensors(c, options.type, summary.mtp).all;
   std::vector<GgufTensor> tensors;
-  for (const detail::GgufPlan& plan : plans) tensors.push_back(plan.tensor);
+  Index numbers = 0;
+  for (const detail::GgufPlan& plan : plans) {
+    tensors.push_back(plan.tensor);
+    for (const detail::GgufPart& part : plan.parts) numbers += part.rows * part.columns;
+  }
   GgufWriter writer(path, keys, std::move(tensors), host);
-  detail::GgufCopy copy(writer, files, config.block_size, options.files, host);
+  detail::GgufCopy copy(writer, files, config.block_size, options, numbers, host);
   for (const detail::GgufPlan& plan : plans) copy.add(plan);
   copy.close();
   writer.finish();

@@ -7,18 +7,24 @@
 #include <mtpx/io/weight_files.hpp>
 #include <mtpx/text/input_file.hpp>
 
+#include <array>
+#include <cstddef>
 #include <filesystem>
 #include <map>
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 
 namespace mtpx {
 
-/// What a model folder holds beside weights and configuration to read text with.
+/// What a model folder holds beside weights and configuration to read and write text with: the files' texts;
+/// an empty one is no file.
 struct TokenizerFiles {
-  std::string tokenizer;  ///< the text of tokenizer.json; empty: text is bytes, and there is none
-  std::string settings;   ///< that of tokenizer_config.json, which other programs read; empty: none
+  std::string tokenizer{};      ///< tokenizer.json; empty: text is bytes
+  std::string settings{};       ///< tokenizer_config.json, which other programs read
+  std::string chat_template{};  ///< chat_template.jinja
+  std::string generation{};     ///< generation_config.json
 };
 
 namespace detail {
@@ -28,6 +34,13 @@ constexpr const char* tokenizer_name = "tokenizer.json";
 constexpr const char* next_tokenizer_name = "tokenizer.json.new";  // from before the weights to behind them
 constexpr const char* tokenizer_settings_name = "tokenizer_config.json";
 constexpr const char* chat_template_name = "chat_template.jinja";
+constexpr const char* generation_name = "generation_config.json";
+
+/// Those beside tokenizer.json, which the weights know nothing of.
+constexpr std::array<std::pair<const char*, std::string TokenizerFiles::*>, 3> side_files{
+    {{tokenizer_settings_name, &TokenizerFiles::settings},
+     {chat_template_name, &TokenizerFiles::chat_template},
+     {generation_name, &TokenizerFiles::generation}}};
 
 /// "bytes", or the checksum of tokenizer.json's bytes, as people can have it from `xxh64sum`. Nobody edits
 /// these by hand.
@@ -53,10 +66,13 @@ class WrittenTokenizer {
       file.write(files.tokenizer);
       file.commit();
     }
-    if (files.settings.empty()) return;
-    settings_.emplace("tokenizer", folder / tokenizer_settings_name);
-    settings_->write(files.settings);
-    settings_->flush();
+    for (std::size_t i = 0; i < side_files.size(); ++i) {
+      const std::string& text = files.*side_files[i].second;
+      if (text.empty()) continue;
+      sides_[i].emplace("tokenizer", folder / side_files[i].first);
+      sides_[i]->write(text);
+      sides_[i]->flush();
+    }
   }
 
   /// When the weights are in place: they get the names that everybody knows, and what a former model had
@@ -68,16 +84,23 @@ class WrittenTokenizer {
     } else if (::rename(next.c_str(), usual.c_str()) != 0) {
       throw FileError(cat("[tokenizer] ", usual.string(), ": cannot be put in place: ", os_error()));
     }
-    if (settings_) return settings_->place();  // which flushes the folder
-    remove_former(folder_ / tokenizer_settings_name);
-    if (!flush_folder(folder_.string()))
+    for (std::size_t i = 0; i < side_files.size(); ++i) {
+      if (!sides_[i]) remove_former(folder_ / side_files[i].first);
+    }
+    bool flushed = false;
+    for (std::optional<OutputFile>& side : sides_) {
+      if (!side) continue;
+      side->place();  // which flushes the folder
+      flushed = true;
+    }
+    if (!flushed && !flush_folder(folder_.string()))
       throw FileError(cat("[tokenizer] ", folder_.string(), ": cannot be flushed: ", os_error()));
   }
 
  private:
   std::filesystem::path folder_;
   bool bytes_;
-  std::optional<OutputFile> settings_;
+  std::array<std::optional<OutputFile>, side_files.size()> sides_;
 };
 
 }  // namespace detail

@@ -34,8 +34,9 @@ void save_training(Checkpoints& checkpoints, Trainer<T, D>& trainer, Transformer
         "optimizer.safetensors", [&](const auto& visit) { optimizer.for_each_state(model, visit); },
         detail::optimizer_metadata(optimizer));
     if (tokenizer && !tokenizer->tokenizer.empty()) files.text(detail::tokenizer_name, tokenizer->tokenizer);
-    if (tokenizer && !tokenizer->settings.empty())
-      files.text(detail::tokenizer_settings_name, tokenizer->settings);
+    for (const auto& [name, text] : detail::side_files) {
+      if (tokenizer && !((*tokenizer).*text).empty()) files.text(name, (*tokenizer).*text);
+    }
     if (more) more(files);
   });
 }

@@ -95,38 +95,56 @@ class PieceCounts {
   std::string bytes_;
 };
 
-/// Counts the pieces of all documents. Long ones are cut where that changes no piece, so that all threads
-/// have work.
-inline PieceCounts count_pieces(std::span<const std::string_view> documents, const Cpu& cpu) {
-  constexpr std::size_t part_size = std::size_t{1} << 20U;
-  std::vector<std::string_view> parts;
-  for (const std::string_view document : documents) {
-    for (std::size_t at = 0; at < document.size();) {
-      const std::size_t end =
-          document.size() - at > part_size ? OwnPieces::cut(document, at + part_size) : document.size();
-      parts.push_back(document.substr(at, end - at));
-      at = end;
-    }
-  }
-  const auto tasks = static_cast<Index>(cpu.threads());
-  std::vector<PieceCounts> counts(static_cast<std::size_t>(tasks));
-  cpu::parallel_tasks(cpu, tasks, [&](Index task) {
-    const auto first = static_cast<std::size_t>(task);
-    for (std::size_t i = first; i < parts.size(); i += static_cast<std::size_t>(tasks)) {
-      for (std::size_t at = 0; at < parts[i].size();) {
-        const std::size_t end = OwnPieces::end(parts[i], at);
-        const std::string_view piece = parts[i].substr(at, end - at);
-        counts[first].add(piece, hash_bytes(piece), 1);
+}  // namespace detail
+
+/// How often pieces of text were seen: what train_bpe() learns from. Documents may come one after the other:
+/// memory is that of the distinct pieces, for each thread, not that of the text.
+class BpeCounts {
+ public:
+  explicit BpeCounts(const Cpu& cpu = Cpu()) : cpu_(cpu), counts_(static_cast<std::size_t>(cpu.threads())) {}
+
+  /// Counts the pieces of more documents, cut by `own_pattern`. Long ones are cut where that changes no
+  /// piece, so that all threads have work.
+  void add(std::span<const std::string_view> documents) {
+    constexpr std::size_t part_size = std::size_t{1} << 20U;
+    std::vector<std::string_view> parts;
+    for (const std::string_view document : documents) {
+      for (std::size_t at = 0; at < document.size();) {
+        const std::size_t end =
+            document.size() - at > part_size ? OwnPieces::cut(document, at + part_size) : document.size();
+        parts.push_back(document.substr(at, end - at));
         at = end;
       }
     }
-  });
-  for (std::size_t i = 1; i < counts.size(); ++i) {
-    counts[0].add(counts[i]);
-    counts[i] = PieceCounts();
+    const std::size_t tasks = counts_.size();
+    cpu::parallel_tasks(cpu_, static_cast<Index>(tasks), [&](Index task) {
+      const auto first = static_cast<std::size_t>(task);
+      for (std::size_t i = first; i < parts.size(); i += tasks) {
+        for (std::size_t at = 0; at < parts[i].size();) {
+          const std::size_t end = OwnPieces::end(parts[i], at);
+          const std::string_view piece = parts[i].substr(at, end - at);
+          counts_[first].add(piece, detail::hash_bytes(piece), 1);
+          at = end;
+        }
+      }
+    });
   }
-  return std::move(counts[0]);
-}
+
+  /// All that was counted, which is then gone from here.
+  detail::PieceCounts take() {
+    for (std::size_t i = 1; i < counts_.size(); ++i) {
+      counts_[0].add(counts_[i]);
+      counts_[i] = {};
+    }
+    return std::exchange(counts_[0], {});
+  }
+
+ private:
+  Cpu cpu_;
+  std::vector<detail::PieceCounts> counts_;  // a thread's each
+};
+
+namespace detail {
 
 /// The loop of Hugging Face's BpeTrainer, entry by entry of its queue: counts go down late, and an entry
 /// knows the words in which its pair was made. So the merges are the same, in odd cases, too.
@@ -347,18 +365,8 @@ class BpeTrainer {
   std::uint64_t number_ = 0;
 };
 
-}  // namespace detail
-
-/// Learns byte-level BPE (Sennrich, Haddow & Birch 2016, algorithm 1) from documents, cut by `own_pattern`.
-///
-/// Ids: special tokens, the 256 bytes in the order of their letters, merges in theirs. The most frequent pair
-/// of neighbours is merged next, among equals the one with the smallest ids: the merges that Hugging Face's
-/// BpeTrainer makes of the same pieces. They do not depend on the number of threads. Memory is that of the
-/// distinct pieces, not of the text. Training ends early when no pair is left that was seen min_frequency
-/// times. Throws ConfigError: a vocabulary too small for bytes and special tokens, a special token that is
-/// empty, stands twice or is no UTF-8.
-inline Tokenizer train_bpe(std::span<const std::string_view> documents, const BpeOptions& options = {},
-                           const Cpu& cpu = Cpu()) {
+/// Throws ConfigError for options of which no tokenizer is made.
+inline void check_bpe_options(const BpeOptions& options) {
   const auto first = static_cast<Index>(256 + options.special.size());
   const auto require = [](bool holds, const auto&... rule) {
     if (!holds) throw ConfigError(cat("[train_bpe] ", rule...));
@@ -373,7 +381,30 @@ inline Tokenizer train_bpe(std::span<const std::string_view> documents, const Bp
                       text) == options.special.begin() + static_cast<std::ptrdiff_t>(i),
             "special[", i, "] stands twice");
   }
-  return Tokenizer(detail::BpeTrainer(detail::count_pieces(documents, cpu), options, cpu).train());
+}
+
+}  // namespace detail
+
+/// Learns byte-level BPE (Sennrich, Haddow & Birch 2016, algorithm 1) from what was counted, and takes it.
+///
+/// Ids: special tokens, the 256 bytes in the order of their letters, merges in theirs. The most frequent pair
+/// of neighbours is merged next, among equals the one with the smallest ids: the merges that Hugging Face's
+/// BpeTrainer makes of the same pieces. They do not depend on the number of threads, nor on the order of
+/// documents. Training ends early when no pair is left that was seen min_frequency times. Throws ConfigError:
+/// a vocabulary too small for bytes and special tokens, a special token that is empty, stands twice or is no
+/// UTF-8.
+inline Tokenizer train_bpe(BpeCounts counts, const BpeOptions& options = {}, const Cpu& cpu = Cpu()) {
+  detail::check_bpe_options(options);
+  return Tokenizer(detail::BpeTrainer(counts.take(), options, cpu).train());
+}
+
+/// The same from documents.
+inline Tokenizer train_bpe(std::span<const std::string_view> documents, const BpeOptions& options = {},
+                           const Cpu& cpu = Cpu()) {
+  detail::check_bpe_options(options);
+  BpeCounts counts(cpu);
+  counts.add(documents);
+  return train_bpe(std::move(counts), options, cpu);
 }
 
 }  // namespace mtpx
