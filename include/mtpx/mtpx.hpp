@@ -5,6 +5,7 @@
 #include <mtpx/autograd/checkpoint.hpp>
 #include <mtpx/autograd/gradcheck.hpp>
 #include <mtpx/autograd/tape.hpp>
+#include <mtpx/comm/group.hpp>
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/decode/generate.hpp>
 #include <mtpx/model/backward.hpp>
@@ -41,8 +42,10 @@
 #include <mtpx/train/adamw.hpp>
 #include <mtpx/train/batches.hpp>
 #include <mtpx/train/corpus.hpp>
+#include <mtpx/train/gradient_sums.hpp>
 #include <mtpx/train/plan.hpp>
 #include <mtpx/train/schedule.hpp>
+#include <mtpx/train/sharded.hpp>
 #include <mtpx/train/tokens.hpp>
 #include <mtpx/train/trainer.hpp>
 #include <mtpx/version.hpp>

@@ -234,15 +234,12 @@ struct Transformer {
 
   /// Router biases of every mixture that trains, after an optimiser step (sec. 2.1.2); see Moe::update_bias.
   void update_bias(double speed, const double* scale = nullptr) {
-    const auto one = [=](Block<T, D>& block) {
-      if (block.moe) block.moe->update_bias(speed, scale);
-    };
-    if (!main_frozen_) {
-      for (auto& layer : layers) one(layer);
-    }
-    for (auto& module : mtp) {
-      if (module.block) one(*module.block);
-    }
+    for_each_trained_moe(*this, [=](Moe<T, D>& moe) { moe.update_bias(speed, scale); });
+  }
+  /// Calls visit(load) for what each of them counts with: see Moe::load.
+  template <typename Visit>
+  void for_each_load(const Visit& visit) const {
+    for_each_trained_moe(*this, [&](const Moe<T, D>& moe) { visit(moe.load); });
   }
 
   /// Forgets the gradients of all parameters; AdamW does so at each step.
@@ -266,6 +263,19 @@ struct Transformer {
   bool main_frozen_ = false;
   std::vector<std::int32_t> draft_ids_;
   std::vector<std::string> names_;  // of layers, depths included
+
+  template <typename Self, typename Visit>
+  static void for_each_trained_moe(Self& self, const Visit& visit) {
+    const auto one = [&](auto& block) {
+      if (block.moe) visit(*block.moe);
+    };
+    if (!self.main_frozen_) {
+      for (auto& layer : self.layers) one(layer);
+    }
+    for (auto& module : self.mtp) {
+      if (module.block) one(*module.block);
+    }
+  }
 
   Index shared_layers() const { return config.num_hidden_layers - design.own_layers; }
 

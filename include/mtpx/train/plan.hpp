@@ -23,7 +23,7 @@ struct TrainingPlan {
   Index parameters = 0;       ///< numbers that train, frozen ones included
   Index trained = 0;          ///< those that are not frozen
   std::size_t weights = 0;    ///< the model's tensors, as they are saved
-  std::size_t gradients = 0;  ///< of trained parameters, in the accumulation type
+  std::size_t gradients = 0;  ///< of trained parameters, in the accumulation type; twice, see GradientSums
   std::size_t moments = 0;    ///< AdamW's
   std::size_t masters = 0;    ///< of bf16 parameters
   std::size_t other = 0;      ///< what else lasts: tables of rotations, batches, figures, rounding up
@@ -112,7 +112,8 @@ TrainingPlan plan_training(const D& device, const Config& config, const TrainOpt
     plan.parameters += parameter.shape().size();
     if (parameter.frozen()) return;
     plan.trained += parameter.shape().size();
-    if (parameter.slot()->grad.defined()) plan.gradients += parameter.slot()->grad.bytes();
+    const std::size_t buffers = options.accumulation > 1 ? 2 : 1;
+    if (parameter.slot()->grad.defined()) plan.gradients += buffers * parameter.slot()->grad.bytes();
   });
   const auto saved = [&](std::size_t& sum, std::size_t bytes) {
     sum += bytes;
