@@ -30,14 +30,30 @@ mtpx::LoadedModel<T, D> first_model(const TrainFlags& o, const TrainInput& in, c
   return loaded;
 }
 
+/// Reads, one rank first, for it may write the text's ids, and makes sure that all were told the same.
+TrainInput read_together(TrainFlags& o, const char* device, const std::optional<mtpx::Checkpoint>& from,
+                         const RunFolder& out, const std::function<void(const std::string&)>& say,
+                         const mtpx::World& world) {
+  if (world.rank() != 0) world.host().barrier();
+  TrainInput in = read_input(o, from, device, out, say);
+  if (world.rank() == 0) world.host().barrier();
+  mtpx::Json told = in.facts;
+  told["from step"] = from ? from->step : 0;
+  told["save-every"] = o.save_every();
+  told["eval-every"] = o.evaluate_every();
+  world.require_same("run", told.dump(1));
+  return in;
+}
+
 /// Reads, plans and, unless it is a dry run, makes sure that all fits.
 template <typename T, typename D>
 TrainInput read_and_plan(TrainFlags& o, const D& device, const std::optional<mtpx::Checkpoint>& from,
-                         const RunFolder& out, const std::function<void(const std::string&)>& say) {
-  TrainInput in = read_input(o, from, device_name(device), out, say);
-  TrainNeeds needs = needs_of<T>(planned(device), o, in, from.has_value());
+                         const RunFolder& out, const std::function<void(const std::string&)>& say,
+                         const mtpx::World& world) {
+  TrainInput in = read_together(o, device_name(device), from, out, say, world);
+  TrainNeeds needs = needs_of<T>(planned(device), o, in, from.has_value(), world.size());
   add_room(needs, o, from ? from->step : 0, memory_free(device));
-  if (o.dry_run) {
+  if (o.dry_run && world.rank() == 0) {
     std::cout << in.facts.dump(1) << '\n'
               << "text: " << in.text << '\n'
               << needs_text(needs, o) << std::flush;
@@ -47,18 +63,21 @@ TrainInput read_and_plan(TrainFlags& o, const D& device, const std::optional<mtp
 }
 
 template <typename T, typename D>
-void run(TrainFlags o, const D& device) {
-  RunFolder out(o.out, o.checkpoints, !o.dry_run);
-  const auto say = [](const std::string& line) { std::cout << line << std::endl; };
+void run(TrainFlags o, const D& device, const mtpx::World& world) {
+  const bool leads = world.rank() == 0, writes = leads && !o.dry_run;
+  RunFolder out(o.out, o.checkpoints, writes);
+  const auto say = [&](const std::string& line) {
+    if (leads) std::cout << line << std::endl;
+  };
   const std::optional<mtpx::Checkpoint> from = out.find(say);
-  if (!o.dry_run) out.check(o.force);
-  const TrainInput in = read_and_plan<T>(o, device, from, out, say);
+  if (writes) out.check(o.force);
+  const TrainInput in = read_and_plan<T>(o, device, from, out, say, world);
   if (o.dry_run) return;
 
   const std::string main_model =
       o.sidecar ? mtpx::main_fingerprint(o.init.folder, o.init.options()) : std::string();
   mtpx::LoadedModel<T, D> loaded = first_model<T>(o, in, device, from.has_value());
-  mtpx::Trainer<T, D> trainer(loaded.model, o.train, in.source_of_batches());
+  mtpx::Trainer<T, D> trainer(loaded.model, o.train, in.source_of_batches(), group_of(world, device));
   mtpx::Index skipped = 0, saved = -1;
   if (from) {
     mtpx::load_training(*from, trainer, loaded.model, {!o.init.no_mmap});
@@ -66,27 +85,31 @@ void run(TrainFlags o, const D& device) {
     saved = from->step;
   }
   const mtpx::Index done = trainer.steps_done();
-  out.prepare(from, say);
-  write_output([&] {
-    mtpx::OutputFile file("train", out / "run.json");
-    file.write(in.facts.dump(1) + '\n');
-    file.commit();
-  });
-  Watchers to{Progress(o.train.steps),
-              JsonLines(out / "metrics.jsonl", done),
-              JsonLines(out / "times.jsonl", done),
-              {}};
-  if (o.tensorboard) write_output([&] { to.events.emplace(mtpx::EventFile::name_in(o.out), done); });
+  world.host().barrier();  // all have read what is now replaced
+  Watchers to{Progress(o.train.steps, leads), {}, {}, {}};
+  if (leads) {
+    out.prepare(from, say);
+    write_output([&] {
+      mtpx::OutputFile file("train", out / "run.json");
+      file.write(in.facts.dump(1) + '\n');
+      file.commit();
+    });
+    to.metrics = JsonLines(out / "metrics.jsonl", done);
+    to.times = JsonLines(out / "times.jsonl", done);
+    if (o.tensorboard) write_output([&] { to.events.emplace(mtpx::EventFile::name_in(o.out), done); });
+  }
 
   const mtpx::Config& config = in.source.config;
   to.progress.say(mtpx::cat("model: ", config.num_hidden_layers, " layers, depth ", in.depth(), ", ",
                             config.parameter_count(), " parameters; text: ", in.text, "; ",
-                            device_text(device)));
+                            device_text(device),
+                            world.size() > 1 ? mtpx::cat(", ", world.size(), " ranks") : std::string()));
   if (in.windows.windows() == 0) to.progress.say("notice: no text is left over for validation");
   if (from) to.progress.say(mtpx::cat("resumed from ", from->folder.string(), ", behind step ", done));
   Signals::watch();
-  const double elapsed = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved).run();
+  const double elapsed = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved, world).run();
   write_output([&] {
+    if (!leads) return;
     if (o.sidecar) return mtpx::save_sidecar(o.out, loaded.model, main_model);
     mtpx::save_model(o.out, loaded.model, loaded.extra, !o.export_no_mtp, in.tokenizer_files);
   });
@@ -97,13 +120,16 @@ void run(TrainFlags o, const D& device) {
                             fixed(tokens / elapsed, 0), " tokens/s with validation; peak of tensors ",
                             fixed(static_cast<double>(device.peak_bytes()) / 1048576.0, 0), " MiB; model in ",
                             o.out));
+  world.host().barrier();  // who leaves first would look lost
   if (Signals::caught != 0) throw CLI::RuntimeError(128 + Signals::caught);
 }
 
 }  // namespace
 
-void run_training(const TrainFlags& flags) {
-  with_numbers(flags.device, [&](auto number, const auto& device) { run<decltype(number)>(flags, device); });
+void run_training(TrainFlags flags, const mtpx::World& world) {
+  take_share(flags.device, world);
+  with_numbers(flags.device,
+               [&](auto number, const auto& device) { run<decltype(number)>(flags, device, world); });
 }
 
 void add_train(CLI::App& app) {
@@ -170,7 +196,7 @@ void add_train(CLI::App& app) {
   freeze->needs(init);
   command->callback([options, command] {
     options->facts = run_facts(*command);
-    run_training(*options);
+    run_training(*options, join_world());
   });
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // What the files of `mtpx train` share: its flags, and what they say to read.
 
+#include "ranks.hpp"
 #include "run_folder.hpp"
 #include "text.hpp"
 
@@ -70,8 +71,8 @@ struct TrainFlags {
 /// The flags of a training that `mtpx train` and `mtpx distill` share; defaults are what `flags` has.
 void add_training_flags(CLI::App& command, TrainFlags& flags);
 
-/// Trains, and writes what --out is to have.
-void run_training(const TrainFlags& flags);
+/// Trains with the processes of `world`, and writes what --out is to have.
+void run_training(TrainFlags flags, const mtpx::World& world);
 
 /// What a training reads.
 struct TrainInput {

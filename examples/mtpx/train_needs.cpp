@@ -61,7 +61,7 @@ void add_room(TrainNeeds& needs, const TrainFlags& o, mtpx::Index done,
   const mtpx::Index stay =
       o.checkpoints.kept.keep_last + 1 + (every > 0 && kept > 0 ? o.train.steps / std::lcm(every, kept) : 0);
   needs.checkpoints = std::min(there + saves, stay);
-  if (every > 0 && saves > 0) needs.copy = needs.plan.weights + needs.plan.moments + needs.plan.masters;
+  if (every > 0 && saves > 0) needs.copy = needs.plan.saved;
   needs.disk_held = disk_used(folder);
   needs.device_free = needs.on_host ? std::nullopt : device_free;
   needs.process = host_memory_now();

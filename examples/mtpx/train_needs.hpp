@@ -41,10 +41,11 @@ std::size_t file_bytes(const Each& each) {
   return sum;
 }
 
-/// Plans the run; planned: the device, which plans; from_checkpoint: whether it goes on from one. Throws what
-/// the planned steps throw.
+/// Plans what one of `ranks` takes of the run; planned: the device, which plans; from_checkpoint: whether it
+/// goes on from one. Throws what the planned steps throw.
 template <typename T, typename D>
-TrainNeeds needs_of(const D& planned, const TrainFlags& o, const TrainInput& in, bool from_checkpoint) {
+TrainNeeds needs_of(const D& planned, const TrainFlags& o, const TrainInput& in, bool from_checkpoint,
+                    int ranks) {
   TrainNeeds needs;
   std::size_t model = 0, optimizer = 0;
   needs.plan = mtpx::plan_training<T>(
@@ -54,7 +55,8 @@ TrainNeeds needs_of(const D& planned, const TrainFlags& o, const TrainInput& in,
         model = file_bytes([&](const auto& visit) { for_each_tensor(trained, visit); });
         optimizer =
             file_bytes([&](const auto& visit) { trainer.optimizer().for_each_state(trained, visit); });
-      });
+      },
+      ranks);
   if (!o.init.folder.empty() && !from_checkpoint) {
     const mtpx::Config given = o.init.config().config;
     if (given != in.source.config) {  // both models are there for a moment

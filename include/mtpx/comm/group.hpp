@@ -38,7 +38,8 @@ struct Transfer {
 ///                                     `rank` of `to` itself
 ///   send_receive(device, transfers)   all of them at once: no rank waits for another's receive to send
 ///   barrier(device)                   returns when every rank has come here, its device's work done
-///   check(device)                     throws CommError where a peer is known to be gone
+///   check(device)                     waits for the device's work and throws CommError where a rank that it
+///                                     waits for is gone; with host memory it looks and does not wait
 template <typename Wire, typename D>
 concept HasCollectives = requires(Wire& wire, const D& device, const void* from, void* to, std::size_t bytes,
                                   std::span<const Transfer> transfers) {
@@ -73,6 +74,13 @@ class Group {
   int size() const { return size_; }
   /// Whose memory it moves.
   const D& device() const { return device_; }
+
+  /// The same ranks, seen by another handle of such a device.
+  Group on(D device) const {
+    Group other = *this;
+    other.device_ = std::move(device);
+    return other;
+  }
 
   /// Part p of `from` [size, bytes_each] to rank p, part p of `to` from rank p. See HasCollectives, also for
   /// the following.

@@ -38,6 +38,7 @@ class MpiWire {
     MPI_Comm beside = MPI_COMM_NULL;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &beside);
     MPI_Comm_rank(beside, &local_rank_);
+    MPI_Comm_size(beside, &local_size_);
     MPI_Comm_free(&beside);
   }
   MpiWire(const MpiWire&) = delete;
@@ -52,6 +53,9 @@ class MpiWire {
   int size() const { return size_; }
   /// Its number among those of this machine.
   int local_rank() const { return local_rank_; }
+
+  /// Processes of this machine.
+  int local_size() const { return local_size_; }
 
   /// See HasCollectives, also for the following.
   template <HostMemory D>
@@ -93,14 +97,14 @@ class MpiWire {
   void check(const D&) {}
 
  private:
-  int rank_ = 0, size_ = 1, local_rank_ = 0;
+  int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
   bool own_ = false;
 };
 
 /// The world of the processes that mpirun started.
 inline World mpi_world() {
   const auto wire = std::make_shared<MpiWire>();
-  return World(wire->local_rank(), Group<Cpu>(Cpu(1), wire));
+  return World(wire->local_rank(), wire->local_size(), Group<Cpu>(Cpu(1), wire));
 }
 
 }  // namespace mtpx

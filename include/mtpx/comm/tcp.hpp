@@ -33,7 +33,7 @@ namespace detail {
 
 /// Where the ranks of a run meet, and which of them this is.
 struct Meeting {
-  int rank = 0, size = 1, local_rank = 0;
+  int rank = 0, size = 1, local_rank = 0, local_size = 1;
   std::string address = "127.0.0.1";
   int port = 0;
   int patience = 60;  // seconds for all to come
@@ -57,6 +57,8 @@ struct Meeting {
     if (all.size == 1) return {};
     all.rank = number("RANK", 0, all.size);
     all.local_rank = std::getenv("LOCAL_RANK") == nullptr ? all.rank : number("LOCAL_RANK", 0, all.size);
+    all.local_size =
+        std::getenv("LOCAL_WORLD_SIZE") == nullptr ? 1 : number("LOCAL_WORLD_SIZE", 1, all.size + 1);
     all.port = number("MASTER_PORT", 1, 65535);
     if (const char* const address = std::getenv("MASTER_ADDR")) all.address = address;
     // torchrun itself listens at the port then.

@@ -21,8 +21,10 @@ class World {
  public:
   /// Of this process alone.
   World() : host_(Cpu(1)) {}
-  /// Of those that a wire joins. local_rank: this process's number among those of its machine
-  World(int local_rank, Group<Cpu> host) : local_rank_(local_rank), host_(std::move(host)) {}
+  /// Of those that a wire joins. local_rank, local_size: this process's number among those of its machine,
+  /// and how many these are
+  World(int local_rank, int local_size, Group<Cpu> host)
+      : local_rank_(local_rank), local_size_(local_size), host_(std::move(host)) {}
 
   /// What the environment says: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torchrun and
   /// `mtpx launch` set them; the process alone where there is no WORLD_SIZE, or 1. Waits for the others.
@@ -30,7 +32,8 @@ class World {
   static World from_environment() {
     const std::optional<detail::Meeting> meeting = detail::Meeting::from_environment();
     if (!meeting) return {};
-    return World(meeting->local_rank, Group<Cpu>(Cpu(1), std::make_shared<TcpWire>(*meeting)));
+    return World(meeting->local_rank, meeting->local_size,
+                 Group<Cpu>(Cpu(1), std::make_shared<TcpWire>(*meeting)));
   }
 
   /// This process's number, from 0. Rank 0 prints and writes.
@@ -39,6 +42,8 @@ class World {
   int size() const { return host_.size(); }
   /// This process's number among those of its machine: the GPU that it takes.
   int local_rank() const { return local_rank_; }
+  /// Processes on this machine.
+  int local_size() const { return local_size_; }
   /// Moves bytes of the host between them.
   const Group<Cpu>& host() const { return host_; }
 
@@ -71,7 +76,7 @@ class World {
   }
 
  private:
-  int local_rank_ = 0;
+  int local_rank_ = 0, local_size_ = 1;
   Group<Cpu> host_;
 };
 

@@ -17,12 +17,20 @@ namespace mtpx {
 /// optimizer.safetensors. Batches and noise are functions of the step (Trainer), so there is nothing else.
 /// Copies to the host, then returns; see Checkpoints::save() for the rest, errors too.
 ///
+/// Ranks that train together all make this call; rank 0's files are those of one process, and the others
+/// write none.
+///
 /// run: what the program will want to know   extra, tokenizer: as save_model() takes them
 /// more(Files&): other files
 template <typename T, typename D>
 void save_training(Checkpoints& checkpoints, Trainer<T, D>& trainer, Transformer<T, D>& model, Json run,
                    const Json& extra = Json::object(), const std::optional<TokenizerFiles>& tokenizer = {},
                    const std::function<void(Checkpoints::Files&)>& more = {}) {
+  if (trainer.group().rank() != 0) {
+    for (int pass = 0; pass < TensorSnapshot::passes; ++pass)
+      trainer.optimizer().for_each_state(model, [](const std::string&, const auto&) {});
+    return;
+  }
   checkpoints.save(trainer.steps_done(), std::move(run), [&](Checkpoints::Files& files) {
     AdamW<T, D>& optimizer = trainer.optimizer();
     const std::string config = config_json(model.config, detail::with_dtype<T>(extra));

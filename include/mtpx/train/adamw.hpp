@@ -137,9 +137,11 @@ class AdamW {
   using A = acc_t<T>;  ///< type of moments and masters
 
   explicit AdamW(const AdamWOptions& options = {}) : options_(options) {}
-  /// One whose state the ranks of a group share out: see Shards. With a group of one the same as above.
-  AdamW(const AdamWOptions& options, const Group<D>& group)
-      : options_(options), shards_(group.size() > 1 ? std::make_unique<Shards<T, D>>(group) : nullptr) {}
+  /// One whose state the ranks of a group share out: see Shards, also for `bucket`. With a group of one the
+  /// same as above.
+  AdamW(const AdamWOptions& options, const Group<D>& group, Index bucket = Shards<T, D>::usual_bucket)
+      : options_(options),
+        shards_(group.size() > 1 ? std::make_unique<Shards<T, D>>(group, bucket) : nullptr) {}
   AdamW(const AdamW&) = delete;
   AdamW& operator=(const AdamW&) = delete;
   AdamW(AdamW&&) = default;

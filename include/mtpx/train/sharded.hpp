@@ -49,10 +49,10 @@ class FlatParameters {
   }
 
   /// Takes the memory, when all have been counted.
-  void make(const Group<D>& group) {
+  /// bucket: bytes of gradients that a rank gets from each at once, about
+  void make(const Group<D>& group, Index bucket) {
     const Index ranks = group.size();
-    // Some 16 MiB of gradients a rank: large enough for any wire, small beside a model.
-    const Index most = std::max<Index>(1, (Index{16} << 20) / (chunk * static_cast<Index>(sizeof(A))));
+    const Index most = std::max<Index>(1, bucket / (chunk * static_cast<Index>(sizeof(A))));
     buckets_ = std::max<Index>(1, (chunks_ + ranks * most - 1) / (ranks * most));
     share_ = std::max<Index>(1, (chunks_ + ranks * buckets_ - 1) / (ranks * buckets_));
     ranks_ = ranks, rank_ = group.rank();
@@ -228,7 +228,11 @@ class Shards {
  public:
   using A = acc_t<T>;  ///< type of gradients, moments and masters
 
-  explicit Shards(Group<D> group) : group_(std::move(group)) {}
+  static constexpr Index usual_bucket = Index{16} << 20;  ///< many bytes for any wire, few beside a model
+
+  /// bucket: bytes of gradients that a rank gets from each other one at once, about; it changes no bit
+  explicit Shards(Group<D> group, Index bucket = usual_bucket)
+      : group_(std::move(group)), bucket_(bucket) {}
 
   /// Who shares.
   const Group<D>& group() const { return group_; }
@@ -241,8 +245,8 @@ class Shards {
     for_each_parameter(module, [&](const std::string& name, auto& parameter) {
       if (!parameter.frozen()) flat(parameter).count(name, parameter.shape());
     });
-    own_.make(group_);
-    if constexpr (mixed) sums_.make(group_);
+    own_.make(group_, bucket_);
+    if constexpr (mixed) sums_.make(group_, bucket_);
     std::size_t next = 0, next_of_sums = 0;
     for_each_parameter(module, [&](const std::string&, auto& parameter) {
       if (parameter.frozen()) return;
@@ -373,6 +377,7 @@ class Shards {
   }
 
   Group<D> group_;
+  Index bucket_;
   detail::FlatParameters<T, D> own_;
   detail::FlatParameters<A, D> sums_;  // those of the type of sums, where that is another
   bool made_ = false, first_ = true;
