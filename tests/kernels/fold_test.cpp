@@ -15,9 +15,9 @@ std::vector<A> spread_out(Index count, std::uint64_t stream) {
   std::vector<A> values;
   for (Index i = 0; i < count; ++i) {
     const auto at = static_cast<std::uint64_t>(i);
-    values.push_back(
-        static_cast<A>(std::ldexp(Philox::uniform(1, stream, 2 * at) - 0.5,
-                                  static_cast<int>(30 * Philox::uniform(1, stream, 2 * at + 1)))));
+    const double fraction = Philox::uniform(1, stream, 2 * at) - 0.5;
+    const double size = 30 * Philox::uniform(1, stream, 2 * at + 1);
+    values.push_back(static_cast<A>(std::ldexp(fraction, static_cast<int>(size))));
   }
   return values;
 }

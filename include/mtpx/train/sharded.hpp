@@ -231,8 +231,7 @@ class Shards {
   static constexpr Index usual_bucket = Index{16} << 20;  ///< many bytes for any wire, few beside a model
 
   /// bucket: bytes of gradients that a rank gets from each other one at once, about; it changes no bit
-  explicit Shards(Group<D> group, Index bucket = usual_bucket)
-      : group_(std::move(group)), bucket_(bucket) {}
+  explicit Shards(Group<D> group, Index bucket = usual_bucket) : group_(std::move(group)), bucket_(bucket) {}
 
   /// Who shares.
   const Group<D>& group() const { return group_; }
