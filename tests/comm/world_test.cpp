@@ -98,6 +98,29 @@ TEST_CASE("World: whoever is gone is named; so are another size of the world and
          errors[1].find("rank 0 sends 8 bytes where rank 1 expects 4") != std::string::npos));
 }
 
+TEST_CASE("World: strangers who connect are sent away") {
+  const int port = free_port();
+  std::string errors[2];
+  std::thread leader([&] {
+    errors[0] = error_text<Error>([&] { TcpWire(detail::Meeting{0, 2, 0, 2, "127.0.0.1", port, 10}); });
+  });
+  sockaddr_in place{};
+  place.sin_family = AF_INET;
+  place.sin_port = htons(static_cast<std::uint16_t>(port));
+  place.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  for (int stranger = 0; stranger < 2;) {
+    const detail::Socket one(::socket(AF_INET, SOCK_STREAM, 0));
+    if (::connect(one.get(), reinterpret_cast<sockaddr*>(&place), sizeof place) != 0) continue;
+    const std::string words(stranger == 0 ? 0 : 100, 'x');
+    if (!words.empty()) CHECK(::send(one.get(), words.data(), words.size(), MSG_NOSIGNAL) == 100);
+    ++stranger;
+  }
+  errors[1] = error_text<Error>([&] { TcpWire(detail::Meeting{1, 2, 1, 2, "127.0.0.1", port, 10}); });
+  leader.join();
+  CHECK(errors[0] == "");
+  CHECK(errors[1] == "");
+}
+
 TEST_CASE("World: the environment's variables are checked") {
   const auto meeting = [](std::map<std::string, std::string> variables) {
     const char* const names[] = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"};

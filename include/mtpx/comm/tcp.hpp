@@ -38,6 +38,9 @@ struct Meeting {
   int port = 0;
   int patience = 60;  // seconds for all to come
 
+  /// Whether all ranks are on one machine, by the address.
+  bool of_this_machine() const { return address == "localhost" || address.starts_with("127."); }
+
   /// torchrun's variables; nothing where WORLD_SIZE is not set, or 1. Throws ConfigError.
   static std::optional<Meeting> from_environment() {
     const auto number = [](const char* name, long least, long end) {
@@ -114,7 +117,7 @@ class TcpWire {
   explicit TcpWire(const detail::Meeting& meeting)
       : rank_(meeting.rank), size_(meeting.size), peers_(static_cast<std::size_t>(meeting.size)) {
     deadline_ = Clock::now() + std::chrono::seconds(meeting.patience);
-    const detail::Socket door = listen(rank_ == 0 ? meeting.port : 0);
+    const detail::Socket door = listen(rank_ == 0 ? meeting.port : 0, meeting.of_this_machine());
     std::vector<Place> places(static_cast<std::size_t>(size_));
     if (rank_ == 0) {
       for (int others = 1; others < size_; ++others) accept(door, &places);
@@ -202,14 +205,15 @@ class TcpWire {
     if (ready == 0) late(whom);
   }
 
-  static detail::Socket listen(int port) {
+  /// inside: for connections of this machine alone
+  static detail::Socket listen(int port, bool inside) {
     detail::Socket door(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     const int yes = 1;
     (void)::setsockopt(door.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     sockaddr_in any{};
     any.sin_family = AF_INET;
     any.sin_port = htons(static_cast<std::uint16_t>(port));
-    any.sin_addr.s_addr = htonl(INADDR_ANY);
+    any.sin_addr.s_addr = htonl(inside ? INADDR_LOOPBACK : INADDR_ANY);
     if (!door.open() || ::bind(door.get(), reinterpret_cast<sockaddr*>(&any), sizeof any) != 0 ||
         ::listen(door.get(), SOMAXCONN) != 0)
       throw CommError(cat("[world] port ", port, ": cannot be listened at: ", std::strerror(errno)));
@@ -224,15 +228,21 @@ class TcpWire {
 
   /// Takes in one rank. places: where the others will find it, unless they know
   void accept(const detail::Socket& door, std::vector<Place>* places) {
-    wait(door, POLLIN, "the other ranks do not come");
     Place place{};
-    socklen_t length = sizeof place;
-    detail::Socket one(::accept4(door.get(), reinterpret_cast<sockaddr*>(&place), &length, SOCK_CLOEXEC));
-    if (!one.open()) throw CommError(cat("[world] cannot be connected to: ", std::strerror(errno)));
+    detail::Socket one;
     Greeting greeting;
-    get(one, &greeting, sizeof greeting, -1);
-    if (greeting.magic != Greeting{}.magic)
-      throw CommError("[world] somebody who is no rank of mtpx connects");
+    while (true) {
+      wait(door, POLLIN, "the other ranks do not come");
+      socklen_t length = sizeof place;
+      one = detail::Socket(::accept4(door.get(), reinterpret_cast<sockaddr*>(&place), &length, SOCK_CLOEXEC));
+      if (!one.open()) throw CommError(cat("[world] cannot be connected to: ", std::strerror(errno)));
+      try {
+        get(one, &greeting, sizeof greeting, -1);
+      } catch (const CommError&) {
+        continue;  // somebody else, who said nothing
+      }
+      if (greeting.magic == Greeting{}.magic) break;
+    }
     if (greeting.size != size_)
       throw CommError(cat("[world] WORLD_SIZE is ", size_, " on rank ", rank_, " and ", greeting.size,
                           " on rank ", greeting.rank));
