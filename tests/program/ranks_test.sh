@@ -67,8 +67,8 @@ pair 2 2 --lr 0.5
 
 # A rank that is killed ends all, with its number, and leaves nothing half written that anybody takes for whole; the run goes
 # on to the bytes of one that nobody disturbed.
-long=(train --data "$work/text.txt" --config "$work/config.json" --batch 1 --seq 32 --accumulation 4 --steps 400 --save-every 20
-  --eval-every 200 --eval-windows 3 --device cpu --threads 1)
+long=(train --data "$work/text.txt" --config "$work/config.json" --batch 1 --seq 32 --accumulation 4 --steps 200 --save-every 10
+  --eval-every 100 --eval-windows 3 --device cpu --threads 1)
 "$mtpx" "${long[@]}" --out "$work/undisturbed" >"$work/log" || fail "an undisturbed run: exit code $?"
 rows() { { cat "$work/killed/metrics.jsonl" 2>/dev/null || true; } | wc -l; }
 killed=0
@@ -76,7 +76,7 @@ for victim in 0 1 2 3 0; do
   "$mtpx" launch -n 4 -- "${long[@]}" --out "$work/killed" --resume auto >"$work/log" 2>&1 &
   launcher=$! begin=$SECONDS rank=
   # Some steps behind where it begins, or in the middle of beginning.
-  until_row=$((RANDOM % 60 + $(rows)))
+  until_row=$((RANDOM % 30 + $(rows)))
   until [[ -s $work/log ]] && (($(rows) >= until_row || SECONDS - begin > 60)); do sleep 0.01; done
   for process in $(pgrep -P "$launcher"); do
     if tr '\0' '\n' 2>/dev/null <"/proc/$process/environ" | grep -qx "RANK=$victim"; then rank=$process; fi
@@ -94,5 +94,15 @@ done
 "$mtpx" launch -n 2 -- "${long[@]}" --out "$work/killed" --resume auto >"$work/log" 2>&1 || fail "behind the killed: exit code $?: $(cat "$work/log")"
 cmp "$work/undisturbed/model.safetensors" "$work/killed/model.safetensors" || fail "a run whose ranks were killed has other bytes"
 cmp "$work/undisturbed/metrics.jsonl" "$work/killed/metrics.jsonl" || fail "a run whose ranks were killed has other figures"
+# A signal to the launcher is one to all: they finish the same step, save, and end.
+"$mtpx" launch -n 2 -- "${long[@]}" --out "$work/ended" >"$work/log" 2>&1 &
+launcher=$! begin=$SECONDS status=0
+until [[ -s $work/ended/metrics.jsonl ]] || ((SECONDS - begin > 60)); do sleep 0.01; done
+kill -TERM "$launcher"
+wait "$launcher" || status=$?
+[[ $status == 143 && -s $work/ended/model.safetensors ]] || fail "SIGTERM: exit code $status: $(cat "$work/log")"
+"$mtpx" launch -n 4 -- "${long[@]}" --out "$work/ended" --resume auto >"$work/log" 2>&1 || fail "behind SIGTERM: exit code $?: $(cat "$work/log")"
+cmp "$work/undisturbed/model.safetensors" "$work/ended/model.safetensors" || fail "a run that was ended has other bytes"
+
 [[ $failures == 0 ]] && echo "ranks: all checks passed; $killed ranks were killed"
 exit $((failures > 0))
