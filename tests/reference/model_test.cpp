@@ -69,7 +69,7 @@ template <typename D>
 std::pair<Numbers, std::map<std::string, Numbers>> trained(Config c, const Group<D>& group) {
   c.vocab_size = 256;
   Transformer<double, D> model(group.device(), c);
-  randomize(model, 1);
+  test::randomize(model, 1);
   std::string text;
   for (std::uint64_t i = 0; i < 500; ++i) text += static_cast<char>('a' + Philox::block(3, 3, i)[0] % 16);
   TrainOptions o;
