@@ -43,6 +43,8 @@
 #include <mtpx/train/batches.hpp>
 #include <mtpx/train/corpus.hpp>
 #include <mtpx/train/gradient_sums.hpp>
+#include <mtpx/train/layout.hpp>
+#include <mtpx/train/pipeline.hpp>
 #include <mtpx/train/plan.hpp>
 #include <mtpx/train/schedule.hpp>
 #include <mtpx/train/sharded.hpp>
