@@ -10,6 +10,7 @@
 #include <mtpx/decode/generate.hpp>
 #include <mtpx/model/backward.hpp>
 #include <mtpx/model/loss.hpp>
+#include <mtpx/model/stage.hpp>
 #include <mtpx/model/transformer.hpp>
 #include <mtpx/model/with_depths.hpp>
 #include <mtpx/ops/arithmetic.hpp>

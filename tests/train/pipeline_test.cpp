@@ -12,7 +12,7 @@ TEST_SUITE_BEGIN("mtpx/train/pipeline.hpp");
 
 namespace {
 
-using Kind = Action::Kind;
+using ActionKind = Action::Kind;
 using Lists = std::vector<std::vector<Action>>;
 
 Lists lists_of(Index stages, Index micros) {
@@ -25,7 +25,7 @@ SimulatedPipeline followed(const Lists& lists) {
   return simulate(lists, std::vector<StageTime>(lists.size()));
 }
 
-std::vector<Index> order_of(const std::vector<Action>& list, Kind kind) {
+std::vector<Index> order_of(const std::vector<Action>& list, ActionKind kind) {
   std::vector<Index> micros;
   for (const Action& action : list) {
     if (action.kind == kind) micros.push_back(action.micro);
@@ -58,8 +58,8 @@ TEST_CASE("one_f_one_b: up to 8 stages and 64 micro-batches it ends, with as few
       for (Index s = 0; s < stages; ++s) {
         const auto at = static_cast<std::size_t>(s);
         REQUIRE(run.tapes[at] == std::min(stages - s, micros));
-        REQUIRE(order_of(lists[at], Kind::forward) == in_order);
-        REQUIRE(order_of(lists[at], Kind::backward) == in_order);
+        REQUIRE(order_of(lists[at], ActionKind::forward) == in_order);
+        REQUIRE(order_of(lists[at], ActionKind::backward) == in_order);
       }
       // Equal stages: the bubble is (stages - 1) (forward + backward).
       REQUIRE(run.time == 3.0 * static_cast<double>(micros + stages - 1));
