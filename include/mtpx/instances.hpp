@@ -95,6 +95,7 @@
   HOW template void GradientSums<T, D>::add(Transformer<T, D>&);                                        \
   HOW template void GradientSums<T, D>::finish(Transformer<T, D>&);                                     \
   HOW template void GradientSums<T, D>::forget(Transformer<T, D>&);                                     \
+  HOW template class PipelinePasses<T, D>;                                                              \
   HOW template class TrainStep<T, D>;                                                                   \
   HOW template class Trainer<T, D>;                                                                     \
   HOW template class Speculator<T, D>;                                                                  \

@@ -5,6 +5,7 @@
 #include <mtpx/autograd/checkpoint.hpp>
 #include <mtpx/autograd/gradcheck.hpp>
 #include <mtpx/autograd/tape.hpp>
+#include <mtpx/comm/grid.hpp>
 #include <mtpx/comm/group.hpp>
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/decode/generate.hpp>
@@ -46,6 +47,7 @@
 #include <mtpx/train/gradient_sums.hpp>
 #include <mtpx/train/layout.hpp>
 #include <mtpx/train/pipeline.hpp>
+#include <mtpx/train/pipeline_passes.hpp>
 #include <mtpx/train/plan.hpp>
 #include <mtpx/train/schedule.hpp>
 #include <mtpx/train/sharded.hpp>

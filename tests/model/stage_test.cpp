@@ -58,11 +58,10 @@ StageRun run_slices(const Config& config, const MtpDesign& design, const std::ve
     copy_weights(whole, slices.back());
     prepare(slices.back());
   }
-  using Pass = StagePass<T, Device>;
-  std::vector<std::unique_ptr<Pass>> passes;
+  std::vector<std::unique_ptr<StagePass<T, Device>>> passes;
   StageState<T, Device> state;
   for (const auto& slice : slices) {
-    passes.push_back(std::make_unique<Pass>(slice, batch, options, acc_t<T>(0.5)));
+    passes.push_back(std::make_unique<StagePass<T, Device>>(slice, batch, options, acc_t<T>(0.5)));
     passes.back()->forward(state);
     state = passes.back()->made();
     Index place = 0;  // what is made has the shapes that stage_state() says
@@ -81,7 +80,7 @@ StageRun run_slices(const Config& config, const MtpDesign& design, const std::ve
   }
   StageRun run;
   run.losses = stage_losses<T>(passes.back()->loss());
-  for (auto& slice : slices) run.gradients.merge(gradients(slice));
+  for (auto& slice : slices) run.gradients.merge(test::gradients(slice));
   return run;
 }
 
@@ -93,7 +92,7 @@ void check_cuts(const Config& config, const MtpDesign& design, const std::vector
   randomize(whole, 4);
   prepare(whole);
   const Numbers losses = stage_losses<T>(mtp_backward(whole, batch, options, 0.5));
-  const auto want = gradients(whole);
+  const auto want = test::gradients(whole);
   for (const auto& cuts : all) {
     const StageRun run = run_slices<T>(config, design, cuts, options, batch, prepare);
     check_bits(run.gradients, want);

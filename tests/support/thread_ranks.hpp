@@ -5,9 +5,12 @@
 
 #include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace mtpx::test {
@@ -17,7 +20,6 @@ class ThreadWires {
   struct Posted {
     const void* from = nullptr;
     std::size_t bytes = 0;
-    std::span<const Transfer> transfers;
   };
 
  public:
@@ -32,33 +34,31 @@ class ThreadWires {
 
     template <HostMemory D>
     void all_to_all(const D&, const void* from, void* to, std::size_t bytes) {
-      meet({from, bytes, {}}, [&](const Posted& theirs, int peer) {
+      meet({from, bytes}, [&](const Posted& theirs, int peer) {
         copy(to, peer, static_cast<const std::byte*>(theirs.from) + static_cast<std::size_t>(rank_) * bytes,
              bytes);
       });
     }
     template <HostMemory D>
     void all_gather(const D&, const void* from, void* to, std::size_t bytes) {
-      meet({from, bytes, {}}, [&](const Posted& theirs, int peer) { copy(to, peer, theirs.from, bytes); });
+      meet({from, bytes}, [&](const Posted& theirs, int peer) { copy(to, peer, theirs.from, bytes); });
     }
+    /// Between pairs: other ranks need not come here, nor as often.
     template <HostMemory D>
     void send_receive(const D&, std::span<const Transfer> transfers) {
-      meet({nullptr, 0, transfers}, [&](const Posted& theirs, int peer) {
-        std::vector<Transfer> sent, wanted;
-        for (const Transfer& one : theirs.transfers)
-          if (one.peer == rank_ && one.sends) sent.push_back(one);
-        for (const Transfer& one : transfers)
-          if (one.peer == peer && !one.sends) wanted.push_back(one);
-        if (sent.size() != wanted.size()) throw CommError("[threads] sends and receives do not match");
-        for (std::size_t i = 0; i < sent.size(); ++i) {
-          if (sent[i].bytes != wanted[i].bytes) throw CommError("[threads] two sides name other sizes");
-          if (sent[i].bytes > 0) std::memcpy(wanted[i].to, sent[i].from, sent[i].bytes);
-        }
-      });
+      for (const Transfer& one : transfers) {
+        if (one.sends) of_.post(rank_, one.peer, {one.from, one.bytes});
+      }
+      for (const Transfer& one : transfers) {
+        if (!one.sends) of_.take(one.peer, rank_, one.to, one.bytes);
+      }
+      for (const Transfer& one : transfers) {
+        if (one.sends) of_.wait_until_taken(rank_, one.peer);
+      }
     }
     template <HostMemory D>
     void barrier(const D&) {
-      meet({nullptr, 0, {}}, [](const Posted&, int) {});
+      meet({nullptr, 0}, [](const Posted&, int) {});
     }
     template <HostMemory D>
     void check(const D&) {
@@ -97,6 +97,29 @@ class ThreadWires {
   }
 
  private:
+  /// A message stands where it is until its receiver has copied it.
+  void post(int from, int to, const Posted& message) {
+    const std::lock_guard lock(mutex_);
+    mail_[{from, to}].push_back(message);
+    changed_.notify_all();
+  }
+  void take(int from, int to, void* place, std::size_t bytes) {
+    std::unique_lock lock(mutex_);
+    std::deque<Posted>& box = mail_[{from, to}];
+    changed_.wait(lock, [&] { return !box.empty() || broken_; });
+    if (box.empty()) throw CommError("[threads] another rank is gone");
+    if (box.front().bytes != bytes) throw CommError("[threads] two sides name other sizes");
+    if (bytes > 0) std::memcpy(place, box.front().from, bytes);
+    box.pop_front();
+    changed_.notify_all();
+  }
+  void wait_until_taken(int from, int to) {
+    std::unique_lock lock(mutex_);
+    std::deque<Posted>& box = mail_[{from, to}];
+    changed_.wait(lock, [&] { return box.empty() || broken_; });
+    if (!box.empty()) throw CommError("[threads] another rank is gone");
+  }
+
   void wait() {
     std::unique_lock lock(mutex_);
     const int round = round_;
@@ -111,6 +134,7 @@ class ThreadWires {
 
   int size_;
   std::vector<Posted> posted_;
+  std::map<std::pair<int, int>, std::deque<Posted>> mail_;  // of each pair, in order
   std::mutex mutex_;
   std::condition_variable changed_;
   int here_ = 0, round_ = 0;

@@ -66,10 +66,10 @@ GradientClip<D> clip_by(const D& device, const Tensor<double, D>& squares, doubl
   return clip;
 }
 
-/// See clip_norm() below.
+/// The sum of squares of every gradient of a module, in the parameters' order, then what watch() makes of
+/// `watched`: [how many], at least one.
 template <typename Module, typename A, typename D>
-GradientClip<D> clip_norm(const D& device, Module& module, double max_norm, const Tensor<double, D>& halted,
-                          const Tensor<A, D>& watched) {
+Tensor<double, D> squares_of(const D& device, Module& module, const Tensor<A, D>& watched) {
   ByType<ConstSpan> gradients;
   for_each_parameter(module, [&](const std::string&, auto& parameter) {
     const auto grad = parameter.grad();
@@ -88,7 +88,14 @@ GradientClip<D> clip_norm(const D& device, Module& module, double max_norm, cons
                     squares.data() + floats);
   }
   watch(device, watched, squares.data() + floats + doubles);
-  return clip_by(device, squares, max_norm, halted);
+  return squares;
+}
+
+/// See clip_norm() below.
+template <typename Module, typename A, typename D>
+GradientClip<D> clip_norm(const D& device, Module& module, double max_norm, const Tensor<double, D>& halted,
+                          const Tensor<A, D>& watched) {
+  return clip_by(device, squares_of(device, module, watched), max_norm, halted);
 }
 }  // namespace detail
 
@@ -169,12 +176,18 @@ class AdamW {
   template <typename Module, typename W = double>
   GradientClip<D> clip(Module& module, double max_norm, const Tensor<double, D>& halted = {},
                        const Tensor<W, D>& watched = {}) {
+    return detail::clip_by(device_of<D>(module), squares(module, watched), max_norm, halted);
+  }
+
+  /// What clip() adds up: the sum of squares of each of these gradients, in the parameters' order, and what
+  /// makes it NaN where a number of `watched` is not finite.
+  template <typename Module, typename W = double>
+  Tensor<double, D> squares(Module& module, const Tensor<W, D>& watched = {}) {
     const D device = device_of<D>(module);
-    if (!shards_) return detail::clip_norm(device, module, max_norm, halted, watched);
-    const Index more = watched.defined() ? 1 : 0;
-    const Tensor<double, D> squares = shards_->squares(module, more);
-    detail::watch(device, watched, squares.data() + squares.size() - 1);
-    return detail::clip_by(device, squares, max_norm, halted);
+    if (!shards_) return detail::squares_of(device, module, watched);
+    const Tensor<double, D> all = shards_->squares(module, watched.defined() ? 1 : 0);
+    detail::watch(device, watched, all.data() + all.size() - 1);
+    return all;
   }
 
   /// Makes now what update() makes at a parameter's first gradient: its moments and master, and the

@@ -2,9 +2,9 @@
 // One optimiser step, which a device that can record it does without the host.
 
 #include <mtpx/core/recorded.hpp>
-#include <mtpx/model/backward.hpp>
 #include <mtpx/train/adamw.hpp>
 #include <mtpx/train/gradient_sums.hpp>
+#include <mtpx/train/pipeline_passes.hpp>
 
 #include <algorithm>
 #include <optional>
@@ -46,11 +46,20 @@ class TrainStep {
   /// optimiser's state is shared out, see Shards. Every rank makes the same calls.
   TrainStep(Transformer<T, D>& model, std::vector<Batch<D>> inputs, const StepOptions& options,
             const Group<D>& group)
+      : TrainStep(model, std::move(inputs), options, group, Group<D>(model.device())) {}
+  /// The same of a stage of a pipeline, whose slice the model is. `group` are those that have that slice,
+  /// too; `stages` those that have the others, each with the same inputs as this rank. All see the same
+  /// losses and norm, and weights have the bits that the whole model would have. Throws what PipelinePasses
+  /// throws.
+  TrainStep(Transformer<T, D>& model, std::vector<Batch<D>> inputs, const StepOptions& options,
+            const Group<D>& group, const Group<D>& stages)
       : model_(model),
         inputs_(std::move(inputs)),
         options_(options),
         group_(group),
-        optimizer_(options.adamw, group) {
+        optimizer_(options.adamw, group),
+        passes_(model, static_cast<Index>(inputs_.size()), stages),
+        figures_(stages) {
     require(!inputs_.empty(), "train", "a step takes at least one batch");
     for (const Batch<D>& input : inputs_) {
       require(input.tokens.shape() == inputs_[0].tokens.shape(), "train", "batches of a step have one shape",
@@ -71,8 +80,11 @@ class TrainStep {
     const Constants constants{options_.loss.lambda, model_.activation_checkpointing, model_.detach_depths,
                               model_.main_frozen()};
     if (constants_ != constants) {
+      if (constants.main_frozen && passes_.stages().size() > 1)
+        throw ConfigError("[train] the main model is frozen: all stages but the last have nothing to train");
       constants_ = constants;
       record_.forget();
+      figures_.forget();
       if constexpr (!HostMemory<D>) {
         optimizer_.reserve(model_);
         sums_.reserve(model_, static_cast<Index>(inputs_.size()));
@@ -104,7 +116,7 @@ class TrainStep {
 
   /// What steps read: assign the next batch to their tensors.
   const std::vector<Batch<D>>& inputs() const { return inputs_; }
-  /// The ranks that share the step.
+  /// The ranks that share the step, each with the same part of the model.
   const Group<D>& group() const { return group_; }
   /// As they were given; the loss's lambda is the latest.
   const StepOptions& options() const { return options_; }
@@ -131,36 +143,45 @@ class TrainStep {
     const D& device = model_.device();
     Shards<T, D>* const shards = optimizer_.shards();
     const Index all = micros(), width = losses_.shape().width();
-    for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      const auto loss = mtp_backward(model_, inputs_[i], options_.loss, 1.0 / static_cast<double>(all));
-      A* const row = losses_.data() + static_cast<Index>(i) * group_.size() * width;
-      A* to = shards != nullptr ? own_losses_.data() : row;
-      const auto keep = [&](const Var<A, D>& number) {
-        copy_rows(device, 1, 1, number.data(), 1, to++, 1, false);
-      };
-      keep(loss.total);
-      for (const auto& depth : loss.depths) keep(depth.loss);
+    const double share = 1.0 / static_cast<double>(all);
+    passes_.run(inputs_, options_.loss, share, [&](Index micro, StagePass<T, D>& pass) {
+      if (model_.slice.head) keep(pass.loss(), losses_.data() + micro * group_.size() * width);
       if (shards != nullptr) {
-        group_.all_gather(own_losses_.data(), row, own_losses_.bytes());
         shards->add(model_);
       } else {
         sums_.add(model_);
       }
-    }
+    });
     if (shards != nullptr) {
       add_up_loads();
     } else {
       sums_.finish(model_);
     }
-    Tensor<A, D> totals(device, {all});
-    copy_rows(device, all, 1, losses_.data(), width, totals.data(), 1, false);
-    const auto clip = optimizer_.clip(model_, options_.clip, halted_, totals);
+    Tensor<A, D> totals;  // which the stage that has them watches
+    if (model_.slice.head) {
+      totals = Tensor<A, D>(device, {all});
+      copy_rows(device, all, 1, losses_.data(), width, totals.data(), 1, false);
+    }
+    figures_.take_from_last(losses_);
+    const Tensor<double, D> squares = figures_.joined(optimizer_.squares(model_, totals));
+    const GradientClip<D> clip = detail::clip_by(device, squares, options_.clip, halted_);
     copy_rows(device, 1, 1, clip.norm.data(), 1, norm_.data(), 1, false);
     const auto parameters = optimizer_.gather(model_);
     changing_ = true;
     optimizer_.move(device, parameters, clip);
     model_.update_bias(options_.bias_update_speed, clip.scale.data());
     changing_ = false;
+  }
+
+  /// Writes a micro-batch's losses, and those of the other ranks of the group, to rows of [1 + heads].
+  void keep(const MtpLoss<T, D>& loss, A* rows) {
+    A* to = group_.size() > 1 ? own_losses_.data() : rows;
+    const auto write = [&](const Var<A, D>& number) {
+      copy_rows(model_.device(), 1, 1, number.data(), 1, to++, 1, false);
+    };
+    write(loss.total);
+    for (const auto& depth : loss.depths) write(depth.loss);
+    if (group_.size() > 1) group_.all_gather(own_losses_.data(), rows, own_losses_.bytes());
   }
 
   /// The experts' loads of all ranks: counts, whose sums are exact in any order.
@@ -191,6 +212,8 @@ class TrainStep {
   void forget() {
     if (changing_)
       throw Error("[train] a step has thrown while it changed weights and moments: load them again");
+    passes_.forget();
+    figures_.forget();
     sums_.forget(model_);
     if (optimizer_.shards() != nullptr) optimizer_.shards()->forget();
     model_.zero_grad();
@@ -205,6 +228,8 @@ class TrainStep {
   StepOptions options_;
   Group<D> group_;
   AdamW<T, D> optimizer_;
+  PipelinePasses<T, D> passes_;
+  StageFigures<D> figures_;
   GradientSums<T, D> sums_;
   Tensor<A, D> losses_, own_losses_;
   Tensor<double, D> norm_, halted_;

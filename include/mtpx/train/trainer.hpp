@@ -89,10 +89,14 @@ class Trainer {
       : Trainer(model, options, std::move(batches), Group<D>(model.device())) {}
   /// The same for one rank of a group. accumulation: a multiple of the ranks
   Trainer(Transformer<T, D>& model, const TrainOptions& options, BatchSource batches, const Group<D>& group)
+      : Trainer(model, options, std::move(batches), group, Group<D>(model.device())) {}
+  /// The same for a stage of a pipeline, see TrainStep; all ranks ask for reports() at the same steps.
+  Trainer(Transformer<T, D>& model, const TrainOptions& options, BatchSource batches, const Group<D>& group,
+          const Group<D>& stages)
       : options_(options),
         batches_(std::move(batches)),
         vocabulary_(model.config.vocab_size),
-        step_(model, windows(model, options, batches_(0), group.size()), options.step, group),
+        step_(model, windows(model, options, batches_(0), group.size()), options.step, group, stages),
         losses_(model.device(), {ring, step_.losses().size()}),
         norms_(model.device(), {ring}) {
     queued_.reserve(static_cast<std::size_t>(ring));  // a step that was taken is noted, come what may
