@@ -86,6 +86,7 @@ int main(int argc, char** argv) {
   program::add_bench(app);
   program::add_compare(app);
   program::add_report(app);
+  program::add_plan(app);
   program::add_tokenize(app);
   program::add_convert(app);
   program::add_launch(app);

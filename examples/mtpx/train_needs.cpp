@@ -11,15 +11,6 @@ namespace program {
 
 namespace {
 
-/// "12.3 MiB"
-std::string size_text(std::size_t bytes) {
-  const char* const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
-  auto value = static_cast<double>(bytes);
-  std::size_t unit = 0;
-  for (; value >= 1000 && unit + 1 < std::size(units); ++unit) value /= 1024;
-  return mtpx::cat(unit == 0 ? std::to_string(bytes) : fixed(value, value < 100 ? 1 : 0), ' ', units[unit]);
-}
-
 std::string free_text(const std::optional<std::size_t>& bytes) {
   return bytes ? size_text(*bytes) + " free" : std::string("what is free is not known");
 }

@@ -46,6 +46,7 @@
 #include <mtpx/train/corpus.hpp>
 #include <mtpx/train/gradient_sums.hpp>
 #include <mtpx/train/layout.hpp>
+#include <mtpx/train/layout_costs.hpp>
 #include <mtpx/train/pipeline.hpp>
 #include <mtpx/train/pipeline_passes.hpp>
 #include <mtpx/train/plan.hpp>

@@ -163,6 +163,33 @@ TEST_CASE("plan_training: parts") {
   }
 }
 
+TEST_CASE("plan_stage: what is planned is what the stages of a pipeline take") {
+  const Corpus corpus = text();
+  const Config config = sized(2, false);
+  const Batches batches(corpus, {.batch = plan_batch, .seq = plan_seq, .depth = 2});
+  const TrainOptions options{.steps = 5, .accumulation = 4};
+  const Layout layout = Layout::parse("Et|t|mmL");
+  std::vector<std::size_t> taken(3);
+  on_ranks(
+      3, [] { return Cpu(2); },
+      [&](const Group<Cpu>& stages) {
+        const Cpu& cpu = stages.device();
+        Transformer<float, Cpu> model(cpu, config, config.design(), layout.slice(stages.rank()));
+        initialize(model, 1);
+        Trainer<float, Cpu> trainer(model, options, batches, Group<Cpu>(cpu), stages);
+        for (Index step = 0; step < 3; ++step) trainer.step();
+        taken[static_cast<std::size_t>(stages.rank())] = cpu.peak_bytes();
+      });
+  for (Index stage = 0; stage < 3; ++stage) {
+    const TrainingPlan plan =
+        plan_stage<float>(Cpu(Planned{}, 2), config, options, batches, layout, stage, [](const auto&) {});
+    // But for the sums of squares of other stages, of which a plan hears nothing.
+    const auto real = static_cast<double>(taken[static_cast<std::size_t>(stage)]);
+    CHECK(std::abs(static_cast<double>(plan.peak) / real - 1) < 0.001);
+    CHECK(plan.state() + plan.step == plan.peak);
+  }
+}
+
 TEST_CASE("plan_training: a model of hundreds of gigabytes is planned in a moment") {
   Config c = sized(1, true);  // DeepSeek-V3's sizes but for the vocabulary and the number of experts
   c.hidden_size = 7168;

@@ -1,6 +1,7 @@
 #pragma once
 // What a training takes, before it takes anything: its steps on a device that plans.
 
+#include <mtpx/train/layout.hpp>
 #include <mtpx/train/trainer.hpp>
 
 #include <algorithm>
@@ -79,8 +80,8 @@ std::vector<TrainingPlan::Part> kept_by_layers(const Transformer<T, D>& model, c
 
 /// Ranks that are not there: nothing moves.
 struct PlannedWire {
-  int ranks = 1;
-  int rank() const { return 0; }
+  int own = 0, ranks = 1;
+  int rank() const { return own; }
   int size() const { return ranks; }
   template <typename D>
   void all_to_all(const D&, const void*, void*, std::size_t) {}
@@ -93,6 +94,44 @@ struct PlannedWire {
   template <typename D>
   void check(const D&) {}
 };
+
+/// One of so many ranks.
+template <typename D>
+Group<D> planned_group(const D& device, int rank, int ranks) {
+  return ranks == 1 ? Group<D>(device) : Group<D>(device, std::make_shared<PlannedWire>(rank, ranks));
+}
+
+/// What lasts of a model and its trainer, of which `stays` bytes are held, and what a step held beside it.
+template <typename T, typename D>
+TrainingPlan plan_of(Transformer<T, D>& model, Trainer<T, D>& trainer, std::size_t stays) {
+  TrainingPlan plan;
+  plan.peak = model.device().peak_bytes();
+  plan.reserved = model.device().reserved_bytes();
+  for_each_parameter(model, [&](const std::string&, auto& parameter) {
+    plan.parameters += parameter.shape().size();
+    if (parameter.frozen()) return;
+    plan.trained += parameter.shape().size();
+    const std::size_t buffers = trainer.group().size() == 1 && trainer.options().accumulation > 1 ? 2 : 1;
+    if (parameter.slot()->grad.defined()) plan.gradients += buffers * parameter.slot()->grad.bytes();
+  });
+  const auto saved = [&](std::size_t& sum, std::size_t bytes) {
+    sum += bytes;
+    plan.saved += bytes;
+    plan.largest = std::max(plan.largest, bytes);
+  };
+  for_each_tensor(model,
+                  [&](const std::string&, const auto& tensor) { saved(plan.weights, tensor.bytes()); });
+  trainer.optimizer().for_each_state(model, [&](const std::string& name, const auto& tensor) {
+    saved(std::string_view(name).ends_with(".master") ? plan.masters : plan.moments, tensor.bytes());
+  });
+  if (const Shards<T, D>* const shards = trainer.optimizer().shards()) {
+    plan.moments = shards->moment_bytes();
+    plan.masters = shards->master_bytes();
+  }
+  plan.other = stays - plan.weights - plan.gradients - plan.moments - plan.masters;
+  plan.step = plan.peak - stays;
+  return plan;
+}
 
 /// The first batch of windows, whose size all others have, and the last, which may be smaller.
 template <typename Windows>
@@ -121,43 +160,36 @@ TrainingPlan plan_training(const D& device, const Config& config, const TrainOpt
   if (!device.planned()) throw Error("[plan] the device would do the work: make it with Planned{}");
   Transformer<T, D> model(device, config);
   prepare(model);
-  const Group<D> group =
-      ranks == 1 ? Group<D>(device) : Group<D>(device, std::make_shared<detail::PlannedWire>(ranks));
+  const Group<D> group = detail::planned_group(device, 0, ranks);
   Trainer<T, D> trainer(model, options, batches, group);
   for (Index step = 0; step < std::min<Index>(2, options.steps); ++step) trainer.advance();
   const std::size_t stays = device.pool().bytes_in_use();
   evaluate(model, detail::FirstAndLast<Windows>{validation}, options.mask_documents);
 
-  TrainingPlan plan;
-  plan.peak = device.peak_bytes();
-  plan.reserved = device.reserved_bytes();
-  for_each_parameter(model, [&](const std::string&, auto& parameter) {
-    plan.parameters += parameter.shape().size();
-    if (parameter.frozen()) return;
-    plan.trained += parameter.shape().size();
-    const std::size_t buffers = ranks == 1 && options.accumulation > 1 ? 2 : 1;
-    if (parameter.slot()->grad.defined()) plan.gradients += buffers * parameter.slot()->grad.bytes();
-  });
-  const auto saved = [&](std::size_t& sum, std::size_t bytes) {
-    sum += bytes;
-    plan.saved += bytes;
-    plan.largest = std::max(plan.largest, bytes);
-  };
-  for_each_tensor(model,
-                  [&](const std::string&, const auto& tensor) { saved(plan.weights, tensor.bytes()); });
-  trainer.optimizer().for_each_state(model, [&](const std::string& name, const auto& tensor) {
-    saved(std::string_view(name).ends_with(".master") ? plan.masters : plan.moments, tensor.bytes());
-  });
-  if (const Shards<T, D>* const shards = trainer.optimizer().shards()) {
-    plan.moments = shards->moment_bytes();
-    plan.masters = shards->master_bytes();
-  }
-  plan.other = stays - plan.weights - plan.gradients - plan.moments - plan.masters;
-  plan.step = plan.peak - stays;
+  TrainingPlan plan = detail::plan_of(model, trainer, stays);
   const HostBatch first = batches(0);
   plan.layers = detail::kept_by_layers(model, upload(device, first, options.mask_documents));
   look(model, trainer);
   return plan;
+}
+
+/// What stage `stage` of a pipeline of `layout` takes, in the same way, without an evaluation: two of its
+/// steps are taken, among stages that are not there. Its layers are not listed one by one.
+///
+/// copies: ranks that have the same stage, of whose state it has its share
+template <typename T, typename D, typename Prepare>
+TrainingPlan plan_stage(const D& device, const Config& config, const TrainOptions& options,
+                        const BatchSource& batches, const Layout& layout, Index stage, int copies,
+                        const Prepare& prepare) {
+  if (!device.planned()) throw Error("[plan] the device would do the work: make it with Planned{}");
+  layout.check(config);
+  Transformer<T, D> model(device, config, config.design(), layout.slice(stage));
+  prepare(model);
+  const auto stages = static_cast<int>(layout.stages());
+  Trainer<T, D> trainer(model, options, batches, detail::planned_group(device, 0, copies),
+                        detail::planned_group(device, static_cast<int>(stage), stages));
+  for (Index step = 0; step < std::min<Index>(2, options.steps); ++step) trainer.advance();
+  return detail::plan_of(model, trainer, device.pool().bytes_in_use());
 }
 
 }  // namespace mtpx
