@@ -4,6 +4,7 @@
 #include <mtpx/comm/mpi.hpp>
 
 #include "support/group_checks.hpp"
+#include "support/pipeline_run.hpp"
 #include "support/shared_run.hpp"
 
 using namespace mtpx;
@@ -33,4 +34,20 @@ TEST_CASE_TEMPLATE("MPI: ranks have the bytes of one after 20 steps", T, float, 
     const Everything want = run.on<T>(Group<Cpu>(Cpu(1)));
     check_bits(run.on<T>(world().host()), want);
   });
+}
+
+TEST_CASE_TEMPLATE("MPI: pipelines have the bytes of one after 20 steps", T, float, double) {
+  const auto check = [](const PipelineCase& c, const std::string& layout) {
+    CAPTURE(layout);
+    CHECK(check_rank(train_rank<T>(c, layout, world().host()), train_alone<T>(c)) > 0);
+  };
+  PipelineCase c{mixture_config(2), 4};
+  c.steps = 20;
+  check(c, "Et|ttmmL");  // with four ranks two copies of it
+  if (world().size() % 4 == 0) check(c, "Et|t|t|mmL");
+  c.config = dense_config(1);
+  check(c, "Ett|mL");
+  c.config = mixture_config(2);
+  c.config.mtpx_heads = MtpHeads::parallel;
+  check(c, "Ett|tmmL");
 }

@@ -28,7 +28,7 @@ mapfile -t parameters < <(grep -oE '"parameters":[0-9]+' "$work/json" | tr -dc '
   fail "plan --layout: exit code $?"
 grep -qE '^Et\|tmmL +2 +2 +8 ' "$work/table" || fail "plan --layout: $(cat "$work/table")"
 
-expect 2 'mtpx: [layout] "Et|tmm", place 8: it ends with L, the output head' "${plan[@]}" --layout 'Et|tmm'
+expect 2 'mtpx: [layout] "Et|tmm", place 7: it ends with L, the output head' "${plan[@]}" --layout 'Et|tmm'
 expect 2 'mtpx: [layout] "Et|mmL" is none of this model
   1 t, num_hidden_layers = 2: a t for every layer' "${plan[@]}" --layout 'Et|mmL'
 expect 2 'mtpx: [plan] --ranks 3, --micro-batches 16: copies of 2 stages must divide the ranks, and the micro-batches the copies' \

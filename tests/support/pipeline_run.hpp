@@ -17,7 +17,7 @@ struct PipelineEnd {
 
 struct PipelineCase {
   Config config;
-  Index micros = 3;
+  Index micros = 3, steps = 4;
   MtpLossOptions loss{};
   bool detached = false;
   double clip = 0.5;  // below the first norms
@@ -39,7 +39,7 @@ PipelineEnd train_stage(const PipelineCase& c, const ModelSlice& slice, const Gr
   Transformer<T, Cpu> model(grid.stages.device(), c.config, c.config.design(), slice);
   initialize(model, 7, 0.3);
   model.detach_depths = c.detached;
-  TrainOptions o{.steps = 4, .accumulation = c.micros, .lr = {.peak = 1e-2, .warmup = 1}};
+  TrainOptions o{.steps = c.steps, .accumulation = c.micros, .lr = {.peak = 1e-2, .warmup = 1}};
   o.step.loss = c.loss;
   o.step.clip = c.clip;
   Trainer<T, Cpu> trainer(model, o, random_text(c.config), grid.data, grid.stages);

@@ -182,7 +182,7 @@ TEST_CASE("plan_stage: what is planned is what the stages of a pipeline take") {
       });
   for (Index stage = 0; stage < 3; ++stage) {
     const TrainingPlan plan =
-        plan_stage<float>(Cpu(Planned{}, 2), config, options, batches, layout, stage, [](const auto&) {});
+        plan_stage<float>(Cpu(Planned{}, 2), config, options, batches, layout, stage, 1, [](const auto&) {});
     // But for the sums of squares of other stages, of which a plan hears nothing.
     const auto real = static_cast<double>(taken[static_cast<std::size_t>(stage)]);
     CHECK(std::abs(static_cast<double>(plan.peak) / real - 1) < 0.001);

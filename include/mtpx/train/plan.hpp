@@ -98,7 +98,8 @@ struct PlannedWire {
 /// One of so many ranks.
 template <typename D>
 Group<D> planned_group(const D& device, int rank, int ranks) {
-  return ranks == 1 ? Group<D>(device) : Group<D>(device, std::make_shared<PlannedWire>(rank, ranks));
+  return ranks == 1 ? Group<D>(device)
+                    : Group<D>(device, std::make_shared<PlannedWire>(PlannedWire{rank, ranks}));
 }
 
 /// What lasts of a model and its trainer, of which `stays` bytes are held, and what a step held beside it.
