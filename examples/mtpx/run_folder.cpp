@@ -190,6 +190,7 @@ mtpx::Json run_facts(const CLI::App& command) {
                                      "on-failed-save",
                                      "force",
                                      "export-no-mtp",
+                                     "layout",
                                      "threads",
                                      "device",
                                      "tensorboard",

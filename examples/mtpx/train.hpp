@@ -50,6 +50,7 @@ struct TrainFlags {
   bool dry_run = false;
   CheckpointFlags checkpoints;
   mtpx::Index text_memory = 256;
+  std::string layout;  ///< of a pipeline; empty: every rank has the whole model
   mtpx::Json facts;
   DeviceOptions device;
 

@@ -97,6 +97,16 @@ double peak_of(const mtpx::Cuda& gpu) {
 }
 #endif
 
+/// Calls use(model) with the whole model on the rank that leads; of a pipeline's stages it is put together
+/// there, for as long as the call takes.
+template <typename T, typename D, typename Use>
+void with_whole_model(const mtpx::Trainer<T, D>& trainer, const mtpx::Transformer<T, D>& part,
+                      const Use& use) {
+  if (trainer.group().rank() != 0) return;
+  if (trainer.stages().size() == 1) return use(part);
+  if (const auto whole = mtpx::collect_model(part, trainer.stages())) use(*whole);
+}
+
 /// One run, from its first step or from a checkpoint.
 template <typename T, typename D>
 class TrainLoop {
@@ -135,7 +145,11 @@ class TrainLoop {
       const bool at_once = mtpx::HostMemory<D>;
       const bool reads = at_once || evaluate || saves || to_.progress.shows(step) || step % 50 == 0;
       if (reads && !catch_up()) continue;
-      if (evaluate && leads) report_evaluation(to_, loaded_.model, in_.tokenizer, in_.windows, step, o_);
+      if (evaluate) {
+        with_whole_model(trainer_, loaded_.model, [&](const auto& model) {
+          report_evaluation(to_, model, in_.tokenizer, in_.windows, step, o_);
+        });
+      }
       if (saves) {
         Signals::wants_save = 0;
         save();

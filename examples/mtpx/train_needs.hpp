@@ -4,6 +4,7 @@
 #include "room.hpp"
 #include "train.hpp"
 
+#include <mtpx/core/meta.hpp>
 #include <mtpx/train/plan.hpp>
 
 #include <cstddef>
@@ -39,6 +40,33 @@ std::size_t file_bytes(const Each& each) {
   std::size_t sum = 0;
   each([&](const std::string& name, const auto& tensor) { sum += tensor.bytes() + name.size() + of_tensor; });
   return sum;
+}
+
+/// Plans what one stage of a pipeline takes of the run, on one of so many copies. The first puts the whole
+/// model together where it validates and saves.
+template <typename T, typename D>
+TrainNeeds needs_of_stage(const D& planned, const TrainFlags& o, const TrainInput& in,
+                          const mtpx::Layout& layout, mtpx::Index stage, int copies) {
+  TrainNeeds needs;
+  needs.plan = mtpx::plan_stage<T>(planned, in.source.config, o.train, in.source_of_batches(), layout, stage,
+                                   copies, [&](auto& trained) { o.set_switches(trained); });
+  const mtpx::Transformer<T, mtpx::Meta> whole(mtpx::Meta(), in.source.config);
+  const std::size_t texts = in.tokenizer_files.tokenizer.size() + in.tokenizer_files.settings.size();
+  needs.model = texts + file_bytes([&](const auto& visit) { for_each_tensor(whole, visit); });
+  needs.checkpoint = needs.model;
+  for_each_tensor(whole, [&](const std::string&, const auto& tensor) {
+    using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
+    using A = mtpx::acc_t<N>;
+    const std::size_t states = std::is_same_v<N, A> ? 2 : 3;
+    needs.checkpoint += states * static_cast<std::size_t>(tensor.size()) * sizeof(A);
+  });
+  if (stage == 0) {
+    needs.plan.peak += needs.model;
+    needs.plan.reserved += needs.model;
+    needs.plan.saved = needs.checkpoint;
+  }
+  needs.on_host = mtpx::HostMemory<D>;
+  return needs;
 }
 
 /// Plans what one of `ranks` takes of the run; planned: the device, which plans; from_checkpoint: whether it

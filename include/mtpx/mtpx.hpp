@@ -41,6 +41,7 @@
 #include <mtpx/ops/swiglu.hpp>
 #include <mtpx/text/bpe_train.hpp>
 #include <mtpx/text/tokenizer.hpp>
+#include <mtpx/train/across_stages.hpp>
 #include <mtpx/train/adamw.hpp>
 #include <mtpx/train/batches.hpp>
 #include <mtpx/train/corpus.hpp>

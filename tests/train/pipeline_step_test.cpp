@@ -3,6 +3,8 @@
 #include "support/pipeline_run.hpp"
 #include "support/thread_ranks.hpp"
 
+#include <mtpx/train/across_stages.hpp>
+
 using namespace mtpx;
 using namespace mtpx::test;
 
@@ -114,6 +116,33 @@ TEST_CASE("PipelinePasses: another stage's slice, and a frozen main model, are r
       "[train] the main model is frozen: all stages but the last have nothing to train";
   CHECK(refused({{true, 0, 1, false}, {false, 1, 3, true}}, true) ==
         std::vector<std::string>{frozen, frozen});
+}
+
+TEST_CASE("collect_model: stage 0 has the whole model, slice_of: a slice of it") {
+  const Config config = mixture_config(2);
+  Transformer<bf16, Cpu> want(Cpu(1), config);
+  initialize(want, 3);
+  want.draft_from({1, 4, 7});
+  const auto numbers = [](const auto& model) {
+    std::map<std::string, Numbers> all;
+    detail::for_each_shown(model,
+                           [&](const std::string& name, const auto& tensor) { all[name] = host(tensor); });
+    return all;
+  };
+  const auto want_numbers = numbers(want);
+  const Layout layout = Layout::parse("Et|t|tmmL");
+  std::vector<std::map<std::string, Numbers>> got(3);
+  on_ranks(
+      3, [] { return Cpu(1); },
+      [&](const Group<Cpu>& stages) {
+        const Transformer<bf16, Cpu> part = slice_of(want, layout.slice(stages.rank()));
+        const auto whole = collect_model(part, stages);
+        if (whole && whole->draft_ids() == want.draft_ids() && whole->config == want.config)
+          got[static_cast<std::size_t>(stages.rank())] = numbers(*whole);
+      });
+  check_bits(got[0], want_numbers);
+  CHECK(want_numbers.contains("load of layer 4"));
+  CHECK((got[1].empty() && got[2].empty()));
 }
 
 TEST_CASE("Grid: copies times stages; what does not divide is refused") {

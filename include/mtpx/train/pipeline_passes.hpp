@@ -173,14 +173,18 @@ class StageFigures {
   void forget() { counts_.clear(); }
 
  private:
+  static bool plans(const D& device) {
+    if constexpr (requires { device.planned(); }) return device.planned();
+    return false;
+  }
   void ask(Index mine) {
     const D& device = stages_.device();
     const Tensor<double, D> counts(device, {static_cast<Index>(stages_.size())});
     double* const place = counts.data() + stages_.rank();
     fill_value(device, 1, static_cast<double>(mine), place);
     stages_.all_gather(place, counts.data(), sizeof(double));
-    for (const double count : counts.to_host()) counts_.push_back(static_cast<Index>(count));
-    counts_[static_cast<std::size_t>(stages_.rank())] = mine;
+    for (const double count : counts.to_host())  // where work is planned, nothing was said
+      counts_.push_back(plans(device) ? mine : static_cast<Index>(count));
     all_ = Tensor<double, D>(
         device, {static_cast<Index>(stages_.size()), *std::max_element(counts_.begin(), counts_.end())});
   }

@@ -118,6 +118,8 @@ class TrainStep {
   const std::vector<Batch<D>>& inputs() const { return inputs_; }
   /// The ranks that share the step, each with the same part of the model.
   const Group<D>& group() const { return group_; }
+  /// The ranks that have the model's parts.
+  const Group<D>& stages() const { return passes_.stages(); }
   /// As they were given; the loss's lambda is the latest.
   const StepOptions& options() const { return options_; }
   /// The optimiser with its moments, to save them or to go on from saved ones.

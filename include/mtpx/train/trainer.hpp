@@ -183,8 +183,10 @@ class Trainer {
 
   /// Steps taken or queued.
   Index steps_done() const { return steps_; }
-  /// The ranks that train together.
+  /// The ranks that train together, each with the same part of the model.
   const Group<D>& group() const { return step_.group(); }
+  /// The ranks that have the model's parts.
+  const Group<D>& stages() const { return step_.stages(); }
   /// The options as they were given.
   const TrainOptions& options() const { return options_; }
   /// The optimiser with its moments, to save them or to go on from saved ones.
