@@ -79,15 +79,8 @@ class PipelinePasses {
     exchange();
   }
 
-  /// Drops what a run that threw has left.
-  void forget() {
-    for (auto& pass : passes_) pass.reset();
-  }
-
- private:
-  std::size_t slot_of(Index micro) const { return static_cast<std::size_t>(micro) % passes_.size(); }
-
-  /// What is received to: how much depends on the model's switches.
+  /// Makes now what run() makes when it is needed: the memory that is received to, how much depends on the
+  /// model's switches. Before a step is recorded.   batch, time: of the inputs
   void reserve(Index batch, Index time) {
     if (stages_.size() == 1) return;
     if (!model_.slice.embedding && states_[0].x.empty()) {
@@ -99,6 +92,14 @@ class PipelinePasses {
       if (gradient.x.size() != wanted) gradient = stage_gradient(model_, batch, time);
     }
   }
+
+  /// Drops what a run that threw has left.
+  void forget() {
+    for (auto& pass : passes_) pass.reset();
+  }
+
+ private:
+  std::size_t slot_of(Index micro) const { return static_cast<std::size_t>(micro) % passes_.size(); }
 
   void add(std::vector<Transfer>& group, const Action& action) {
     const std::size_t slot = slot_of(action.micro);
@@ -136,13 +137,23 @@ class StageFigures {
  public:
   explicit StageFigures(const Group<D>& stages) : stages_(stages) {}
 
+  /// Makes the memory that joined() needs, before a step is recorded.   most: numbers that this stage has, at
+  /// most
+  void reserve(Index most) {
+    if (stages_.size() == 1) return;
+    const std::vector<Index> all = ask(most);
+    const Index width = *std::max_element(all.begin(), all.end());
+    if (all_.defined() && all_.shape().width() == width) return;
+    all_ = Tensor<double, D>(stages_.device(), {static_cast<Index>(stages_.size()), width});
+  }
+
   /// The numbers of all stages one behind the other, in the order of the stages. How many each has is asked
-  /// for in the first call, and stays.
+  /// for in the first call behind reserve() or forget(), and stays.
   Tensor<double, D> joined(const Tensor<double, D>& mine) {
     if (stages_.size() == 1) return mine;
     const D& device = stages_.device();
     const auto rank = static_cast<std::size_t>(stages_.rank());
-    if (counts_.empty()) ask(mine.size());
+    if (counts_.empty()) counts_ = ask(mine.size());
     const Index most = all_.shape().width();
     double* const place = all_.data() + static_cast<Index>(rank) * most;
     copy_on_device(device, place, mine.data(), mine.bytes());
@@ -177,16 +188,17 @@ class StageFigures {
     if constexpr (requires { device.planned(); }) return device.planned();
     return false;
   }
-  void ask(Index mine) {
+  /// How many each stage has.
+  std::vector<Index> ask(Index mine) const {
     const D& device = stages_.device();
     const Tensor<double, D> counts(device, {static_cast<Index>(stages_.size())});
     double* const place = counts.data() + stages_.rank();
     fill_value(device, 1, static_cast<double>(mine), place);
     stages_.all_gather(place, counts.data(), sizeof(double));
+    std::vector<Index> all;
     for (const double count : counts.to_host())  // where work is planned, nothing was said
-      counts_.push_back(plans(device) ? mine : static_cast<Index>(count));
-    all_ = Tensor<double, D>(
-        device, {static_cast<Index>(stages_.size()), *std::max_element(counts_.begin(), counts_.end())});
+      all.push_back(plans(device) ? mine : static_cast<Index>(count));
+    return all;
   }
 
   Group<D> stages_;

@@ -85,6 +85,10 @@ class TrainStep {
       constants_ = constants;
       record_.forget();
       figures_.forget();
+      passes_.reserve(inputs_[0].batch(), inputs_[0].time());
+      Index parameters = 0;
+      for_each_parameter(model_, [&](const std::string&, auto&) { ++parameters; });
+      figures_.reserve(parameters + 1);  // and what is watched
       if constexpr (!HostMemory<D>) {
         optimizer_.reserve(model_);
         sums_.reserve(model_, static_cast<Index>(inputs_.size()));

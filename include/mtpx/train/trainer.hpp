@@ -237,7 +237,10 @@ class Trainer {
   /// Moves what is queued to finished_; where memory runs out, nothing has been moved.
   void collect() {
     if (queued_.empty()) return;
-    if constexpr (!HostMemory<D>) group().check();  // whoever just waits does so for a rank that is gone, too
+    if constexpr (!HostMemory<D>) {  // whoever just waits does so for a rank that is gone, too
+      group().check();
+      stages().check();
+    }
     const auto count = static_cast<Index>(queued_.size());
     const auto losses = losses_.slice_front(0, count).to_host();  // [count, accumulation, 1 + heads]
     const auto norms = norms_.slice_front(0, count).to_host();    // [count]
