@@ -29,24 +29,28 @@ class PartWire {
   int rank() const { return rank_; }
   /// How many there are.
   int size() const { return static_cast<int>(members_.size()); }
-  /// See HasCollectives, also for the following.
+  /// See HasCollectives.
   void all_to_all(const D& device, const void* from, void* to, std::size_t bytes) {
     detail::all_to_all_by_pairs(*this, device, from, to, bytes);
   }
-  void all_gather(const D& device, const void* from, void* to, std::size_t bytes) {  ///< the same
+  /// See HasCollectives.
+  void all_gather(const D& device, const void* from, void* to, std::size_t bytes) {
     detail::all_gather_by_pairs(*this, device, from, to, bytes);
   }
-  void send_receive(const D&, std::span<const Transfer> transfers) {  ///< the same
+  /// See HasCollectives.
+  void send_receive(const D&, std::span<const Transfer> transfers) {
     std::vector<Transfer> renamed(transfers.begin(), transfers.end());
     for (Transfer& one : renamed) one.peer = members_[static_cast<std::size_t>(one.peer)];
     all_.send_receive(renamed);
   }
-  void barrier(const D& device) {  ///< the same
+  /// See HasCollectives.
+  void barrier(const D& device) {
     const Tensor<std::int32_t, D> here(device, {size()});
     detail::all_gather_by_pairs(*this, device, here.data() + rank_, here.data(), sizeof(std::int32_t));
     (void)here.to_host();
   }
-  void check(const D&) { all_.check(); }  ///< the same
+  /// See HasCollectives.
+  void check(const D&) { all_.check(); }
 
  private:
   Group<D> all_;
