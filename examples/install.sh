@@ -6,7 +6,7 @@
 # shellcheck disable=SC2034
 build_packages=(g++ cmake ninja-build libeigen3-dev libcli11-dev nlohmann-json3-dev libpcre2-dev)
 # shellcheck disable=SC2034
-test_packages=(doctest-dev doxygen)
+test_packages=(doctest-dev doxygen libopenmpi-dev openmpi-bin)
 # The second compiler, for tests/run.sh clang and tsan.
 # shellcheck disable=SC2034
 clang_packages=(clang-14)

@@ -2,7 +2,11 @@
 
 #include "bench.hpp"
 #include "operations.hpp"
+#include "ranks.hpp"
 #include "roofs.hpp"
+
+#include <mtpx/comm/grid.hpp>
+#include <mtpx/train/layout.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -19,6 +23,8 @@ struct BenchFlags {
   mtpx::Index depth = -1;
   std::string heads;
   mtpx::Index steps = 10;
+  mtpx::Index accumulation = 1;
+  std::string layout;
   DeviceOptions device;
   bool decode = false;
   DecodeBench decoding{};
@@ -60,18 +66,41 @@ void add_figures(mtpx::Json& line, const mtpx::Cuda& gpu, double work) {
 }
 #endif
 
+/// The stages of --layout, or the whole model as one.
+mtpx::Layout layout_of(const BenchFlags& o, const mtpx::Config& config) {
+  mtpx::Layout layout =
+      o.layout.empty() ? mtpx::Layout::of_counts({config.num_hidden_layers}, config.num_nextn_predict_layers)
+                       : mtpx::Layout::parse(o.layout);
+  layout.check(config);
+  return layout;
+}
+
 template <typename T, typename D>
-void run(const BenchFlags& o, const D& device) {
+void run(const BenchFlags& o, const D& device, const mtpx::World& world) {
   mtpx::Config config = o.config.read().config;
   set_depths(config, o.depth, o.heads);
-  mtpx::Transformer<T, D> model(device, config);
+  const mtpx::Layout layout = layout_of(o, config);
+  const mtpx::Grid<D> grid(group_of(world, device), static_cast<int>(layout.stages()));
+  const mtpx::Index copies = grid.data.size();
+  if (o.accumulation % copies != 0)
+    throw mtpx::ConfigError(mtpx::cat("[bench] --accumulation ", o.accumulation,
+                                      ": must be a multiple of the ", copies,
+                                      " ranks that share a step's micro-batches"));
+  mtpx::Transformer<T, D> model(device, config, config.design(), layout.slice(grid.stages.rank()));
   mtpx::initialize(model, 0);
   const auto batches = random_batches(device, o, config.vocab_size);
   const mtpx::StepOptions options{.loss = mtpx::published_weights(config.design())};
-  const mtpx::Tensor<std::int32_t, D> input(device, batches[0].shape());
-  mtpx::TrainStep<T, D> train(model, {{input, {}, false}}, options);
+  std::vector<mtpx::Batch<D>> inputs;
+  for (mtpx::Index micro = 0; micro < o.accumulation / copies; ++micro)
+    inputs.push_back({mtpx::Tensor<std::int32_t, D>(device, batches[0].shape()), {}, false});
+  mtpx::TrainStep<T, D> train(model, std::move(inputs), options, grid.data, grid.stages);
   const auto step = [&](mtpx::Index i) {
-    copy_on_device(device, input.data(), batches[static_cast<std::size_t>(i % 4)].data(), input.bytes());
+    mtpx::Index number = i + grid.data.rank();
+    for (const auto& input : train.inputs()) {
+      const auto& from = batches[static_cast<std::size_t>(number % 4)];
+      copy_on_device(device, input.tokens.data(), from.data(), from.bytes());
+      number += copies;
+    }
     train(1e-4);
     wait_for(device);
   };
@@ -98,7 +127,8 @@ void run(const BenchFlags& o, const D& device) {
   std::sort(times.begin(), times.end());
   const std::size_t middle = times.size() / 2;
   const double median = times.size() % 2 == 1 ? times[middle] : (times[middle - 1] + times[middle]) / 2;
-  const double work = operations(config, o.batch, o.seq);
+  if (world.rank() != 0) return world.host().barrier();
+  const double work = static_cast<double>(o.accumulation) * operations(config, o.batch, o.seq);
   mtpx::Json line{
       {"peer", mtpx::cat("mtpx ", MTPX_VERSION_MAJOR, '.', MTPX_VERSION_MINOR, '.', MTPX_VERSION_PATCH)},
       {"compile", true},
@@ -111,7 +141,7 @@ void run(const BenchFlags& o, const D& device) {
       {"seq", o.seq},
       {"step_ms", rounded(median * 1e3, 2)},
       {"min_ms", rounded(times.front() * 1e3, 2)},
-      {"tokens_per_s", std::round(static_cast<double>(o.batch * o.seq) / median)},
+      {"tokens_per_s", std::round(static_cast<double>(o.accumulation * o.batch * o.seq) / median)},
       {"first_loss", rounded(first, 4)},
       {"last_loss", rounded(last, 4)},
       {"peak_gib", rounded(static_cast<double>(device.peak_bytes()) / (1 << 30), 4)},
@@ -120,9 +150,15 @@ void run(const BenchFlags& o, const D& device) {
       {"gflop_per_step", rounded(work / 1e9, 2)},
       {"gflops", rounded(work / median / 1e9, 1)}};
   name_device(line, device);
-  add_figures<T>(line, device, work / median);
+  if (o.accumulation > 1) line["accumulation"] = o.accumulation;
+  if (world.size() > 1) {  // memory and shares of the peak are rank 0's; work is all ranks'
+    line["ranks"] = world.size();
+    line["layout"] = layout.text();
+  }
+  add_figures<T>(line, device, work / median / world.size());
   std::cout << line.dump() << std::endl;
   written();
+  world.host().barrier();  // who leaves first would look lost
 }
 
 }  // namespace
@@ -147,6 +183,12 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   add_heads(*command, o.heads);
+  command->add_option("--accumulation", o.accumulation, "Micro-batches per step, of all ranks together")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--layout", o.layout,
+                      "Stages of a pipeline, whose copies are the ranks that `mtpx launch` started; see "
+                      "`mtpx plan`. Default: each rank has the whole model");
   auto* decode =
       command->add_flag("--decode", o.decode,
                         "Time decoding instead: plain, 1 to 4 drafts and auto, in turn, with the cost model");
@@ -193,8 +235,11 @@ void add_bench(CLI::App& app) {
     options->decoding.config = options->config;
     options->decoding.device = options->device;
     if (options->decode) return bench_decode(options->decoding);
-    with_numbers(options->device,
-                 [&](auto number, const auto& device) { run<decltype(number)>(*options, device); });
+    const mtpx::World world = join_world();
+    DeviceOptions device_options = options->device;
+    take_share(device_options, world);
+    with_numbers(device_options,
+                 [&](auto number, const auto& device) { run<decltype(number)>(*options, device, world); });
   });
 }
 

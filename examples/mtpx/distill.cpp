@@ -95,8 +95,11 @@ void write_own_text(const DistillFlags& o, const D& device, const std::filesyste
   write_output([&] { writer->finish(); });
 }
 
-void run(DistillFlags o) {
+void run(DistillFlags o, const mtpx::World& world) {
   TrainFlags& t = o.train;
+  if (o.generate > 0 && world.size() > 1)
+    throw mtpx::ConfigError(
+        "[distill] --generate writes its text in one process: train on that text with several");
   t.freeze_main = true;
   if (o.generate > 0 && !t.dry_run) {
     const RunFolder out(t.out, t.checkpoints, false);
@@ -110,7 +113,7 @@ void run(DistillFlags o) {
     }
     t.data = {file.string()};
   }
-  run_training(t);
+  run_training(t, world);
 }
 
 }  // namespace
@@ -150,7 +153,7 @@ void add_distill(CLI::App& app) {
       ->capture_default_str();
   command->callback([options, command] {
     options->train.facts = run_facts(*command);
-    run(*options);
+    run(*options, join_world());
   });
 }
 

@@ -77,7 +77,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(
       "Exit codes: 2 usage or configuration, 3 bad input, 4 output not written, 5 not finite, 6 out of "
-      "memory, 7 no such device.");
+      "memory, 7 no such device, 8 another process of the run is gone.");
   program::add_train(app);
   program::add_distill(app);
   program::add_generate(app);
@@ -86,8 +86,10 @@ int main(int argc, char** argv) {
   program::add_bench(app);
   program::add_compare(app);
   program::add_report(app);
+  program::add_plan(app);
   program::add_tokenize(app);
   program::add_convert(app);
+  program::add_launch(app);
   check_options(app);
   try {
     app.parse(argc, argv);
@@ -107,6 +109,8 @@ int main(int argc, char** argv) {
     return fail(program::bad_input, error.what());
   } catch (const mtpx::NumericError& error) {
     return fail(program::not_finite, error.what());
+  } catch (const mtpx::CommError& error) {
+    return fail(program::peer_gone, error.what());
   } catch (const mtpx::OutOfMemory& error) {
     return fail(program::out_of_memory, error.what());
   } catch (const mtpx::Error& error) {

@@ -100,11 +100,11 @@ inline mtpx::Cuda planned(const mtpx::Cuda& gpu) { return mtpx::Cuda(mtpx::Plann
 inline std::optional<mtpx::Cuda> find_gpu(const DeviceOptions& o) {
   if (o.device == "cpu") return {};
   std::string why;
-  if (o.device == "auto" && !mtpx::Cuda::available(0, &why)) {
+  if (o.device == "auto" && !mtpx::Cuda::available(o.ordinal, &why)) {
     std::cerr << "mtpx: no GPU to use (" << why << "): running on the CPU" << std::endl;
     return {};
   }
-  return mtpx::Cuda();
+  return mtpx::Cuda(o.ordinal);
 }
 #endif
 

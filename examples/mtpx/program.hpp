@@ -41,7 +41,8 @@ enum ExitCode {
   output_failed = 4,
   not_finite = 5,
   out_of_memory = 6,
-  device_failed = 7
+  device_failed = 7,
+  peer_gone = 8
 };
 
 /// A result that could not be written.
@@ -95,8 +96,10 @@ void add_generate(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_score(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_launch(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_report(CLI::App& app);
+void add_plan(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_convert(CLI::App& app);
 
@@ -105,6 +108,7 @@ struct DeviceOptions {
   std::string device = "auto";
   std::string dtype = "float32";
   int threads = 0;
+  int ordinal = 0;  ///< of the GPU, where several processes have one each
 
   void add(CLI::App& command, const std::vector<std::string>& dtypes = {"float32", "bf16"},
            bool with_reference = false) {

@@ -21,9 +21,11 @@ namespace program {
 /// One line that is rewritten on a terminal; plain lines otherwise, about twenty a run.
 class Progress {
  public:
-  explicit Progress(mtpx::Index steps)
+  /// leads: whether this process is the one that says it
+  Progress(mtpx::Index steps, bool leads)
       : steps_(steps),
         every_(std::max<mtpx::Index>(1, steps / 20)),
+        leads_(leads),
         terminal_(::isatty(STDOUT_FILENO) == 1) {}
 
   /// Begins behind `done` steps that took no time here.   least: seconds that a step takes at the peak of the
@@ -39,6 +41,7 @@ class Progress {
   bool shows(mtpx::Index step) const { return step == 1 || step % every_ == 0 || step == steps_; }
 
   void show(const mtpx::StepReport& report) {
+    if (!leads_) return;
     if (terminal_) {
       std::cout << "\r\033[K" << line(report, width() - 1) << std::flush;
       open_ = true;
@@ -48,6 +51,7 @@ class Progress {
   }
 
   void say(const std::string& line) {
+    if (!leads_) return;
     if (open_) std::cout << '\n';
     open_ = false;
     std::cout << line << '\n' << std::flush;
@@ -86,7 +90,7 @@ class Progress {
   }
 
   mtpx::Index steps_, every_;
-  bool terminal_;
+  bool leads_, terminal_;
   bool open_ = false;
   mtpx::Index first_ = 0;
   double tokens_ = 0, least_ = 0;

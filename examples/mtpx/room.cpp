@@ -1,5 +1,7 @@
 #include "room.hpp"
 
+#include "program.hpp"
+
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -98,6 +100,14 @@ std::size_t disk_used(const fs::path& folder) {
     if (!gone) sum += size;
   }
   return sum;
+}
+
+std::string size_text(std::size_t bytes) {
+  const char* const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  for (; value >= 1000 && unit + 1 < std::size(units); ++unit) value /= 1024;
+  return mtpx::cat(unit == 0 ? std::to_string(bytes) : fixed(value, value < 100 ? 1 : 0), ' ', units[unit]);
 }
 
 }  // namespace program

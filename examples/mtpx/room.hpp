@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <optional>
+#include <string>
 
 namespace program {
 
@@ -34,5 +35,8 @@ inline std::optional<std::size_t> memory_free(const mtpx::Cuda& gpu) {
   return free;
 }
 #endif
+
+/// "12.3 MiB"
+std::string size_text(std::size_t bytes);
 
 }  // namespace program

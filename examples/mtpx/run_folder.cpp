@@ -47,6 +47,7 @@ JsonLines::JsonLines(fs::path path, mtpx::Index keep) : path_(std::move(path)) {
 }
 
 void JsonLines::add(const mtpx::Json& row) {
+  if (!file_.open()) return;
   const std::string line = row.dump() + '\n';
   std::size_t done = 0;
   while (done < line.size()) {
@@ -58,7 +59,7 @@ void JsonLines::add(const mtpx::Json& row) {
 }
 
 void JsonLines::sync() {
-  if (::fsync(file_.get()) != 0) fail();
+  if (file_.open() && ::fsync(file_.get()) != 0) fail();
 }
 
 void JsonLines::fail() const {
@@ -189,6 +190,7 @@ mtpx::Json run_facts(const CLI::App& command) {
                                      "on-failed-save",
                                      "force",
                                      "export-no-mtp",
+                                     "layout",
                                      "threads",
                                      "device",
                                      "tensorboard",

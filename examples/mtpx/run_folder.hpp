@@ -16,6 +16,8 @@ namespace program {
 /// A file of JSON lines that a run appends to, each whole before the next.
 class JsonLines {
  public:
+  /// Of a rank that writes nothing.
+  JsonLines() = default;
   /// Keeps the rows up to step `keep`, a row that a crash cut off excepted, and appends behind them; 0:
   /// begins anew. Throws OutputError.
   JsonLines(std::filesystem::path path, mtpx::Index keep);

@@ -3,21 +3,24 @@
 #include "train_loop.hpp"
 #include "train_needs.hpp"
 
+#include <mtpx/comm/grid.hpp>
 #include <mtpx/io/sidecar.hpp>
 
 namespace program {
 namespace {
 
 /// The model that a run begins with: a new one, that of --init, or one that a checkpoint is to be read into.
+/// slice: what of it this rank has
 template <typename T, typename D>
 mtpx::LoadedModel<T, D> first_model(const TrainFlags& o, const TrainInput& in, const D& device,
-                                    bool from_checkpoint) {
+                                    bool from_checkpoint, const mtpx::ModelSlice& slice) {
   using Model = mtpx::Transformer<T, D>;
   mtpx::Config config = in.source.config;
   const bool anew = o.init.folder.empty();
-  mtpx::LoadedModel<T, D> loaded = anew || from_checkpoint
-                                       ? mtpx::LoadedModel<T, D>{Model(device, config), in.source.extra}
-                                       : o.init.load<T>(device);
+  mtpx::LoadedModel<T, D> loaded =
+      anew || from_checkpoint
+          ? mtpx::LoadedModel<T, D>{Model(device, config, config.design(), slice), in.source.extra}
+          : o.init.load<T>(device);
   config.mtpx_draft_vocabulary = loaded.model.config.mtpx_draft_vocabulary;
   if (anew && !from_checkpoint) {
     mtpx::initialize(loaded.model, o.batches.seed);
@@ -25,19 +28,44 @@ mtpx::LoadedModel<T, D> first_model(const TrainFlags& o, const TrainInput& in, c
     loaded.model =
         mtpx::with_depths(loaded.model, in.depth(), config.mtpx_heads, o.batches.seed, o.copy_modules);
   }
+  if (loaded.model.slice != slice) loaded.model = mtpx::slice_of(loaded.model, slice);
   if (in.draft_ids) loaded.model.draft_from(*in.draft_ids);
   o.set_switches(loaded.model);
   return loaded;
 }
 
+/// Reads, one rank first, for it may write the text's ids, and makes sure that all were told the same.
+TrainInput read_together(TrainFlags& o, const char* device, const std::optional<mtpx::Checkpoint>& from,
+                         const RunFolder& out, const std::function<void(const std::string&)>& say,
+                         const mtpx::World& world) {
+  if (world.rank() != 0) world.host().barrier();
+  TrainInput in = read_input(o, from, device, out, say);
+  if (world.rank() == 0) world.host().barrier();
+  mtpx::Json told = in.facts;
+  told["from step"] = from ? from->step : 0;
+  told["layout"] = o.layout;
+  told["save-every"] = o.save_every();
+  told["eval-every"] = o.evaluate_every();
+  world.require_same("run", told.dump(1));
+  return in;
+}
+
 /// Reads, plans and, unless it is a dry run, makes sure that all fits.
 template <typename T, typename D>
 TrainInput read_and_plan(TrainFlags& o, const D& device, const std::optional<mtpx::Checkpoint>& from,
-                         const RunFolder& out, const std::function<void(const std::string&)>& say) {
-  TrainInput in = read_input(o, from, device_name(device), out, say);
-  TrainNeeds needs = needs_of<T>(planned(device), o, in, from.has_value());
+                         const RunFolder& out, const std::function<void(const std::string&)>& say,
+                         const mtpx::World& world, const std::optional<mtpx::Layout>& layout) {
+  TrainInput in = read_together(o, device_name(device), from, out, say, world);
+  TrainNeeds needs;
+  if (layout) {
+    layout->check(in.source.config);
+    const auto stages = static_cast<int>(layout->stages());
+    needs = needs_of_stage<T>(planned(device), o, in, *layout, world.rank() % stages, world.size() / stages);
+  } else {
+    needs = needs_of<T>(planned(device), o, in, from.has_value(), world.size());
+  }
   add_room(needs, o, from ? from->step : 0, memory_free(device));
-  if (o.dry_run) {
+  if (o.dry_run && world.rank() == 0) {
     std::cout << in.facts.dump(1) << '\n'
               << "text: " << in.text << '\n'
               << needs_text(needs, o) << std::flush;
@@ -47,18 +75,27 @@ TrainInput read_and_plan(TrainFlags& o, const D& device, const std::optional<mtp
 }
 
 template <typename T, typename D>
-void run(TrainFlags o, const D& device) {
-  RunFolder out(o.out, o.checkpoints, !o.dry_run);
-  const auto say = [](const std::string& line) { std::cout << line << std::endl; };
+void run(TrainFlags o, const D& device, const mtpx::World& world) {
+  const bool leads = world.rank() == 0, writes = leads && !o.dry_run;
+  std::optional<mtpx::Layout> layout;
+  if (!o.layout.empty()) layout = mtpx::Layout::parse(o.layout);
+  const mtpx::Grid<D> grid(group_of(world, device), layout ? static_cast<int>(layout->stages()) : 1);
+  RunFolder out(o.out, o.checkpoints, writes);
+  const auto say = [&](const std::string& line) {
+    if (leads) std::cout << line << std::endl;
+  };
   const std::optional<mtpx::Checkpoint> from = out.find(say);
-  if (!o.dry_run) out.check(o.force);
-  const TrainInput in = read_and_plan<T>(o, device, from, out, say);
+  if (writes) out.check(o.force);
+  const TrainInput in = read_and_plan<T>(o, device, from, out, say, world, layout);
   if (o.dry_run) return;
 
   const std::string main_model =
       o.sidecar ? mtpx::main_fingerprint(o.init.folder, o.init.options()) : std::string();
-  mtpx::LoadedModel<T, D> loaded = first_model<T>(o, in, device, from.has_value());
-  mtpx::Trainer<T, D> trainer(loaded.model, o.train, in.source_of_batches());
+  mtpx::LoadedModel<T, D> loaded =
+      first_model<T>(o, in, device, from.has_value(),
+                     layout ? layout->slice(grid.stages.rank())
+                            : mtpx::ModelSlice::whole(in.source.config.num_hidden_layers));
+  mtpx::Trainer<T, D> trainer(loaded.model, o.train, in.source_of_batches(), grid.data, grid.stages);
   mtpx::Index skipped = 0, saved = -1;
   if (from) {
     mtpx::load_training(*from, trainer, loaded.model, {!o.init.no_mmap});
@@ -66,29 +103,35 @@ void run(TrainFlags o, const D& device) {
     saved = from->step;
   }
   const mtpx::Index done = trainer.steps_done();
-  out.prepare(from, say);
-  write_output([&] {
-    mtpx::OutputFile file("train", out / "run.json");
-    file.write(in.facts.dump(1) + '\n');
-    file.commit();
-  });
-  Watchers to{Progress(o.train.steps),
-              JsonLines(out / "metrics.jsonl", done),
-              JsonLines(out / "times.jsonl", done),
-              {}};
-  if (o.tensorboard) write_output([&] { to.events.emplace(mtpx::EventFile::name_in(o.out), done); });
+  world.host().barrier();  // all have read what is now replaced
+  Watchers to{Progress(o.train.steps, leads), {}, {}, {}};
+  if (leads) {
+    out.prepare(from, say);
+    write_output([&] {
+      mtpx::OutputFile file("train", out / "run.json");
+      file.write(in.facts.dump(1) + '\n');
+      file.commit();
+    });
+    to.metrics = JsonLines(out / "metrics.jsonl", done);
+    to.times = JsonLines(out / "times.jsonl", done);
+    if (o.tensorboard) write_output([&] { to.events.emplace(mtpx::EventFile::name_in(o.out), done); });
+  }
 
   const mtpx::Config& config = in.source.config;
   to.progress.say(mtpx::cat("model: ", config.num_hidden_layers, " layers, depth ", in.depth(), ", ",
                             config.parameter_count(), " parameters; text: ", in.text, "; ",
-                            device_text(device)));
+                            device_text(device),
+                            world.size() > 1 ? mtpx::cat(", ", world.size(), " ranks") : std::string(),
+                            layout ? ", layout " + layout->text() : std::string()));
   if (in.windows.windows() == 0) to.progress.say("notice: no text is left over for validation");
   if (from) to.progress.say(mtpx::cat("resumed from ", from->folder.string(), ", behind step ", done));
   Signals::watch();
-  const double elapsed = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved).run();
-  write_output([&] {
-    if (o.sidecar) return mtpx::save_sidecar(o.out, loaded.model, main_model);
-    mtpx::save_model(o.out, loaded.model, loaded.extra, !o.export_no_mtp, in.tokenizer_files);
+  const double elapsed = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved, world).run();
+  with_whole_model(trainer, loaded.model, [&](const auto& model) {
+    write_output([&] {
+      if (o.sidecar) return mtpx::save_sidecar(o.out, model, main_model);
+      mtpx::save_model(o.out, model, loaded.extra, !o.export_no_mtp, in.tokenizer_files);
+    });
   });
   to.times.add(memory_row(trainer.steps_done(), device.peak_bytes(), host_memory_peak()));
   const auto tokens = static_cast<double>((trainer.steps_done() - done) * o.batches.batch * o.batches.seq *
@@ -97,13 +140,16 @@ void run(TrainFlags o, const D& device) {
                             fixed(tokens / elapsed, 0), " tokens/s with validation; peak of tensors ",
                             fixed(static_cast<double>(device.peak_bytes()) / 1048576.0, 0), " MiB; model in ",
                             o.out));
+  world.host().barrier();  // who leaves first would look lost
   if (Signals::caught != 0) throw CLI::RuntimeError(128 + Signals::caught);
 }
 
 }  // namespace
 
-void run_training(const TrainFlags& flags) {
-  with_numbers(flags.device, [&](auto number, const auto& device) { run<decltype(number)>(flags, device); });
+void run_training(TrainFlags flags, const mtpx::World& world) {
+  take_share(flags.device, world);
+  with_numbers(flags.device,
+               [&](auto number, const auto& device) { run<decltype(number)>(flags, device, world); });
 }
 
 void add_train(CLI::App& app) {
@@ -166,11 +212,14 @@ void add_train(CLI::App& app) {
                    "Divide a depth's loss by its valid rows, or by all positions (Eq. 24)")
       ->check(CLI::IsMember({"valid", "all"}))
       ->capture_default_str();
+  command->add_option("--layout", o.layout,
+                      "Stages of a pipeline, as Etttt|tttt|tttt|mL; its copies are the ranks that `mtpx "
+                      "launch` started. See `mtpx plan`");
   command->add_flag("--overfit-batch", o.overfit, "Train on one fixed batch only: every loss must go to 0");
   freeze->needs(init);
   command->callback([options, command] {
     options->facts = run_facts(*command);
-    run_training(*options);
+    run_training(*options, join_world());
   });
 }
 

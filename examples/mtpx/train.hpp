@@ -1,6 +1,7 @@
 #pragma once
 // What the files of `mtpx train` share: its flags, and what they say to read.
 
+#include "ranks.hpp"
 #include "run_folder.hpp"
 #include "text.hpp"
 
@@ -49,6 +50,7 @@ struct TrainFlags {
   bool dry_run = false;
   CheckpointFlags checkpoints;
   mtpx::Index text_memory = 256;
+  std::string layout;  ///< of a pipeline; empty: every rank has the whole model
   mtpx::Json facts;
   DeviceOptions device;
 
@@ -70,8 +72,8 @@ struct TrainFlags {
 /// The flags of a training that `mtpx train` and `mtpx distill` share; defaults are what `flags` has.
 void add_training_flags(CLI::App& command, TrainFlags& flags);
 
-/// Trains, and writes what --out is to have.
-void run_training(const TrainFlags& flags);
+/// Trains with the processes of `world`, and writes what --out is to have.
+void run_training(TrainFlags flags, const mtpx::World& world);
 
 /// What a training reads.
 struct TrainInput {

@@ -97,6 +97,16 @@ double peak_of(const mtpx::Cuda& gpu) {
 }
 #endif
 
+/// Calls use(model) with the whole model on the rank that leads; of a pipeline's stages it is put together
+/// there, for as long as the call takes.
+template <typename T, typename D, typename Use>
+void with_whole_model(const mtpx::Trainer<T, D>& trainer, const mtpx::Transformer<T, D>& part,
+                      const Use& use) {
+  if (trainer.group().rank() != 0) return;
+  if (trainer.stages().size() == 1) return use(part);
+  if (const auto whole = mtpx::collect_model(part, trainer.stages())) use(*whole);
+}
+
 /// One run, from its first step or from a checkpoint.
 template <typename T, typename D>
 class TrainLoop {
@@ -104,7 +114,7 @@ class TrainLoop {
   /// skipped, saved: bad steps left out before, and the step of the checkpoint that it goes on from, or -1
   TrainLoop(const TrainFlags& flags, const TrainInput& in, RunFolder& out, Watchers& to,
             mtpx::LoadedModel<T, D>& loaded, mtpx::Trainer<T, D>& trainer, mtpx::Index skipped,
-            mtpx::Index saved)
+            mtpx::Index saved, const mtpx::World& world)
       : o_(flags),
         in_(in),
         out_(out),
@@ -113,6 +123,7 @@ class TrainLoop {
         trainer_(trainer),
         skipped_(skipped),
         saved_(saved),
+        world_(world),
         step_tokens_(flags.batches.batch * flags.batches.seq * flags.train.accumulation) {}
 
   /// Takes the steps that are left, unless a signal ends it. Returns the seconds that it took.
@@ -120,11 +131,12 @@ class TrainLoop {
     const mtpx::Index every = o_.evaluate_every(), save_every = o_.save_every();
     const double work = static_cast<double>(o_.train.accumulation) *
                         operations(loaded_.model.config, o_.batches.batch, o_.batches.seq, o_.freeze_main);
-    const double peak = peak_of<T>(loaded_.model.device());
+    const bool leads = world_.rank() == 0;
+    const double peak = leads ? static_cast<double>(world_.size()) * peak_of<T>(loaded_.model.device()) : 0;
     const auto begin = Clock::now();
     start_ = begin;
     to_.progress.begin(trainer_.steps_done(), step_tokens_, peak > 0 ? work / peak : 0);
-    while (trainer_.steps_done() < o_.train.steps && Signals::caught == 0) {
+    while (trainer_.steps_done() < o_.train.steps && !agree_on_signals()) {
       trainer_.advance();
       const mtpx::Index step = trainer_.steps_done();
       const bool evaluate = step % every == 0 || step == o_.train.steps;
@@ -133,7 +145,11 @@ class TrainLoop {
       const bool at_once = mtpx::HostMemory<D>;
       const bool reads = at_once || evaluate || saves || to_.progress.shows(step) || step % 50 == 0;
       if (reads && !catch_up()) continue;
-      if (evaluate) report_evaluation(to_, loaded_.model, in_.tokenizer, in_.windows, step, o_);
+      if (evaluate) {
+        with_whole_model(trainer_, loaded_.model, [&](const auto& model) {
+          report_evaluation(to_, model, in_.tokenizer, in_.windows, step, o_);
+        });
+      }
       if (saves) {
         Signals::wants_save = 0;
         save();
@@ -147,6 +163,20 @@ class TrainLoop {
   }
 
  private:
+  /// Makes what signals ask one rank what all are asked: whether to end.
+  bool agree_on_signals() const {
+    if (world_.size() > 1) {
+      const int own[] = {Signals::caught, Signals::wants_save};
+      std::vector<int> all(2 * static_cast<std::size_t>(world_.size()));
+      world_.host().all_gather(own, all.data(), sizeof own);
+      for (std::size_t i = 0; i < all.size(); i += 2) {
+        if (all[i] != 0) Signals::caught = all[i];
+        if (all[i + 1] != 0) Signals::wants_save = 1;
+      }
+    }
+    return Signals::caught != 0;
+  }
+
   void record() {
     const std::vector<mtpx::StepReport> reports = trainer_.reports();
     if (reports.empty()) return;
@@ -219,7 +249,9 @@ class TrainLoop {
   Watchers& to_;
   mtpx::LoadedModel<T, D>& loaded_;
   mtpx::Trainer<T, D>& trainer_;
-  mtpx::Index skipped_, saved_, step_tokens_;
+  mtpx::Index skipped_, saved_;
+  const mtpx::World& world_;
+  mtpx::Index step_tokens_;
   Spikes spikes_;
   Clock::time_point start_ = Clock::now();
 };

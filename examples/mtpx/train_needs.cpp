@@ -11,15 +11,6 @@ namespace program {
 
 namespace {
 
-/// "12.3 MiB"
-std::string size_text(std::size_t bytes) {
-  const char* const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
-  auto value = static_cast<double>(bytes);
-  std::size_t unit = 0;
-  for (; value >= 1000 && unit + 1 < std::size(units); ++unit) value /= 1024;
-  return mtpx::cat(unit == 0 ? std::to_string(bytes) : fixed(value, value < 100 ? 1 : 0), ' ', units[unit]);
-}
-
 std::string free_text(const std::optional<std::size_t>& bytes) {
   return bytes ? size_text(*bytes) + " free" : std::string("what is free is not known");
 }
@@ -61,7 +52,7 @@ void add_room(TrainNeeds& needs, const TrainFlags& o, mtpx::Index done,
   const mtpx::Index stay =
       o.checkpoints.kept.keep_last + 1 + (every > 0 && kept > 0 ? o.train.steps / std::lcm(every, kept) : 0);
   needs.checkpoints = std::min(there + saves, stay);
-  if (every > 0 && saves > 0) needs.copy = needs.plan.weights + needs.plan.moments + needs.plan.masters;
+  if (every > 0 && saves > 0) needs.copy = needs.plan.saved;
   needs.disk_held = disk_used(folder);
   needs.device_free = needs.on_host ? std::nullopt : device_free;
   needs.process = host_memory_now();

@@ -4,6 +4,7 @@
 #include "room.hpp"
 #include "train.hpp"
 
+#include <mtpx/core/meta.hpp>
 #include <mtpx/train/plan.hpp>
 
 #include <cstddef>
@@ -41,10 +42,38 @@ std::size_t file_bytes(const Each& each) {
   return sum;
 }
 
-/// Plans the run; planned: the device, which plans; from_checkpoint: whether it goes on from one. Throws what
-/// the planned steps throw.
+/// Plans what one stage of a pipeline takes of the run, on one of so many copies. The first puts the whole
+/// model together where it validates and saves.
 template <typename T, typename D>
-TrainNeeds needs_of(const D& planned, const TrainFlags& o, const TrainInput& in, bool from_checkpoint) {
+TrainNeeds needs_of_stage(const D& planned, const TrainFlags& o, const TrainInput& in,
+                          const mtpx::Layout& layout, mtpx::Index stage, int copies) {
+  TrainNeeds needs;
+  needs.plan = mtpx::plan_stage<T>(planned, in.source.config, o.train, in.source_of_batches(), layout, stage,
+                                   copies, [&](auto& trained) { o.set_switches(trained); });
+  const mtpx::Transformer<T, mtpx::Meta> whole(mtpx::Meta(), in.source.config);
+  const std::size_t texts = in.tokenizer_files.tokenizer.size() + in.tokenizer_files.settings.size();
+  needs.model = texts + file_bytes([&](const auto& visit) { for_each_tensor(whole, visit); });
+  needs.checkpoint = needs.model;
+  for_each_tensor(whole, [&](const std::string&, const auto& tensor) {
+    using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
+    using A = mtpx::acc_t<N>;
+    const std::size_t states = std::is_same_v<N, A> ? 2 : 3;
+    needs.checkpoint += states * static_cast<std::size_t>(tensor.size()) * sizeof(A);
+  });
+  if (stage == 0) {
+    needs.plan.peak += needs.model;
+    needs.plan.reserved += needs.model;
+    needs.plan.saved = needs.checkpoint;
+  }
+  needs.on_host = mtpx::HostMemory<D>;
+  return needs;
+}
+
+/// Plans what one of `ranks` takes of the run; planned: the device, which plans; from_checkpoint: whether it
+/// goes on from one. Throws what the planned steps throw.
+template <typename T, typename D>
+TrainNeeds needs_of(const D& planned, const TrainFlags& o, const TrainInput& in, bool from_checkpoint,
+                    int ranks) {
   TrainNeeds needs;
   std::size_t model = 0, optimizer = 0;
   needs.plan = mtpx::plan_training<T>(
@@ -54,7 +83,8 @@ TrainNeeds needs_of(const D& planned, const TrainFlags& o, const TrainInput& in,
         model = file_bytes([&](const auto& visit) { for_each_tensor(trained, visit); });
         optimizer =
             file_bytes([&](const auto& visit) { trainer.optimizer().for_each_state(trained, visit); });
-      });
+      },
+      ranks);
   if (!o.init.folder.empty() && !from_checkpoint) {
     const mtpx::Config given = o.init.config().config;
     if (given != in.source.config) {  // both models are there for a moment

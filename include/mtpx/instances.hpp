@@ -68,6 +68,7 @@
   HOW template Var<T, D> Transformer<T, D>::shared_state(Tape&, CachedRows<T, D>&, BalanceLosses<T, D>&) \
       const;                                                                                             \
   MTPX_INSTANCE_OF(HOW, mtp_loss<T, D>)                                                                  \
+  HOW template class StagePass<T, D>;                                                                    \
   MTPX_INSTANCE_OF(HOW, mtp_backward<T, D>)                                                              \
   MTPX_INSTANCE_OF(HOW, evaluate<T, D, ValidationWindows>)
 
@@ -81,8 +82,20 @@
   HOW template void AdamW<T, D>::step(Transformer<T, D>&, double, double);                              \
   HOW template void AdamW<T, D>::update(Transformer<T, D>&, const GradientClip<D>&);                    \
   HOW template detail::ByType<AdamWTensor> AdamW<T, D>::gather(Transformer<T, D>&);                     \
+  HOW template GradientClip<D> AdamW<T, D>::clip(Transformer<T, D>&, double, const Tensor<double, D>&,  \
+                                                 const Tensor<acc_t<T>, D>&);                           \
+  HOW template class Shards<T, D>;                                                                      \
+  HOW template void Shards<T, D>::reserve(Transformer<T, D>&);                                          \
+  HOW template void Shards<T, D>::add(Transformer<T, D>&);                                              \
+  HOW template Tensor<double, D> Shards<T, D>::squares(Transformer<T, D>&, Index);                      \
   HOW template GradientClip<D> detail::clip_norm(const D&, Transformer<T, D>&, double,                  \
                                                  const Tensor<double, D>&, const Tensor<acc_t<T>, D>&); \
+  HOW template class GradientSums<T, D>;                                                                \
+  HOW template void GradientSums<T, D>::reserve(Transformer<T, D>&, Index);                             \
+  HOW template void GradientSums<T, D>::add(Transformer<T, D>&);                                        \
+  HOW template void GradientSums<T, D>::finish(Transformer<T, D>&);                                     \
+  HOW template void GradientSums<T, D>::forget(Transformer<T, D>&);                                     \
+  HOW template class PipelinePasses<T, D>;                                                              \
   HOW template class TrainStep<T, D>;                                                                   \
   HOW template class Trainer<T, D>;                                                                     \
   HOW template class Speculator<T, D>;                                                                  \

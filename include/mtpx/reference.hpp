@@ -13,6 +13,7 @@
 #include "kernels/eigen/elementwise.hpp"
 #include "kernels/eigen/embedding.hpp"
 #include "kernels/eigen/experts.hpp"
+#include "kernels/eigen/fold.hpp"
 #include "kernels/eigen/functions.hpp"
 #include "kernels/eigen/latent_attention.hpp"
 #include "kernels/eigen/linear.hpp"

@@ -10,7 +10,7 @@ find include instances -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp
   # Floor of a file, named from include/ ("mtpx/core/shape.hpp") or from the repository ("instances/...").
   function floor_of(name) {
     if (name ~ /^(mtpx\/(mtpx|instances|io\/instances)\.hpp$|instances\/)/) return 8
-    if (name ~ /^mtpx\/core\// || name == "mtpx/version.hpp") return 0
+    if (name ~ /^mtpx\/(core|comm)\// || name == "mtpx/version.hpp") return 0
     if (name ~ /^mtpx\/kernels\// || name ~ /^mtpx\/(kernels|reference)\.hpp$/) return 1
     if (name ~ /^mtpx\/autograd\//) return 2
     if (name ~ /^mtpx\/ops\//) return 3

@@ -18,8 +18,8 @@ using cpu::Product;
 namespace {
 
 /// Which operand lies transposed in memory. NN: dx = dy W, NT: y = x W^T, TN: dW = dy^T x.
-enum class Layout { nn, nt, tn, tt };
-constexpr Layout layouts[] = {Layout::nn, Layout::nt, Layout::tn, Layout::tt};
+enum class Operands { nn, nt, tn, tt };
+constexpr Operands layouts[] = {Operands::nn, Operands::nt, Operands::tn, Operands::tt};
 
 std::uint32_t random(Index stream, Index at) {
   return Philox::block(1, static_cast<std::uint64_t>(stream), static_cast<std::uint64_t>(at))[0];
@@ -73,9 +73,11 @@ struct Case {
   bool accumulate;
 
   template <typename Value>
-  Case(Index m_, Index n_, Index k_, Layout layout, bool accumulate_, Index gap, const Value& value)
-      : a(m_, k_, layout == Layout::tn || layout == Layout::tt, gap, [&](Index i) { return value(0, i); }),
-        b(k_, n_, layout == Layout::nt || layout == Layout::tt, gap, [&](Index i) { return value(1, i); }),
+  Case(Index m_, Index n_, Index k_, Operands layout, bool accumulate_, Index gap, const Value& value)
+      : a(m_, k_, layout == Operands::tn || layout == Operands::tt, gap,
+          [&](Index i) { return value(0, i); }),
+        b(k_, n_, layout == Operands::nt || layout == Operands::tt, gap,
+          [&](Index i) { return value(1, i); }),
         c(m_, n_, false, gap, [&](Index i) { return value(2, i); }),
         m(m_),
         n(n_),
@@ -137,7 +139,7 @@ TEST_CASE_TEMPLATE("multiply: small integers give the exact product, at all size
     for (Index n = 1; n <= 40; ++n) {
       const auto dice = static_cast<Index>(random(m, n));
       const Index k = 1 + dice % 40;
-      const Layout layout = layouts[dice / 40 % 4];
+      const Operands layout = layouts[dice / 40 % 4];
       const bool accumulate = dice / 160 % 2 == 1;
       const Index gap = dice / 320 % 2 * 5;
       Case<A, B, C> it(m, n, k, layout, accumulate, gap, small_integer);
@@ -159,7 +161,7 @@ TEST_CASE_TEMPLATE("multiply: small integers give the exact product, at all size
 }
 
 TEST_CASE_TEMPLATE("multiply: larger than every tile", T, float, double, bf16) {
-  for (Layout layout : layouts) {
+  for (Operands layout : layouts) {
     for (int threads : {1, 2}) {
       CAPTURE(static_cast<int>(layout));
       Case<T, T, T> it(151, 83, 60, layout, true, 3, small_integer);
@@ -172,7 +174,7 @@ TEST_CASE_TEMPLATE("multiply: larger than every tile", T, float, double, bf16) {
 }
 
 TEST_CASE_TEMPLATE("multiply: an inner size of 0 is an empty sum", T, float, double, bf16) {
-  for (Layout layout : layouts) {
+  for (Operands layout : layouts) {
     for (bool here : {false, true}) {
       const auto run = [&](Case<T, T, T> it) {
         if (here) {
@@ -193,7 +195,7 @@ TEST_CASE_TEMPLATE("multiply: an inner size of 0 is an empty sum", T, float, dou
 
 TEST_CASE("multiply: without rows or columns nothing is touched") {
   const Cpu cpu(2);
-  for (Layout layout : layouts) {
+  for (Operands layout : layouts) {
     for (bool rows : {false, true}) {
       Case<float, float, float> it(rows ? 5 : 0, rows ? 0 : 5, 7, layout, false, 3, small_integer);
       multiply(cpu, it.product());
@@ -208,7 +210,7 @@ TEST_CASE("multiply: without rows or columns nothing is touched") {
 
 TEST_CASE_TEMPLATE("multiply: every element is one running sum by fused multiply-add", T, float, double) {
   if (!fused<T>()) return;  // the same order, but each product is rounded: nothing to compare with portably
-  for (Layout layout : layouts) {
+  for (Operands layout : layouts) {
     for (bool accumulate : {false, true}) {
       Case<T, T, T> it(29, 41, 173, layout, accumulate, 1, real);
       const Case<T, T, T> before = it;
@@ -229,8 +231,8 @@ TEST_CASE_TEMPLATE("multiply: every element is one running sum by fused multiply
 }
 
 TEST_CASE("multiply: bf16 is summed in float and rounded once") {
-  Case<bf16, bf16, bf16> half(9, 21, 300, Layout::nt, false, 1, real);
-  Case<bf16, bf16, float> full(9, 21, 300, Layout::nt, false, 1, real);
+  Case<bf16, bf16, bf16> half(9, 21, 300, Operands::nt, false, 1, real);
+  Case<bf16, bf16, float> full(9, 21, 300, Operands::nt, false, 1, real);
   multiply(Cpu(1), half.product());
   multiply(Cpu(1), full.product());
   Index different = 0;
@@ -246,7 +248,7 @@ TEST_CASE("multiply: bf16 is summed in float and rounded once") {
 TEST_CASE_TEMPLATE("multiply: a row has the same bits alone, among a few, and among many", T, float, double,
                    bf16) {
   const Cpu cpu(1);
-  for (Layout layout : {Layout::nn, Layout::nt}) {
+  for (Operands layout : {Operands::nn, Operands::nt}) {
     Case<T, T, T> all(101, 71, 131, layout, false, 1, real);
     multiply(cpu, all.product());
     const std::vector<double> expected = all.result();
@@ -268,7 +270,7 @@ TEST_CASE_TEMPLATE("multiply: a row has the same bits alone, among a few, and am
 
 TEST_CASE_TEMPLATE("multiply: the same bits at 1, 2 and 3 threads and on the calling thread", T, float,
                    double, bf16) {
-  for (Layout layout : layouts) {
+  for (Operands layout : layouts) {
     for (Index m : {1, 3, 200}) {
       const Case<T, T, T> fresh(m, 150, 97, layout, true, 1, real);
       Case<T, T, T> one = fresh;
@@ -285,7 +287,7 @@ TEST_CASE_TEMPLATE("multiply: the same bits at 1, 2 and 3 threads and on the cal
 
 TEST_CASE_TEMPLATE("multiply: many products at once, some of them empty", T, float, double, bf16) {
   for (int threads : {1, 2, 3}) {
-    for (Layout layout : layouts) {
+    for (Operands layout : layouts) {
       std::vector<Case<T, T, T>> cases;
       const Index sizes[][3] = {{0, 9, 4}, {3, 70, 11}, {130, 17, 23}, {5, 0, 8},
                                 {6, 6, 0}, {1, 1, 1},   {0, 0, 0},     {64, 33, 40}};
@@ -308,7 +310,7 @@ TEST_CASE_TEMPLATE("multiply: many products at once, some of them empty", T, flo
 
 TEST_CASE("multiply: a warm loop allocates nothing") {
   const Cpu cpu(2);
-  Case<float, float, float> it(70, 50, 33, Layout::nt, false, 0, real);
+  Case<float, float, float> it(70, 50, 33, Operands::nt, false, 0, real);
   multiply(cpu, it.product());
   const std::size_t warm = cpu.pool().allocations();
   for (int i = 0; i < 5; ++i) multiply(cpu, it.product());
@@ -317,7 +319,7 @@ TEST_CASE("multiply: a warm loop allocates nothing") {
 }
 
 TEST_CASE("multiply: NaN and infinity reach their own row and column only") {
-  Case<float, float, float> it(20, 20, 20, Layout::nt, false, 1, small_integer);
+  Case<float, float, float> it(20, 20, 20, Operands::nt, false, 1, small_integer);
   const std::vector<double> clean = it.naive();
   *it.a.at(3, 7) = std::numeric_limits<float>::quiet_NaN();
   multiply(Cpu(1), it.product());

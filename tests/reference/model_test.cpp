@@ -5,6 +5,7 @@
 #include <mtpx/train/trainer.hpp>
 
 #include "support/model.hpp"
+#include "support/thread_ranks.hpp"
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -65,9 +66,10 @@ Pass train(const Config& c, bool documents) {
 
 /// After some steps of training: figures of all steps, then the weights.
 template <typename D>
-std::pair<Numbers, std::map<std::string, Numbers>> trained(Config c) {
+std::pair<Numbers, std::map<std::string, Numbers>> trained(Config c, const Group<D>& group) {
   c.vocab_size = 256;
-  auto model = random_model<double, D>(c, 1);
+  Transformer<double, D> model(group.device(), c);
+  test::randomize(model, 1);
   std::string text;
   for (std::uint64_t i = 0; i < 500; ++i) text += static_cast<char>('a' + Philox::block(3, 3, i)[0] % 16);
   TrainOptions o;
@@ -75,7 +77,7 @@ std::pair<Numbers, std::map<std::string, Numbers>> trained(Config c) {
   o.accumulation = 2;
   o.step.clip = 0.5;
   Trainer<double, D> trainer(
-      model, o, Batches(Corpus::from_text(text), {.batch = 2, .seq = 12, .seed = 1337, .depth = 2}));
+      model, o, Batches(Corpus::from_text(text), {.batch = 2, .seq = 12, .seed = 1337, .depth = 2}), group);
   Numbers figures;
   for (Index step = 0; step < o.steps; ++step) {
     const StepReport report = trainer.step();
@@ -85,6 +87,11 @@ std::pair<Numbers, std::map<std::string, Numbers>> trained(Config c) {
   std::map<std::string, Numbers> weights;
   for_each_tensor(model, [&](const std::string& name, const auto& x) { weights[name] = host(x); });
   return {figures, weights};
+}
+
+template <typename D>
+auto trained(const Config& c) {
+  return trained<D>(c, Group<D>(device<D>()));
 }
 
 struct Text {
@@ -106,6 +113,19 @@ Text text(const Transformer<double, D>& model, const GenerateOptions& options) {
 }
 
 }  // namespace
+
+TEST_CASE("reference: two ranks train as one") {
+  const auto one = trained<Reference>(mixture_config(2));
+  on_ranks(
+      2, [] { return Reference(); },
+      [&](const Group<Reference>& group) {
+        const auto two = trained<Reference>(mixture_config(2), group);
+        if (relative_error(two.first, one.first) > 1e-12) throw Error("other figures");
+        for (const auto& [name, numbers] : two.second) {
+          if (relative_error(numbers, one.second.at(name)) > 1e-11) throw Error(name + " is another one");
+        }
+      });
+}
 
 TEST_CASE("reference: losses and every gradient of whole models") {
   for (const Config& c : configs()) {

@@ -1,6 +1,7 @@
 #include <mtpx/train/plan.hpp>
 
 #include "support/model.hpp"
+#include "support/thread_ranks.hpp"
 
 #include <cmath>
 
@@ -32,6 +33,7 @@ struct Case {
   bool experts;
   TrainOptions options{.steps = 5};
   bool checkpointing = false, frozen = false;
+  int ranks = 1;
 };
 
 struct Measured {
@@ -53,25 +55,39 @@ TrainingPlan planned(const Case& c) {
   const Corpus corpus = text();
   const Batches batches(corpus,
                         {.batch = plan_batch, .seq = plan_seq, .depth = c.config.num_nextn_predict_layers});
-  return plan_training<T>(Cpu(Planned{}, 2), c.config, c.options, batches,
-                          ValidationWindows(corpus, {.batch = plan_batch, .seq = plan_seq, .limit = 21}),
-                          prepare<T>(c), [](const auto&, const auto&) {});
+  return plan_training<T>(
+      Cpu(Planned{}, 2), c.config, c.options, batches,
+      ValidationWindows(corpus, {.batch = plan_batch, .seq = plan_seq, .limit = 21}), prepare<T>(c),
+      [](const auto&, const auto&) {}, c.ranks);
 }
 
 template <typename T>
-Measured measured(const Case& c) {
-  const Cpu cpu(2);
+Measured measured_by(const Case& c, const Group<Cpu>& group) {
+  const Cpu& cpu = group.device();
   const Corpus corpus = text();
   const Batches batches(corpus,
                         {.batch = plan_batch, .seq = plan_seq, .depth = c.config.num_nextn_predict_layers});
   Transformer<T, Cpu> model(cpu, c.config);
   initialize(model, 1);
   prepare<T>(c)(model);
-  Trainer<T, Cpu> trainer(model, c.options, batches);
+  Trainer<T, Cpu> trainer(model, c.options, batches, group);
   for (Index step = 0; step < 3; ++step) trainer.step();
   const std::size_t state = cpu.pool().bytes_in_use();
   evaluate(model, ValidationWindows(corpus, {.batch = plan_batch, .seq = plan_seq, .limit = 21}));
   return {cpu.peak_bytes(), cpu.reserved_bytes(), state};
+}
+
+/// By rank 0.
+template <typename T>
+Measured measured(const Case& c) {
+  Measured first{};
+  on_ranks(
+      c.ranks, [] { return Cpu(2); },
+      [&](const Group<Cpu>& group) {
+        const Measured own = measured_by<T>(c, group);
+        if (group.rank() == 0) first = own;
+      });
+  return first;
 }
 
 template <typename T>
@@ -106,6 +122,10 @@ TEST_CASE("plan_training: what is planned is what steps take") {
     check<bf16>({sized(2, experts), experts, {.steps = 5, .accumulation = 3}});
     check<float>({.config = sized(1, experts), .experts = experts, .checkpointing = true});
     check<float>({.config = sized(1, experts), .experts = experts, .frozen = true});
+    check<bf16>({.config = sized(1, experts),
+                 .experts = experts,
+                 .options = {.steps = 5, .accumulation = 4},
+                 .ranks = 2});
     Config heads = sized(2, experts);
     heads.mtpx_heads = MtpHeads::parallel;
     check<float>({heads, experts});
@@ -140,6 +160,33 @@ TEST_CASE("plan_training: parts") {
   for (std::size_t i = 0; i < 2; ++i) {
     CHECK(whole.layers[i].bytes > 4 * row);
     CHECK(inputs.layers[i].bytes < 2 * row);
+  }
+}
+
+TEST_CASE("plan_stage: what is planned is what the stages of a pipeline take") {
+  const Corpus corpus = text();
+  const Config config = sized(2, false);
+  const Batches batches(corpus, {.batch = plan_batch, .seq = plan_seq, .depth = 2});
+  const TrainOptions options{.steps = 5, .accumulation = 4};
+  const Layout layout = Layout::parse("Et|t|mmL");
+  std::vector<std::size_t> taken(3);
+  on_ranks(
+      3, [] { return Cpu(2); },
+      [&](const Group<Cpu>& stages) {
+        const Cpu& cpu = stages.device();
+        Transformer<float, Cpu> model(cpu, config, config.design(), layout.slice(stages.rank()));
+        initialize(model, 1);
+        Trainer<float, Cpu> trainer(model, options, batches, Group<Cpu>(cpu), stages);
+        for (Index step = 0; step < 3; ++step) trainer.step();
+        taken[static_cast<std::size_t>(stages.rank())] = cpu.peak_bytes();
+      });
+  for (Index stage = 0; stage < 3; ++stage) {
+    const TrainingPlan plan =
+        plan_stage<float>(Cpu(Planned{}, 2), config, options, batches, layout, stage, 1, [](const auto&) {});
+    // But for the sums of squares of other stages, of which a plan hears nothing.
+    const auto real = static_cast<double>(taken[static_cast<std::size_t>(stage)]);
+    CHECK(std::abs(static_cast<double>(plan.peak) / real - 1) < 0.001);
+    CHECK(plan.state() + plan.step == plan.peak);
   }
 }
 

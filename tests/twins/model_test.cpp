@@ -168,6 +168,7 @@ TEST_CASE_TEMPLATE("twins: a recorded step is the step, bit for bit, and allocat
   Transformer<T, Cuda> recorded = model_of(), by_hand = model_of();
   Trainer<T, Cuda> trainer(recorded, o, data);
   AdamW<T, Cuda> optimizer(o.step.adamw);
+  GradientSums<T, Cuda> sums;
   std::size_t warm = 0;
   for (Index step = 0; step < o.steps; ++step) {
     CAPTURE(step);
@@ -178,8 +179,10 @@ TEST_CASE_TEMPLATE("twins: a recorded step is the step, bit for bit, and allocat
     for (Index micro = 0; micro < o.accumulation; ++micro) {
       const auto loss =
           mtp_backward(by_hand, upload(own, data.at(step * o.accumulation + micro)), of_loss, 0.5);
+      sums.add(by_hand);
       total.push_back(host(loss.total.value())[0]);
     }
+    sums.finish(by_hand);
     const auto clip = clip_norm(by_hand, o.step.clip);
     optimizer.step(by_hand, clip, o.lr.at(step, o.steps));
     by_hand.update_bias(o.step.bias_update_speed, clip.scale.data());

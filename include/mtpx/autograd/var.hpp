@@ -159,6 +159,15 @@ class Parameter : public Weight<T, D> {
   Parameter(Parameter&&) = default;
   Parameter& operator=(Parameter&&) = default;
 
+  /// Moves its numbers to other memory, dense and of their shape, which it shares from then on.
+  void move_to(Tensor<T, D> place) {
+    require(place.shape() == this->shape() && place.contiguous(), "move_to",
+            "dense memory of the parameter's shape", {{"parameter", *this}, {"place", place}});
+    const Index size = place.size();
+    copy_rows(place.device(), 1, size, this->data(), size, place.data(), size, false);
+    this->value_ = std::move(place);
+  }
+
   /// Forgets the gradient; its buffer stays for the next step.
   void zero_grad() {
     if (this->slot_ != nullptr) this->slot_->filled = false;

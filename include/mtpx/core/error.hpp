@@ -37,6 +37,10 @@ class FileError : public Error {
 class DeviceError : public Error {
   using Error::Error;
 };
+/// Processes that were to work together cannot, or one of them is gone; the text names the rank.
+class CommError : public Error {
+  using Error::Error;
+};
 /// The device has no memory left; the text names the bytes asked for, free and in all.
 class OutOfMemory : public DeviceError {
   using DeviceError::DeviceError;

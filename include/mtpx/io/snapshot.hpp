@@ -17,9 +17,11 @@ namespace mtpx {
 /// Copies of tensors on the host. Taken again of the same tensors, it writes into the memory that it has.
 class TensorSnapshot {
  public:
+  static constexpr int passes = 2;  ///< calls of `each` in take()
+
   /// Copies every tensor that `each` visits, of one device; when it returns, the originals may change. What
-  /// stood here before is gone. See save_tensors() for `each`, which is called twice, and `metadata`.
-  /// Throws Error for a tensor that is undefined.
+  /// stood here before is gone. See save_tensors() for `each`, which is called `passes` times, and
+  /// `metadata`. Throws Error for a tensor that is undefined.
   template <typename Each>
   void take(const Each& each, FileMetadata metadata = {{"format", "pt"}}) {
     tensors_.clear();

@@ -63,10 +63,13 @@ void in_parts(const Cpu& host, Index count, const Part& part) {
   if (error != nullptr) std::rethrow_exception(error);
 }
 
+/// Which names of a file belong to somebody else, a stage of a pipeline; none given: no name does.
+using Elsewhere = std::function<bool(const std::string& name)>;
+
 /// Throws FileError unless `file` holds the tensors that `each` visits and no others, of their shapes and
 /// types.
 template <typename Each>
-void check_tensors(const SafeTensors& file, const Each& each) {
+void check_tensors(const SafeTensors& file, const Each& each, const Elsewhere& elsewhere = {}) {
   TensorProblems problems;
   std::set<std::string> expected;
   each([&](const std::string& name, const auto& tensor) {
@@ -84,7 +87,8 @@ void check_tensors(const SafeTensors& file, const Each& each) {
           cat("of another type ", name, ": ", entry->dtype_name, " instead of ", dtype_name(dtype)));
   });
   for (const SafeTensorsEntry& entry : file.tensors()) {
-    if (!expected.contains(entry.name)) problems.unexpected(entry.name);
+    if (expected.contains(entry.name) || (elsewhere && elsewhere(entry.name))) continue;
+    problems.unexpected(entry.name);
   }
   problems.finish("load", file.path(), "what they are read into");
 }
@@ -209,10 +213,10 @@ void save_optimizer(const std::filesystem::path& path, Optimizer& optimizer, Mod
 }
 
 /// Reads it back, for a module of the same names and shapes; parameters that had state when it was saved may
-/// be frozen after, not before. See load_tensors().
+/// be frozen after, not before. See load_tensors().   elsewhere: names that are another module's
 template <typename Optimizer, typename Module>
 void load_optimizer(const std::filesystem::path& path, Optimizer& optimizer, Module& module,
-                    SafeTensorsOptions options = {}) {
+                    SafeTensorsOptions options = {}, const detail::Elsewhere& elsewhere = {}) {
   const SafeTensors file = SafeTensors::open(path, options);
   const auto found = file.metadata().find("steps");
   const std::string text = found == file.metadata().end() ? "" : found->second;
@@ -222,7 +226,7 @@ void load_optimizer(const std::filesystem::path& path, Optimizer& optimizer, Mod
     throw FileError(cat("[load] ", file.path(), ": no optimiser's state: its metadata \"steps\" is ",
                         detail::quote(text)));
   const auto each = [&](const auto& visit) { optimizer.for_each_state(module, visit); };
-  detail::check_tensors(file, each);
+  detail::check_tensors(file, each, elsewhere);
   detail::read_tensors(file, each);
   optimizer.set_steps(steps);
 }

@@ -3,19 +3,39 @@
 
 #include <mtpx/io/checkpoint.hpp>
 #include <mtpx/io/model_folder.hpp>
+#include <mtpx/train/across_stages.hpp>
 #include <mtpx/train/trainer.hpp>
 
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 
 namespace mtpx {
 
+namespace detail {
+/// The tensors, and the optimiser's state, of the whole model: what a slice may find in its files beside its
+/// own.
+template <typename T, typename D>
+Elsewhere of_other_slices(const Transformer<T, D>& model) {
+  if (model.slice == ModelSlice::whole(model.config.num_hidden_layers)) return {};
+  const Transformer<T, Meta> whole(Meta(), model.config, model.design);
+  std::set<std::string> names;
+  for_each_tensor(whole, [&](const std::string& name, const auto&) {
+    for (const char* what : {"", ".exp_avg", ".exp_avg_sq", ".master"}) names.insert(name + what);
+  });
+  return [names = std::move(names)](const std::string& name) { return names.contains(name); };
+}
+}  // namespace detail
+
 /// Saves what a run goes on from, after the steps whose reports() have been read: config.json and
 /// model.safetensors, which are a model folder for whoever wants to look at the model as it is, and
 /// optimizer.safetensors. Batches and noise are functions of the step (Trainer), so there is nothing else.
 /// Copies to the host, then returns; see Checkpoints::save() for the rest, errors too.
+///
+/// Ranks that train together all make this call; rank 0's files have what those of one process have, and the
+/// others write none. Stages of a pipeline show it their tensors one by one.
 ///
 /// run: what the program will want to know   extra, tokenizer: as save_model() takes them
 /// more(Files&): other files
@@ -23,16 +43,37 @@ template <typename T, typename D>
 void save_training(Checkpoints& checkpoints, Trainer<T, D>& trainer, Transformer<T, D>& model, Json run,
                    const Json& extra = Json::object(), const std::optional<TokenizerFiles>& tokenizer = {},
                    const std::function<void(Checkpoints::Files&)>& more = {}) {
+  const auto nothing = [](const std::string&, const auto&) {};
+  if (trainer.group().rank() != 0) {
+    for (int pass = 0; pass < TensorSnapshot::passes; ++pass)
+      trainer.optimizer().for_each_state(model, nothing);
+    return;
+  }
+  const Group<D>& stages = trainer.stages();
+  const auto weights = [&](const auto& visit) {
+    across_stages<T>(
+        stages,
+        [&](const auto& show) {
+          if (stages.rank() == 0) return detail::for_each_of_file(model, show);
+          for_each_tensor(model, show);
+        },
+        visit);
+  };
+  const auto states = [&](const auto& visit) {
+    across_stages<T>(
+        stages, [&](const auto& show) { trainer.optimizer().for_each_state(model, show); }, visit);
+  };
+  if (stages.rank() != 0) {
+    for (int pass = 0; pass < TensorSnapshot::passes; ++pass) weights(nothing);
+    for (int pass = 0; pass < TensorSnapshot::passes; ++pass) states(nothing);
+    return;
+  }
   checkpoints.save(trainer.steps_done(), std::move(run), [&](Checkpoints::Files& files) {
     AdamW<T, D>& optimizer = trainer.optimizer();
     const std::string config = config_json(model.config, detail::with_dtype<T>(extra));
     files.text("config.json", config);
-    files.tensors(
-        detail::weights_name, [&](const auto& visit) { detail::for_each_of_file(model, visit); },
-        detail::folder_metadata(config, tokenizer));
-    files.tensors(
-        "optimizer.safetensors", [&](const auto& visit) { optimizer.for_each_state(model, visit); },
-        detail::optimizer_metadata(optimizer));
+    files.tensors(detail::weights_name, weights, detail::folder_metadata(config, tokenizer));
+    files.tensors("optimizer.safetensors", states, detail::optimizer_metadata(optimizer));
     if (tokenizer && !tokenizer->tokenizer.empty()) files.text(detail::tokenizer_name, tokenizer->tokenizer);
     for (const auto& [name, text] : detail::side_files) {
       if (tokenizer && !((*tokenizer).*text).empty()) files.text(name, (*tokenizer).*text);
@@ -43,7 +84,7 @@ void save_training(Checkpoints& checkpoints, Trainer<T, D>& trainer, Transformer
 
 /// Puts a run where the checkpoint was: the model's weights, the optimiser's state, the step. What follows
 /// has the bits of the run that was saved, on the same build and device. Throws FileError where the files do
-/// not fit the model; then nothing has changed.
+/// not fit the model; then nothing has changed. A slice of a model reads its part of the whole one's files.
 template <typename T, typename D>
 void load_training(const Checkpoint& checkpoint, Trainer<T, D>& trainer, Transformer<T, D>& model,
                    SafeTensorsOptions options = {}) {
@@ -55,8 +96,9 @@ void load_training(const Checkpoint& checkpoint, Trainer<T, D>& trainer, Transfo
     for_each_tensor(model, visit);
     if (drafts > 0) visit(detail::draft_ids_name, draft_ids);
   };
-  detail::check_tensors(weights, each);
-  load_optimizer(checkpoint.folder / "optimizer.safetensors", trainer.optimizer(), model, options);
+  const detail::Elsewhere elsewhere = detail::of_other_slices(model);
+  detail::check_tensors(weights, each, elsewhere);
+  load_optimizer(checkpoint.folder / "optimizer.safetensors", trainer.optimizer(), model, options, elsewhere);
   detail::read_tensors(weights, each);
   model.draft_from(draft_ids.to_host());
   model.config.mtpx_trained_window = saved.config.mtpx_trained_window;

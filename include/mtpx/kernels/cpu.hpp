@@ -8,6 +8,7 @@
 #include "cpu/elementwise.hpp"
 #include "cpu/embedding.hpp"
 #include "cpu/experts.hpp"
+#include "cpu/fold.hpp"
 #include "cpu/functions.hpp"
 #include "cpu/latent_attention.hpp"
 #include "cpu/linear.hpp"

@@ -121,6 +121,8 @@
   KERNEL(cross_entropy_mean, (const D&, Index count, const A* row_loss, const std::int32_t* labels,          \
                               Index fixed_divisor, A* loss, A* factor))                                      \
   KERNEL(scale_into, (const D&, Index count, A alpha, const A* x, Sink<A> y))                                \
+  KERNEL(fold_parts, (const D&, Index count, Index parts, const A* x, Sink<A> y))                            \
+  KERNEL(squares_of_chunks, (const D&, std::span<const std::span<const A>> gradients, double* out))          \
   KERNEL(sums_of_squares, (const D&, std::span<const std::span<const A>> gradients, double* out))            \
   KERNEL(spread_logits,                                                                                      \
          (const D&, Rows rows, const A* logits, const std::int32_t* tokens, Index vocab, A* y))              \
@@ -156,13 +158,14 @@
 
 // --- No templates ----------------------------------------------------------------------------------------
 
-#define MTPX_KERNELS_OF_NO_TYPE(KERNEL, D)                                                                \
-  KERNEL(fill_positions, (const D&, Index batch, Index time, Index start, std::int32_t* positions))       \
-  KERNEL(window_positions, (const D&, Rows rows, const std::int32_t* positions, std::int32_t* window))    \
-  KERNEL(shift_labels, (const D&, Rows rows, Index depth, const std::int32_t* tokens,                     \
-                        const std::int32_t* positions, const std::int32_t* counts, std::int32_t* labels)) \
-  KERNEL(clip_scale, (const D&, Index parts, const double* squares, double max_norm, double* norm,        \
-                      double* scale, double* halted))                                                     \
+#define MTPX_KERNELS_OF_NO_TYPE(KERNEL, D)                                                                  \
+  KERNEL(fill_positions, (const D&, Index batch, Index time, Index start, std::int32_t* positions))         \
+  KERNEL(window_positions, (const D&, Rows rows, const std::int32_t* positions, std::int32_t* window))      \
+  KERNEL(shift_labels, (const D&, Rows rows, Index depth, const std::int32_t* tokens,                       \
+                        const std::int32_t* positions, const std::int32_t* counts, std::int32_t* labels))   \
+  KERNEL(sums_of_chunks, (const D&, std::span<const ChunkRange> ranges, const double* chunks, double* out)) \
+  KERNEL(clip_scale, (const D&, Index parts, const double* squares, double max_norm, double* norm,          \
+                      double* scale, double* halted))                                                       \
   KERNEL(verify_rounds, (const D&, const VerifyRule& rule, const DraftRounds& rounds, Verdict* verdicts))
 
 // --- Which types a device has them for -------------------------------------------------------------------

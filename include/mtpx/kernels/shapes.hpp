@@ -5,6 +5,9 @@
 #include <mtpx/core/scoring.hpp>
 #include <mtpx/core/shape.hpp>
 
+#include <span>
+#include <vector>
+
 namespace mtpx {
 
 /// Causal self-attention with a latent-attention head layout (DeepSeek-V3 sec. 2.1.1):
@@ -139,6 +142,24 @@ inline constexpr int squares_threads = 256;
 /// Numbers of such a chunk.
 template <typename A>
 inline constexpr Index squares_chunk = squares_threads* Index{16 / sizeof(A)} * 8;
+
+/// The chunks of one tensor among those of many.
+struct ChunkRange {
+  Index first = 0;  ///< the tensor's first chunk
+  Index count = 0;  ///< how many it has
+};
+/// Those of every gradient, one after the other.
+template <typename A>
+std::vector<ChunkRange> chunk_ranges(std::span<const std::span<const A>> gradients) {
+  std::vector<ChunkRange> ranges;
+  Index first = 0;
+  for (const std::span<const A> gradient : gradients) {
+    const Index count = (static_cast<Index>(gradient.size()) + squares_chunk<A> - 1) / squares_chunk<A>;
+    ranges.push_back({first, count});
+    first += count;
+  }
+  return ranges;
+}
 
 /// The constants of an AdamW update (Loshchilov & Hutter 2019, arXiv 1711.05101). What changes from step to
 /// step stands in device memory, as three doubles, so that a recorded step can be run again: rates = {lr, 1 -

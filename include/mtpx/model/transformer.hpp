@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mtpx/model/draft_vocabulary.hpp>
+#include <mtpx/model/slice.hpp>
 #include <mtpx/mtp/depths.hpp>
 #include <mtpx/nn/cached_rows.hpp>
 #include <mtpx/nn/initialize.hpp>
@@ -25,8 +26,9 @@ struct Transformer {
 
   Config config;                          ///< the sizes that it was built with
   MtpDesign design;                       ///< what its depths are
+  ModelSlice slice;                       ///< what it has of that model; the members of the rest are empty
   Parameter<T, D> embed_tokens;           ///< [vocab, hidden], shared by all depths; tied: the head, too
-  std::vector<Block<T, D>> layers;        ///< [num_hidden_layers]
+  std::vector<Block<T, D>> layers;        ///< [num_hidden_layers]; of a slice, from its first one on
   RmsNorm<T, D> norm;                     ///< the final one, before the output head
   std::optional<Linear<T, D>> lm_head;    ///< [vocab, hidden], shared by all depths; absent: tied
   std::vector<MtpModule<T, D>> mtp;       ///< one for each depth, or one for all
@@ -40,31 +42,32 @@ struct Transformer {
   Transformer(const D& device, const Config& c) : Transformer(device, c, c.design()) {}
 
   /// The same with depths of a design that the configuration cannot name, and no model folder can hold.
-  Transformer(const D& device, const Config& c, const MtpDesign& facts) : config(c), design(facts) {
+  Transformer(const D& device, const Config& c, const MtpDesign& facts)
+      : Transformer(device, c, facts, ModelSlice::whole(c.num_hidden_layers)) {}
+
+  /// A part of one, whose members and their names are those of the whole. Throws ConfigError for what is no
+  /// part of it, too.
+  Transformer(const D& device, const Config& c, const MtpDesign& facts, const ModelSlice& part)
+      : config(c), design(facts), slice(part) {
     c.validate();
     config.mtpx_draft_vocabulary = 0;  // until draft_from() says which
     if (design.own_layers < 0 || design.own_layers > c.num_hidden_layers) {
       throw ConfigError(cat("[model] own_layers = ", design.own_layers, ", num_hidden_layers = ",
                             c.num_hidden_layers, ": the next-token head has no more layers than there are"));
     }
-    embed_tokens = Parameter<T, D>(device, {c.vocab_size, c.hidden_size});
-    for (Index layer = 0; layer < c.num_hidden_layers; ++layer)
+    check_slice();
+    const Shape table{c.vocab_size, c.hidden_size};
+    if (slice.embedding) embed_tokens = Parameter<T, D>(device, table);
+    for (Index layer = slice.begin; layer < slice.end; ++layer)
       layers.emplace_back(device, block_options(layer));
-    norm = RmsNorm<T, D>(device, c.hidden_size, c.rms_norm_eps);
-    if (!c.tie_word_embeddings) lm_head.emplace(device, c.hidden_size, c.vocab_size);
-    for (Index k = 0; k < design.modules(c.num_nextn_predict_layers); ++k)
-      mtp.emplace_back(device, block_options(c.num_hidden_layers + k), design, c.mtp_concat, c.mtp_hidden);
-    for (const Index k : c.mtpx_own_embeddings)
-      mtp[design.module(k)].embed_tokens.emplace(device, embed_tokens.shape());
-    for (const Index k : c.mtpx_own_heads)
-      mtp[design.module(k)].head.emplace(device, c.hidden_size, c.vocab_size);
+    if (slice.head) add_head(device, table);
     for (Index layer = 0; layer < c.num_layers(); ++layer) names_.push_back(cat("model.layers.", layer));
     rope_table = make_rope_table<acc_t<T>>(device, c.max_position_embeddings, c.qk_rope_head_dim,
                                            c.rope_theta, c.rope_scaling);
   }
 
   /// Where its weights are.
-  const D& device() const { return embed_tokens.device(); }
+  const D& device() const { return rope_table.cos.device(); }
 
   /// A parameter of the main model as depths use it: a constant where they are detached.
   template <typename P>
@@ -119,29 +122,38 @@ struct Transformer {
             mtp,
             {for_depths(embed_tokens), for_depths(norm.weight), norm.eps},
             detach_depths,
-            std::span(names_).subspan(layers.size()),
+            std::span(names_).subspan(static_cast<std::size_t>(config.num_hidden_layers)),
             config.num_hidden_layers};
   }
 
-  /// How blocks run over the windows of a batch.
-  Windows<T, D> windows(const Batch<D>& batch) const { return {batch, rope_table, activation_checkpointing}; }
+  /// How blocks run over the windows of a batch.   received: of a slice that does not begin with the
+  /// embedding, see Windows::received()
+  Windows<T, D> windows(const Batch<D>& batch, std::vector<Var<T, D>> received = {}) const {
+    return {batch, rope_table, activation_checkpointing, std::move(received)};
+  }
 
   /// Hidden states of the main model and of depths 1 .. depth over whole windows, for training and scoring.
   /// Depth k has the T - k rows that have a target; a depth without rows is left out.
   ///
   /// depth: how many to run; -1: all
   Forward<T, D> operator()(Tape& tape, const Batch<D>& batch, Index depth = -1) const {
-    const Index time = batch.time();
+    check(tape, batch);
+    const Index all = config.num_nextn_predict_layers;
+    Windows<T, D> way = windows(batch);
+    return forward(tape, way, std::min({depth < 0 ? all : depth, all, batch.time() - 1}));
+  }
+
+  /// Throws ShapeError for windows that it cannot take.
+  void check(const Tape& tape, const Batch<D>& batch) const {
     require(
-        batch.tokens.shape().rank() == 2 && time >= 1 && time <= config.max_position_embeddings, "model",
+        batch.tokens.shape().rank() == 2 && batch.time() >= 1 &&
+            batch.time() <= config.max_position_embeddings,
+        "model",
         [&] {
           return cat("tokens are [B, T + 1] with T from 1 to max_position_embeddings = ",
                      config.max_position_embeddings);
         },
         {{"tokens", batch.tokens}}, tape);
-    const Index all = config.num_nextn_predict_layers;
-    Windows<T, D> way = windows(batch);
-    return forward(tape, way, std::min({depth < 0 ? all : depth, all, time - 1}));
   }
 
   /// The same whatever runs the blocks: of the main model and of depths 1 .. last.
@@ -158,15 +170,17 @@ struct Transformer {
     return out;
   }
 
-  /// The first half of a forward: the embedding and the layers that all heads share, [B, T, hidden].
+  /// The first half of a forward: the embedding and the layers that all heads share, [B, T, hidden]; of a
+  /// slice without the head, all of its layers.
   template <typename Way>
   Var<T, D> shared_state(Tape& tape, Way& way, BalanceLosses<T, D>& balance) const {
     if (main_frozen_ && tape.recording()) {
       Tape quiet(Mode::inference);
       return tape.constant(shared_state(quiet, way, balance).value());
     }
-    const Var<T, D> x = embedding<T, D>(tape, way.tokens(0), embed_tokens);
-    return run_layers(x, 0, shared_layers(), way, balance);
+    const Var<T, D> x = slice.embedding ? embedding<T, D>(tape, way.tokens(0), embed_tokens)
+                                        : detail::received<T, D>(tape, way, 0);
+    return run_layers(x, slice.begin, shared_end(), way, balance);
   }
 
   /// The second half for the main model: from the shared state z through the layers of its own and the norm.
@@ -179,7 +193,7 @@ struct Transformer {
       const Hidden<T, D> h = main_state(quiet.constant(z.value()), way, balance);
       return {tape.constant(h.carried.value()), tape.constant(h.normed.value())};
     }
-    const Var<T, D> x = run_layers(z, shared_layers(), config.num_hidden_layers, way, balance);
+    const Var<T, D> x = run_layers(z, shared_end(), slice.end, way, balance);
     const Var<T, D> normed = norm(x);
     if (!design.chains) return {z, normed};
     return {config.mtp_hidden == MtpHidden::post_norm ? normed : x, normed};
@@ -234,15 +248,12 @@ struct Transformer {
 
   /// Router biases of every mixture that trains, after an optimiser step (sec. 2.1.2); see Moe::update_bias.
   void update_bias(double speed, const double* scale = nullptr) {
-    const auto one = [=](Block<T, D>& block) {
-      if (block.moe) block.moe->update_bias(speed, scale);
-    };
-    if (!main_frozen_) {
-      for (auto& layer : layers) one(layer);
-    }
-    for (auto& module : mtp) {
-      if (module.block) one(*module.block);
-    }
+    for_each_trained_moe(*this, [=](Moe<T, D>& moe) { moe.update_bias(speed, scale); });
+  }
+  /// Calls visit(load) for what each of them counts with: see Moe::load.
+  template <typename Visit>
+  void for_each_load(const Visit& visit) const {
+    for_each_trained_moe(*this, [&](const Moe<T, D>& moe) { visit(moe.load); });
   }
 
   /// Forgets the gradients of all parameters; AdamW does so at each step.
@@ -252,11 +263,15 @@ struct Transformer {
 
   /// Published names: depth k stands at layer num_hidden_layers + k - 1.
   static void members(auto& self, auto&& visit) {
-    visit("model.embed_tokens.weight", self.embed_tokens);
-    visit("model.layers", self.layers);
-    visit("model.norm", self.norm);
+    if (self.slice.embedding) visit("model.embed_tokens.weight", self.embed_tokens);
+    const auto numbered = [&](Index first, auto& blocks) {
+      for (std::size_t i = 0; i < blocks.size(); ++i)
+        visit(self.names_[static_cast<std::size_t>(first) + i], blocks[i]);
+    };
+    numbered(self.slice.begin, self.layers);
+    if (self.slice.head) visit("model.norm", self.norm);
     visit("lm_head", self.lm_head);
-    for (std::size_t k = 0; k < self.mtp.size(); ++k) visit(self.names_[self.layers.size() + k], self.mtp[k]);
+    numbered(self.config.num_hidden_layers, self.mtp);
   }
 
   /// See walk(), which hands out what is const for a const model.
@@ -267,15 +282,59 @@ struct Transformer {
   std::vector<std::int32_t> draft_ids_;
   std::vector<std::string> names_;  // of layers, depths included
 
-  Index shared_layers() const { return config.num_hidden_layers - design.own_layers; }
+  template <typename Self, typename Visit>
+  static void for_each_trained_moe(Self& self, const Visit& visit) {
+    const auto one = [&](auto& block) {
+      if (block.moe) visit(*block.moe);
+    };
+    if (!self.main_frozen_) {
+      for (auto& layer : self.layers) one(layer);
+    }
+    for (auto& module : self.mtp) {
+      if (module.block) one(*module.block);
+    }
+  }
+
+  void check_slice() const {
+    const Index layers_of_all = config.num_hidden_layers, own = design.own_layers;
+    const auto rule = [&](bool holds, const std::string& why) {
+      if (!holds)
+        throw ConfigError(cat("[model] a slice of layers ", slice.begin, " to ", slice.end, " of ",
+                              layers_of_all, ": ", why));
+    };
+    rule(0 <= slice.begin && slice.begin <= slice.end && slice.end <= layers_of_all, "there are no such");
+    rule(!slice.embedding || slice.begin == 0, "the embedding stands before the first layer");
+    rule(!slice.head || slice.end == layers_of_all, "the head stands behind the last layer");
+    rule(!config.tie_word_embeddings || (slice.embedding && slice.head),
+         "tie_word_embeddings = true: embedding and head are one matrix and stay together");
+    rule(!slice.head || design.chains || config.num_nextn_predict_layers == 0 ||
+             slice.begin <= layers_of_all - own,
+         cat("depths that do not chain read the state before the last ", own, " of them"));
+  }
+
+  /// What ends a model: the norm, the output head and the depths.   table: the shape of an embedding
+  void add_head(const D& device, const Shape& table) {
+    const Config& c = config;
+    norm = RmsNorm<T, D>(device, c.hidden_size, c.rms_norm_eps);
+    if (!c.tie_word_embeddings) lm_head.emplace(device, c.hidden_size, c.vocab_size);
+    for (Index k = 0; k < design.modules(c.num_nextn_predict_layers); ++k)
+      mtp.emplace_back(device, block_options(c.num_hidden_layers + k), design, c.mtp_concat, c.mtp_hidden);
+    for (const Index k : c.mtpx_own_embeddings) mtp[design.module(k)].embed_tokens.emplace(device, table);
+    for (const Index k : c.mtpx_own_heads)
+      mtp[design.module(k)].head.emplace(device, c.hidden_size, c.vocab_size);
+  }
+
+  /// The layer behind the last one that all heads share, of those that there are here.
+  Index shared_end() const {
+    return slice.head ? std::max(slice.begin, config.num_hidden_layers - design.own_layers) : slice.end;
+  }
 
   /// Layers begin .. end - 1.
   template <typename Way>
   Var<T, D> run_layers(Var<T, D> x, Index begin, Index end, Way& way, BalanceLosses<T, D>& balance) const {
     for (Index layer = begin; layer < end; ++layer) {
-      const auto place = static_cast<std::size_t>(layer);
-      const Tape::Scope scope(*x.tape(), names_[place]);
-      const auto result = way.run(layer, layers[place], x);
+      const Tape::Scope scope(*x.tape(), names_[static_cast<std::size_t>(layer)]);
+      const auto result = way.run(layer, layers[static_cast<std::size_t>(layer - slice.begin)], x);
       if (result.balance.defined()) balance.push_back(result.balance);
       x = result.y;
     }

@@ -19,6 +19,18 @@ concept RunsBlocks = requires(W& way, Index i, const Block<T, D>& block, const V
   { way.run(i, block, x) } -> std::same_as<typename Block<T, D>::Output>;  // the block of layer i
 };
 
+namespace detail {
+/// What came in the place of an embedding, see Windows::received(), on this tape.
+template <typename T, typename D, typename Way>
+Var<T, D> received(Tape& tape, const Way& way, Index k) {
+  Var<T, D> x;
+  if constexpr (requires { way.received(k); }) x = way.received(k);
+  if (!x.defined())
+    throw Error("[model] a slice without the embedding runs on what the slice before it made");
+  return tape.adopt(x);
+}
+}  // namespace detail
+
 /// A model's depths, as its forward passes see them: a view, made for each pass.
 template <typename T, typename D>
 struct MtpDepths {
@@ -48,7 +60,8 @@ struct MtpDepths {
       Var<T, D> e;
       if (design.reads_token) {
         const Weight<T, D>& table = depth.embed_tokens ? *depth.embed_tokens : shared.embed_tokens;
-        e = embedding<T, D>(tape, way.tokens(k), table);
+        e = table.defined() ? embedding<T, D>(tape, way.tokens(k), table)
+                            : detail::received<T, D>(tape, way, k);
       }
       const bool from_main = k == 1 || !design.chains;
       if (from_main && detached) h = tape.constant(h.value());

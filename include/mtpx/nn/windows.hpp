@@ -5,6 +5,7 @@
 #include <mtpx/ops/positions.hpp>
 
 #include <utility>
+#include <vector>
 
 namespace mtpx {
 
@@ -37,12 +38,21 @@ class Windows {
  public:
   using Output = typename Block<T, D>::Output;  ///< what run() returns
 
-  /// checkpointing: keep block inputs only and run blocks again in backward
-  Windows(const Batch<D>& batch, const RopeTable<acc_t<T>, D>& table, bool checkpointing)
-      : batch_(batch), table_(table), checkpointing_(checkpointing) {}
+  /// checkpointing: keep block inputs only and run blocks again in backward   received: see received()
+  Windows(const Batch<D>& batch, const RopeTable<acc_t<T>, D>& table, bool checkpointing,
+          std::vector<Var<T, D>> received = {})
+      : batch_(batch), table_(table), checkpointing_(checkpointing), received_(std::move(received)) {}
 
   /// [B, T - k], those k ahead of the rows.
   Tensor<std::int32_t, D> tokens(Index k) const { return batch_.tokens.narrow_last(k, batch_.time() - k); }
+
+  /// For a slice of a model without the embedding, what came in its place: 0 the state behind the layer
+  /// before, [B, T, hidden]; k the embeddings of the tokens k ahead, [B, T - k, hidden], for depth k.
+  /// Undefined: it did not come.
+  Var<T, D> received(Index k) const {
+    const auto place = static_cast<std::size_t>(k);
+    return place < received_.size() ? received_[place] : Var<T, D>();
+  }
 
   /// The rows of a state that depth k reads.
   Var<T, D> front(const Var<T, D>& h, Index k) const { return take_front(h, batch_.time() - k); }
@@ -85,6 +95,7 @@ class Windows {
   const Batch<D>& batch_;
   const RopeTable<acc_t<T>, D>& table_;
   bool checkpointing_;
+  std::vector<Var<T, D>> received_;
   Tensor<std::int32_t, D> positions_, window_;  // [B, R], of the last run; window undefined: up to the start
 };
 

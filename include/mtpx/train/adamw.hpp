@@ -2,10 +2,12 @@
 
 #include <mtpx/kernels.hpp>
 #include <mtpx/nn/module.hpp>
+#include <mtpx/train/sharded.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -43,10 +45,31 @@ using ConstSpan = std::span<const A>;
 }  // namespace detail
 
 namespace detail {
-/// See clip_norm() below.
+/// *square = 0 times the squares of what is watched: NaN where that is not finite, and else nothing to a
+/// norm.
+template <typename A, typename D>
+void watch(const D& device, const Tensor<A, D>& watched, double* square) {
+  if (!watched.defined()) return;
+  const Tensor<A, D> zeros(device, {watched.size()});
+  scale_into(device, watched.size(), A(0), watched.data(), Sink<A>{zeros.data(), false});
+  const std::span<const A> one(zeros.data(), static_cast<std::size_t>(zeros.size()));
+  sums_of_squares(device, std::span<const std::span<const A>>(&one, 1), square);
+}
+
+/// The norm and the scale from the squares that make it.
+template <typename D>
+GradientClip<D> clip_by(const D& device, const Tensor<double, D>& squares, double max_norm,
+                        const Tensor<double, D>& halted) {
+  GradientClip<D> clip{Tensor<double, D>(device, {1}), Tensor<double, D>(device, {1})};
+  clip_scale(device, squares.size(), squares.data(), max_norm, clip.norm.data(), clip.scale.data(),
+             halted.data_or_null());
+  return clip;
+}
+
+/// The sum of squares of every gradient of a module, in the parameters' order, then what watch() makes of
+/// `watched`: [how many], at least one.
 template <typename Module, typename A, typename D>
-GradientClip<D> clip_norm(const D& device, Module& module, double max_norm, const Tensor<double, D>& halted,
-                          const Tensor<A, D>& watched) {
+Tensor<double, D> squares_of(const D& device, Module& module, const Tensor<A, D>& watched) {
   ByType<ConstSpan> gradients;
   for_each_parameter(module, [&](const std::string&, auto& parameter) {
     const auto grad = parameter.grad();
@@ -54,25 +77,25 @@ GradientClip<D> clip_norm(const D& device, Module& module, double max_norm, cons
     if (grad.defined())
       gradients.template of<G>().emplace_back(grad.data(), static_cast<std::size_t>(grad.size()));
   });
-  Tensor<A, D> zeros;  // 0 times what is watched: NaN where that is not finite, and else nothing to the norm
-  if (watched.defined()) {
-    zeros = Tensor<A, D>(device, {watched.size()});
-    scale_into(device, watched.size(), A(0), watched.data(), Sink<A>{zeros.data(), false});
-    gradients.template of<A>().emplace_back(zeros.data(), static_cast<std::size_t>(zeros.size()));
-  }
   const std::size_t floats = gradients.floats.size(), doubles = gradients.doubles.size();
-  Tensor<double, D> squares(device, {static_cast<Index>(std::max<std::size_t>(1, floats + doubles))});
-  if (floats + doubles == 0) fill_value(device, 1, 0.0, squares.data());
+  const std::size_t parts = floats + doubles + (watched.defined() ? 1 : 0);
+  Tensor<double, D> squares(device, {static_cast<Index>(std::max<std::size_t>(1, parts))});
+  if (parts == 0) fill_value(device, 1, 0.0, squares.data());
   if (floats > 0)
     sums_of_squares(device, std::span<const std::span<const float>>(gradients.floats), squares.data());
   if (doubles > 0) {
     sums_of_squares(device, std::span<const std::span<const double>>(gradients.doubles),
                     squares.data() + floats);
   }
-  GradientClip<D> clip{Tensor<double, D>(device, {1}), Tensor<double, D>(device, {1})};
-  clip_scale(device, squares.size(), squares.data(), max_norm, clip.norm.data(), clip.scale.data(),
-             halted.data_or_null());
-  return clip;
+  watch(device, watched, squares.data() + floats + doubles);
+  return squares;
+}
+
+/// See clip_norm() below.
+template <typename Module, typename A, typename D>
+GradientClip<D> clip_norm(const D& device, Module& module, double max_norm, const Tensor<double, D>& halted,
+                          const Tensor<A, D>& watched) {
+  return clip_by(device, squares_of(device, module, watched), max_norm, halted);
 }
 }  // namespace detail
 
@@ -121,6 +144,11 @@ class AdamW {
   using A = acc_t<T>;  ///< type of moments and masters
 
   explicit AdamW(const AdamWOptions& options = {}) : options_(options) {}
+  /// One whose state the ranks of a group share out: see Shards, also for `bucket`. With a group of one the
+  /// same as above.
+  AdamW(const AdamWOptions& options, const Group<D>& group, Index bucket = Shards<T, D>::usual_bucket)
+      : options_(options),
+        shards_(group.size() > 1 ? std::make_unique<Shards<T, D>>(group, bucket) : nullptr) {}
   AdamW(const AdamW&) = delete;
   AdamW& operator=(const AdamW&) = delete;
   AdamW(AdamW&&) = default;
@@ -137,7 +165,29 @@ class AdamW {
   template <typename Module>
   void step(Module& module, double lr, double max_norm = 0) {
     const Tensor<double, D> none;
-    step(module, detail::clip_norm(device_of<D>(module), module, max_norm, none, none), lr);
+    step(module, clip(module, max_norm, none, none), lr);
+  }
+
+  /// What is shared out among ranks; null where nothing is.
+  Shards<T, D>* shards() const { return shards_.get(); }
+
+  /// clip_norm() of the gradients that update() will take: the module's or, where ranks share, the sums of
+  /// all ranks'. `watched` is then the same everywhere, and so is the result.
+  template <typename Module, typename W = double>
+  GradientClip<D> clip(Module& module, double max_norm, const Tensor<double, D>& halted = {},
+                       const Tensor<W, D>& watched = {}) {
+    return detail::clip_by(device_of<D>(module), squares(module, watched), max_norm, halted);
+  }
+
+  /// What clip() adds up: the sum of squares of each of these gradients, in the parameters' order, and what
+  /// makes it NaN where a number of `watched` is not finite.
+  template <typename Module, typename W = double>
+  Tensor<double, D> squares(Module& module, const Tensor<W, D>& watched = {}) {
+    const D device = device_of<D>(module);
+    if (!shards_) return detail::squares_of(device, module, watched);
+    const Tensor<double, D> all = shards_->squares(module, watched.defined() ? 1 : 0);
+    detail::watch(device, watched, all.data() + all.size() - 1);
+    return all;
   }
 
   /// Makes now what update() makes at a parameter's first gradient: its moments and master, and the
@@ -145,6 +195,7 @@ class AdamW {
   /// record.
   template <typename Module>
   void reserve(Module& module) {
+    if (shards_) return shards_->reserve(module);
     for_each_parameter(module, [&](const std::string&, auto& parameter) {
       if (parameter.frozen()) return;
       Tensor<A, D>& grad = parameter.slot()->grad;
@@ -174,6 +225,14 @@ class AdamW {
   template <typename Module>
   detail::ByType<AdamWTensor> gather(Module& module) {
     detail::ByType<AdamWTensor> parameters;
+    const auto group_of = [&](const std::string& name, const Shape& shape) {
+      const AdamWGroup usual{1, shape.rank() > 1 ? options_.weight_decay : 0.0};
+      return options_.group ? options_.group(name, usual) : usual;
+    };
+    if (shards_) {
+      shards_->gather(module, group_of, parameters);
+      return parameters;
+    }
     for_each_parameter(module, [&](const std::string& name, auto& parameter) {
       using P = std::remove_cvref_t<decltype(parameter)>;
       const Tensor<A, D> grad = parameter.grad();
@@ -182,8 +241,7 @@ class AdamW {
       require(grad.shape() == state.m.shape(), "adamw",
               [&] { return cat("the gradient of ", name, " must have the shape of its state"); },
               {{"gradient", grad}, {"state", state.m}});
-      AdamWGroup group{1, parameter.shape().rank() > 1 ? options_.weight_decay : 0.0};
-      if (options_.group) group = options_.group(name, group);
+      const AdamWGroup group = group_of(name, parameter.shape());
       parameters.template of<typename P::value_type>().push_back(
           {grad.size(), grad.data(), state.m.data(), state.v.data(), state.master.data(), parameter.data(),
            group.weight_decay, group.rate});
@@ -201,6 +259,7 @@ class AdamW {
     run(parameters.floats);
     run(parameters.doubles);
     run(parameters.halves);
+    if (shards_) shards_->spread();
   }
 
   /// Calls visit(name, tensor) for the state of a module's parameters under their published names, experts
@@ -212,9 +271,11 @@ class AdamW {
   ///
   /// The tensors are the state itself: what is assigned to them is gone on from. With them, the parameters
   /// and set_steps() a run goes on to the same bits. State that is not there yet is made; a frozen parameter
-  /// is visited only where it has some.
+  /// is visited only where it has some. Where ranks share, all of them make this call, and the tensors are
+  /// whole ones, of one kind at a time, whose shares are taken back behind each kind's visits.
   template <typename Module, typename Visit>
   void for_each_state(Module& module, const Visit& visit) {
+    if (shards_) return for_each_whole(module, visit);
     const auto each = [&](const char* what, const auto& pick) {
       const auto show = [&](const std::string& name, const Tensor<A, D>& tensor) {
         if (tensor.defined()) visit(name + what, tensor);
@@ -248,6 +309,22 @@ class AdamW {
     bool orphaned() const { return rounded.defined() ? rounded.unique() : master.unique(); }
   };
 
+  template <typename Module, typename Visit>
+  void for_each_whole(Module& module, const Visit& visit) {
+    shards_->reserve(module);
+    const char* const names[] = {".exp_avg", ".exp_avg_sq", ".master"};
+    for (int which = 0; which < 3; ++which) {
+      shards_->with_whole(which, [&](const auto& find) {
+        detail::visit_published<false>(
+            module,
+            [&](const std::string& name, const Tensor<A, D>& tensor) {
+              if (tensor.defined()) visit(name + names[which], tensor);
+            },
+            find);
+      });
+    }
+  }
+
   template <typename P>
   Moments& state_of(const P& parameter) {
     const auto found = states_.find(parameter.data());
@@ -276,6 +353,7 @@ class AdamW {
   }
 
   AdamWOptions options_;
+  std::unique_ptr<Shards<T, D>> shards_;
   Index steps_ = 0;
   Tensor<double, D> rates_;  // [3]: lr and the two bias corrections of the step
   // By where the parameter's numbers stand, which does not change while it lives: freezing renews its slot,

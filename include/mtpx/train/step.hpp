@@ -2,8 +2,9 @@
 // One optimiser step, which a device that can record it does without the host.
 
 #include <mtpx/core/recorded.hpp>
-#include <mtpx/model/backward.hpp>
 #include <mtpx/train/adamw.hpp>
+#include <mtpx/train/gradient_sums.hpp>
+#include <mtpx/train/pipeline_passes.hpp>
 
 #include <algorithm>
 #include <optional>
@@ -20,7 +21,8 @@ struct StepOptions {
   double bias_update_speed = 1e-3;  ///< gamma of the router biases; 0: they stay
 };
 
-/// Forward, backward, clip, AdamW, router biases. The same kernels on the same addresses every time: a device
+/// Forward, backward, clip, AdamW, router biases. Micro-batches' gradients are added one after the other, see
+/// GradientSums. The same kernels on the same addresses every time: a device
 /// that records (see Recorded) takes two steps by launching them, then replays. Calls return before the step
 /// is done.
 ///
@@ -38,14 +40,34 @@ class TrainStep {
   /// inputs: a batch per micro-batch, all of one shape. Steps read what stands in their memory: assign to it.
   /// Throws ShapeError for none, or of several shapes.
   TrainStep(Transformer<T, D>& model, std::vector<Batch<D>> inputs, const StepOptions& options)
-      : model_(model), inputs_(std::move(inputs)), options_(options), optimizer_(options.adamw) {
+      : TrainStep(model, std::move(inputs), options, Group<D>(model.device())) {}
+  /// One of as many as the group has ranks, each with as many inputs. Input i of rank r is the step's
+  /// micro-batch i * ranks + r; the step has the bits that one rank with all of them would give it. The
+  /// optimiser's state is shared out, see Shards. Every rank makes the same calls.
+  TrainStep(Transformer<T, D>& model, std::vector<Batch<D>> inputs, const StepOptions& options,
+            const Group<D>& group)
+      : TrainStep(model, std::move(inputs), options, group, Group<D>(model.device())) {}
+  /// The same of a stage of a pipeline, whose slice the model is. `group` are those that have that slice,
+  /// too; `stages` those that have the others, each with the same inputs as this rank. All see the same
+  /// losses and norm, and weights have the bits that the whole model would have. Throws what PipelinePasses
+  /// throws.
+  TrainStep(Transformer<T, D>& model, std::vector<Batch<D>> inputs, const StepOptions& options,
+            const Group<D>& group, const Group<D>& stages)
+      : model_(model),
+        inputs_(std::move(inputs)),
+        options_(options),
+        group_(group),
+        optimizer_(options.adamw, group),
+        passes_(model, static_cast<Index>(inputs_.size()), stages),
+        figures_(stages) {
     require(!inputs_.empty(), "train", "a step takes at least one batch");
     for (const Batch<D>& input : inputs_) {
       require(input.tokens.shape() == inputs_[0].tokens.shape(), "train", "batches of a step have one shape",
               {{"first", inputs_[0].tokens}, {"another", input.tokens}});
     }
     const Index depths = std::min(model.config.num_nextn_predict_layers, inputs_[0].time() - 1);
-    losses_ = Tensor<A, D>(model.device(), {2 + depths, static_cast<Index>(inputs_.size())});
+    losses_ = Tensor<A, D>(model.device(), {micros(), 2 + depths});
+    if (group.size() > 1) own_losses_ = Tensor<A, D>(model.device(), {2 + depths});
     norm_ = Tensor<double, D>(model.device(), {1});
     halted_ = Tensor<double, D>(model.device(), {1});
     fill_value(model.device(), 1, 0.0, halted_.data());
@@ -58,9 +80,19 @@ class TrainStep {
     const Constants constants{options_.loss.lambda, model_.activation_checkpointing, model_.detach_depths,
                               model_.main_frozen()};
     if (constants_ != constants) {
+      if (constants.main_frozen && passes_.stages().size() > 1)
+        throw ConfigError("[train] the main model is frozen: all stages but the last have nothing to train");
       constants_ = constants;
       record_.forget();
-      if constexpr (!HostMemory<D>) optimizer_.reserve(model_);
+      figures_.forget();
+      passes_.reserve(inputs_[0].batch(), inputs_[0].time());
+      Index parameters = 0;
+      for_each_parameter(model_, [&](const std::string&, auto&) { ++parameters; });
+      figures_.reserve(parameters + 1);  // and what is watched
+      if constexpr (!HostMemory<D>) {
+        optimizer_.reserve(model_);
+        sums_.reserve(model_, static_cast<Index>(inputs_.size()));
+      }
     }
     const Index steps = optimizer_.steps();
     try {
@@ -88,12 +120,16 @@ class TrainStep {
 
   /// What steps read: assign the next batch to their tensors.
   const std::vector<Batch<D>>& inputs() const { return inputs_; }
+  /// The ranks that share the step, each with the same part of the model.
+  const Group<D>& group() const { return group_; }
+  /// The ranks that have the model's parts.
+  const Group<D>& stages() const { return passes_.stages(); }
   /// As they were given; the loss's lambda is the latest.
   const StepOptions& options() const { return options_; }
   /// The optimiser with its moments, to save them or to go on from saved ones.
   AdamW<T, D>& optimizer() { return optimizer_; }
-  /// [1 + heads, micro-batches] of the step that was queued last: the total losses, then those of the main
-  /// head and of depths 1, 2, ..
+  /// [micro-batches, 1 + heads] of the step that was queued last: the total loss, then those of the main head
+  /// and of depths 1, 2, ..; of all ranks' micro-batches, in their order.
   const Tensor<A, D>& losses() const { return losses_; }
   /// [1], of the step that was queued last, before clipping.
   const Tensor<double, D>& norm() const { return norm_; }
@@ -106,20 +142,35 @@ class TrainStep {
     bool operator==(const Constants&) const = default;
   };
 
+  /// Of all ranks.
+  Index micros() const { return static_cast<Index>(inputs_.size()) * group_.size(); }
+
   void run() {
     const D& device = model_.device();
-    const auto micros = static_cast<Index>(inputs_.size());
-    for (Index micro = 0; micro < micros; ++micro) {
-      const auto loss = mtp_backward(model_, inputs_[static_cast<std::size_t>(micro)], options_.loss,
-                                     1.0 / static_cast<double>(micros));
-      const auto keep = [&](Index row, const Var<A, D>& number) {
-        copy_rows(device, 1, 1, number.data(), 1, losses_.data() + row * micros + micro, 1, false);
-      };
-      keep(0, loss.total);
-      for (std::size_t k = 0; k < loss.depths.size(); ++k)
-        keep(static_cast<Index>(k) + 1, loss.depths[k].loss);
+    Shards<T, D>* const shards = optimizer_.shards();
+    const Index all = micros(), width = losses_.shape().width();
+    const double share = 1.0 / static_cast<double>(all);
+    passes_.run(inputs_, options_.loss, share, [&](Index micro, StagePass<T, D>& pass) {
+      if (model_.slice.head) keep(pass.loss(), losses_.data() + micro * group_.size() * width);
+      if (shards != nullptr) {
+        shards->add(model_);
+      } else {
+        sums_.add(model_);
+      }
+    });
+    if (shards != nullptr) {
+      add_up_loads();
+    } else {
+      sums_.finish(model_);
     }
-    const auto clip = clip_norm(model_, options_.clip, halted_, losses_.slice_front(0, 1));
+    Tensor<A, D> totals;  // which the stage that has them watches
+    if (model_.slice.head) {
+      totals = Tensor<A, D>(device, {all});
+      copy_rows(device, all, 1, losses_.data(), width, totals.data(), 1, false);
+    }
+    figures_.take_from_last(losses_);
+    const Tensor<double, D> squares = figures_.joined(optimizer_.squares(model_, totals));
+    const GradientClip<D> clip = detail::clip_by(device, squares, options_.clip, halted_);
     copy_rows(device, 1, 1, clip.norm.data(), 1, norm_.data(), 1, false);
     const auto parameters = optimizer_.gather(model_);
     changing_ = true;
@@ -128,10 +179,49 @@ class TrainStep {
     changing_ = false;
   }
 
+  /// Writes a micro-batch's losses, and those of the other ranks of the group, to rows of [1 + heads].
+  void keep(const MtpLoss<T, D>& loss, A* rows) {
+    A* to = group_.size() > 1 ? own_losses_.data() : rows;
+    const auto write = [&](const Var<A, D>& number) {
+      copy_rows(model_.device(), 1, 1, number.data(), 1, to++, 1, false);
+    };
+    write(loss.total);
+    for (const auto& depth : loss.depths) write(depth.loss);
+    if (group_.size() > 1) group_.all_gather(own_losses_.data(), rows, own_losses_.bytes());
+  }
+
+  /// The experts' loads of all ranks: counts, whose sums are exact in any order.
+  void add_up_loads() {
+    std::vector<Tensor<A, D>> loads;
+    Index count = 0;
+    model_.for_each_load([&](const Tensor<A, D>& load) {
+      loads.push_back(load);
+      count += load.size();
+    });
+    if (count == 0) return;
+    const D& device = model_.device();
+    Tensor<A, D> own(device, {count}), all(device, {group_.size(), count});
+    const auto each = [&](const auto& copy) {
+      A* at = own.data();
+      for (const Tensor<A, D>& load : loads) {
+        copy(load, at);
+        at += load.size();
+      }
+    };
+    each([&](const Tensor<A, D>& load, A* to) { copy_on_device(device, to, load.data(), load.bytes()); });
+    group_.all_gather(own.data(), all.data(), own.bytes());
+    fold_parts(device, count, group_.size(), all.data(), Sink<A>{own.data(), false});
+    each([&](const Tensor<A, D>& load, A* from) { copy_on_device(device, load.data(), from, load.bytes()); });
+  }
+
   /// What a step that threw has left behind: gradients, loads of experts, half a record.
   void forget() {
     if (changing_)
       throw Error("[train] a step has thrown while it changed weights and moments: load them again");
+    passes_.forget();
+    figures_.forget();
+    sums_.forget(model_);
+    if (optimizer_.shards() != nullptr) optimizer_.shards()->forget();
     model_.zero_grad();
     model_.update_bias(0);
     record_.forget();
@@ -142,8 +232,12 @@ class TrainStep {
   Transformer<T, D>& model_;
   std::vector<Batch<D>> inputs_;
   StepOptions options_;
+  Group<D> group_;
   AdamW<T, D> optimizer_;
-  Tensor<A, D> losses_;
+  PipelinePasses<T, D> passes_;
+  StageFigures<D> figures_;
+  GradientSums<T, D> sums_;
+  Tensor<A, D> losses_, own_losses_;
   Tensor<double, D> norm_, halted_;
   std::optional<Constants> constants_;
   Recorded<D> record_;

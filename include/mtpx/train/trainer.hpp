@@ -21,7 +21,7 @@ namespace mtpx {
 /// and with which seed they are shuffled, is said where they are made: BatchOptions.
 struct TrainOptions {
   Index steps = 300;       ///< optimiser steps of the whole run, for the schedules
-  Index accumulation = 1;  ///< micro-batches per optimiser step
+  Index accumulation = 1;  ///< micro-batches per optimiser step, of all ranks together
   LearningRate lr{};       ///< of each step
   /// The learning rate of a step (from 0) of so many steps, instead of `lr`.
   std::function<double(Index step, Index steps)> schedule{};
@@ -77,15 +77,26 @@ using BatchSource = std::function<HostBatch(Index n)>;
 ///
 /// step() takes one step and waits for its figures. A loop that wants to keep a GPU busy calls advance() and
 /// asks for reports() now and then.
+///
+/// Several processes train one model, each on its device, where a group of more than one rank is given: they
+/// take turns at the micro-batches of a step, and it has the bits of one process that takes them all. Every
+/// rank makes the same calls, and has the same reports and weights.
 template <typename T, typename D>
 class Trainer {
  public:
   /// Throws ConfigError for options that make no sense, or batches that do not suit the model.
   Trainer(Transformer<T, D>& model, const TrainOptions& options, BatchSource batches)
+      : Trainer(model, options, std::move(batches), Group<D>(model.device())) {}
+  /// The same for one rank of a group. accumulation: a multiple of the ranks
+  Trainer(Transformer<T, D>& model, const TrainOptions& options, BatchSource batches, const Group<D>& group)
+      : Trainer(model, options, std::move(batches), group, Group<D>(model.device())) {}
+  /// The same for a stage of a pipeline, see TrainStep; all ranks ask for reports() at the same steps.
+  Trainer(Transformer<T, D>& model, const TrainOptions& options, BatchSource batches, const Group<D>& group,
+          const Group<D>& stages)
       : options_(options),
         batches_(std::move(batches)),
         vocabulary_(model.config.vocab_size),
-        step_(model, windows(model, options, batches_(0)), options.step),
+        step_(model, windows(model, options, batches_(0), group.size()), options.step, group, stages),
         losses_(model.device(), {ring, step_.losses().size()}),
         norms_(model.device(), {ring}) {
     queued_.reserve(static_cast<std::size_t>(ring));  // a step that was taken is noted, come what may
@@ -127,21 +138,22 @@ class Trainer {
       throw ConfigError(cat("[train] step ", report.step, ": the schedule gives ", report.lr,
                             ", a learning rate must be 0 or positive"));
     report.lambda = options_.lambda.at(options_.step.loss.lambda, steps_, options_.steps);
-    for (Index micro = 0; micro < options_.accumulation; ++micro) {
-      const HostBatch host = batches_(steps_ * options_.accumulation + micro);
+    Index number = steps_ * options_.accumulation + group().rank();
+    for (const Batch<D>& input : step_.inputs()) {
+      const HostBatch host = batches_(number);
       host.check(vocabulary_);
-      const Batch<D>& input = step_.inputs()[static_cast<std::size_t>(micro)];
       const auto assign = [&](const Tensor<std::int32_t, D>& to, const std::vector<std::int32_t>& from) {
         const auto size = to.defined() ? static_cast<std::size_t>(to.size()) : 0;
         if (from.size() != size)
           throw ConfigError(
-              cat("[data] micro-batch ", steps_ * options_.accumulation + micro,
+              cat("[data] micro-batch ", number,
                   " is not of the first one's shape, or has no positions or counts where it has"));
         if (size > 0) to.assign(from);
       };
       assign(input.tokens, host.tokens);
       assign(input.positions, host.positions);
       assign(input.counts, host.counts);
+      number += group().size();
     }
     step_.set_lambda(report.lambda);
     step_(report.lr);
@@ -171,6 +183,10 @@ class Trainer {
 
   /// Steps taken or queued.
   Index steps_done() const { return steps_; }
+  /// The ranks that train together, each with the same part of the model.
+  const Group<D>& group() const { return step_.group(); }
+  /// The ranks that have the model's parts.
+  const Group<D>& stages() const { return step_.stages(); }
   /// The options as they were given.
   const TrainOptions& options() const { return options_; }
   /// The optimiser with its moments, to save them or to go on from saved ones.
@@ -179,12 +195,15 @@ class Trainer {
  private:
   static constexpr Index ring = 64;  // steps whose figures the device keeps
 
-  static void check(const Transformer<T, D>& model, const TrainOptions& options, const HostBatch& batch) {
+  static void check(const Transformer<T, D>& model, const TrainOptions& options, const HostBatch& batch,
+                    int ranks) {
     const auto rule = [](bool holds, const char* name, const auto& value, const auto& text) {
       if (!holds) throw ConfigError(cat("[train] ", name, " = ", value, ": ", text));
     };
     rule(options.steps >= 1, "steps", options.steps, "must be at least 1");
     rule(options.accumulation >= 1, "accumulation", options.accumulation, "must be at least 1");
+    rule(options.accumulation % ranks == 0, "accumulation", options.accumulation,
+         cat("must be a multiple of the ", ranks, " ranks, which share a step's micro-batches"));
     rule(options.lr.peak >= 0 && std::isfinite(options.lr.peak), "lr", options.lr.peak,
          "must be 0 or positive");
     rule(options.step.clip >= 0, "clip", options.step.clip, "must be 0 (none) or positive");
@@ -207,10 +226,10 @@ class Trainer {
 
   /// Memory for the windows of a step.
   static std::vector<Batch<D>> windows(const Transformer<T, D>& model, const TrainOptions& options,
-                                       const HostBatch& first) {
-    check(model, options, first);
+                                       const HostBatch& first, int ranks) {
+    check(model, options, first, ranks);
     std::vector<Batch<D>> all;
-    for (Index micro = 0; micro < options.accumulation; ++micro)
+    for (Index micro = 0; micro < options.accumulation / ranks; ++micro)
       all.push_back(upload(model.device(), first, options.mask_documents));
     return all;
   }
@@ -218,12 +237,16 @@ class Trainer {
   /// Moves what is queued to finished_; where memory runs out, nothing has been moved.
   void collect() {
     if (queued_.empty()) return;
+    if constexpr (!HostMemory<D>) {  // whoever just waits does so for a rank that is gone, too
+      group().check();
+      stages().check();
+    }
     const auto count = static_cast<Index>(queued_.size());
-    const auto losses = losses_.slice_front(0, count).to_host();  // [count, 1 + heads, accumulation]
+    const auto losses = losses_.slice_front(0, count).to_host();  // [count, accumulation, 1 + heads]
     const auto norms = norms_.slice_front(0, count).to_host();    // [count]
     const double share = 1.0 / static_cast<double>(options_.accumulation);
     const auto micros = static_cast<std::size_t>(options_.accumulation);
-    const auto numbers = static_cast<std::size_t>(step_.losses().size());
+    const auto numbers = static_cast<std::size_t>(step_.losses().size()), rows = numbers / micros;
     std::vector<StepReport> done = queued_;
     const auto finite = [](const StepReport& report) {
       return std::isfinite(report.total) && std::isfinite(report.gradient_norm);
@@ -232,11 +255,11 @@ class Trainer {
       const auto mean = [&](std::size_t row) {
         double sum = 0;
         for (std::size_t micro = 0; micro < micros; ++micro)
-          sum += share * static_cast<double>(losses[i * numbers + row * micros + micro]);
+          sum += share * static_cast<double>(losses[i * numbers + micro * rows + row]);
         return sum;
       };
       done[i].total = mean(0);
-      for (std::size_t row = 1; row < numbers / micros; ++row) done[i].loss.push_back(mean(row));
+      for (std::size_t row = 1; row < rows; ++row) done[i].loss.push_back(mean(row));
       done[i].gradient_norm = norms[i];
     }
     const auto bad = std::find_if_not(done.begin(), done.end(), finite);

@@ -36,21 +36,31 @@ double squares_of_chunk(Index count, const A* x) {
 
 }  // namespace cpu
 
-/// out[i] = sum of the squares of gradient i, in fixed chunks added in order.
+/// out[c] = sum of the squares of chunk c: squares_chunk numbers of a gradient, the last of each has what is
+/// left. All chunks of gradient 0, then those of gradient 1, ...
+template <typename A>
+void squares_of_chunks(const Cpu& cpu, std::span<const std::span<const A>> gradients, double* out) {
+  constexpr Index chunk = squares_chunk<A>;
+  for (const std::span<const A> gradient : gradients) {
+    const A* const x = gradient.data();
+    const auto count = static_cast<Index>(gradient.size());
+    const Index chunks = (count + chunk - 1) / chunk;
+    cpu::parallel_for(cpu, chunks, [&](Index c) {
+      out[c] = cpu::squares_of_chunk(std::min(chunk, count - c * chunk), x + c * chunk);
+    });
+    out += chunks;
+  }
+}
+
+/// out[i] = sum of the squares of gradient i: of its chunks, see sums_of_chunks().
 template <typename A>
 void sums_of_squares(const Cpu& cpu, std::span<const std::span<const A>> gradients, double* out) {
-  constexpr Index chunk = squares_chunk<A>;
-  for (std::size_t i = 0; i < gradients.size(); ++i) {
-    const A* const x = gradients[i].data();
-    const auto count = static_cast<Index>(gradients[i].size());
-    const Index chunks = (count + chunk - 1) / chunk;
-    const Buffer buffer(cpu.pool(), static_cast<std::size_t>(chunks) * sizeof(double));
-    double* const parts = static_cast<double*>(buffer.data());  // [chunks]
-    cpu::parallel_for(cpu, chunks, [&](Index c) {
-      parts[c] = cpu::squares_of_chunk(std::min(chunk, count - c * chunk), x + c * chunk);
-    });
-    out[i] = cpu::sum_in_block(chunks, parts);
-  }
+  const std::vector<ChunkRange> ranges = chunk_ranges(gradients);
+  const Index chunks = ranges.empty() ? 0 : ranges.back().first + ranges.back().count;
+  const Buffer buffer(cpu.pool(), static_cast<std::size_t>(chunks) * sizeof(double));
+  double* const parts = static_cast<double*>(buffer.data());  // [chunks]
+  squares_of_chunks(cpu, gradients, parts);
+  sums_of_chunks(cpu, ranges, parts, out);
 }
 
 /// g = scale * grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;

@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <limits>
+#include <span>
 
 namespace mtpx {
 
@@ -21,6 +22,12 @@ inline double sum_in_block(Index count, const double* x) {
 }
 
 }  // namespace cpu
+
+/// out[i] = the sum of the chunks of range i, which one block of squares_threads adds up.
+inline void sums_of_chunks(const Cpu&, std::span<const ChunkRange> ranges, const double* chunks,
+                           double* out) {
+  for (const ChunkRange range : ranges) *out++ = cpu::sum_in_block(range.count, chunks + range.first);
+}
 
 /// norm = sqrt(sum of the parts), scale = min(1, max_norm / norm); max_norm <= 0: scale 1. Where the norm is
 /// not finite, scale is NaN: nothing may change then. `halted`, unless null, remembers that: once it is not

@@ -3,6 +3,7 @@
 // and a block finds its tensor in the list by its number. Nothing is copied from the host, so a step can be
 // recorded.
 
+#include "core/chunks.cuh"
 #include "core/elementwise.cuh"
 
 #include <span>
@@ -67,20 +68,6 @@ __global__ void __launch_bounds__(update_threads)
   }
   sum = block_sum<update_threads>(sum, shared);
   if (threadIdx.x == 0) partial[block] = sum;
-}
-
-/// out[tensor] = sum of its blocks' partial sums. A block per tensor.
-template <typename A>
-__global__ void __launch_bounds__(update_threads)
-    squares_of_tensors(const __grid_constant__ SquaresList<A> list, const double* partial, double* out) {
-  __shared__ double shared[update_threads / 32];
-  const int end = list.first[blockIdx.x + 1];
-  double sum = 0;
-#pragma unroll 8
-  for (int i = list.first[blockIdx.x] + static_cast<int>(threadIdx.x); i < end; i += update_threads)
-    sum += partial[i];
-  sum = block_sum<update_threads>(sum, shared);
-  if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
 // --- The update ------------------------------------------------------------------------------------------
@@ -165,15 +152,11 @@ __global__ void __launch_bounds__(update_threads)
 
 }  // namespace cuda
 
-/// out[i] = sum of the squares of gradient i, in double, over fixed blocks added in a fixed order.
+/// out[c] = sum of the squares of chunk c, in double: squares_chunk numbers of a gradient, the last of each
+/// has what is left. All chunks of gradient 0, then those of gradient 1, ...
 template <typename A>
-void sums_of_squares(const Cuda& device, std::span<const std::span<const A>> gradients, double* out) {
+void squares_of_chunks(const Cuda& device, std::span<const std::span<const A>> gradients, double* out) {
   using List = cuda::SquaresList<A>;
-  Index blocks = 0;
-  for (const auto gradient : gradients)
-    blocks += cuda::ceil_div(static_cast<Index>(gradient.size()), squares_chunk<A>);
-  const cuda::Workspace<double> workspace(device, blocks);
-  double* partial = workspace.data();  // [blocks]
   for (std::size_t begin = 0; begin < gradients.size(); begin += List::max) {
     List list{};
     list.tensors = static_cast<int>(std::min(gradients.size() - begin, std::size_t{List::max}));
@@ -185,12 +168,21 @@ void sums_of_squares(const Cuda& device, std::span<const std::span<const A>> gra
           list.first[i] + static_cast<std::int32_t>(cuda::ceil_div(list.count[i], squares_chunk<A>));
     }
     const auto own = static_cast<unsigned>(list.first[list.tensors]);
-    cuda::launch(device, "sums_of_squares", cuda::squares_of_chunks<A>, own, cuda::update_threads, 0, list,
-                 partial);
-    cuda::launch(device, "sums_of_squares", cuda::squares_of_tensors<A>, static_cast<unsigned>(list.tensors),
-                 cuda::update_threads, 0, list, static_cast<const double*>(partial), out + begin);
-    partial += own;
+    if (own > 0)
+      cuda::launch(device, "squares_of_chunks", cuda::squares_of_chunks<A>, own, cuda::update_threads, 0,
+                   list, out);
+    out += own;
   }
+}
+
+/// out[i] = sum of the squares of gradient i: of its chunks, see sums_of_chunks().
+template <typename A>
+void sums_of_squares(const Cuda& device, std::span<const std::span<const A>> gradients, double* out) {
+  const std::vector<ChunkRange> ranges = chunk_ranges(gradients);
+  const cuda::Workspace<double> workspace(
+      device, ranges.empty() ? 0 : ranges.back().first + ranges.back().count);  // [chunks]
+  squares_of_chunks(device, gradients, workspace.data());
+  cuda::sum_ranges(device, ranges, workspace.data(), out);
 }
 
 /// g = scale * grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;

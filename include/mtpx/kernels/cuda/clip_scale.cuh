@@ -1,7 +1,7 @@
 #pragma once
 // Twin of cpu/clip_scale.hpp.
 
-#include "core/launch.cuh"
+#include "core/chunks.cuh"
 
 namespace mtpx {
 
@@ -24,6 +24,12 @@ __global__ void __launch_bounds__(threads) clip_by_norm(Index parts, const doubl
 }
 
 }  // namespace cuda
+
+/// out[i] = the sum of the chunks of range i, which one block of squares_threads adds up.
+inline void sums_of_chunks(const Cuda& device, std::span<const ChunkRange> ranges, const double* chunks,
+                           double* out) {
+  cuda::sum_ranges(device, ranges, chunks, out);
+}
 
 /// norm = sqrt(sum of the parts), scale = min(1, max_norm / norm); max_norm <= 0: scale 1. Where the norm is
 /// not finite, scale is NaN: nothing may change then. `halted`, unless null, remembers that: once it is not

@@ -2,6 +2,7 @@
 
 #include "views.hpp"
 
+#include <algorithm>
 #include <span>
 
 namespace mtpx {
@@ -11,6 +12,18 @@ template <typename T>
 void sums_of_squares(const Reference&, std::span<const std::span<const T>> gradients, double* out) {
   for (const std::span<const T> g : gradients)
     *out++ = eigen::row(g.data(), static_cast<Index>(g.size())).template cast<double>().square().sum();
+}
+
+/// out[c] = the sum of the squares of chunk c of all gradients
+template <typename T>
+void squares_of_chunks(const Reference& device, std::span<const std::span<const T>> gradients, double* out) {
+  for (std::span<const T> g : gradients) {
+    for (; !g.empty(); ++out) {
+      const std::span<const T> chunk = g.first(std::min<std::size_t>(g.size(), squares_chunk<T>));
+      sums_of_squares<T>(device, std::span(&chunk, 1), out);
+      g = g.subspan(chunk.size());
+    }
+  }
 }
 
 /// AdamW (Loshchilov & Hutter 2019, algorithm 2, lines 6-12), for every parameter:

@@ -3,8 +3,15 @@
 #include "views.hpp"
 
 #include <algorithm>
+#include <span>
 
 namespace mtpx {
+
+/// out[i] = the sum of the chunks of range i
+inline void sums_of_chunks(const Reference&, std::span<const ChunkRange> ranges, const double* chunks,
+                           double* out) {
+  for (const ChunkRange range : ranges) *out++ = eigen::row(chunks + range.first, range.count).sum();
+}
 
 /// norm = sqrt(sum of the squares),   scale = min(1, max_norm / norm), or 1 where max_norm is not positive.
 /// Where the norm is not finite, scale is NaN; `halted`, unless null, remembers it, and it stays NaN from

@@ -6,6 +6,7 @@
 #include "../elementwise.cuh"
 #include "../embedding.cuh"
 #include "../experts.cuh"
+#include "../fold.cuh"
 #include "../functions.cuh"
 #include "../latent_attention.cuh"
 #include "../linear.cuh"

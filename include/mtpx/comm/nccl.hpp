@@ -1,0 +1,194 @@
+#pragma once
+// Several GPUs through NCCL, which is looked for when it is needed: nothing is linked, and no header of it
+// read.
+
+#include <mtpx/comm/world.hpp>
+#include <mtpx/core/cuda.hpp>
+
+#include <dlfcn.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <span>
+#include <string>
+#include <thread>
+
+namespace mtpx {
+
+namespace detail {
+
+/// What of NCCL's interface is used: facts of its manual. Results are 0 where all is well.
+struct NcclCalls {
+  /// Names a communicator to be.
+  struct Id {
+    char bytes[128];
+  };
+  using Comm = void*;
+  static constexpr int ok = 0, in_progress = 7;
+  static constexpr int bytes = 1;  // the type of what is moved
+
+  int (*get_version)(int*) = nullptr;
+  const char* (*get_error_string)(int) = nullptr;
+  const char* (*get_last_error)(Comm) = nullptr;
+  int (*get_unique_id)(Id*) = nullptr;
+  int (*comm_init_rank)(Comm*, int, Id, int) = nullptr;
+  int (*comm_destroy)(Comm) = nullptr;
+  int (*comm_abort)(Comm) = nullptr;
+  int (*comm_get_async_error)(Comm, int*) = nullptr;
+  int (*group_start)() = nullptr;
+  int (*group_end)() = nullptr;
+  int (*send)(const void*, std::size_t, int, int, Comm, cudaStream_t) = nullptr;
+  int (*recv)(void*, std::size_t, int, int, Comm, cudaStream_t) = nullptr;
+  int (*all_gather)(const void*, void*, std::size_t, int, Comm, cudaStream_t) = nullptr;
+
+  /// Loads the library: $MTPX_NCCL, or libnccl.so.2 from where the loader looks. It stays loaded. Throws
+  /// CommError.
+  NcclCalls() {
+    const char* const named = std::getenv("MTPX_NCCL");
+    const char* const file = named != nullptr ? named : "libnccl.so.2";
+    void* const library = ::dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr)
+      throw CommError(
+          cat("[nccl] ", ::dlerror(),
+              "; several GPUs need NCCL, version 2.18 or later: install it, or name its file in MTPX_NCCL"));
+    const auto find = [&]<typename Call>(const char* name, Call& call) {
+      void* const found = ::dlsym(library, name);
+      if (found == nullptr)
+        throw CommError(cat("[nccl] ", file, " has no ", name, ": it is too old, or not NCCL"));
+      std::memcpy(&call, &found, sizeof call);
+    };
+    find("ncclGetVersion", get_version);
+    find("ncclGetErrorString", get_error_string);
+    find("ncclGetLastError", get_last_error);
+    find("ncclGetUniqueId", get_unique_id);
+    find("ncclCommInitRank", comm_init_rank);
+    find("ncclCommDestroy", comm_destroy);
+    find("ncclCommAbort", comm_abort);
+    find("ncclCommGetAsyncError", comm_get_async_error);
+    find("ncclGroupStart", group_start);
+    find("ncclGroupEnd", group_end);
+    find("ncclSend", send);
+    find("ncclRecv", recv);
+    find("ncclAllGather", all_gather);
+  }
+};
+
+}  // namespace detail
+
+/// NCCL between the GPUs of a run, one for each process. All calls are queued on the device's own stream, so
+/// they are recorded with what stands around them, and a buffer may be handed on as soon as the host has
+/// dropped it. The first run of what is recorded makes the connections; every rank records and replays the
+/// same in the same order. Not for multicast over NVLink: NCCL_NVLS_ENABLE=0 where that is not to be had.
+class NcclWire {
+ public:
+  /// Waits for all. Throws CommError.
+  NcclWire(const World& world, const Cuda& device) : world_(world), device_(device) {
+    detail::NcclCalls::Id id{};
+    if (world.rank() == 0) demand(calls_.get_unique_id(&id), "ncclGetUniqueId");
+    const std::string text = world.exchange({id.bytes, sizeof id.bytes})[0];
+    std::memcpy(id.bytes, text.data(), sizeof id.bytes);
+    const Cuda::Current current(device);
+    demand(calls_.comm_init_rank(&comm_, world.size(), id, world.rank()), "ncclCommInitRank");
+  }
+  NcclWire(const NcclWire&) = delete;
+  NcclWire& operator=(const NcclWire&) = delete;
+  ~NcclWire() {
+    if (comm_ == nullptr) return;
+    const detail::CurrentGpu current(device_.ordinal(), std::nothrow);
+    // Who leaves by an exception does not wait for the others.
+    (void)(std::uncaught_exceptions() > 0 ? calls_.comm_abort(comm_) : calls_.comm_destroy(comm_));
+  }
+
+  /// This process's number, from 0.
+  int rank() const { return world_.rank(); }
+  /// Processes of the run.
+  int size() const { return world_.size(); }
+
+  /// See HasCollectives, also for the following.
+  void all_to_all(const Cuda& device, const void* from, void* to, std::size_t bytes) {
+    detail::all_to_all_by_pairs(*this, device, from, to, bytes);
+  }
+  /// Every rank's part to all.
+  void all_gather(const Cuda& device, const void* from, void* to, std::size_t bytes) {
+    if (device.planned()) return;
+    const Cuda::Current current(device);
+    demand(calls_.all_gather(from, to, bytes, detail::NcclCalls::bytes, comm_, device.stream()),
+           "ncclAllGather");
+  }
+  /// All in one group of NCCL's: a lone send would keep the GPU from the receive behind it.
+  void send_receive(const Cuda& device, std::span<const Transfer> transfers) {
+    if (device.planned()) return;
+    const Cuda::Current current(device);
+    constexpr int type = detail::NcclCalls::bytes;
+    demand(calls_.group_start(), "ncclGroupStart");
+    for (const Transfer& one : transfers) {
+      if (one.sends) {
+        demand(calls_.send(one.from, one.bytes, type, one.peer, comm_, device.stream()), "ncclSend");
+      } else {
+        demand(calls_.recv(one.to, one.bytes, type, one.peer, comm_, device.stream()), "ncclRecv");
+      }
+    }
+    demand(calls_.group_end(), "ncclGroupEnd");
+  }
+  /// Waits for the device, then for the other hosts.
+  void barrier(const Cuda& device) {
+    check(device);
+    world_.host().barrier();
+  }
+  /// Waits for the device's work, as long as all ranks live: one that is gone leaves a kernel that waits for
+  /// it, which is aborted.
+  void check(const Cuda& device) {
+    using Clock = std::chrono::steady_clock;
+    const Cuda::Current current(device);
+    Clock::time_point gone{};
+    std::string text;
+    while (true) {
+      const cudaError_t status = cudaStreamQuery(device.stream());
+      if (status == cudaSuccess) return;
+      if (status != cudaErrorNotReady) detail::cuda_check(status, "cuda");
+      int error = 0;
+      if (calls_.comm_get_async_error(comm_, &error) != detail::NcclCalls::ok) error = detail::NcclCalls::ok;
+      if (error != detail::NcclCalls::ok && error != detail::NcclCalls::in_progress)
+        abort(cat("[nccl] ", calls_.get_error_string(error), ": ", calls_.get_last_error(comm_)));
+      if (text.empty()) {
+        try {
+          world_.host().check();
+        } catch (const CommError& found) {  // it may have done all that is waited for, and left
+          text = found.what();
+          gone = Clock::now();
+        }
+      } else if (Clock::now() - gone > std::chrono::seconds(10)) {
+        abort(text);
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+  }
+
+ private:
+  [[noreturn]] void abort(const std::string& text) {
+    (void)calls_.comm_abort(std::exchange(comm_, nullptr));
+    throw CommError(text);
+  }
+  void demand(int result, const char* what) const {
+    if (result == detail::NcclCalls::ok || result == detail::NcclCalls::in_progress) return;
+    throw CommError(cat("[nccl] rank ", rank(), ": ", what, ": ", calls_.get_error_string(result), ": ",
+                        calls_.get_last_error(comm_)));
+  }
+
+  detail::NcclCalls calls_;
+  World world_;
+  Cuda device_;
+  detail::NcclCalls::Comm comm_ = nullptr;
+};
+
+/// The ranks of a world, a GPU each. Of one rank it needs no library. Throws CommError.
+inline Group<Cuda> nccl_group(const World& world, const Cuda& device) {
+  if (world.size() == 1) return Group<Cuda>(device);
+  return Group<Cuda>(device, std::make_shared<NcclWire>(world, device));
+}
+
+}  // namespace mtpx
