@@ -51,6 +51,13 @@ class OwnRound : public cpu::HostRound {
   std::array<Numbers, 4> numbers_;
 };
 
+/// Of a chain of drafts, the child of node i that has a token.
+auto child_in_chain(const TokenIds& drafts) {
+  return [&drafts](Index i, std::int32_t token) {
+    return i < static_cast<Index>(drafts.size()) && drafts[static_cast<std::size_t>(i)] == token ? i + 1 : -1;
+  };
+}
+
 /// n times the same row, one below the other.
 Numbers times(std::size_t n, const Numbers& row) {
   Numbers all;
@@ -123,7 +130,7 @@ struct Round {
   Verdict run(const Numbers& keeps, const Numbers& draws) const {
     const OwnRound round(drafts, p, q, keeps, draws);
     if (rule == Rule::equal)
-      return verify_equal(drafts, [&](std::size_t i) { return round.next(static_cast<Index>(i)); });
+      return verify_equal([&](Index i) { return round.next(i); }, child_in_chain(drafts));
     return rule == Rule::tokens ? verify_tokens(round) : verify_block(round);
   }
 
@@ -298,12 +305,13 @@ TEST_CASE("verify: drafts that the main model rules out never stand, and nothing
 }
 
 TEST_CASE("verify: no draft at all is plain sampling") {
+  const TokenIds nothing;
   const Numbers p{0.25, 0.5, 0.25};
   for (const double u : {0.0, 0.3, 0.9}) {
     const Numbers draws{u};
     const OwnRound round({}, p, {}, {}, draws);
     const Verdict plain{0, sample(p, u)};
-    CHECK(verify_equal({}, [&](std::size_t) { return sample(p, u); }) == plain);
+    CHECK(verify_equal([&](Index) { return sample(p, u); }, child_in_chain(nothing)) == plain);
     CHECK(verify_tokens(round) == plain);
     CHECK(verify_block(round) == plain);
     CHECK(verify_typical(round, 0.09, 0.3) == plain);
