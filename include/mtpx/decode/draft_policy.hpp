@@ -19,8 +19,9 @@ namespace mtpx {
 /// depends on it, never the text.
 ///
 /// Places and costs that were not seen yet are tried a few times; others again now and then, ever more rarely
-/// while nothing changes. Where plain decoding won, drafting rests: modules would have to read all that was
-/// decoded without them, so it must promise more to be taken up again than it must give to go on.
+/// while nothing changes. Drafting is given up only when luck does not explain any more that it seems not to
+/// pay. Then it rests: modules would have to read all that was decoded without them, so it must promise more
+/// to be taken up again than it must give to go on.
 class DraftPolicy {
  public:
   /// most: the largest K to consider
@@ -38,11 +39,12 @@ class DraftPolicy {
       interval_ = first_interval;
       last_probe_ = passes_;
     }
-    // Not given up as long as luck may explain what the first few drafts told.
-    if (best == 0 && costs_.size() > 1 && tried_ < doubtful) {
-      if (might_pay()) return 1;
-      tried_ = doubtful;
+    // Not given up as long as luck may explain what drafts told.
+    if (best == 0 && costs_.size() > 1 && !resting_) {
+      if (const std::size_t k = might_pay(); k > 0) return static_cast<Index>(k);
+      resting_ = true;
     }
+    if (best > 0) resting_ = false;
     // A longer draft is worth a try where it would win at the price of its neighbour's step.
     if (best > 0 && best + 1 < costs_.size() && costs_[best + 1].count < warm) {
       const double step = std::max(0.0, cost(best) - cost(best - 1));
@@ -83,7 +85,6 @@ class DraftPolicy {
   /// `drafted` tokens were drafted for a sequence, the first `accepted` of them stood.
   void stood(Index drafted, Index accepted) {
     if (drafted == 0) return;
-    ++tried_;
     for (Place& p : places_) {  // what was seen long ago counts less
       p.seen *= staleness;
       p.stood *= staleness;
@@ -91,8 +92,7 @@ class DraftPolicy {
     for (std::size_t i = 1; i <= static_cast<std::size_t>(drafted) && i < places_.size(); ++i) {
       if (accepted + 1 < static_cast<Index>(i)) break;  // an earlier one fell: nothing is known of this one
       Place& p = places_[i];
-      p.seen = p.seen * memory + 1;
-      p.stood = p.stood * memory + (accepted >= static_cast<Index>(i) ? 1 : 0);
+      p.add(accepted >= static_cast<Index>(i));
     }
   }
 
@@ -108,11 +108,11 @@ class DraftPolicy {
 
  private:
   static constexpr std::size_t warm = 3;
-  static constexpr double memory = 0.97;      // half of an estimate is younger than 23 drafts
+  static constexpr double memory = 0.995;     // half of an estimate is younger than 140 drafts
+  static constexpr double recently = 0.9;     // ... and of what tells of changes, than 7
   static constexpr double staleness = 0.995;  // ... and than 140, where they were shorter
-  static constexpr double worthwhile = 1.02;  // drafting must win by this much to go on
+  static constexpr double worthwhile = 1.01;  // drafting must win by this much to go on
   static constexpr double promising = 1.1;    // ... and by this much to be taken up again
-  static constexpr Index doubtful = 20;       // drafts
   static constexpr Index first_interval = 32;
   static constexpr Index first_rest = 1024;  // passes
 
@@ -120,8 +120,22 @@ class DraftPolicy {
     std::array<double, 5> recent{};
     std::size_t count = 0;
   };
+  /// How often drafts of a place stood: by all that are remembered, and by the last ten alone, which tell
+  /// when something has changed.
   struct Place {
-    double seen = 0, stood = 0;
+    double seen = 0, stood = 0, lately = 0;
+
+    void add(bool stands) {
+      const double now = stands ? 1 : 0;
+      lately = seen == 0 ? now : lately + (now - lately) * (1 - recently);
+      seen = seen * memory + 1;
+      stood = stood * memory + now;
+      const double share = (stood + 0.5) / (seen + 1);
+      const double error = std::sqrt(share * (1 - share) * (1 - recently) / (1 + recently));
+      if (seen < 30 || std::abs(lately - share) < 4 * error) return;
+      seen = 10;
+      stood = lately * seen;
+    }
   };
 
   /// The shortest of the last passes: others on the machine only ever make them longer.
@@ -145,11 +159,17 @@ class DraftPolicy {
 
   double rate(std::size_t k) const { return tokens(k) / cost(k); }
 
-  /// Whether one draft would pay if first drafts stood as often as they may, by one standard error.
-  bool might_pay() const {
+  /// The drafts that would pay if the first place stood as often as it may, by one standard error; 0: none.
+  std::size_t might_pay() const {
     const double share = (places_[1].stood + 0.5) / (places_[1].seen + 1);
-    const double error = std::sqrt(share * (1 - share) / (places_[1].seen + 1));
-    return (1 + share + error) / cost(1) > rate(0) * worthwhile;
+    const double more = 1 + 1.4 * std::sqrt((1 - share) / share / (places_[1].seen + 1));
+    std::size_t best = 0;
+    for (std::size_t k = 1; k < costs_.size(); ++k) {
+      if (costs_[k].count == 0) continue;
+      const double hoped = (1 + (tokens(k) - 1) * more) / cost(k);
+      if (hoped > rate(0) * worthwhile && (best == 0 || rate(k) > rate(best))) best = k;
+    }
+    return best;
   }
 
   /// What drafts were worth before a rest says little of what they are worth now.
@@ -162,8 +182,7 @@ class DraftPolicy {
   }
 
   std::size_t fastest() const {
-    const bool resting = last_best_ == 0 && tried_ >= doubtful;
-    const double margin = resting ? promising : worthwhile;
+    const double margin = resting_ ? promising : worthwhile;
     std::size_t best = 0;
     for (std::size_t k = 1; k < costs_.size(); ++k) {
       if (costs_[k].count == 0) continue;
@@ -179,8 +198,8 @@ class DraftPolicy {
   Index interval_ = first_interval;
   Index rest_ = first_rest;
   Index last_probe_ = 0;
-  Index tried_ = 0;   // drafts so far
-  Index rested_ = 0;  // sequences begun while drafting rested
+  bool resting_ = false;  // drafting was given up
+  Index rested_ = 0;      // sequences begun while drafting rested
   bool probe_longer_ = false;
   std::size_t last_best_ = 0;
 };
