@@ -255,7 +255,7 @@ Rows measure(const DecodeBench& o, const mtpx::Transformer<T, D>& model, const P
   std::vector<std::optional<mtpx::Speculator<T, D>>> decoders(count);
   for (std::size_t i = 0; i < count; ++i) {
     const bool tree = rows.ks[i] == in_tree;
-    options.tree = tree ? o.rules.tree : std::vector<Index>();
+    options.tree = tree || rows.ks[i] < 0 ? o.rules.tree : std::vector<Index>();
     options.draft = tree ? static_cast<Index>(o.rules.tree.size()) : rows.ks[i];
     decoders[i].emplace(model, options, 1, prompts.longest() + o.tokens + o.room());
   }

@@ -114,6 +114,35 @@ TEST_CASE("DraftPolicy: over tables of costs and chances, within 3 % of the best
   CHECK(worst_of_worthless > 0.99);
 }
 
+TEST_CASE("DraftPolicy: takes trees where they pay, and chains where not") {
+  // A tree's rows cost `row` times the chain's; its first place stands more often.
+  const std::vector<double> chain{0.7, 0.7, 0.6}, tree{0.92, 0.88, 0.8};
+  for (const double row : {0.01, 0.2}) {
+    std::vector<double> cost{1};
+    for (int k = 1; k <= 3; ++k) cost.push_back(1 + 0.05 * k + row * k);
+    for (int k = 1; k <= 3; ++k) cost.push_back(1 + 0.08 * k + 4 * row * k);
+    std::uint64_t at = 0;
+    DraftPolicy policy(3, true);
+    policy.share(1);
+    std::vector<int> chosen(7, 0);
+    for (int pass = 0; pass < 1500; ++pass) {
+      const Index plan = policy.choose();
+      if (pass >= 500) ++chosen[static_cast<std::size_t>(plan)];
+      const auto& chances = policy.is_tree(plan) ? tree : chain;
+      Index stood = 0;
+      while (stood < policy.places_of(plan) &&
+             Philox::uniform(8, 1, at++) < chances[static_cast<std::size_t>(stood)])
+        ++stood;
+      policy.took(plan, cost[static_cast<std::size_t>(plan)]);
+      policy.stood(policy.places_of(plan), stood, policy.is_tree(plan));
+    }
+    INFO("row " << row << ": " << chosen[1] << ' ' << chosen[2] << ' ' << chosen[3] << ", trees " << chosen[4]
+                << ' ' << chosen[5] << ' ' << chosen[6]);
+    if (row < 0.1) CHECK(chosen[6] > 900);
+    if (row > 0.1) CHECK(chosen[1] + chosen[2] + chosen[3] > 900);
+  }
+}
+
 TEST_CASE("DraftPolicy: notices that drafts have become worthless, and that they pay again") {
   Machine machine{{1, 1.2, 1.5, 2, 2.5}, {0.9, 0.2, 0.1, 0.1}};
   DraftPolicy policy(4);

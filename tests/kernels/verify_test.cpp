@@ -51,13 +51,6 @@ class OwnRound : public cpu::HostRound {
   std::array<Numbers, 4> numbers_;
 };
 
-/// Of a chain of drafts, the child of node i that has a token.
-auto child_in_chain(const TokenIds& drafts) {
-  return [&drafts](Index i, std::int32_t token) {
-    return i < static_cast<Index>(drafts.size()) && drafts[static_cast<std::size_t>(i)] == token ? i + 1 : -1;
-  };
-}
-
 /// n times the same row, one below the other.
 Numbers times(std::size_t n, const Numbers& row) {
   Numbers all;
@@ -130,7 +123,10 @@ struct Round {
   Verdict run(const Numbers& keeps, const Numbers& draws) const {
     const OwnRound round(drafts, p, q, keeps, draws);
     if (rule == Rule::equal)
-      return verify_equal([&](Index i) { return round.next(i); }, child_in_chain(drafts));
+      return verify_equal([&](Index i) { return round.next(i); },
+                          [&](Index i, std::int32_t x) {
+                            return i < round.count && drafts[static_cast<std::size_t>(i)] == x ? i + 1 : -1;
+                          });
     return rule == Rule::tokens ? verify_tokens(round) : verify_block(round);
   }
 
@@ -305,13 +301,13 @@ TEST_CASE("verify: drafts that the main model rules out never stand, and nothing
 }
 
 TEST_CASE("verify: no draft at all is plain sampling") {
-  const TokenIds nothing;
   const Numbers p{0.25, 0.5, 0.25};
   for (const double u : {0.0, 0.3, 0.9}) {
     const Numbers draws{u};
     const OwnRound round({}, p, {}, {}, draws);
     const Verdict plain{0, sample(p, u)};
-    CHECK(verify_equal([&](Index) { return sample(p, u); }, child_in_chain(nothing)) == plain);
+    CHECK(verify_equal([&](Index) { return sample(p, u); }, [](Index, std::int32_t) { return Index{-1}; }) ==
+          plain);
     CHECK(verify_tokens(round) == plain);
     CHECK(verify_block(round) == plain);
     CHECK(verify_typical(round, 0.09, 0.3) == plain);

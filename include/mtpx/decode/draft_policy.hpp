@@ -24,10 +24,14 @@ namespace mtpx {
 /// to be taken up again than it must give to go on.
 class DraftPolicy {
  public:
-  /// most: the largest K to consider
-  explicit DraftPolicy(Index most) : costs_(static_cast<std::size_t>(most) + 1), places_(costs_.size()) {}
+  /// most: the largest K to consider   trees: whether places can have several candidates, which is then a
+  /// choice, too: with costs and shares of its own
+  explicit DraftPolicy(Index most, bool trees = false)
+      : most_(static_cast<std::size_t>(most)),
+        costs_(1 + (trees ? 2 : 1) * most_),
+        places_(2 * (most_ + 1)) {}
 
-  /// K for the next pass.
+  /// The plan for the next pass: K; or most + K for trees of K places.
   Index choose() {
     ++passes_;
     for (std::size_t k = 0; k < 2 && k < costs_.size(); ++k) {
@@ -46,9 +50,15 @@ class DraftPolicy {
     }
     if (best > 0) resting_ = false;
     // A longer draft is worth a try where it would win at the price of its neighbour's step.
-    if (best > 0 && best + 1 < costs_.size() && costs_[best + 1].count < warm) {
-      const double step = std::max(0.0, cost(best) - cost(best - 1));
+    if (best > 0 && places(best) < most_ && costs_[best + 1].count < warm) {
+      const double step = std::max(0.0, cost(best) - cost(shorter(best)));
       if (tokens(best + 1) / (cost(best) + step) > rate(best)) return static_cast<Index>(best + 1);
+    }
+    // So is a tree as deep, until it is known what it costs, and that luck does not hide what it is worth.
+    if (best > 0 && !in_tree(best) && costs_.size() > 1 + most_) {
+      const std::size_t tree = best + most_;
+      if (costs_[tree].count < warm || (place(tree, 1).seen < 20 && hoped(tree) > rate(best)))
+        return static_cast<Index>(tree);
     }
     if (best == 0) {
       if (costs_.size() < 2 || passes_ - last_probe_ < rest_) return 0;
@@ -60,8 +70,10 @@ class DraftPolicy {
     if (passes_ - last_probe_ >= interval_) {
       interval_ = std::min<Index>(2 * interval_, 1024);
       last_probe_ = passes_;
-      probe_longer_ = !probe_longer_;
-      return static_cast<Index>(probe_longer_ && best + 1 < costs_.size() ? best + 1 : best - 1);
+      const bool trees = costs_.size() > 1 + most_;
+      probe_ = (probe_ + 1) % (trees ? 3 : 2);
+      if (probe_ == 2) return static_cast<Index>(in_tree(best) ? best - most_ : best + most_);
+      return static_cast<Index>(probe_ == 1 && places(best) < most_ ? best + 1 : shorter(best));
     }
     return static_cast<Index>(best);
   }
@@ -76,23 +88,28 @@ class DraftPolicy {
     return true;
   }
 
-  /// What a pass with k drafts took, all sequences together; for each sequence call stood() too.
-  void took(Index k, double seconds) {
-    Cost& c = costs_[static_cast<std::size_t>(k)];
+  /// What a plan is: so many drafted places,
+  Index places_of(Index plan) const { return static_cast<Index>(places(static_cast<std::size_t>(plan))); }
+  /// ... and whether with several candidates.
+  bool is_tree(Index plan) const { return in_tree(static_cast<std::size_t>(plan)); }
+
+  /// What a pass of a plan took, all sequences together; for each sequence call stood() too.
+  void took(Index plan, double seconds) {
+    Cost& c = costs_[static_cast<std::size_t>(plan)];
     c.recent[c.count++ % c.recent.size()] = seconds;
   }
 
-  /// `drafted` tokens were drafted for a sequence, the first `accepted` of them stood.
-  void stood(Index drafted, Index accepted) {
+  /// `drafted` places were drafted for a sequence, the first `accepted` of them stood.
+  void stood(Index drafted, Index accepted, bool tree = false) {
     if (drafted == 0) return;
     for (Place& p : places_) {  // what was seen long ago counts less
       p.seen *= staleness;
       p.stood *= staleness;
     }
-    for (std::size_t i = 1; i <= static_cast<std::size_t>(drafted) && i < places_.size(); ++i) {
+    const auto last = std::min(static_cast<std::size_t>(drafted), most_);
+    for (std::size_t i = 1; i <= last; ++i) {
       if (accepted + 1 < static_cast<Index>(i)) break;  // an earlier one fell: nothing is known of this one
-      Place& p = places_[i];
-      p.add(accepted >= static_cast<Index>(i));
+      places_[i + (tree ? most_ + 1 : 0)].add(accepted >= static_cast<Index>(i));
     }
   }
 
@@ -145,29 +162,43 @@ class DraftPolicy {
     return *std::min_element(c.recent.begin(), c.recent.begin() + count);
   }
 
-  /// Emitted per pass with k drafts. As long as little is known of a place, it stands as often as the one
-  /// before it: so that longer drafts are tried again after a run of bad luck.
-  double tokens(std::size_t k) const {
-    double total = 1, all = 1, share = 0.5;
-    for (std::size_t i = 1; i <= k; ++i) {
-      share = (places_[i].stood + share) / (places_[i].seen + 1);
-      all *= share;
+  bool in_tree(std::size_t plan) const { return plan > most_; }
+  std::size_t places(std::size_t plan) const { return in_tree(plan) ? plan - most_ : plan; }
+  std::size_t shorter(std::size_t plan) const { return places(plan) == 1 ? 0 : plan - 1; }
+  const Place& place(std::size_t plan, std::size_t i) const {
+    return places_[i + (in_tree(plan) ? most_ + 1 : 0)];
+  }
+
+  /// Emitted per pass of a plan. As long as little is known of a place, it stands as often as the one before
+  /// it, so that longer drafts are tried again after a run of bad luck; that of a tree, as the chain's.
+  double tokens(std::size_t plan) const {
+    double total = 1, all = 1, before = 0.5;
+    for (std::size_t i = 1; i <= places(plan); ++i) {
+      const auto share_of = [&](const Place& p, double guess) { return (p.stood + guess) / (p.seen + 1); };
+      const double chain = share_of(places_[i], before);
+      before = in_tree(plan) ? share_of(place(plan, i), chain) : chain;
+      all *= before;
       total += all;
     }
     return total;
   }
 
-  double rate(std::size_t k) const { return tokens(k) / cost(k); }
+  double rate(std::size_t plan) const { return tokens(plan) / cost(plan); }
 
-  /// The drafts that would pay if the first place stood as often as it may, by one standard error; 0: none.
+  /// The same if the first place stood as often as it may, by 1.4 standard errors.
+  double hoped(std::size_t plan) const {
+    const Place& first = place(plan, 1);
+    const double share = (first.stood + 0.5) / (first.seen + 1);
+    const double more = 1 + 1.4 * std::sqrt((1 - share) / share / (first.seen + 1));
+    return (1 + (tokens(plan) - 1) * more) / cost(plan);
+  }
+
+  /// The best plan of those that would pay if so; 0: none.
   std::size_t might_pay() const {
-    const double share = (places_[1].stood + 0.5) / (places_[1].seen + 1);
-    const double more = 1 + 1.4 * std::sqrt((1 - share) / share / (places_[1].seen + 1));
     std::size_t best = 0;
-    for (std::size_t k = 1; k < costs_.size(); ++k) {
-      if (costs_[k].count == 0) continue;
-      const double hoped = (1 + (tokens(k) - 1) * more) / cost(k);
-      if (hoped > rate(0) * worthwhile && (best == 0 || rate(k) > rate(best))) best = k;
+    for (std::size_t plan = 1; plan < costs_.size(); ++plan) {
+      if (costs_[plan].count == 0 || hoped(plan) <= rate(0) * worthwhile) continue;
+      if (best == 0 || rate(plan) > rate(best)) best = plan;
     }
     return best;
   }
@@ -191,8 +222,9 @@ class DraftPolicy {
     return best;
   }
 
-  std::vector<Cost> costs_;    // [most + 1]
-  std::vector<Place> places_;  // [most + 1], from 1
+  std::size_t most_;
+  std::vector<Cost> costs_;    // of plans: [most + 1], or [2 most + 1] with trees
+  std::vector<Place> places_;  // [most + 1] of chains, from 1; of trees
   Index sequences_ = 0;
   Index passes_ = 0;
   Index interval_ = first_interval;
@@ -200,7 +232,7 @@ class DraftPolicy {
   Index last_probe_ = 0;
   bool resting_ = false;  // drafting was given up
   Index rested_ = 0;      // sequences begun while drafting rested
-  bool probe_longer_ = false;
+  int probe_ = 0;         // what was tried last: a shorter one, a longer one, the other kind
   std::size_t last_best_ = 0;
 };
 

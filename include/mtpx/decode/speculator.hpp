@@ -50,7 +50,7 @@ class Speculator {
                 slots * (2 * most_drafts_ + 1), options.branches() ? most_drafts_ : 0),
         slots_(static_cast<std::size_t>(slots)),
         rounds_(most_drafts_) {
-    if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_);
+    if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_, options.branches());
     for (Sequence& slot : slots_) slot.ready.resize(static_cast<std::size_t>(modules_));
   }
 
@@ -106,13 +106,15 @@ class Speculator {
     }
     if (running_.empty()) return;
     if (policy_) policy_->share(static_cast<Index>(running_.size()));
-    const Index k = policy_ ? policy_->choose() : options_.draft;
+    const Index plan = policy_ ? policy_->choose() : 0;
+    const Index k = policy_ ? policy_->places_of(plan) : options_.draft;
+    const bool trees = policy_ ? policy_->is_tree(plan) : options_.branches();
     const auto start = std::chrono::steady_clock::now();
     Index longest_draft = 0;
     for (const Index slot : running_) {
       Sequence& s = slots_[static_cast<std::size_t>(slot)];
       s.want = std::min(k, room(s) - 1);
-      s.branches = options_.branches() && options_.nodes(s.want) <= room(s);
+      s.branches = trees && options_.nodes(s.want) <= room(s);
       longest_draft = std::max(longest_draft, s.want);
     }
     const bool catching_up = draft(longest_draft);
@@ -130,12 +132,12 @@ class Speculator {
       ++s.round;
       ++statistics_.passes;
       statistics_.tokens += verdict.accepted + 1;
-      if (policy_) policy_->stood(s.want, verdict.accepted);
+      if (policy_) policy_->stood(s.want, verdict.accepted, s.branches);
     }
     if (!moves_.empty()) passes_.move(moves_.arrays());
     // What only some passes pay would mislead: modules that read what was decoded without them, cut drafts.
     if (policy_ && !catching_up && longest_draft == k) {
-      policy_->took(k, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      policy_->took(plan, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
   }
 
