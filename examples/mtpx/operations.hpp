@@ -32,6 +32,7 @@ inline double operations(const mtpx::Config& c, mtpx::Index batch, mtpx::Index s
                            ? d * f(c.n_routed_experts) + 3 * d * f(c.moe_intermediate_size) *
                                                              f(c.num_experts_per_tok + c.n_shared_experts)
                            : 3 * d * f(c.intermediate_size);
+    if (k > 0) total += each * rows * d * f(design.markov_rank);
     if (k > 0 && design.reads_token) total += each * rows * 2 * d * d;
     if (k > 0 && !design.attends) {
       total += each * rows * d * d;

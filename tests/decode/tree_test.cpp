@@ -121,12 +121,13 @@ TEST_CASE_TEMPLATE("trees: text is byte-equal to plain text: designs, trees, bat
 }
 
 TEST_CASE("trees: any facts, near the end of the context, with a hook") {
-  for (int facts = 0; facts < 16; ++facts) {
+  for (int facts = 0; facts < 32; ++facts) {
     MtpDesign design;
     design.chains = (facts & 1) != 0;
     design.reads_token = (facts & 2) != 0;
     design.attends = (facts & 4) != 0;
     design.shares_weights = (facts & 8) != 0;
+    design.markov_rank = (facts & 16) != 0 ? 3 : 0;
     INFO("facts " << facts);
     Config c = dense_config(3);
     c.vocab_size = 9;
@@ -140,6 +141,7 @@ TEST_CASE("trees: any facts, near the end of the context, with a hook") {
     };
     const auto plain = at(tree_options(0, {}, 40));
     CHECK(plain[0].size() == 21);
+    CHECK(at(tree_options(3, {}, 40)) == plain);
     CHECK(at(tree_options(3, {2, 2, 2}, 40)) == plain);
     CHECK(at(tree_options(2, {4, 3}, 40)) == plain);
     if (design.chains) CHECK(at(tree_options(5, {2, 1, 1, 2, 1}, 40)) == plain);

@@ -338,9 +338,9 @@ class Speculator {
     return s.known() - (model_.design.reads_token ? module : 1);
   }
 
-  /// The token that a final entry p of a module is made from. Where depths read none, p's own stands in.
+  /// The token that a depth is told at a final entry p. Where it is told none, p's own stands in.
   std::int32_t token_of(const Sequence& s, Index module, Index p) const {
-    const Index i = model_.design.reads_token ? p + module : p;
+    const Index i = model_.design.follows_token() ? p + module : p;
     return s.tokens[static_cast<std::size_t>(std::min(i, s.known() - 1))];
   }
 
@@ -356,6 +356,12 @@ class Speculator {
   void add_level(Index slot, Index d, Index k) {
     const Sequence& s = slots_[static_cast<std::size_t>(slot)];
     const bool again = k > modules_;
+    if (!model_.design.reads_token) {  // one state for all of them, whose entry says nothing of the token
+      const Index p = s.known() - 2 + (again ? k - modules_ : 0);
+      for (Index node = s.tree.begin_of(d); node < s.tree.begin_of(d + 1); ++node)
+        rows_.add(s.tree.token(node), slot, p, p, again ? s.asked_from : p);
+      return;
+    }
     const Index base = s.known() - 1 - std::min(k, modules_);
     if (base + d < 0) return;  // the sequence is shorter than what depth k looks ahead
     for (Index node = s.tree.begin_of(d); node < s.tree.begin_of(d + 1); ++node) {
@@ -379,7 +385,7 @@ class Speculator {
       const bool again = k > modules_;  // the last module once more, one position on, on its own output
       const Index module = std::min(k, modules_);
       // Whether rows are made from drafts: then each node has its own.
-      const bool by_node = model_.design.reads_token && k > 1;
+      const bool by_node = model_.design.follows_token() && k > 1;
       std::erase_if(drafting_, [&](Index slot) { return wants_less(slot, k); });
       // Everything that is not final yet, and the newest rows of each sequence last: only those have logits.
       rows_.clear(branch_of(drafting_));
@@ -391,9 +397,10 @@ class Speculator {
         Index& ready = s.ready[static_cast<std::size_t>(module - 1)];
         const Index newest = s.known() - 2;
         catching_up = catching_up || newest - ready > most_drafts_ + modules_;
-        for (Index p = ready; p < (by_node ? final_entries(s, module) : newest); ++p)
+        const bool entries_by_node = by_node && model_.design.reads_token;
+        for (Index p = ready; p < (entries_by_node ? final_entries(s, module) : newest); ++p)
           rows_.add(token_of(s, module, p), slot, p);
-        for (Index d = 1; by_node && reads_back() && d < k - 1; ++d) add_level(slot, d, k);
+        for (Index d = 1; entries_by_node && reads_back() && d < k - 1; ++d) add_level(slot, d, k);
         ready = std::max(ready, final_entries(s, module));
       }
       const Index first_asked = rows_.size();
