@@ -5,6 +5,8 @@
 #include "support/decoding.hpp"
 #include "support/races.hpp"
 
+#include <memory>
+
 using namespace mtpx;
 using namespace mtpx::test;
 
@@ -154,6 +156,79 @@ TEST_CASE("trees: any facts, near the end of the context, with a hook") {
     GenerateOptions hooked = tree_options(3, {2, 2, 1}, 14), alone = tree_options(0, {}, 14);
     hooked.logits_hook = alone.logits_hook = hook;
     CHECK(at(hooked) == at(alone));
+  }
+}
+
+TEST_CASE("trees: whichever branch wins, entries and states are those of a chain") {
+  for (const MtpHeads heads : {MtpHeads::sequential, MtpHeads::repeated, MtpHeads::parallel}) {
+    Config c = dense_config(2);
+    c.vocab_size = 9;
+    c.mtpx_heads = heads;
+    const auto model = random_model<float>(c, 5, 0.4);
+    const std::vector<std::int32_t> prompt{1, 2, 3};
+    const auto decoded = [&](std::vector<Index> tree) {
+      GenerateOptions options = tree_options(2, std::move(tree));
+      options.sampling.temperature = 1;
+      auto decoder = std::make_unique<Speculator<float, Device>>(model, options, 1, 60);
+      decoder->add(prompt, 3);
+      while (decoder->tokens().size() < 40) decoder->step();
+      return decoder;
+    };
+    const auto chain = decoded({}), tree = decoded({3, 2});
+    CHECK(tree->statistics().passes < chain->statistics().passes);
+    // Of what the last rounds left some is provisional: not what stood four tokens before.
+    const auto settled =
+        static_cast<std::size_t>(std::min(chain->tokens().size(), tree->tokens().size()) - 7);
+    const auto same = [&](const Tensor<float, Device>& a, const Tensor<float, Device>& b) {
+      const std::vector<float> x = a.to_host(), y = b.to_host();
+      const std::size_t numbers = settled * static_cast<std::size_t>(a.shape().width());
+      CHECK(std::equal(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(numbers), y.begin()));
+    };
+    for (std::size_t l = 0; l < chain->cache().trunk.size(); ++l)
+      same(chain->cache().trunk[l].entries, tree->cache().trunk[l].entries);
+    for (std::size_t k = 0; k < chain->cache().modules.size(); ++k)
+      same(chain->cache().modules[k].entries, tree->cache().modules[k].entries);
+    for (std::size_t k = 0; k < chain->cache().states.size(); ++k)
+      same(chain->cache().states[k].entries, tree->cache().states[k].entries);
+  }
+}
+
+TEST_CASE("trees: the candidates of each branch are what the depths say of that branch") {
+  for (const MtpHeads heads : {MtpHeads::sequential, MtpHeads::parallel}) {
+    Config c = dense_config(2);
+    c.vocab_size = 9;
+    c.mtpx_heads = heads;
+    c.mtpx_markov_rank = 2;
+    const auto model = random_model<double>(c, 6, 0.4);
+    GenerateOptions options = tree_options(2, {3, 2});
+    options.sampling.temperature = 1;
+    Speculator<double, Device> decoder(model, options, 1, 60);
+    decoder.add(TreeIds{1, 2, 3}, 3);
+    Index second = 0;
+    while (decoder.tokens().size() < 40) {
+      const TreeIds text = decoder.tokens();
+      decoder.step();
+      const auto emitted = decoder.emitted();
+      const auto list = [&](const TreeIds& branch, Index k, std::size_t count) {
+        TreeIds best(count);
+        const Numbers says = logits(model, branch, k).back();
+        race(std::span<const double>(says), options.sampling,
+             {3, text.size() + static_cast<std::size_t>(k - 1)}, best);
+        return best;
+      };
+      const auto has = [](const TreeIds& all, std::int32_t token) {
+        return std::find(all.begin(), all.end(), token) != all.end();
+      };
+      const bool first_stands = has(list(text, 1, 3), emitted[0]);
+      TreeIds longer = text;
+      longer.push_back(emitted[0]);
+      CHECK((emitted.size() > 1) == first_stands);
+      if (!first_stands) continue;
+      const bool second_stands = has(list(longer, 2, 2), emitted[1]);
+      CHECK((emitted.size() > 2) == second_stands);
+      second += second_stands ? 1 : 0;
+    }
+    CHECK(second > 2);
   }
 }
 
