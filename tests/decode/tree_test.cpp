@@ -96,24 +96,30 @@ TEST_CASE_TEMPLATE("trees: text is byte-equal to plain text: designs, trees, bat
   for (std::uint64_t i = 0; i < ways.size(); ++i)
     prompts.push_back(random_ids<Device>({1 + static_cast<Index>(i % 7)}, i, 0, 32).to_host());
   double gained = 0;  // tokens a pass over those of chains, all together
-  for (const auto& [heads, depth] :
-       {std::pair{MtpHeads::sequential, Index{2}}, std::pair{MtpHeads::repeated, Index{3}},
-        std::pair{MtpHeads::parallel, Index{3}}, std::pair{MtpHeads::linear, Index{2}}}) {
-    Config c = mixture_config(depth);
+  struct Design {
+    MtpHeads heads;
+    Index depth;
+  };
+  struct Drafts {
+    Index k;
+    std::vector<Index> tree;
+  };
+  for (const Design& design : {Design{MtpHeads::sequential, 2}, Design{MtpHeads::repeated, 3},
+                               Design{MtpHeads::parallel, 3}, Design{MtpHeads::linear, 2}}) {
+    Config c = mixture_config(design.depth);
     c.vocab_size = 32;
-    c.mtpx_heads = heads;
+    c.mtpx_heads = design.heads;
     const auto model = random_model<T>(c, 91, 0.4);
     const auto plain = tree_texts(model, prompts, 1, tree_options(0, {}), ways).first;
-    for (const auto& [k, tree] :
-         {std::pair{Index{2}, std::vector<Index>{3, 2}}, std::pair{Index{4}, std::vector<Index>{2, 1, 2, 3}},
-          std::pair{GenerateOptions::automatic, std::vector<Index>{2, 2}}}) {
-      if (k > depth && !model.design.chains) continue;
+    for (const Drafts& drafts :
+         {Drafts{2, {3, 2}}, Drafts{4, {2, 1, 2, 3}}, Drafts{GenerateOptions::automatic, {2, 2}}}) {
+      if (drafts.k > design.depth && !model.design.chains) continue;
       for (const Index batch : {1, 4}) {
-        INFO("design " << static_cast<int>(heads) << ", K = " << k << ", batch " << batch);
-        const auto [texts, s] = tree_texts(model, prompts, batch, tree_options(k, tree), ways);
+        INFO("design " << static_cast<int>(design.heads) << ", K = " << drafts.k << ", batch " << batch);
+        const auto [texts, s] = tree_texts(model, prompts, batch, tree_options(drafts.k, drafts.tree), ways);
         CHECK(texts == plain);
-        if (k < 0) continue;
-        const auto chain = tree_texts(model, prompts, batch, tree_options(k, {}), ways).second;
+        if (drafts.k < 0) continue;
+        const auto chain = tree_texts(model, prompts, batch, tree_options(drafts.k, {}), ways).second;
         CHECK(s.nodes > chain.nodes);
         gained += s.mean_length() - chain.mean_length();
       }
@@ -194,41 +200,35 @@ TEST_CASE("trees: whichever branch wins, entries and states are those of a chain
 }
 
 TEST_CASE("trees: the candidates of each branch are what the depths say of that branch") {
-  for (const MtpHeads heads : {MtpHeads::sequential, MtpHeads::parallel}) {
-    Config c = dense_config(2);
+  for (const MtpHeads heads : {MtpHeads::sequential, MtpHeads::repeated, MtpHeads::parallel}) {
+    Config c = dense_config(3);
     c.vocab_size = 9;
+    c.max_position_embeddings = 100;  // there is room for the tree in every round
     c.mtpx_heads = heads;
     c.mtpx_markov_rank = 2;
     const auto model = random_model<double>(c, 6, 0.4);
-    GenerateOptions options = tree_options(2, {3, 2});
+    GenerateOptions options = tree_options(3, {3, 2, 3});
     options.sampling.temperature = 1;
-    Speculator<double, Device> decoder(model, options, 1, 60);
+    Speculator<double, Device> decoder(model, options);
     decoder.add(TreeIds{1, 2, 3}, 3);
-    Index second = 0;
-    while (decoder.tokens().size() < 40) {
-      const TreeIds text = decoder.tokens();
+    Index third = 0;
+    while (decoder.tokens().size() < 60) {
+      TreeIds branch = decoder.tokens();
+      const std::size_t known = branch.size();
       decoder.step();
-      const auto emitted = decoder.emitted();
-      const auto list = [&](const TreeIds& branch, Index k, std::size_t count) {
-        TreeIds best(count);
-        const Numbers says = logits(model, branch, k).back();
-        race(std::span<const double>(says), options.sampling,
-             {3, text.size() + static_cast<std::size_t>(k - 1)}, best);
-        return best;
-      };
-      const auto has = [](const TreeIds& all, std::int32_t token) {
-        return std::find(all.begin(), all.end(), token) != all.end();
-      };
-      const bool first_stands = has(list(text, 1, 3), emitted[0]);
-      TreeIds longer = text;
-      longer.push_back(emitted[0]);
-      CHECK((emitted.size() > 1) == first_stands);
-      if (!first_stands) continue;
-      const bool second_stands = has(list(longer, 2, 2), emitted[1]);
-      CHECK((emitted.size() > 2) == second_stands);
-      second += second_stands ? 1 : 0;
+      std::size_t stands = 0;
+      for (; stands < 3; ++stands) {
+        TreeIds list(static_cast<std::size_t>(options.tree[stands]));
+        const Numbers says = logits(model, branch, static_cast<Index>(stands) + 1).back();
+        race(std::span<const double>(says), options.sampling, {3, known + stands}, list);
+        branch.push_back(decoder.tokens()[known + stands]);
+        if (std::find(list.begin(), list.end(), branch.back()) == list.end()) break;
+      }
+      CHECK(decoder.emitted().size() == stands + 1);
+      third += stands == 3 ? 1 : 0;
+      if (decoder.emitted().size() != stands + 1) break;
     }
-    CHECK(second > 2);
+    CHECK(third > 1);
   }
 }
 

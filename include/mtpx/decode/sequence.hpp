@@ -11,7 +11,7 @@ namespace mtpx {
 
 /// A sequence that is decoded: its text, how it is sampled, and what it has drafted in this round.
 struct Sequence {
-  bool active = false;
+  bool active = false;               ///< whether it is decoded: its slot is taken
   std::vector<std::int32_t> tokens;  ///< prompt and all that was emitted
   SamplingOptions sampling{};        ///< its own
   std::uint64_t seed = 0;            ///< of its random numbers

@@ -71,9 +71,11 @@ class DraftTree {
 /// Entries that go to other places of their sequences.
 class Moves {
  public:
+  /// Forgets all of them and keeps the memory.
   void clear() {
     for (auto& one : parts_) one.clear();
   }
+  /// Whether there is none.
   bool empty() const { return parts_[0].empty(); }
   /// Adds one.
   void add(Index sequence, Index from, Index to) {

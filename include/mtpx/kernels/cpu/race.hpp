@@ -200,6 +200,7 @@ class RaceList {
     std::fill(ids_.begin(), ids_.end(), no_token);
   }
 
+  /// Whether another one must beat one of them.
   bool full() const { return count_ == ids_.size(); }
   /// The last of them; of no meaning where none is.
   double least() const { return scores()[count_ - 1]; }
