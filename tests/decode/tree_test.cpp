@@ -206,13 +206,17 @@ TEST_CASE("trees: the candidates of each branch are what the depths say of that 
     c.max_position_embeddings = 100;  // there is room for the tree in every round
     c.mtpx_heads = heads;
     c.mtpx_markov_rank = 2;
-    const auto model = random_model<double>(c, 6, 0.4);
+    const auto model = random_model<double>(c, 6, 0.8);
     GenerateOptions options = tree_options(3, {3, 2, 3});
     options.sampling.temperature = 1;
     Speculator<double, Device> decoder(model, options);
     decoder.add(TreeIds{1, 2, 3}, 3);
     Index third = 0;
-    while (decoder.tokens().size() < 60) {
+    for (std::uint64_t seed = 3; seed < 9;) {
+      if (decoder.tokens().size() >= 60) {
+        decoder.remove(0);
+        decoder.add(TreeIds{1, 2, 3}, ++seed);
+      }
       TreeIds branch = decoder.tokens();
       const std::size_t known = branch.size();
       decoder.step();
@@ -220,7 +224,7 @@ TEST_CASE("trees: the candidates of each branch are what the depths say of that 
       for (; stands < 3; ++stands) {
         TreeIds list(static_cast<std::size_t>(options.tree[stands]));
         const Numbers says = logits(model, branch, static_cast<Index>(stands) + 1).back();
-        race(std::span<const double>(says), options.sampling, {3, known + stands}, list);
+        race(std::span<const double>(says), options.sampling, {seed, known + stands}, list);
         branch.push_back(decoder.tokens()[known + stands]);
         if (std::find(list.begin(), list.end(), branch.back()) == list.end()) break;
       }
