@@ -18,6 +18,11 @@ struct DecodeBench {
   bool table = false;           ///< lines for people instead of JSON
   mtpx::GenerateOptions rules;  ///< how drafts are picked and checked
   DeviceOptions device;
+
+  /// Positions that a pass may need behind a text.
+  mtpx::Index room() const {
+    return 6 + (rules.branches() ? rules.nodes(static_cast<mtpx::Index>(rules.tree.size())) : 0);
+  }
 };
 
 void bench_decode(const DecodeBench& o);

@@ -19,6 +19,7 @@ using mtpx::Index;
 using Tokens = std::vector<std::int32_t>;
 
 constexpr Index most_drafts = 4;
+constexpr Index in_tree = -2;       // for a number of drafts: as many as --tree has places
 constexpr std::size_t repeats = 3;  // of each prompt with each number of drafts
 
 double median(std::vector<double> times) {
@@ -247,13 +248,16 @@ Rows measure(const DecodeBench& o, const mtpx::Transformer<T, D>& model, const P
     const Index most = model.design.chains ? most_drafts : std::min(most_drafts, modules);
     for (Index k = 1; k <= most; ++k) rows.ks.push_back(k);
     if (options.same_text()) rows.ks.push_back(mtpx::GenerateOptions::automatic);
+    if (options.branches()) rows.ks.push_back(in_tree);
   }
   const std::size_t count = rows.ks.size();
   rows.all.resize(count);
   std::vector<std::optional<mtpx::Speculator<T, D>>> decoders(count);
   for (std::size_t i = 0; i < count; ++i) {
-    options.draft = rows.ks[i];
-    decoders[i].emplace(model, options, 1, prompts.longest() + o.tokens + most_drafts + 2);
+    const bool tree = rows.ks[i] == in_tree;
+    options.tree = tree || rows.ks[i] < 0 ? o.rules.tree : std::vector<Index>();
+    options.draft = tree ? static_cast<Index>(o.rules.tree.size()) : rows.ks[i];
+    decoders[i].emplace(model, options, 1, prompts.longest() + o.tokens + o.room());
   }
   // Everything in turn, prompt by prompt: whatever else slows the machine down hits all of them.
   for (std::size_t p = 0; p < prompts.all.size(); ++p) {
@@ -309,9 +313,10 @@ void print_table(const Rows& rows, bool past_window) {
   for (std::size_t i = 1; i < rows.ks.size(); ++i) {
     const mtpx::DecodeStatistics& s = rows.all[i].statistics;
     const Index k = rows.ks[i];
-    std::cout << (k < 0    ? "  as many as pay"
-                  : k == 1 ? "  1 draft       "
-                           : mtpx::cat("  ", k, " drafts      "))
+    std::cout << (k == in_tree ? "  tree          "
+                  : k < 0      ? "  as many as pay"
+                  : k == 1     ? "  1 draft       "
+                               : mtpx::cat("  ", k, " drafts      "))
               << "  " << fixed(rows.all[i].rate() / plain.rate(), 2) << " x   "
               << fixed(s.tokens_per_pass(), 2) << " tokens a pass   stood:";
     for (std::size_t j = 0; j < s.accepted.size(); ++j)
@@ -360,7 +365,9 @@ void print_lines(const DecodeBench& o, const mtpx::Transformer<T, D>& model, con
   for (std::size_t i = 0; i < rows.ks.size(); ++i) {
     const Measured& m = rows.all[i];
     mtpx::Json line{{"mode", "decode"},
-                    {"draft", rows.ks[i] < 0 ? mtpx::Json("auto") : mtpx::Json(rows.ks[i])},
+                    {"draft", rows.ks[i] == in_tree ? mtpx::Json(o.rules.tree)
+                              : rows.ks[i] < 0      ? mtpx::Json("auto")
+                                                    : mtpx::Json(rows.ks[i])},
                     {"temperature", rows.temperature},
                     {"tokens_per_s", rounded(m.rate(), 1)},
                     {"prompt_tokens_per_s", rounded(m.prompt_tokens / m.prompt_seconds, 1)},
@@ -408,7 +415,7 @@ void run(const DecodeBench& o, const D& device) {
   mtpx::Transformer<T, D> model = make_model<T>(o, device);
   const mtpx::Config& c = model.config;
   const auto check_room = [&](Index context) {
-    if (context + o.tokens + most_drafts + 2 > c.max_position_embeddings) {
+    if (context + o.tokens + o.room() > c.max_position_embeddings) {
       throw mtpx::ConfigError(mtpx::cat("[bench] --context ", context, " and --tokens ", o.tokens,
                                         ": max_position_embeddings = ", c.max_position_embeddings));
     }

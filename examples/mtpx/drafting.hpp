@@ -74,7 +74,7 @@ struct DraftCounts {
   mtpx::Index drafted = 0, stood = 0;
 
   explicit DraftCounts(const mtpx::DecodeStatistics& s) {
-    for (const mtpx::Index n : s.drafted) drafted += n;
+    drafted = s.nodes;
     for (const mtpx::Index n : s.accepted) stood += n;
   }
 };

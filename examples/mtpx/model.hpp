@@ -176,6 +176,13 @@ inline std::vector<CLI::Option*> add_verification(CLI::App& command, mtpx::Gener
           ->default_str("coupled"),
       command
           .add_option(
+              "--tree", options.tree,
+              "Candidates of the first drafted place, of the second behind each of these, .., separated "
+              "by commas: all are checked in one pass. No text changes")
+          ->delimiter(',')
+          ->check(CLI::Range(1, 1024)),
+      command
+          .add_option(
               "--verify", options.verification,
               "exact, block = all drafts of a pass together, drawn, as exact; lossy-typical changes the text")
           ->transform(CLI::CheckedTransformer(std::map<std::string, mtpx::Verification>{

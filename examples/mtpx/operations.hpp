@@ -29,7 +29,8 @@ inline double layer_operations(const mtpx::Config& c, mtpx::Index layer, mtpx::I
                          ? d * f(c.n_routed_experts) + 3 * d * f(c.moe_intermediate_size) *
                                                            f(c.num_experts_per_tok + c.n_shared_experts)
                          : 3 * d * f(c.intermediate_size);
-  double total = k > 0 && design.reads_token ? each * rows * 2 * d * d : 0;
+  double total = k > 0 ? each * rows * d * f(design.markov_rank) : 0;
+  if (k > 0 && design.reads_token) total += each * rows * 2 * d * d;
   if (k > 0 && !design.attends) return total + each * rows * d * d;
   total += each * rows * (attention + ffn);
   // Half of 2 * 2 by causality: (2 + 5) products.

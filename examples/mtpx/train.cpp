@@ -25,8 +25,8 @@ mtpx::LoadedModel<T, D> first_model(const TrainFlags& o, const TrainInput& in, c
   if (anew && !from_checkpoint) {
     mtpx::initialize(loaded.model, o.batches.seed);
   } else if (loaded.model.config != config) {  // another depth or design
-    loaded.model =
-        mtpx::with_depths(loaded.model, in.depth(), config.mtpx_heads, o.batches.seed, o.copy_modules);
+    loaded.model = mtpx::with_depths(loaded.model, in.depth(), config.mtpx_heads, o.batches.seed,
+                                     o.copy_modules, config.mtpx_markov_rank);
   }
   if (loaded.model.slice != slice) loaded.model = mtpx::slice_of(loaded.model, slice);
   if (in.draft_ids) loaded.model.draft_from(*in.draft_ids);

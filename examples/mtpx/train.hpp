@@ -27,6 +27,7 @@ struct TrainFlags {
   mtpx::TrainOptions train;
   mtpx::BatchOptions batches{.seed = 1337};
   std::string heads;
+  mtpx::Index markov_rank = -1;
   double lambda = -1;
   double lambda_late = -1;
   std::string reduction;

@@ -18,6 +18,11 @@ void add_training_flags(CLI::App& training, TrainFlags& o) {
                    "Depth D: tokens predicted after the next, over num_nextn_predict_layers")
       ->check(CLI::Range(0, 64));
   add_heads(*command, o.heads);
+  command
+      ->add_option("--markov-rank", o.markov_rank,
+                   "Rank of a bias that tells a depth the token before the one that it predicts, over "
+                   "mtpx_markov_rank; 0 = none")
+      ->check(CLI::Range(0, 1 << 16));
   command->add_option("--steps", o.train.steps, "Optimiser steps")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();

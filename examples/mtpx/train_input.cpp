@@ -56,6 +56,7 @@ mtpx::ModelConfig resolve(TrainFlags& o) {
   mtpx::ModelConfig source = o.init.folder.empty() ? o.config.read() : o.init.config();
   mtpx::Config& config = source.config;
   set_depths(config, o.depth, o.heads, o.copy_modules);
+  if (o.markov_rank >= 0) config.mtpx_markov_rank = o.markov_rank;
   if (o.vocabulary > 0) config.vocab_size = o.vocabulary;
   if (o.tie_word_embeddings) config.tie_word_embeddings = true;
   if (o.draft_vocabulary >= 0) config.mtpx_draft_vocabulary = o.draft_vocabulary;

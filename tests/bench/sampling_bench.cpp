@@ -36,7 +36,7 @@ void token(benchmark::State& state, const SamplingOptions& sampling) {
   };
   for (auto _ : state) {
     const Draw how{sampling, Philox::uniform(1, 2, place), {1, place}};
-    timed(race, [&] { race_rows(cpu, rows, logits.data(), &how, &id); });
+    timed(race, [&] { race_rows(cpu, rows, logits.data(), &how, 1, &id); });
     timed(draw, [&] { draw_rows(cpu, rows, logits.data(), &how, &id, {}); });
     benchmark::DoNotOptimize(id);
     ++place;

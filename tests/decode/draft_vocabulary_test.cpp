@@ -63,7 +63,7 @@ TEST_CASE_TEMPLATE("TokenHead: of some tokens it is the head with no chance for 
       drawn(device(), {rows});
   const Tensor<double, Device> table(device(), {rows, vocab});
   choose_tokens(x, some, chosen);
-  race_tokens(x, some, on_device, false, raced);
+  race_tokens(x, some, on_device, false, 1, raced);
   draw_tokens(x, some, on_device, drawn, Kept{table.data(), of_rows.data()});
   const Numbers q = host(table);
   for (std::size_t r = 0; r < rows; ++r) {

@@ -84,6 +84,7 @@ TEST_CASE("config.json: out and in again, byte for byte") {
   yarned.tie_word_embeddings = true;
   Config own = tiny();
   own.mtpx_own_embeddings = own.mtpx_own_heads = {1};
+  own.mtpx_markov_rank = 5;
   const Json extra =
       Json::parse(R"({"torch_dtype": "float32", "z": {"deep": [1, null]}, "a": "M\u00fcller"})");
   for (const Config& config : {tiny(), deep(), small(), yarned, own}) {

@@ -29,7 +29,18 @@ TokenIds winners(const std::vector<A>& logits, const SamplingOptions& sampling, 
   std::vector<Draw> draws;
   for (Index i = 0; i < places; ++i) draws.push_back({sampling, 0, {seed, static_cast<std::uint64_t>(i)}});
   TokenIds ids(draws.size(), -1);
-  race_rows(Cpu(1), Rows{places, static_cast<Index>(logits.size()), 0}, logits.data(), draws.data(),
+  race_rows(Cpu(1), Rows{places, static_cast<Index>(logits.size()), 0}, logits.data(), draws.data(), 1,
+            ids.data());
+  return ids;
+}
+
+/// The best of each race, in their order, [places, best].
+template <typename A>
+TokenIds lists(const std::vector<A>& logits, const SamplingOptions& sampling, Index places, Index best) {
+  std::vector<Draw> draws;
+  for (Index i = 0; i < places; ++i) draws.push_back({sampling, 0, {7, static_cast<std::uint64_t>(i)}});
+  TokenIds ids(static_cast<std::size_t>(places * best), 12345);
+  race_rows(Cpu(1), Rows{places, static_cast<Index>(logits.size()), 0}, logits.data(), draws.data(), best,
             ids.data());
   return ids;
 }
@@ -96,6 +107,13 @@ TEST_CASE("race_rows: nothing that is skipped would have won, whatever the width
     for (Index i = 0; i < places; ++i)
       want.push_back(race(std::span<const A>(logits), sampling, {7, static_cast<std::uint64_t>(i)}));
     CHECK(got == want);
+    for (const Index best : {2, 3, 40}) {
+      TokenIds in_order(static_cast<std::size_t>(places * best));
+      for (Index i = 0; i < places; ++i)
+        race(std::span<const A>(logits), sampling, {7, static_cast<std::uint64_t>(i)},
+             std::span(in_order).subspan(static_cast<std::size_t>(i * best), static_cast<std::size_t>(best)));
+      CHECK(lists(logits, sampling, places, best) == in_order);
+    }
   };
   const std::vector<SamplingOptions> ways{
       {},      {0.1},       {0.8},        {3},          {1e-35},     {1e35},          {0.8, 1},     {0.8, 5},
@@ -133,6 +151,29 @@ TEST_CASE("race_rows: greedy rows, ties, NaN, masked tokens") {
   for (const std::int32_t id : winners<float>({1, 1, 1, 1}, {1.0, 0, 0.51}, 50, 1)) CHECK(id < 3);
   // Logits so far apart from 0 that noise is lost: equal scores, of which the lowest id's wins.
   CHECK(winners<double>({1e30, 1e30, 1e30}, {1.0}, 3, 1) == TokenIds{0, 0, 0});
+}
+
+TEST_CASE("lists of a race: in order, without tokens that have no chance") {
+  constexpr double never = -std::numeric_limits<double>::infinity(),
+                   none = std::numeric_limits<double>::quiet_NaN();
+  CHECK(lists<double>({1, 3, 2, 3}, {}, 1, 6) == TokenIds{1, 3, 2, 0, no_token, no_token});
+  CHECK(lists<double>({1, never, none, 2}, {}, 1, 3) == TokenIds{3, 0, no_token});
+  CHECK(lists<double>({none, none}, {0.8}, 1, 2) == TokenIds{~0, no_token});
+  CHECK(lists<double>({0, 9, never, 8}, {0.8, 2}, 1, 3)[2] == no_token);
+  CHECK(lists<double>({0, 5000, 0}, {1.0}, 1, 2) == TokenIds{1, no_token});
+  // With the noise of each place the list is that of the race without its winner, and so on.
+  const std::vector<double> logits{0.4, 1.5, -0.3, 0.9, 1.1};
+  for (std::uint64_t place = 0; place < 40; ++place) {
+    std::vector<double> left = logits;
+    TokenIds want;
+    for (int i = 0; i < 5; ++i) {
+      want.push_back(race(std::span<const double>(left), {0.9}, {7, place}));
+      left[static_cast<std::size_t>(want.back())] = never;
+    }
+    const TokenIds all = lists(logits, {0.9}, 40, 5);
+    CHECK(TokenIds(all.begin() + static_cast<std::ptrdiff_t>(5 * place),
+                   all.begin() + static_cast<std::ptrdiff_t>(5 * place + 5)) == want);
+  }
 }
 
 TEST_CASE("races have the chances of the distribution, at a place and at two in a row: chi-square") {

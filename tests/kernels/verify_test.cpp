@@ -123,7 +123,10 @@ struct Round {
   Verdict run(const Numbers& keeps, const Numbers& draws) const {
     const OwnRound round(drafts, p, q, keeps, draws);
     if (rule == Rule::equal)
-      return verify_equal(drafts, [&](std::size_t i) { return round.next(static_cast<Index>(i)); });
+      return verify_equal([&](Index i) { return round.next(i); },
+                          [&](Index i, std::int32_t x) {
+                            return i < round.count && drafts[static_cast<std::size_t>(i)] == x ? i + 1 : -1;
+                          });
     return rule == Rule::tokens ? verify_tokens(round) : verify_block(round);
   }
 
@@ -303,7 +306,8 @@ TEST_CASE("verify: no draft at all is plain sampling") {
     const Numbers draws{u};
     const OwnRound round({}, p, {}, {}, draws);
     const Verdict plain{0, sample(p, u)};
-    CHECK(verify_equal({}, [&](std::size_t) { return sample(p, u); }) == plain);
+    CHECK(verify_equal([&](Index) { return sample(p, u); }, [](Index, std::int32_t) { return Index{-1}; }) ==
+          plain);
     CHECK(verify_tokens(round) == plain);
     CHECK(verify_block(round) == plain);
     CHECK(verify_typical(round, 0.09, 0.3) == plain);

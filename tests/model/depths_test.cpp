@@ -100,7 +100,7 @@ TEST_CASE("loss index table: row r of depth k reads h[r], Emb(x[r+k]), predicts 
         fill_positions(device(), 2, time - k, 0, positions.data());
         const auto h = tape.constant(tensor<double>(shape, pick(nth(got.states, k - 1), rows, 8)));
         const auto e = tape.constant(tensor<double>(shape, pick(host(model.embed_tokens.value()), ahead, 8)));
-        const auto out = nth(model.mtp, k - 1)(h, e, {}, [&](const auto& block, const auto& in) {
+        const auto out = nth(model.mtp, k - 1)(h, e, {}, {}, [&](const auto& block, const auto& in) {
           return block(in, [&](const auto& mla, const auto& normed) {
             return mla(normed, model.rope_table, positions, {});
           });

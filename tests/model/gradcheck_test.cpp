@@ -55,6 +55,17 @@ TEST_CASE("gradients: every parameter of 1 dense + 2 MoE layers, D = 2, groups, 
   CHECK(report.within(1e-9));
 }
 
+TEST_CASE("gradients: a bias from the token before, of heads on one state and of a repeated module") {
+  for (const MtpHeads heads : {MtpHeads::linear, MtpHeads::repeated}) {
+    Config config = dense_config(2);
+    config.mtpx_heads = heads;
+    config.mtpx_markov_rank = 3;
+    const auto report = check(config, 4, random_batch(2, 5, 13), {0.7, {}, LossDivisor::valid_rows}, 1);
+    INFO("worst of " << report.checked << ": " << report.where);
+    CHECK(report.within(1e-9));
+  }
+}
+
 TEST_CASE("gradients: dense, direct queries, state before the norm and first, by all positions, packed") {
   Config config = dense_config(2);
   config.mtp_hidden = MtpHidden::pre_norm;

@@ -27,7 +27,7 @@ Module random_module(MtpConcat order, MtpHidden carries) {
 
 /// Stands in for the block: y = x + x, and a balance loss of 7.
 Module::Output run_twice(const Module& module, const Var<double, Device>& h, const Var<double, Device>& e) {
-  return module(h, e, {}, [](const Block<double, Device>&, const Var<double, Device>& x) {
+  return module(h, e, {}, {}, [](const Block<double, Device>&, const Var<double, Device>& x) {
     return Block<double, Device>::Output{add(x, x), x.tape()->constant(tensor<double>({1}, {7}))};
   });
 }

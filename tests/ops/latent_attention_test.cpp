@@ -130,4 +130,69 @@ TEST_CASE("latent_attention: errors") {
       ShapeError);
 }
 
+TEST_CASE_TEMPLATE("latent_attention: a branch of a tree has the bits of a sequence without branches", T,
+                   float, double, bf16) {
+  const AttentionShape s{1, 1, 3, 4, 2, 5};
+  // Branches that begin before, at and behind the ends of tiles and parts.
+  for (const Index first : {0, 3, 62, 63, 125, 127, 128, 200}) {
+    CAPTURE(first);
+    const auto entries = random_tensor<T>({1, first + 16, latent + s.rope}, 5);
+    const auto row = [&](Index width, std::uint64_t stream, std::uint64_t branch, Index d) {
+      return random_tensor<T>({1, 1, width}, 100 * stream + 10 * branch + static_cast<std::uint64_t>(d))
+          .to_host();
+    };
+    const Weight<T, Device> w(random_tensor<T>({s.heads * (s.nope + s.v), latent}, 4));
+    const auto run = [&](const std::vector<std::pair<std::uint64_t, Index>>& nodes,
+                         const DecodeRows<Device>& rows, const LatentCache<T, Device>& cache) {
+      const auto n = static_cast<Index>(nodes.size());
+      const auto all = [&](Index width, std::uint64_t stream) {
+        std::vector<T> values;
+        for (const auto& [branch, d] : nodes) {
+          const std::vector<T> one = row(width, stream, branch, d);
+          values.insert(values.end(), one.begin(), one.end());
+        }
+        return tensor<T>({1, n, width}, values);
+      };
+      Tape tape(Mode::inference);
+      return host(latent_attention(tape.constant(all(s.heads * (s.nope + s.rope), 1)),
+                                   tape.constant(all(latent, 2)), tape.constant(all(s.rope, 3)), w, s,
+                                   static_cast<acc_t<T>>(factor), rows, cache)
+                      .value());
+    };
+    const auto integers = [](const std::vector<Index>& values) {
+      return tensor<std::int32_t>({static_cast<Index>(values.size())},
+                                  std::vector<std::int32_t>(values.begin(), values.end()));
+    };
+    const auto copy_of = [&] {
+      return LatentCache<T, Device>{tensor<T>(entries.shape(), entries.to_host())};
+    };
+    // Two branches of three rows in one pass, their entries in any order behind the sequence.
+    std::vector<std::pair<std::uint64_t, Index>> nodes;
+    std::vector<Index> positions, places;
+    std::vector<std::int32_t> paths;
+    const Index place[2][3] = {{first + 9, first + 2, first + 5}, {first + 1, first, first + 7}};
+    for (Index d = 0; d < 3; ++d) {
+      for (const std::uint64_t branch : {0U, 1U}) {
+        nodes.emplace_back(branch, d);
+        positions.push_back(first + d);
+        places.push_back(place[branch][d]);
+        paths.push_back(static_cast<std::int32_t>(first));
+        for (Index i = 0; i < 3; ++i)
+          paths.push_back(i <= d ? static_cast<std::int32_t>(place[branch][i]) : 1 << 30);
+      }
+    }
+    const DecodeRows<Device> in_tree{integers(std::vector<Index>(6, 0)), integers(positions),
+                                     integers(places), tensor<std::int32_t>({6, 4}, paths)};
+    const Numbers got = run(nodes, in_tree, copy_of());
+    for (const std::uint64_t branch : {0U, 1U}) {
+      const LatentCache<T, Device> alone = copy_of();
+      const DecodeRows<Device> rows{integers({0, 0, 0}), integers({first, first + 1, first + 2})};
+      const Numbers want = run({{branch, 0}, {branch, 1}, {branch, 2}}, rows, alone);
+      const std::size_t width = want.size() / 3;
+      for (std::size_t i = 0; i < want.size(); ++i)
+        CHECK(got[(2 * (i / width) + branch) * width + i % width] == want[i]);
+    }
+  }
+}
+
 TEST_SUITE_END();

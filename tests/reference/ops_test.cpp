@@ -297,12 +297,19 @@ TEST_CASE("reference: linear_distillation") {
   }
 }
 
-TEST_CASE("reference: latent_attention, rows of two sequences in any order") {
+TEST_CASE("reference: latent_attention, rows of two sequences in any order, and of a tree") {
   const AttentionShape s{1, 5, 2, 3, 2, 4};
+  bool tree = false;
   const auto decoded = [&]<typename T, typename D>(T, const D& on) {
-    const LatentCache<T, D> cache{random_tensor<T, D>({2, 9, 7}, 5)};
-    const DecodeRows<D> rows{tensor<std::int32_t, D>({5}, {1, 0, 1, 0, 1}),
-                             tensor<std::int32_t, D>({5}, {6, 0, 7, 8, 8})};
+    const LatentCache<T, D> cache{random_tensor<T, D>({2, 12, 7}, 5)};
+    DecodeRows<D> rows{tensor<std::int32_t, D>({5}, {1, 0, 1, 0, 1}),
+                       tensor<std::int32_t, D>({5}, {6, 0, 7, 8, 8})};
+    if (tree) {
+      rows = {
+          tensor<std::int32_t, D>({5}, {1, 1, 1, 0, 1}), tensor<std::int32_t, D>({5}, {6, 6, 7, 8, 8}),
+          tensor<std::int32_t, D>({5}, {6, 9, 10, 8, 11}),
+          tensor<std::int32_t, D>({5, 4}, {6, 6, 0, 0, 6, 9, 0, 0, 6, 9, 10, 0, 9, 0, 0, 0, 6, 9, 10, 11})};
+    }
     Tape tape(Mode::inference);
     const auto x = [&](Index width, std::uint64_t stream) {
       return tape.constant(random_tensor<T, D>({1, 5, width}, stream));
@@ -315,9 +322,12 @@ TEST_CASE("reference: latent_attention, rows of two sequences in any order") {
     CHECK(on.pool().bytes_in_use() > 0);
     return all;
   };
-  check_close(decoded(0.0F, device<Cpu>()), decoded(0.0, device<Reference>()), float_bound);
-  const AllDigits digits;
-  check_close(decoded(0.0, device<Cpu>()), decoded(0.0, device<Reference>()), 1e-12);
+  for (const bool with_tree : {false, true}) {
+    tree = with_tree;
+    check_close(decoded(0.0F, device<Cpu>()), decoded(0.0, device<Reference>()), float_bound);
+    const AllDigits digits;
+    check_close(decoded(0.0, device<Cpu>()), decoded(0.0, device<Reference>()), 1e-12);
+  }
 }
 
 TEST_SUITE_END();

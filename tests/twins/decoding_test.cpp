@@ -156,7 +156,7 @@ TEST_CASE("twins: races fused with the head have the winners of races of its log
     const auto on_device = Tensor<Draw, Cuda>::from(device<Cuda>(), {16}, draws);
     const auto ids = [&](Index rows, bool whole) {
       const Tensor<std::int32_t, Cuda> to(device<Cuda>(), {rows});
-      race_tokens(x.slice_front(0, rows), model.head(0), on_device, whole, to);
+      race_tokens(x.slice_front(0, rows), model.head(0), on_device, whole, 1, to);
       return to.to_host();
     };
     for (const Index rows : {1, 2, 9, 16}) CHECK(ids(rows, true) == ids(rows, false));
@@ -186,8 +186,8 @@ TEST_CASE("twins: tokens of some of a head's rows, fused with it, are those of i
       draws.push_back({{r % 5 == 0 ? 0.0 : 0.3 * static_cast<double>(r)}, 0, {9, r}});
     const auto on_device = Tensor<Draw, Cuda>::from(device<Cuda>(), {rows}, draws);
     choose_tokens(x, head, chosen);
-    race_tokens(x, head, on_device, true, raced);
-    race_tokens(x, head, on_device, false, cut);
+    race_tokens(x, head, on_device, true, 1, raced);
+    race_tokens(x, head, on_device, false, 1, cut);
     CAPTURE(step);
     CHECK(chosen.to_host()[0] == 40);
     CHECK(raced.to_host() == cut.to_host());
@@ -222,7 +222,7 @@ TEST_CASE("twins: a logit that is not finite gives the host's negative id, fused
         const auto x = Tensor<bf16, D>::from(on, {3, hidden}, ones);
         const auto draws = Tensor<Draw, D>::from(on, {3}, std::vector<Draw>(3, {{temperature}, 0, {1, 2}}));
         const Tensor<std::int32_t, D> to(on, {3});
-        race_tokens(x, head, draws, whole, to);
+        race_tokens(x, head, draws, whole, 1, to);
         return to.to_host();
       };
       const TokenIds want(3, ~static_cast<std::int32_t>(bad));
@@ -261,6 +261,15 @@ TEST_CASE("twins: text of the GPU is the host's; drafted text is plain text, bat
     for (const double temperature : {0.0, 0.8}) {
       const TokenIds plain = text(model, prompt, 0, 80, temperature);
       for (const Index k : {1, 2, 5}) CHECK(text(model, prompt, k, 80, temperature) == plain);
+      GenerateOptions in_tree;
+      in_tree.max_tokens = 80;
+      in_tree.sampling.temperature = temperature;
+      for (const auto& tree :
+           {std::vector<Index>{3, 2}, std::vector<Index>{2, 1, 2}, std::vector<Index>{4, 3, 2}}) {
+        in_tree.draft = static_cast<Index>(tree.size());
+        in_tree.tree = tree;
+        CHECK(text(model, prompt, in_tree) == plain);
+      }
       if (as_host) CHECK(text(random_model<T, Cpu>(c, 5, 0.3), prompt, 2, 80, temperature) == plain);
     }
     // More rows than a pass may have.
@@ -272,6 +281,7 @@ TEST_CASE("twins: text of the GPU is the host's; drafted text is plain text, bat
     for (const Index k : {0, 4}) {
       GenerateOptions options;
       options.draft = k;
+      if (k > 0) options.tree = {2, 2};
       options.max_tokens = 30;
       for (TokenIds& t : texts) t.clear();
       generate_batch(model, prompts, 20, options, [&](std::size_t i, std::int32_t token) {

@@ -8,22 +8,23 @@ using namespace mtpx::test;
 
 namespace {
 
-/// Races of every row of logits [rows, width] for some places, row r as by(r) says: the host's winners.
+/// Races of every row of logits [rows, width] for some places, row r as by(r) says: the host's winners, and
+/// its lists.
 template <typename A, typename By>
 void check_races(Index rows, Index width, const std::vector<A>& logits, const By& by) {
   CAPTURE(width);
   for (std::uint64_t place = 0; place < 5; ++place) {
     std::vector<Draw> draws;
     for (Index r = 0; r < rows; ++r) draws.push_back({by(r), 0, {static_cast<std::uint64_t>(r), place}});
-    const auto ids = [&]<typename D>(const D& on) {
+    const auto ids = [&]<typename D>(const D& on, Index best) {
       const auto x = Tensor<A, D>::from(on, {rows, width}, logits);
       const auto d = Tensor<Draw, D>::from(on, {rows}, draws);
-      const Tensor<std::int32_t, D> to(on, {rows});
+      const Tensor<std::int32_t, D> to(on, {rows, best});
       poison(to);
-      race_rows(on, x.rows(), x.data(), d.data(), to.data());
+      race_rows(on, x.rows(), x.data(), d.data(), best, to.data());
       return to.to_host();
     };
-    CHECK(ids(device<Cuda>()) == ids(device<Cpu>()));
+    for (const Index best : {1, 3}) CHECK(ids(device<Cuda>(), best) == ids(device<Cpu>(), best));
   }
 }
 

@@ -197,6 +197,7 @@ TEST_CASE("twins: latent_attention") {
     const AttentionShape& s = sizes.s;
     CAPTURE(sizes.latent);
     CAPTURE(sizes.rows);
+    bool tree = false;
     const auto run = [&]<typename T, typename D>() {
       const Index n = sizes.rows;
       // Distinct places, so that no row overwrites another's.
@@ -205,8 +206,17 @@ TEST_CASE("twins: latent_attention") {
         sequences.push_back(static_cast<std::int32_t>(r % s.batch));
         positions.push_back(static_cast<std::int32_t>(s.time - 1 - r / s.batch * 2));
       }
-      const DecodeRows<D> rows{tensor<std::int32_t, D>({n}, sequences),
-                               tensor<std::int32_t, D>({n}, positions)};
+      DecodeRows<D> rows{tensor<std::int32_t, D>({n}, sequences), tensor<std::int32_t, D>({n}, positions)};
+      if (tree) {  // each with its last three entries elsewhere, its own at its position
+        std::vector<std::int32_t> paths;
+        for (const std::int32_t p : positions) {
+          const std::int32_t first = std::max(0, p - 3);
+          for (const std::int32_t one : {first, first / 2, first / 3, first / 4, p}) paths.push_back(one);
+          paths[paths.size() - 5 + static_cast<std::size_t>(1 + p - first)] = p;
+        }
+        rows.own_places = rows.positions;
+        rows.paths = tensor<std::int32_t, D>({n, 5}, paths);
+      }
       const LatentCache<T, D> cache{random_tensor<T, D>({s.batch, s.time, sizes.latent + s.rope}, 5)};
       const auto in = [&](Index width, std::uint64_t stream) {
         return random_tensor<T, D>({1, n, width}, stream);
@@ -225,8 +235,11 @@ TEST_CASE("twins: latent_attention") {
       check_close(got, want, bound);
       check_bits(got_cache, want_cache, "cache");
     };
-    twins(0.0F, float_bound);
-    twins(bf16(), one_rounding);  // everything inside is float on both sides
+    for (const bool with_tree : {false, true}) {
+      tree = with_tree;
+      twins(0.0F, float_bound);
+      twins(bf16(), one_rounding);  // everything inside is float on both sides
+    }
   }
 }
 

@@ -37,20 +37,34 @@ struct KvCache {
 /// The rows of a decoding pass, put together on the host: which token, of which sequence, at which position.
 /// Its memory is kept between passes.
 struct RowList {
-  /// [N] each: the token, whose it is, and where it stands
-  std::vector<std::int32_t> tokens, sequences, positions;
+  /// [N] each: the token, whose it is, where it stands, where its entry does, and which state a depth reads
+  std::vector<std::int32_t> tokens, sequences, positions, places, sources;
+  std::vector<std::int32_t> paths;  ///< [N, 1 + depth], see TreePaths; empty where depth is 0
+  Index depth = 0;                  ///< of the deepest branch among the rows; 0: no row is in a tree
 
-  /// Forgets all rows and keeps the memory.
-  void clear() {
-    tokens.clear();
-    sequences.clear();
-    positions.clear();
+  /// Forgets all rows and keeps the memory.   branch: depth of what comes
+  void clear(Index branch = 0) {
+    for (auto* all : {&tokens, &sequences, &positions, &places, &sources, &paths}) all->clear();
+    depth = branch;
+  }
+  /// Appends a row, whose entry and state stand at its position.
+  void add(std::int32_t token, Index sequence, Index position) {
+    add(token, sequence, position, position, position);
   }
   /// Appends a row.
-  void add(std::int32_t token, Index sequence, Index position) {
+  void add(std::int32_t token, Index sequence, Index position, Index place, Index source) {
     tokens.push_back(token);
     sequences.push_back(static_cast<std::int32_t>(sequence));
     positions.push_back(static_cast<std::int32_t>(position));
+    places.push_back(static_cast<std::int32_t>(place));
+    sources.push_back(static_cast<std::int32_t>(source));
+    if (depth == 0) return;
+    paths.resize(static_cast<std::size_t>(size() * (1 + depth)));
+    path_of_last()[0] = static_cast<std::int32_t>(position + 1);
+  }
+  /// The path of the row that was added last, [1 + depth]; at first that of a row without a tree.
+  std::span<std::int32_t> path_of_last() {
+    return std::span(paths).last(static_cast<std::size_t>(1 + depth));
   }
   /// N, rows so far.
   Index size() const { return static_cast<Index>(tokens.size()); }

@@ -51,7 +51,7 @@ DecodeStatistics generate_all(const DraftingModel<T, D>& model,
   // Room for a whole draft after the last token: the end of the text then cuts none of them short.
   const Index positions =
       std::min(context, static_cast<Index>(longest) + std::min(options.max_tokens, context) +
-                            std::max<Index>(0, options.draft) + 1);
+                            options.nodes(std::max<Index>(0, options.draft)));
   Speculator speculator(model, options, slots, positions);
 
   struct Run {

@@ -4,6 +4,7 @@
 #include <mtpx/mtp/design.hpp>
 #include <mtpx/ops/next_token.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -21,10 +22,14 @@ enum class DraftTokens {
 
 /// What generate() and Speculator are asked for.
 struct GenerateOptions {
-  static constexpr Index automatic = -1;  ///< of `draft`: as many as pay, from measured costs
+  static constexpr Index automatic = -1;     ///< of `draft`: as many as pay, from measured costs
+  static constexpr Index most_nodes = 1024;  ///< of a tree
 
-  Index max_tokens = 128;            ///< most tokens to emit
-  Index draft = automatic;           ///< K, tokens drafted per pass; 0: plain decoding; automatic: what pays
+  Index max_tokens = 128;   ///< most tokens to emit
+  Index draft = automatic;  ///< K, tokens drafted per pass; 0: plain decoding; automatic: what pays
+  /// Candidates of the first drafted place, of the second behind each of them, ..: a tree, checked in one
+  /// pass. Places beyond have one.
+  std::vector<Index> tree{};
   SamplingOptions sampling{};        ///< of every sequence that is not given its own
   std::uint64_t seed = 0;            ///< of the draws; prompt i has seed + i
   std::vector<std::int32_t> stop{};  ///< nothing is emitted after one of these tokens (which is emitted)
@@ -49,6 +54,21 @@ struct GenerateOptions {
   }
   /// The same of the sampling that sequences get which are not given their own.
   bool same_text() const { return same_text(sampling); }
+  /// Candidates of drafted place k, from 1.
+  Index candidates(Index k) const {
+    return k <= static_cast<Index>(tree.size()) ? tree[static_cast<std::size_t>(k - 1)] : 1;
+  }
+  /// Whether any place has several.
+  bool branches() const {
+    return std::any_of(tree.begin(), tree.end(), [](Index count) { return count > 1; });
+  }
+  /// Rows of a pass that checks a tree of so many places: its nodes, the last known token among them.
+  Index nodes(Index places) const {
+    Index all = 1, level = 1;
+    for (Index k = 1; k <= places && all <= most_nodes; ++k)
+      all += level *= std::min(candidates(k), most_nodes);
+    return all;
+  }
   /// Whether tokens are picked on the host, from logits that leave the device.
   bool on_host() const { return log_probabilities || logits_hook; }
 
@@ -65,6 +85,12 @@ struct GenerateOptions {
           cat("this model's ", modules,
               " heads draft a token each: heads that do not read each other cannot "
               "run again on their own output"));
+    for (const Index count : tree) check(count > 0, "tree", count, "a place has one candidate at least");
+    const Index places = draft == automatic ? static_cast<Index>(tree.size()) : draft;
+    if (nodes(places) > most_nodes) {
+      throw ConfigError(cat("[generate] tree, draft = ", draft, ": a pass would have more than ", most_nodes,
+                            " rows; fewer candidates, or fewer drafts"));
+    }
     for (const auto& sequence : stop_sequences)
       check(!sequence.empty(), "stop_sequences", "[]", "each must have a token");
     check(typical_epsilon >= 0 && typical_epsilon <= 1, "typical_epsilon", typical_epsilon,
@@ -82,6 +108,11 @@ struct GenerateOptions {
           "[generate] logits_hook and log_probabilities need coupled drafts and exact verification: others "
           "are settled on the device");
     }
+    if (branches() && !same_text(of)) {
+      throw ConfigError(
+          "[generate] tree: candidates of a place need coupled drafts and exact verification, which take the "
+          "one that plain decoding picks");
+    }
     if (draft != automatic || same_text(of) || modules == 0) return;
     throw ConfigError(
         "[generate] draft = automatic: what is chosen depends on the clock, and with drawn drafts, block or "
@@ -95,6 +126,7 @@ struct DecodeStatistics {
   Index prompt_tokens = 0;       ///< decoded before the first
   Index passes = 0;              ///< forward passes of the main model after the prompts', per sequence
   Index drafts = 0;              ///< passes that checked drafts
+  Index nodes = 0;               ///< tokens that were drafted, all candidates of trees
   std::vector<Index> drafted;    ///< [i]: drafts of at least i + 1 tokens
   std::vector<Index> accepted;   ///< [i]: drafts whose first i + 1 tokens all stood
   std::vector<Index> histogram;  ///< [n]: drafts of which exactly n tokens stood
@@ -118,9 +150,10 @@ struct DecodeStatistics {
     return passes == 0 ? 0.0 : static_cast<double>(tokens) / static_cast<double>(passes);
   }
 
-  /// A pass drafted `count` tokens, of which the first `stood` stood.
-  void count_draft(Index count, Index stood) {
+  /// A pass drafted `count` places, with so many candidates in all, of which the first `stood` stood.
+  void count_draft(Index count, Index candidates, Index stood) {
     if (count == 0) return;
+    nodes += candidates;
     const auto length = static_cast<std::size_t>(count);
     if (drafted.size() < length) drafted.resize(length);
     if (accepted.size() < length) accepted.resize(length);

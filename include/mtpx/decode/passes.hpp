@@ -2,6 +2,7 @@
 
 #include <mtpx/core/recorded.hpp>
 #include <mtpx/decode/cache.hpp>
+#include <mtpx/ops/embedding.hpp>
 #include <mtpx/ops/next_token.hpp>
 
 #include <compare>
@@ -33,17 +34,19 @@ struct Draws {
 template <typename T, typename D>
 class Passes {
  public:
-  /// slots, positions: of the cache   modules: those that draft   most_rows: of one pass   most_answers: rows
-  /// that a pass is asked about   most_kept: rows of the table
+  /// slots, positions: of the cache   modules: those that draft   most_rows: of one pass   most_answers:
+  /// tokens that a pass is asked for   most_kept: rows of the table   branch: depth of the deepest tree, 0:
+  /// chains
   Passes(const DraftingModel<T, D>& model, Index slots, Index positions, Index modules, Index most_rows,
-         Index most_answers, Index most_kept)
+         Index most_answers, Index most_kept, Index branch)
       : model_(model),
         cache_(model, slots, positions, modules),
         modules_(modules),
         most_kept_(most_kept),
-        inputs_(model.device(), {4 * most_rows}),
+        inputs_(model.device(), {(arrays + (branch > 0 ? 1 + branch : 0)) * most_rows}),
         tokens_(model.device(), {most_answers}),
         draws_(model.device(), {most_answers}),
+        moves_(model.device(), {3 * most_answers}),
         newest_(modules > 0 && model.design.chains
                     ? Tensor<T, D>(model.device(), {most_answers, model.config.hidden_size})
                     : Tensor<T, D>()) {
@@ -65,22 +68,23 @@ class Passes {
     for (Index done = 0; begin < end;) {
       const Index n = std::min(piece, end - begin), asked = std::min(n, count);
       upload(list, begin, begin + n, part_of(draws, done, asked));
-      run({0, false, n, 0, asked, answer}, [&] {
-        const DecodeRows<D> rows = rows_of(n);
-        const Hidden<T, D> h = model_.decode(tape_, input(0, n).reshape({1, n}), rows, cache_.trunk);
+      run({0, false, n, 0, asked, answer, 1, list.depth}, [&] {
+        const DecodeRows<D> rows = rows_of(n, list.depth);
+        const Hidden<T, D> h = model_.decode(tape_, input(token_id, n).reshape({1, n}), rows, cache_.trunk);
         if (modules_ > 0) store_rows(h.carried.value(), rows, cache_.states[0]);
-        ask(0, h.normed.value(), answer, n, asked);
+        ask(0, h.normed.value(), answer, n, asked, 1);
       });
-      if (answer != Answer::kept) fetch(answer, done, asked);  // a round that is settled draws by itself
+      if (answer != Answer::kept) fetch(answer, done, asked, 1);  // a round that is settled draws by itself
       begin += n;
       done += asked;
     }
   }
 
   /// Rows [begin, end) of a list through a module (from 1), from the states of the depth before it or,
-  /// `again`, from what the module's last run that was asked something carried at the rows of its answer.
+  /// `again`, from what the module's last run that was asked something carried: a row's source is then the
+  /// number of the row of that answer.   best: tokens of an answer, the most likely or the first of the race
   void module(Index module, bool again, const RowList& list, Index begin, Index end, Answer answer,
-              Index count, const Draws& draws = {}) {
+              Index count, const Draws& draws = {}, Index best = 1) {
     const auto depth = static_cast<std::size_t>(module - 1);
     const bool chain = model_.design.chains;
     const Index width = model_.config.hidden_size, first_asked = end - count;
@@ -90,28 +94,40 @@ class Passes {
     for (Index done = 0; begin < end;) {
       const Index n = std::min(piece, end - begin), asked = std::clamp(begin + n - first_asked, Index{0}, n);
       upload(list, begin, begin + n, part_of(draws, done, asked));
-      run({module, again, n, done, asked, answer}, [&] {
-        const DecodeRows<D> rows = rows_of(n);
-        const Tensor<T, D> from =
-            again ? newest_.slice_front(done, done + n).reshape({1, n, width}) : gather_rows(states, rows);
-        const Hidden<T, D> out = model_.decode_mtp(tape_, module, tape_.constant(from),
-                                                   input(0, n).reshape({1, n}), rows, cache_.modules[depth]);
+      run({module, again, n, done, asked, answer, best, list.depth}, [&] {
+        const DecodeRows<D> rows = rows_of(n, list.depth);
+        const auto ids = [&](Array array) { return input(array, n).reshape({1, n}); };
+        const Var<T, D> from = again
+                                   ? embedding(tape_, ids(source), Weight<T, D>(newest_))
+                                   : tape_.constant(gather_rows(states, {rows.sequences, input(source, n)}));
+        const Hidden<T, D> out =
+            model_.decode_mtp(tape_, module, from, ids(token_id), rows, cache_.modules[depth]);
         if (chain && module < modules_) store_rows(out.carried.value(), rows, cache_.states[depth + 1]);
-        ask(module, out.normed.value(), answer, n, asked);
+        ask(module, out.normed.value(), answer, n, asked, best);
         if (chain && asked > 0) {
           const Tensor<T, D> carried = out.carried.value().reshape({n, width});
           copy_into(carried.slice_front(n - asked, n), newest_.slice_front(done, done + asked));
         }
       });
-      fetch(answer, done, asked);
+      fetch(answer, done, asked, best);
       begin += n;
       done += asked;
     }
   }
 
-  /// Row `from` of what the last module run carried becomes row `to`.
-  void move_newest(Index from, Index to) {
-    copy_into(newest_.slice_front(from, from + 1), newest_.slice_front(to, to + 1));
+  /// Entries of the trunk, and its states, go to other places of their sequences. Nothing waits for it.
+  /// moves: [3, n]: sequences, from, to
+  void move(std::span<const std::int32_t> moves) {
+    const auto n = static_cast<Index>(moves.size()) / 3;
+    copy_to_device(model_.device(), moves_.data(), moves.data(), moves.size_bytes());
+    run({-1, false, n, 0, n, Answer::nothing, 1, 0}, [&] {
+      const auto part = [&](Index i) { return moves_.slice_front(i * n, (i + 1) * n); };
+      const auto move_in = [&](const StateCache<T, D>& cache) {
+        store_rows(gather_rows(cache, {part(0), part(1)}), {part(0), part(2)}, cache);
+      };
+      for (const LatentCache<T, D>& layer : cache_.trunk) move_in({layer.entries});
+      if (modules_ > 0) move_in(cache_.states[0]);
+    });
   }
 
   /// Settles rounds, one a sequence, by the distributions that were kept. Throws NumericError, as passes do
@@ -135,7 +151,7 @@ class Passes {
       require_token(static_cast<Index>(i), answered_verdicts_[i].next);
   }
 
-  /// The answer about row i of those asked about.
+  /// The answer about row i of those asked about, or token i of them all where several were asked for.
   std::int32_t token(Index i) const { return answered_tokens_[static_cast<std::size_t>(i)]; }
   /// The logits of row i of those asked about, [V].
   std::span<const acc_t<T>> logits(Index i) const {
@@ -146,13 +162,18 @@ class Passes {
   Verdict verdict(std::size_t i) const { return answered_verdicts_[i]; }
 
  private:
+  // What a pass is given beside paths: arrays of a number a row, one after the other.
+  enum Array : Index { token_id, sequence, position, place, source, kept_row, arrays };
+
   struct Kind {
-    Index module;  // 0: the trunk
+    Index module;  // 0: the trunk; -1: no pass, entries that are moved
     bool again;
     Index rows;
     Index done;  // rows answered in the pieces before
     Index asked;
     Answer answer;
+    Index best;   // tokens of an answer
+    Index depth;  // of the list's trees
 
     friend auto operator<=>(const Kind&, const Kind&) = default;
   };
@@ -165,15 +186,26 @@ class Passes {
     return {part(all.of_rows), part(all.kept)};
   }
 
-  /// Input i of a pass of n rows: tokens, sequences, positions, and rows of the table.
-  Tensor<std::int32_t, D> input(Index i, Index n) const { return inputs_.slice_front(i * n, (i + 1) * n); }
-  DecodeRows<D> rows_of(Index n) const { return {input(1, n), input(2, n)}; }
+  Tensor<std::int32_t, D> input(Index array, Index n) const {
+    return inputs_.slice_front(array * n, (array + 1) * n);
+  }
+  DecodeRows<D> rows_of(Index n, Index depth) const {
+    const Tensor<std::int32_t, D> paths =
+        depth == 0 ? Tensor<std::int32_t, D>()
+                   : inputs_.slice_front(arrays * n, (arrays + 1 + depth) * n).reshape({n, 1 + depth});
+    return {input(sequence, n), input(position, n), input(place, n), paths};
+  }
 
   void upload(const RowList& list, Index begin, Index end, const Draws& draws) {
     staged_.clear();
-    for (const auto* all : {&list.tokens, &list.sequences, &list.positions})
+    for (const auto* all : {&list.tokens, &list.sequences, &list.positions, &list.places, &list.sources})
       staged_.insert(staged_.end(), all->begin() + begin, all->begin() + end);
     staged_.insert(staged_.end(), draws.kept.begin(), draws.kept.end());
+    if (list.depth > 0) {
+      staged_.resize(static_cast<std::size_t>(arrays * (end - begin)));
+      const auto path = [&](Index row) { return list.paths.begin() + row * (1 + list.depth); };
+      staged_.insert(staged_.end(), path(begin), path(end));
+    }
     if constexpr (!HostMemory<D>) check_ids(end - begin);
     copy_to_device(model_.device(), inputs_.data(), staged_.data(), staged_.size() * sizeof(std::int32_t));
     copy_to_device(model_.device(), draws_.data(), draws.of_rows.data(), draws.of_rows.size_bytes());
@@ -201,20 +233,20 @@ class Passes {
   }
 
   /// The last `count` of n rows of x through the head of a depth (0: the main model).
-  void ask(Index depth, const Tensor<T, D>& x, Answer answer, Index n, Index count) {
+  void ask(Index depth, const Tensor<T, D>& x, Answer answer, Index n, Index count, Index best) {
     if (answer == Answer::nothing || count == 0) return;
     const Tensor<T, D> read = x.reshape({n, model_.config.hidden_size}).slice_front(n - count, n);
     const TokenHead<T, D>& head = heads_[static_cast<std::size_t>(depth)];
     if (answer == Answer::logits) return copy_into(logits_of(read, head), logits_.slice_front(0, count));
     if (answer == Answer::tokens) return choose_tokens(read, head, tokens_);
     if (answer == Answer::raced || answer == Answer::raced_cut)
-      return race_tokens(read, head, draws_, answer == Answer::raced, tokens_);
+      return race_tokens(read, head, draws_, answer == Answer::raced, best, tokens_);
     draw_tokens(read, head, draws_, tokens_,
-                answer == Answer::kept ? Kept{table_.data(), input(3, n).data()} : Kept{});
+                answer == Answer::kept ? Kept{table_.data(), input(kept_row, n).data()} : Kept{});
   }
 
   /// The answer about `count` rows becomes that about rows [done, done + count).
-  void fetch(Answer answer, Index done, Index count) {
+  void fetch(Answer answer, Index done, Index count, Index best) {
     if (answer == Answer::nothing || count == 0) return;
     if (answer == Answer::logits) {
       const Index vocab = model_.config.vocab_size;
@@ -224,10 +256,11 @@ class Passes {
                    static_cast<std::size_t>(count * vocab) * sizeof(acc_t<T>));
       return;
     }
-    answered_tokens_.resize(std::max(answered_tokens_.size(), static_cast<std::size_t>(done + count)));
-    copy_to_host(model_.device(), answered_tokens_.data() + done, tokens_.data(),
-                 static_cast<std::size_t>(count) * sizeof(std::int32_t));
-    for (Index i = done; i < done + count; ++i) require_token(i, token(i));
+    const auto all = static_cast<std::size_t>((done + count) * best);
+    answered_tokens_.resize(std::max(answered_tokens_.size(), all));
+    copy_to_host(model_.device(), answered_tokens_.data() + done * best, tokens_.data(),
+                 static_cast<std::size_t>(count * best) * sizeof(std::int32_t));
+    for (Index i = done; i < done + count; ++i) require_token(i, token(i * best));
   }
 
   /// Memory of at least `count` numbers.
@@ -242,9 +275,10 @@ class Passes {
   const Index modules_;
   const Index most_kept_;
   // What recorded passes read and write: the same memory for all of them.
-  Tensor<std::int32_t, D> inputs_;  // [4 * most_rows]: arrays of a pass's rows, one after the other
+  Tensor<std::int32_t, D> inputs_;  // [arrays * most_rows], and the paths of rows in trees
   Tensor<std::int32_t, D> tokens_;  // [most_answers]
   Tensor<Draw, D> draws_;           // [most_answers]
+  Tensor<std::int32_t, D> moves_;   // [3 * most_answers]
   Tensor<double, D> table_;         // [most_kept, vocab], once distributions are kept
   Tensor<acc_t<T>, D> logits_;      // [most_answers, vocab], once they are asked for
   Tensor<T, D> newest_;             // [most_answers, hidden]

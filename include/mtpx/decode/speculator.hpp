@@ -1,10 +1,10 @@
 #pragma once
 
 #include <mtpx/core/cpu.hpp>
-#include <mtpx/core/rng.hpp>
 #include <mtpx/decode/draft_policy.hpp>
 #include <mtpx/decode/options.hpp>
 #include <mtpx/decode/passes.hpp>
+#include <mtpx/decode/sequence.hpp>
 #include <mtpx/model/transformer.hpp>
 
 #include <chrono>
@@ -44,13 +44,14 @@ class Speculator {
         most_drafts_(options.draft != GenerateOptions::automatic ? options.draft : longest_useful(model)),
         modules_(
             (options.validate(modules_of(model), model.design), std::min(most_drafts_, modules_of(model)))),
+        most_nodes_(options.nodes(most_drafts_)),
         passes_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_,
-                std::max(chunk + slots, slots * (most_drafts_ + 1)), slots * (most_drafts_ + 1),
-                slots * (2 * most_drafts_ + 1)),
+                std::max(chunk + slots, slots * most_nodes_), slots * most_nodes_,
+                slots * (2 * most_drafts_ + 1), options.branches() ? most_drafts_ : 0),
         slots_(static_cast<std::size_t>(slots)),
         rounds_(most_drafts_) {
-    if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_);
-    for (Slot& slot : slots_) slot.ready.resize(static_cast<std::size_t>(modules_));
+    if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_, options.branches());
+    for (Sequence& slot : slots_) slot.ready.resize(static_cast<std::size_t>(modules_));
   }
 
   /// Decodes a prompt into a free slot and emits its first token; returns the slot. The sequence is sampled
@@ -61,7 +62,7 @@ class Speculator {
   /// decoder's options, or without a free slot; NumericError for an id outside the vocabulary.
   Index add(std::span<const std::int32_t> prompt, std::uint64_t seed, const SamplingOptions& sampling) {
     check(prompt, sampling);
-    const auto free = std::find_if(slots_.begin(), slots_.end(), [](const Slot& s) { return !s.active; });
+    const auto free = std::find_if(slots_.begin(), slots_.end(), [](const Sequence& s) { return !s.active; });
     if (free == slots_.end()) throw ConfigError(cat("[generate] all ", slots_.size(), " slots are taken"));
     // Without attention there is never anything to read before the newest row, but for a next depth.
     free->ready.assign(free->ready.size(), reads_back() ? 0 : std::numeric_limits<Index>::max());
@@ -81,12 +82,12 @@ class Speculator {
   void replace(Index slot, std::span<const std::int32_t> prompt, std::uint64_t seed,
                const SamplingOptions& sampling) {
     check(prompt, sampling);
-    Slot& s = slots_[static_cast<std::size_t>(slot)];
+    Sequence& s = slots_[static_cast<std::size_t>(slot)];
     const auto differs = std::mismatch(prompt.begin(), prompt.end(), s.tokens.begin(), s.tokens.end()).first;
     const Index same = s.active ? differs - prompt.begin() : 0;
     // The newest token of either text has no entry yet, or is to be asked what follows it.
     const Index kept =
-        std::max<Index>(0, std::min({same, known(s) - 1, static_cast<Index>(prompt.size()) - 1}));
+        std::max<Index>(0, std::min({same, s.known() - 1, static_cast<Index>(prompt.size()) - 1}));
     for (Index module = 1; module <= modules_ && reads_back(); ++module) {
       Index& ready = s.ready[static_cast<std::size_t>(module - 1)];
       ready = std::clamp<Index>(model_.design.reads_token ? same - module : kept, 0, ready);
@@ -98,40 +99,45 @@ class Speculator {
   void step() {
     running_.clear();
     for (Index slot = 0; slot < static_cast<Index>(slots_.size()); ++slot) {
-      Slot& s = slots_[static_cast<std::size_t>(slot)];
+      Sequence& s = slots_[static_cast<std::size_t>(slot)];
       s.emitted_from = s.tokens.size();
       s.log_probabilities.clear();
       if (s.active && room(s) > 0) running_.push_back(slot);
     }
     if (running_.empty()) return;
     if (policy_) policy_->share(static_cast<Index>(running_.size()));
-    const Index k = policy_ ? policy_->choose() : options_.draft;
+    const Index plan = policy_ ? policy_->choose() : 0;
+    const Index k = policy_ ? policy_->places_of(plan) : options_.draft;
+    const bool trees = policy_ ? policy_->is_tree(plan) : options_.branches();
     const auto start = std::chrono::steady_clock::now();
     Index longest_draft = 0;
     for (const Index slot : running_) {
-      Slot& s = slots_[static_cast<std::size_t>(slot)];
+      Sequence& s = slots_[static_cast<std::size_t>(slot)];
       s.want = std::min(k, room(s) - 1);
+      s.branches = trees && options_.nodes(s.want) <= room(s);
       longest_draft = std::max(longest_draft, s.want);
     }
     const bool catching_up = draft(longest_draft);
-    const bool by_tokens =
-        longest_draft == 0 || all_of(running_, [&](const Slot& s) { return options_.same_text(s.sampling); });
+    const bool by_tokens = longest_draft == 0 || all_of(running_, [&](const Sequence& s) {
+                             return options_.same_text(s.sampling);
+                           });
     verify(by_tokens);
+    moves_.clear();
     for (std::size_t n = 0; n < running_.size(); ++n) {
-      Slot& s = slots_[static_cast<std::size_t>(running_[n])];
+      Sequence& s = slots_[static_cast<std::size_t>(running_[n])];
       const Verdict verdict = by_tokens ? by_plain_tokens(s) : passes_.verdict(n);
-      for (std::size_t i = 0; i < static_cast<std::size_t>(verdict.accepted); ++i)
-        s.tokens.push_back(s.drafts[i]);
-      s.tokens.push_back(verdict.next);
-      statistics_.count_draft(s.want, verdict.accepted);
+      if (!by_tokens) s.stood = verdict.accepted;
+      s.accept(verdict, running_[n], moves_);
+      statistics_.count_draft(s.want, s.tree.size() - 1, verdict.accepted);
       ++s.round;
       ++statistics_.passes;
       statistics_.tokens += verdict.accepted + 1;
-      if (policy_) policy_->stood(s.want, verdict.accepted);
+      if (policy_) policy_->stood(s.want, verdict.accepted, s.branches);
     }
+    if (!moves_.empty()) passes_.move(moves_.arrays());
     // What only some passes pay would mislead: modules that read what was decoded without them, cut drafts.
     if (policy_ && !catching_up && longest_draft == k) {
-      policy_->took(k, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      policy_->took(plan, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
   }
 
@@ -146,7 +152,7 @@ class Speculator {
   }
   /// What the last add() or step() emitted.
   std::span<const std::int32_t> emitted(Index slot = 0) const {
-    const Slot& s = slots_[static_cast<std::size_t>(slot)];
+    const Sequence& s = slots_[static_cast<std::size_t>(slot)];
     return std::span(s.tokens).subspan(s.emitted_from);
   }
   /// log p of each of them, where options ask for it.
@@ -161,20 +167,6 @@ class Speculator {
  private:
   static constexpr Index chunk = 256;  // rows of a pass over a prompt: what it needs does not grow with it
 
-  struct Slot {
-    bool active = false;
-    std::vector<std::int32_t> tokens;
-    SamplingOptions sampling{};
-    std::uint64_t seed = 0;
-    std::uint64_t round = 0;
-    std::size_t emitted_from = 0;
-    std::vector<Index> ready;  // [modules]: entries of module k + 1 that are final
-    Index want = 0;            // tokens to draft in this round
-    std::vector<std::int32_t> drafts;
-    Index first_row = 0;                    // of this round's logits
-    std::vector<double> log_probabilities;  // of what was emitted last
-  };
-
   void check(std::span<const std::int32_t> prompt, const SamplingOptions& sampling) const {
     options_.validate(modules_of(model_), sampling);
     if (prompt.empty()) throw ConfigError("[generate] the prompt is empty");
@@ -188,7 +180,7 @@ class Speculator {
   /// Decodes a prompt from position `from` on; what stands before has its entries.
   void begin(Index slot, std::span<const std::int32_t> prompt, Index from, std::uint64_t seed,
              const SamplingOptions& sampling) {
-    Slot& s = slots_[static_cast<std::size_t>(slot)];
+    Sequence& s = slots_[static_cast<std::size_t>(slot)];
     s.active = false;                // until it has all its entries
     std::vector<std::int32_t> text;  // the prompt may be a part of s.tokens
     text.reserve(static_cast<std::size_t>(cache().capacity));
@@ -197,20 +189,20 @@ class Speculator {
     s.sampling = sampling;
     s.seed = seed;
     s.round = 0;
-    s.drafts.clear();
+    s.tree.begin(s.tokens.back(), 0);
 
     rows_.clear();
-    for (Index p = from; p < known(s); ++p) rows_.add(s.tokens[static_cast<std::size_t>(p)], slot, p);
+    for (Index p = from; p < s.known(); ++p) rows_.add(s.tokens[static_cast<std::size_t>(p)], slot, p);
     Index row = 0;
     for (; row + chunk < rows_.size(); row += chunk)
       passes_.trunk(rows_, row, row + chunk, Answer::nothing, 0);
-    draws_.assign(1, draw_of_place(s, 0));
+    draws_.assign(1, s.draw_of_place(0));
     passes_.trunk(rows_, row, rows_.size(), options_.on_host() ? Answer::logits : picked(s), 1, {draws_, {}});
-    statistics_.prompt_tokens += known(s) - from;
+    statistics_.prompt_tokens += s.known() - from;
     s.emitted_from = s.tokens.size();
     s.first_row = 0;
     s.log_probabilities.clear();
-    s.tokens.push_back(plain_token(s, 0));
+    s.tokens.push_back(plain_token(s, 0, 0));
     s.active = true;
     if (!policy_ || policy_->begin_sequence()) read_prompt(slot);
     ++statistics_.tokens;
@@ -226,23 +218,7 @@ class Speculator {
     return modules > 0 && model.design.chains ? std::max<Index>(4, modules) : modules;
   }
   Index longest() const { return model_.config.max_position_embeddings; }
-  static Index known(const Slot& s) { return static_cast<Index>(s.tokens.size()); }
-  Index room(const Slot& s) const { return cache().capacity - known(s); }
-
-  /// Random numbers. A token that is emitted has the noise, or the number in [0, 1), of its place, whatever
-  /// was drafted before. What drafts are drawn and kept with is new in every round, since what a round
-  /// refused says something about the numbers that it was refused with: and it is none of the others, or a
-  /// replacement would lean on the draft that it replaces.
-  enum Use : std::uint64_t { to_draw = 0x73616d70, to_keep, to_draft };
-  double of_place(const Slot& s, std::size_t ahead) const {
-    return Philox::uniform(s.seed, to_draw, s.tokens.size() + ahead);
-  }
-  Draw draw_of_place(const Slot& s, std::size_t ahead) const {
-    return {s.sampling, of_place(s, ahead), {s.seed, s.tokens.size() + ahead}};
-  }
-  double of_round(const Slot& s, Use use, std::size_t i) const {
-    return Philox::uniform(s.seed, use + (static_cast<std::uint64_t>(i) << 32), s.round);
-  }
+  Index room(const Sequence& s) const { return cache().capacity - s.known(); }
 
   template <typename Holds>
   bool all_of(const std::vector<Index>& slots, const Holds& holds) const {
@@ -250,12 +226,12 @@ class Speculator {
                        [&](Index slot) { return holds(slots_[static_cast<std::size_t>(slot)]); });
   }
   /// Whether a sequence's drafts are drawn, and verified as such.
-  bool draws_drafts(const Slot& s) const {
+  bool draws_drafts(const Sequence& s) const {
     return !options_.same_text(s.sampling) && options_.verification != Verification::lossy_typical;
   }
   /// How the device picks a sequence's tokens where no distributions are kept. Places that drafts are drawn
   /// for have numbers, not noise, so that a sequence without a draft beside others settles as it would alone.
-  Answer picked(const Slot& s) const {
+  Answer picked(const Sequence& s) const {
     if (s.sampling.greedy()) return Answer::tokens;
     if (!options_.same_text(s.sampling)) return Answer::drawn;
     return s.sampling.cuts(model_.config.vocab_size) ? Answer::raced_cut : Answer::raced;
@@ -269,7 +245,7 @@ class Speculator {
   /// How drafts are found.
   Answer drafted(const std::vector<Index>& slots) const {
     if (options_.verification == Verification::lossy_typical) return Answer::tokens;
-    return all_of(slots, [&](const Slot& s) { return !draws_drafts(s); }) ? picked(slots) : Answer::kept;
+    return all_of(slots, [&](const Sequence& s) { return !draws_drafts(s); }) ? picked(slots) : Answer::kept;
   }
 
   // Rows of the table of distributions: first the main model's, row by row of a verifying pass, then those
@@ -283,16 +259,19 @@ class Speculator {
   /// plain decoding picks are all that is asked. Otherwise those of a greedy sequence beside sampled ones are
   /// settled from distributions that are one-hot: with the same outcome.
   void verify(bool by_tokens) {
-    rows_.clear();
+    rows_.clear(branch_of(running_));
     draws_.clear();
     kept_.clear();
     for (const Index slot : running_) {
-      Slot& s = slots_[static_cast<std::size_t>(slot)];
+      Sequence& s = slots_[static_cast<std::size_t>(slot)];
       s.first_row = rows_.size();
-      const Index e = known(s) - 1;
-      rows_.add(s.tokens.back(), slot, e);
-      for (Index i = 0; i < s.want; ++i) rows_.add(s.drafts[static_cast<std::size_t>(i)], slot, e + 1 + i);
-      for (Index i = 0; i <= s.want; ++i) draws_.push_back(draw_of_place(s, static_cast<std::size_t>(i)));
+      const Index e = s.known() - 1;
+      for (Index d = 0; d <= s.tree.depth(); ++d) {
+        for (Index node = s.tree.begin_of(d); node < s.tree.begin_of(d + 1); ++node) {
+          s.add_node(rows_, slot, node, d, e, 0);
+          draws_.push_back(s.draw_of_place(static_cast<std::size_t>(d)));
+        }
+      }
     }
     if (by_tokens) {
       const Answer answer = options_.on_host() ? Answer::logits : picked(running_);
@@ -308,38 +287,42 @@ class Speculator {
   void settle() {
     rounds_.clear();
     for (const Index slot : running_) {
-      const Slot& s = slots_[static_cast<std::size_t>(slot)];
+      const Sequence& s = slots_[static_cast<std::size_t>(slot)];
       rounds_.add(
-          drafts_of(s), s.first_row, draws_drafts(s) ? draft_row(slot, 0) : -1,
-          [&](std::size_t i) { return of_round(s, to_keep, i); },
-          [&](std::size_t i) { return of_place(s, i); });
+          s.drafts(), s.first_row, draws_drafts(s) ? draft_row(slot, 0) : -1,
+          [&](std::size_t i) { return s.of_round(Sequence::to_keep, i); },
+          [&](std::size_t i) { return s.of_place(i); });
     }
     passes_.settle({options_.verification, options_.typical_epsilon, options_.typical_delta}, rounds_);
   }
 
-  static std::span<const std::int32_t> drafts_of(const Slot& s) {
-    return {s.drafts.data(), static_cast<std::size_t>(s.want)};
-  }
-
   /// Which drafts are the tokens that plain decoding picks.
-  Verdict by_plain_tokens(Slot& s) {
-    return verify_equal(drafts_of(s), [&](std::size_t i) { return plain_token(s, i); });
+  Verdict by_plain_tokens(Sequence& s) {
+    Index d = 0;
+    return verify_equal(
+        [&](Index node) {
+          s.stood = node;
+          return plain_token(s, node, d);
+        },
+        [&](Index node, std::int32_t token) { return s.tree.child(node, d++, token); });
   }
 
-  /// The token that plain decoding picks after a sequence's first i drafts. Asked in order: where log p is
-  /// wanted, it is noted.
-  std::int32_t plain_token(Slot& s, std::size_t i) {
-    const Index row = s.first_row + static_cast<Index>(i);
+  /// The token that plain decoding picks behind a node of level d of a sequence's tree. Asked in order: where
+  /// log p is wanted, it is noted.
+  std::int32_t plain_token(Sequence& s, Index node, Index d) {
+    const Index row = s.first_row + node;
     if (!options_.on_host()) return passes_.token(row);
     const auto logits = passes_.logits(row);
     picked_from_.assign(logits.begin(), logits.end());
     if (options_.logits_hook) {
       text_ = s.tokens;
-      text_.insert(text_.end(), s.drafts.begin(), s.drafts.begin() + static_cast<std::ptrdiff_t>(i));
+      text_.resize(s.tokens.size() + static_cast<std::size_t>(d));
+      for (Index l = d; l > 0; --l, node = s.tree.parent(node))
+        text_[s.tokens.size() + static_cast<std::size_t>(l - 1)] = s.tree.token(node);
       options_.logits_hook(text_, picked_from_);
     }
     const std::span<const double> z = picked_from_;
-    const std::int32_t token = race_on_host(host_, z, draw_of_place(s, i));
+    const std::int32_t token = race_on_host(host_, z, s.draw_of_place(static_cast<std::size_t>(d)));
     if (options_.log_probabilities) {
       const double top = z[static_cast<std::size_t>(argmax(z))];
       double sum = 0;
@@ -351,76 +334,130 @@ class Speculator {
 
   /// How many entries of a module are final: p + k <= e. Where depths read no token, entries are final once
   /// the trunk has decoded their position.
-  Index final_entries(const Slot& s, Index module) const {
-    return known(s) - (model_.design.reads_token ? module : 1);
+  Index final_entries(const Sequence& s, Index module) const {
+    return s.known() - (model_.design.reads_token ? module : 1);
   }
 
-  /// The token that entry p of a module is made from. Where depths read none, p's own stands in.
-  std::int32_t token_of(const Slot& s, Index module, Index p) const {
-    const Index i = model_.design.reads_token ? p + module : p;
-    return i < known(s) ? s.tokens[static_cast<std::size_t>(i)]
-                        : s.drafts[static_cast<std::size_t>(i - known(s))];
+  /// The token that a depth is told at a final entry p. Where it is told none, p's own stands in.
+  std::int32_t token_of(const Sequence& s, Index module, Index p) const {
+    const Index i = model_.design.follows_token() ? p + module : p;
+    return s.tokens[static_cast<std::size_t>(std::min(i, s.known() - 1))];
   }
 
-  /// Drafts s.want tokens for every running sequence, `longest` at most; returns whether modules had more to
+  /// Depth of the branches in a pass over these sequences.
+  Index branch_of(const std::vector<Index>& slots) const {
+    return all_of(slots, [](const Sequence& s) { return !s.branches; }) ? 0 : most_drafts_;
+  }
+  /// Candidates of place k, from 1.
+  Index candidates(const Sequence& s, Index k) const { return s.branches ? options_.candidates(k) : 1; }
+
+  /// The rows of level d of a sequence's tree, of depth k. Depths that chain read the state of the depth
+  /// before that was made with the parent's token.
+  void add_level(Index slot, Index d, Index k) {
+    const Sequence& s = slots_[static_cast<std::size_t>(slot)];
+    const bool again = k > modules_;
+    if (!model_.design.reads_token) {  // one state for all of them, whose entry says nothing of the token
+      const Index p = s.known() - 2 + (again ? k - modules_ : 0);
+      for (Index node = s.tree.begin_of(d); node < s.tree.begin_of(d + 1); ++node)
+        rows_.add(s.tree.token(node), slot, p, p, again ? s.asked_from : p);
+      return;
+    }
+    const Index base = s.known() - 1 - std::min(k, modules_);
+    if (base + d < 0) return;  // the sequence is shorter than what depth k looks ahead
+    for (Index node = s.tree.begin_of(d); node < s.tree.begin_of(d + 1); ++node) {
+      const Index parent = s.tree.parent(node);
+      const Index source = again ? s.asked_from + parent - s.tree.begin_of(d - 1)
+                                 : base + (model_.design.chains ? 1 + s.tree.place(parent) : d);
+      s.add_node(rows_, slot, node, d, base, source);
+    }
+  }
+
+  /// Drafts s.want places for every running sequence, `longest` at most; returns whether modules had more to
   /// read than the last pass left them.
   bool draft(Index longest) {
-    for (const Index slot : running_) slots_[static_cast<std::size_t>(slot)].drafts.clear();
+    for (const Index slot : running_) {
+      Sequence& s = slots_[static_cast<std::size_t>(slot)];
+      s.tree.begin(s.tokens.back(), s.want);
+    }
     bool catching_up = false;
     drafting_ = running_;
     for (Index k = 1; k <= longest; ++k) {
       const bool again = k > modules_;  // the last module once more, one position on, on its own output
       const Index module = std::min(k, modules_);
-      if (again)
-        keep_wanting(k);
-      else
-        std::erase_if(drafting_, [&](Index slot) { return wants_less(slot, k); });
-      // Everything that is not final yet, and the newest row of each sequence last: only those have logits.
-      rows_.clear();
+      // Whether rows are made from drafts: then each node has its own.
+      const bool by_node = model_.design.follows_token() && k > 1;
+      std::erase_if(drafting_, [&](Index slot) { return wants_less(slot, k); });
+      // Everything that is not final yet, and the newest rows of each sequence last: only those have logits.
+      rows_.clear(branch_of(drafting_));
+      Index best = 1;
       for (const Index slot : drafting_) {
-        Slot& s = slots_[static_cast<std::size_t>(slot)];
-        Index& ready = s.ready[static_cast<std::size_t>(module - 1)];
-        const Index last = known(s) - 2;
+        Sequence& s = slots_[static_cast<std::size_t>(slot)];
+        best = std::max(best, candidates(s, k));
         if (again) continue;
-        catching_up = catching_up || last - ready > most_drafts_ + modules_;
-        for (Index p = ready; p < last; ++p) rows_.add(token_of(s, module, p), slot, p);
+        Index& ready = s.ready[static_cast<std::size_t>(module - 1)];
+        const Index newest = s.known() - 2;
+        catching_up = catching_up || newest - ready > most_drafts_ + modules_;
+        const bool entries_by_node = by_node && model_.design.reads_token;
+        for (Index p = ready; p < (entries_by_node ? final_entries(s, module) : newest); ++p)
+          rows_.add(token_of(s, module, p), slot, p);
+        for (Index d = 1; entries_by_node && reads_back() && d < k - 1; ++d) add_level(slot, d, k);
         ready = std::max(ready, final_entries(s, module));
       }
+      const Index first_asked = rows_.size();
       for (const Index slot : drafting_) {
-        const Slot& s = slots_[static_cast<std::size_t>(slot)];
-        const Index p = known(s) - 2 + (again ? k - modules_ : 0);
-        rows_.add(token_of(s, module, p), slot, p);
+        Sequence& s = slots_[static_cast<std::size_t>(slot)];
+        const Index from = rows_.size() - first_asked;
+        if (by_node) {
+          add_level(slot, k - 1, k);
+        } else {
+          const Index p = s.known() - 2 + (again ? k - modules_ : 0);
+          rows_.add(token_of(s, module, p), slot, p, p, again ? s.asked_from : p);
+        }
+        s.asked_from = from;
       }
-      const auto sequences = static_cast<Index>(drafting_.size());
-      const Answer answer = drafted(drafting_);
+      const Index asked = rows_.size() - first_asked;
+      const Answer answer = best > 1 ? Answer::raced_cut : drafted(drafting_);
       const bool keeps = answer == Answer::kept;
       Index begin = 0;
-      for (; !keeps && begin + chunk + sequences < rows_.size(); begin += chunk)
+      for (; !keeps && begin + chunk + asked < rows_.size(); begin += chunk)
         passes_.module(module, false, rows_, begin, begin + chunk, Answer::nothing, 0);
       draws_.clear();
       kept_.clear();
       for (const Index slot : drafting_) {
-        const Slot& s = slots_[static_cast<std::size_t>(slot)];
+        const Sequence& s = slots_[static_cast<std::size_t>(slot)];
         const auto i = static_cast<std::size_t>(k - 1);
         if (answer == Answer::tokens) break;
-        draws_.push_back(keeps ? Draw{s.sampling, of_round(s, to_draft, i)} : draw_of_place(s, i));
+        const Index rows = by_node ? s.tree.size() - s.tree.begin_of(k - 1) : 1;
+        draws_.insert(draws_.end(), static_cast<std::size_t>(rows),
+                      keeps ? Draw{s.sampling, s.of_round(Sequence::to_draft, i)} : s.draw_of_place(i));
         if (keeps) kept_.push_back(draft_row(slot, k - 1));
       }
-      passes_.module(module, again, rows_, begin, rows_.size(), answer, sequences, {draws_, kept_});
-      for (Index i = 0; i < sequences; ++i)
-        slots_[static_cast<std::size_t>(drafting_[static_cast<std::size_t>(i)])].drafts.push_back(
-            passes_.token(i));
+      passes_.module(module, again, rows_, begin, rows_.size(), answer, asked, {draws_, kept_}, best);
+      for (const Index slot : drafting_) grow(slots_[static_cast<std::size_t>(slot)], k, by_node, best);
     }
     return catching_up;
+  }
+
+  /// Adds level k to a sequence's tree.   best: answers of a row
+  void grow(Sequence& s, Index k, bool by_node, Index best) {
+    s.tree.next_level();
+    const Index first = s.tree.begin_of(k - 1);
+    for (Index node = first; node < s.tree.begin_of(k); ++node) {
+      const Index row = s.asked_from + (by_node ? node - first : 0);
+      for (Index j = 0; j < candidates(s, k); ++j) {
+        const std::int32_t token = passes_.token(row * best + j);
+        if (token != no_token) s.tree.add(node, token);
+      }
+    }
   }
 
   /// Lets the modules read all of a prompt but what the first round reads anyway. Without it that round
   /// would.
   void read_prompt(Index slot) {
-    Slot& s = slots_[static_cast<std::size_t>(slot)];
+    Sequence& s = slots_[static_cast<std::size_t>(slot)];
     for (Index module = 1; module <= modules_; ++module) {
       Index& ready = s.ready[static_cast<std::size_t>(module - 1)];
-      const Index last = std::min(final_entries(s, module), known(s) - 2);
+      const Index last = std::min(final_entries(s, module), s.known() - 2);
       for (; ready < last; ready = std::min(last, ready + chunk)) {
         rows_.clear();
         for (Index p = ready; p < std::min(last, ready + chunk); ++p)
@@ -432,24 +469,14 @@ class Speculator {
 
   bool wants_less(Index slot, Index k) const { return slots_[static_cast<std::size_t>(slot)].want < k; }
 
-  /// Takes out of drafting_, and out of the states beside it, sequences that want fewer than k drafts.
-  void keep_wanting(Index k) {
-    std::size_t kept = 0;
-    for (std::size_t i = 0; i < drafting_.size(); ++i) {
-      if (wants_less(drafting_[i], k)) continue;
-      if (i != kept) passes_.move_newest(static_cast<Index>(i), static_cast<Index>(kept));
-      drafting_[kept++] = drafting_[i];
-    }
-    drafting_.resize(kept);
-  }
-
   const DraftingModel<T, D> model_;
   const GenerateOptions options_;
   const Index most_drafts_;
-  const Index modules_;  // that draft
-  const Cpu host_{1};    // races where logits are on the host
+  const Index modules_;     // that draft
+  const Index most_nodes_;  // of a sequence's tree
+  const Cpu host_{1};       // races where logits are on the host
   Passes<T, D> passes_;
-  std::vector<Slot> slots_;
+  std::vector<Sequence> slots_;
   std::optional<DraftPolicy> policy_;
   DecodeStatistics statistics_;
   // Memory kept between passes.
@@ -458,6 +485,7 @@ class Speculator {
   std::vector<std::int32_t> kept_;
   std::vector<Draw> draws_;
   RoundList rounds_;
+  Moves moves_;
   std::vector<double> picked_from_;
   std::vector<std::int32_t> text_;
 };

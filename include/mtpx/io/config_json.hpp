@@ -296,7 +296,8 @@ inline void refuse(const std::string& file, const char* what, const std::vector<
 /// q_lora_rank, bos_token_id and eos_token_id. quantization_config must be DeepSeek-V3's: fp8, e4m3, scales
 /// per block. Keys that mtpx does not know go to `extra`. mtpx's own keys are mtp_concat ("embedding_hidden",
 /// "hidden_embedding"), mtp_hidden ("post_norm", "pre_norm"), mtpx_heads ("sequential", "repeated",
-/// "parallel", "linear"), mtpx_own_embeddings and mtpx_own_heads (lists of depths).
+/// "parallel", "linear"), mtpx_markov_rank, mtpx_draft_vocabulary, mtpx_own_embeddings and mtpx_own_heads
+/// (lists of depths).
 ///
 /// Throws FileError for text that is not a JSON object (see parse_json), and ConfigError that lists every
 /// missing key, every value of the wrong type and everything that mtpx cannot honour; or, if there is none of
@@ -326,6 +327,7 @@ inline ModelConfig parse_config(std::string_view text, const std::string& file) 
   keys.read_choice("mtp_concat", config.mtp_concat, detail::mtp_concat_names());
   keys.read_choice("mtp_hidden", config.mtp_hidden, detail::mtp_hidden_names());
   keys.read_choice("mtpx_heads", config.mtpx_heads, detail::mtpx_heads_names());
+  keys.read("mtpx_markov_rank", config.mtpx_markov_rank, false);
   keys.read("mtpx_draft_vocabulary", config.mtpx_draft_vocabulary, false);
   keys.read_list("mtpx_own_embeddings", config.mtpx_own_embeddings);
   keys.read_list("mtpx_own_heads", config.mtpx_own_heads);
@@ -397,6 +399,7 @@ inline std::string config_json(const Config& config, const Json& extra = Json::o
   for (const auto& [name, value] : detail::mtpx_heads_names()) {
     if (value == config.mtpx_heads) json["mtpx_heads"] = name;
   }
+  if (config.mtpx_markov_rank > 0) json["mtpx_markov_rank"] = config.mtpx_markov_rank;
   if (config.mtpx_draft_vocabulary > 0) json["mtpx_draft_vocabulary"] = config.mtpx_draft_vocabulary;
   if (!config.mtpx_own_embeddings.empty()) json["mtpx_own_embeddings"] = config.mtpx_own_embeddings;
   if (!config.mtpx_own_heads.empty()) json["mtpx_own_heads"] = config.mtpx_own_heads;

@@ -48,6 +48,7 @@ inline std::string no_gguf_mtp(const Config& c) {
   const Index modules = c.num_mtp_modules();
   if (!design.chains || !design.reads_token || !design.attends || !design.own_norm)
     return "the depths are no modules of DeepSeek-V3's";
+  if (design.markov_rank > 0) return "its module has no bias from the token before, mtpx_markov_rank";
   if (modules != 1) return cat("it has one module, the model has ", modules);
   if (c.q_lora_rank == 0) return "its module has a q_lora_rank, the model has none";
   if (!c.is_moe(c.num_hidden_layers)) return "its module is a mixture, the model's is dense";

@@ -78,6 +78,7 @@ inline void join_sidecar(ModelConfig& config, WeightFiles& files, const std::fil
   joined.set_depths(depths.num_nextn_predict_layers, depths.mtpx_heads);
   joined.mtp_concat = depths.mtp_concat;
   joined.mtp_hidden = depths.mtp_hidden;
+  joined.mtpx_markov_rank = depths.mtpx_markov_rank;
   joined.mtpx_own_embeddings = depths.mtpx_own_embeddings;
   joined.mtpx_own_heads = depths.mtpx_own_heads;
   const bool has_ids = file.find(draft_ids_name) != nullptr;

@@ -29,6 +29,8 @@ struct DecodeAttention {
   const acc_t<T>* sin = nullptr;      ///< the same
   const std::int32_t* sequences = nullptr;  ///< [rows]
   const std::int32_t* positions = nullptr;  ///< [rows]
+  const std::int32_t* places = nullptr;     ///< [rows], of their entries
+  TreePaths paths{};                        ///< of rows in trees
   T* cache = nullptr;                       ///< [sequences, capacity, latent + rope]
   Index capacity = 0;                       ///< positions of a sequence that fit
 };

@@ -97,7 +97,7 @@
                          const std::int32_t* positions, const T* latent, const T* k_rope, T* cache))         \
   KERNEL(latent_attention,                                                                                   \
          (const D&, LatentShape s, const std::int32_t* sequences, const std::int32_t* positions,             \
-          const acc_t<T>* q, const T* cache, acc_t<T> scale, acc_t<T>* out))                                 \
+          const TreePaths& paths, const acc_t<T>* q, const T* cache, acc_t<T> scale, acc_t<T>* out))         \
   KERNEL(expand_value,                                                                                       \
          (const D&, AttentionShape s, Index latent, Index rows, const acc_t<T>* attended, const T* w, T* o)) \
   KERNEL(store_rows, (const D&, StateShape s, const std::int32_t* sequences, const std::int32_t* positions,  \
@@ -127,7 +127,8 @@
   KERNEL(spread_logits,                                                                                      \
          (const D&, Rows rows, const A* logits, const std::int32_t* tokens, Index vocab, A* y))              \
   KERNEL(argmax_rows, (const D&, Rows rows, const A* logits, std::int32_t* ids))                             \
-  KERNEL(race_rows, (const D&, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids))            \
+  KERNEL(race_rows,                                                                                          \
+         (const D&, Rows rows, const A* logits, const Draw* draws, Index best, std::int32_t* ids))           \
   KERNEL(draw_rows,                                                                                          \
          (const D&, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids, const Kept& kept))
 

@@ -14,6 +14,7 @@
 #include <limits>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace mtpx {
@@ -168,6 +169,16 @@ MTPX_ANYWHERE double race_score(double logit, const SamplingOptions& options, co
   return options.greedy() ? logit : logit / options.temperature + noise.of(id);
 }
 
+/// Whether a token that was not cut races: beside the likeliest, whose logit is `top`, it has a chance that a
+/// double holds. Of a greedy row, any that is not forbidden.
+MTPX_ANYWHERE bool may_race(double logit, double top, const SamplingOptions& options) {
+  if (options.greedy()) return logit > -std::numeric_limits<double>::infinity();
+  return logit == top || (logit - top) / options.temperature > -700;
+}
+
+/// What stands in a list of a race's best tokens where no further one has a chance.
+inline constexpr std::int32_t no_token = -1;
+
 /// The token x of largest log p_x + g_x, p being distribution() and g standard Gumbel noise of the place: the
 /// same as the smallest e_x / p_x with exponential e ("Gumbel-max": Gumbel 1954; Maddison, Tarlow & Minka
 /// 2014, arXiv 1411.0030). So it has the chances p, and it is a function of the place's noise and of p alone.
@@ -176,22 +187,34 @@ MTPX_ANYWHERE double race_score(double logit, const SamplingOptions& options, co
 ///   sum_x 1 / sum_y max(p_y / p_x, q_y / q_x)  >=  (1 - TV) / (1 + TV),   TV = sum_x |p_x - q_x| / 2
 ///
 /// (Daliri, Musco & Suresh 2024, arXiv 2408.07978). The lowest id wins among equals; NaN never does.
+///
+/// best: [m]; the m best of q's race, in their order: a list of drafts for one place. Its numbers behind the
+/// first are no_token where fewer have a chance.
+template <typename A>
+void race(std::span<const A> logits, const SamplingOptions& options, const Noise& noise,
+          std::span<std::int32_t> best) {
+  const std::vector<double> p = distribution(logits, options);
+  const auto top = static_cast<double>(logits[static_cast<std::size_t>(argmax(logits))]);
+  const bool cuts = options.cuts(static_cast<Index>(p.size()));
+  std::vector<std::pair<double, std::int32_t>> scores;
+  for (std::size_t x = 0; x < p.size(); ++x) {
+    const auto z = static_cast<double>(logits[x]);
+    if (!may_race(z, top, options) || (!options.greedy() && cuts && p[x] <= 0)) continue;
+    scores.emplace_back(race_score(z, options, noise, static_cast<Index>(x)), static_cast<std::int32_t>(x));
+  }
+  std::sort(scores.begin(), scores.end(), [](const auto& a, const auto& b) {
+    return a.first != b.first ? a.first > b.first : a.second < b.second;
+  });
+  for (std::size_t i = 0; i < best.size(); ++i) best[i] = i < scores.size() ? scores[i].second : no_token;
+  if (scores.empty()) best[0] = argmax(logits);
+}
+
+/// The first of them.
 template <typename A>
 std::int32_t race(std::span<const A> logits, const SamplingOptions& options, const Noise& noise) {
-  const std::vector<double> p = distribution(logits, options);
-  const auto score = [&](std::size_t x) {
-    return race_score(static_cast<double>(logits[x]), options, noise, static_cast<Index>(x));
-  };
-  auto best = static_cast<std::size_t>(argmax(logits));  // is never cut
-  double most = score(best);
-  for (std::size_t x = 0; x < p.size(); ++x) {
-    const double mine = p[x] > 0 ? score(x) : -std::numeric_limits<double>::infinity();
-    if (mine > most || (mine == most && x < best)) {
-      best = x;
-      most = mine;
-    }
-  }
-  return static_cast<std::int32_t>(best);
+  std::int32_t best = 0;
+  race(logits, options, noise, std::span(&best, 1));
+  return best;
 }
 
 }  // namespace mtpx

@@ -5,6 +5,8 @@
 #include <mtpx/core/scoring.hpp>
 #include <mtpx/core/shape.hpp>
 
+#include "formulas.hpp"
+
 #include <span>
 #include <vector>
 
@@ -57,6 +59,28 @@ struct LatentShape {
   Index latent = 0;    ///< width of the cached latent
   Index rope = 0;      ///< width of the cached rotated key
   Index capacity = 0;  ///< positions of a sequence that fit
+};
+
+/// Where rows of trees of tokens find what they attend to. Branches of a sequence have rows at the same
+/// position, whose entries stand beside each other: so those of row r from number `first` on, which are of
+/// its ancestors in the tree and of itself, stand where its path says; those before, at their positions.
+///
+///   paths [rows, 1 + depth]: first, then the places of entries first, first + 1, .., of which the last is
+///   the row's own. What is behind that is not read. Null: every entry stands at its position.
+struct TreePaths {
+  const std::int32_t* paths = nullptr;  ///< [rows, 1 + depth]
+  Index depth = 0;                      ///< rows of a branch, at most
+
+  /// The path of row r, for at().
+  MTPX_ANYWHERE const std::int32_t* of(Index row) const {
+    return paths != nullptr ? paths + row * (1 + depth) : nullptr;
+  }
+  /// Where entry j of a row with this path stands.
+  static MTPX_ANYWHERE Index at(const std::int32_t* path, Index j) {
+    return path == nullptr || j < path[0] ? j : path[1 + j - path[0]];
+  }
+  /// The same from row r on.
+  TreePaths from(Index row) const { return {of(row), depth}; }
 };
 
 /// `rows` states of `width` numbers beside a cache [sequences, capacity, width].

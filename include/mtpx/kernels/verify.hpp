@@ -31,17 +31,19 @@ struct VerifyRule {
 
 /// The token of every place is the one that plain decoding picks there: its most likely one, or the one that
 /// wins the race with the place's noise (sampling.hpp). A draft stands if it is that token: so the text is
-/// that of plain decoding, token by token, whatever was drafted. Drafts race with the same noise, which makes
-/// them likely to be it; `race` says how likely.
+/// that of plain decoding, token by token, whatever was drafted, and however many candidates a place has.
+/// Drafts race with the same noise, which makes them likely to be it; `race` says how likely.
 ///
-/// pick(i): the token of place i
-template <typename Pick>
-Verdict verify_equal(std::span<const std::int32_t> drafts, const Pick& pick) {
-  for (std::size_t i = 0; i < drafts.size(); ++i) {
-    const std::int32_t token = pick(i);
-    if (token != drafts[i]) return {static_cast<Index>(i), token};
+/// pick(node): the token that plain decoding picks behind a node of a tree of drafts, 0 being what is known
+/// child(node, token): the node that drafted it there; negative: none did
+template <typename Pick, typename Child>
+Verdict verify_equal(const Pick& pick, const Child& child) {
+  Index node = 0;
+  for (Index accepted = 0;; ++accepted) {
+    const std::int32_t token = pick(node);
+    node = child(node, token);
+    if (node < 0) return {accepted, token};
   }
-  return {static_cast<Index>(drafts.size()), pick(drafts.size())};
 }
 
 /// Whether a drafted token stays (Leviathan et al. 2023, arXiv 2211.17192): u < p / q, strictly, so that a

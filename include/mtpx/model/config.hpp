@@ -67,6 +67,7 @@ struct Config {
   MtpConcat mtp_concat = MtpConcat::embedding_hidden;
   MtpHidden mtp_hidden = MtpHidden::post_norm;  ///< what a depth passes on
   MtpHeads mtpx_heads = MtpHeads::sequential;   ///< what predicts the tokens after the next
+  Index mtpx_markov_rank = 0;       ///< of the depths' bias from the token before (MtpMarkov); 0 = none
   Index mtpx_draft_vocabulary = 0;  ///< tokens that drafts are picked from; 0 = all (Transformer::draft_ids)
   /// Depths, from 1, whose module has an embedding of its own; the others share the main model's.
   std::vector<Index> mtpx_own_embeddings{};
@@ -79,7 +80,11 @@ struct Config {
   Index qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
 
   /// What the depths are.
-  MtpDesign design() const { return design_of(mtpx_heads); }
+  MtpDesign design() const {
+    MtpDesign design = design_of(mtpx_heads);
+    design.markov_rank = mtpx_markov_rank;
+    return design;
+  }
 
   /// Weights of depths: one set for each, or one for all.
   Index num_mtp_modules() const { return design().modules(num_nextn_predict_layers); }
@@ -159,6 +164,7 @@ struct Config {
                                  {"max_position_embeddings", max_position_embeddings, 1},
                                  {"bos_token_id", bos_token_id, -1},
                                  {"eos_token_id", eos_token_id, -1},
+                                 {"mtpx_markov_rank", mtpx_markov_rank, 0},
                                  {"mtpx_draft_vocabulary", mtpx_draft_vocabulary, 0},
                                  {"mtpx_trained_window", mtpx_trained_window, 0}};
     if (n_routed_experts > 0) {  // otherwise nobody reads them
@@ -339,6 +345,7 @@ struct Config {
     if (depth.reads_token) mtp += 2 * d * d + 2 * d;  // eh_proj and two norms
     if (!depth.attends) mtp += d * d;
     if (depth.own_norm) mtp += d;
+    mtp += n(depth.markov_rank) * (n(vocab_size) + d);
     return embedding_head_norm + own * n(vocab_size) * d + n(dense_count) * (attention + norms + dense) +
            n(moe_count) * (attention + norms + experts) + n(num_mtp_modules()) * mtp;
   }

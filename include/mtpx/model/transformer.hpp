@@ -224,7 +224,7 @@ struct Transformer {
   }
 
   /// One decoding pass of depth k (from 1).   h: [1, N, hidden], states that it reads (see MtpDepths::run)
-  /// tokens: [1, N], k ahead, for depths that read them
+  /// tokens: [1, N], k ahead, for depths that read or follow them
   Hidden<T, D> decode_mtp(Tape& tape, Index k, const Var<T, D>& h, const Tensor<std::int32_t, D>& tokens,
                           const DecodeRows<D>& rows, const LatentCache<T, D>& cache) const {
     CachedRows<T, D> way{tokens, rows, {&cache, 1}, config.num_hidden_layers + k - 1, rope_table};
@@ -319,6 +319,10 @@ struct Transformer {
     if (!c.tie_word_embeddings) lm_head.emplace(device, c.hidden_size, c.vocab_size);
     for (Index k = 0; k < design.modules(c.num_nextn_predict_layers); ++k)
       mtp.emplace_back(device, block_options(c.num_hidden_layers + k), design, c.mtp_concat, c.mtp_hidden);
+    if (design.markov_rank > 0) {
+      for (MtpModule<T, D>& module : mtp)
+        module.markov.emplace(device, c.vocab_size, c.hidden_size, design.markov_rank);
+    }
     for (const Index k : c.mtpx_own_embeddings) mtp[design.module(k)].embed_tokens.emplace(device, table);
     for (const Index k : c.mtpx_own_heads)
       mtp[design.module(k)].head.emplace(device, c.hidden_size, c.vocab_size);

@@ -13,12 +13,16 @@ namespace mtpx {
 /// copied: new modules are copies of the last one of `from`, which is a better start than a fresh one; and
 /// sequential modules are kept as repeated ones, or the other way round (exchangeable())
 ///
+/// markov_rank: of the bias from the token before, whose weights are fresh where it is another one; below 0:
+/// as it is
+///
 /// Throws ConfigError when the two do not go together.
 template <typename T, typename D>
 Transformer<T, D> with_depths(const Transformer<T, D>& from, Index depth, MtpHeads heads, std::uint64_t seed,
-                              bool copied = false) {
+                              bool copied = false, Index markov_rank = -1) {
   Config config = from.config;
   config.set_depths(depth, heads, copied);
+  if (markov_rank >= 0) config.mtpx_markov_rank = markov_rank;
   const bool kept =
       heads == from.config.mtpx_heads || (copied && exchangeable(heads, from.config.mtpx_heads));
   const Index last = from.config.num_mtp_modules();
@@ -41,7 +45,7 @@ Transformer<T, D> with_depths(const Transformer<T, D>& from, Index depth, MtpHea
     for_each_tensor(to, [&](const std::string& name, const auto& tensor) {
       if constexpr (std::is_same_v<typename N::mapped_type, std::remove_cvref_t<decltype(tensor)>>) {
         const auto place = numbers.find(source(name));
-        if (place == numbers.end()) return;
+        if (place == numbers.end() || place->second.shape() != tensor.shape()) return;
         tensor.assign(place->second.to_host());
       }
     });

@@ -57,16 +57,17 @@ struct MtpDepths {
     for (Index k = first; k <= last; ++k) {
       const Tape::Scope scope(tape, layers[static_cast<std::size_t>(k - 1)]);
       const MtpModule<T, D>& depth = module(k);
-      Var<T, D> e;
+      Var<T, D> e, m;
       if (design.reads_token) {
         const Weight<T, D>& table = depth.embed_tokens ? *depth.embed_tokens : shared.embed_tokens;
         e = table.defined() ? embedding<T, D>(tape, way.tokens(k), table)
                             : detail::received<T, D>(tape, way, k);
       }
+      if (depth.markov) m = embedding<T, D>(tape, way.tokens(k), depth.markov->embed);
       const bool from_main = k == 1 || !design.chains;
       if (from_main && detached) h = tape.constant(h.value());
       const Var<T, D> from = way.front(h, k);
-      const auto out = depth(from, e, shared, [&](const Block<T, D>& block, const Var<T, D>& x) {
+      const auto out = depth(from, e, m, shared, [&](const Block<T, D>& block, const Var<T, D>& x) {
         return way.run(first_layer + k - 1, block, x);
       });
       if (design.chains) h = out.hidden.carried;

@@ -40,6 +40,9 @@ struct MtpDesign {
   bool attends = true;          ///< its block is a transformer layer, with a latent cache; otherwise a matrix
   bool own_norm = true;         ///< a norm of its own before the output head; otherwise the final norm
   bool shares_weights = false;  ///< one module for all depths
+  /// What a depth says depends on the token before the one that it predicts, by a bias of its logits of this
+  /// rank (MtpMarkov); 0: none. So heads that read one state draft a block whose tokens go together.
+  Index markov_rank = 0;
   Index own_layers = 0;  ///< last layers of the trunk that are the next-token head's own: depths that do not
                          ///< chain read the state before them
 
@@ -49,6 +52,8 @@ struct MtpDesign {
   double late_divisor = 3;                        ///< what lambda is divided by late in training
   double decay = 1;  ///< depth k's weight among them is this to the power k - 1, with the same sum
 
+  /// Whether what depth k says of t_{i+k+1} depends on t_{i+k}.
+  bool follows_token() const { return reads_token || markov_rank > 0; }
   /// Sets of weights for `depth` depths.
   Index modules(Index depth) const { return shares_weights && depth > 1 ? 1 : depth; }
   /// Which of them is that of depth k (from 1), from 0.

@@ -55,12 +55,35 @@ struct MtpInput {
   }
 };
 
+/// How what a depth says depends on the token before, whatever state it comes from: a bias of its logits that
+/// is a matrix [vocab, vocab] of rank r, through the output head W,
+///
+///   logits_i = W (normed_i + P E(t_{i+k})) = W normed_i + (W P) E(t_{i+k})
+///
+/// a first-order Markov chain beside the heads. One pass gives the states of all heads; their drafts are then
+/// picked one after the other, each given the draft before it.
+template <typename T, typename D>
+struct MtpMarkov {
+  Parameter<T, D> embed;  ///< E, [vocab, r]
+  Linear<T, D> proj;      ///< P, [hidden, r]
+
+  MtpMarkov() = default;
+  MtpMarkov(const D& device, Index vocab, Index hidden, Index rank)
+      : embed(device, {vocab, rank}), proj(device, rank, hidden) {}
+
+  static void members(auto& self, auto&& visit) {
+    visit("embed.weight", self.embed);
+    visit("proj", self.proj);
+  }
+};
+
 /// What one depth has of its own. Depth k (from 1) turns the state h_i that it reads, of depth k - 1 or of
 /// the trunk, into the state from which the shared head predicts t_{i+k+1}.
 ///
 ///   h' = input(h, Emb(t_{i+k})), or h where no token is read          (DeepSeek-V3 Eq. 21)
 ///   h^k = block(h'), or W_k h' where depths do not attend             (Eq. 22)
-///   normed = norm(h^k), its own or the main model's                   (what Eq. 23 reads)
+///   normed = norm(h^k), its own or the main model's                   (what Eq. 23 reads), and the bias of
+///                                                                     MtpMarkov, where there is one
 ///
 /// With all of its own it is DeepSeek-V3's module (sec. 2.2): depths see each other's states, so the causal
 /// chain is complete. With a block or a matrix alone it is a head of Gloeckle et al. 2024 (arXiv 2404.19737,
@@ -74,6 +97,7 @@ struct MtpModule {
   std::optional<RmsNorm<T, D>> norm;    ///< of designs with one of their own; shared_head.norm in files
   std::optional<Parameter<T, D>> embed_tokens;  ///< [vocab, hidden], where it is not the main model's
   std::optional<Linear<T, D>> head;             ///< [vocab, hidden], the same; shared_head.head in files
+  std::optional<MtpMarkov<T, D>> markov;        ///< of designs with a bias from the token before
   MtpHidden carries = MtpHidden::post_norm;     ///< what the next depth reads
 
   /// What a call gives.
@@ -97,16 +121,20 @@ struct MtpModule {
   }
 
   /// h: [B, R, hidden], the states that it reads   e: [B, R, hidden], embeddings of the tokens k ahead, or
-  /// undefined where none are read   run: Block's call, block(x) or a checkpoint of it
+  /// undefined where none are read   m: [B, R, r], of the same tokens by MtpMarkov::embed, or undefined
+  /// run: Block's call, block(x) or a checkpoint of it
   /// returns [B, R, hidden] states
   template <typename Run>
-  Output operator()(const Var<T, D>& h, const Var<T, D>& e, const MtpShared<T, D>& shared,
+  Output operator()(const Var<T, D>& h, const Var<T, D>& e, const Var<T, D>& m, const MtpShared<T, D>& shared,
                     const Run& run) const {
     const Var<T, D> x = input ? (*input)(h, e) : h;
     const typename Block<T, D>::Output out =
         block ? run(*block, x) : typename Block<T, D>::Output{(*linear)(x), {}};
     const Var<T, D> normed = norm ? (*norm)(out.y) : rms_norm<T, D>(out.y, shared.norm, shared.eps);
-    return {{carries == MtpHidden::post_norm ? normed : out.y, normed}, out.balance};
+    const Var<T, D> carried = carries == MtpHidden::post_norm ? normed : out.y;
+    if (!markov) return {{carried, normed}, out.balance};
+    const Var<T, D> bias = markov->proj(m);
+    return {{carried, add(normed, bias)}, out.balance};
   }
 
   static void members(auto& self, auto&& visit) {
@@ -116,6 +144,7 @@ struct MtpModule {
     visit("linear", self.linear);
     visit("shared_head.norm", self.norm);
     visit("shared_head.head", self.head);
+    visit("markov", self.markov);
   }
 };
 

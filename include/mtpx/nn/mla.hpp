@@ -132,6 +132,8 @@ struct Mla {
     p.sin = table.sin.data();
     p.sequences = rows.sequences.data();
     p.positions = rows.positions.data();
+    p.places = rows.places().data();
+    p.paths = rows.tree_paths();
     p.cache = cache.entries.data();
     p.capacity = cache.capacity();
     return p;

@@ -20,9 +20,18 @@ template <typename D>
 struct DecodeRows {
   Tensor<std::int32_t, D> sequences;  ///< [N]: index into the cache
   Tensor<std::int32_t, D> positions;  ///< [N]: the row's entry; it attends to entries 0 .. position
+  /// [N]: where that entry stands, of rows in trees; undefined: at its position
+  Tensor<std::int32_t, D> own_places{};
+  Tensor<std::int32_t, D> paths{};  ///< [N, 1 + depth], see TreePaths; undefined: no row is in a tree
 
   /// N, rows of the pass.
   Index count() const { return positions.size(); }
+  /// [N]: where the rows' own entries stand.
+  const Tensor<std::int32_t, D>& places() const { return own_places.defined() ? own_places : positions; }
+  /// What else a row in a tree attends to.
+  TreePaths tree_paths() const {
+    return paths.defined() ? TreePaths{paths.data(), paths.shape().width() - 1} : TreePaths{};
+  }
 };
 
 /// Attention in the latent space, for decoding (DeepSeek-V2 sec. 2.1.2, "absorb"; equal to attention() up to
@@ -32,6 +41,8 @@ struct DecodeRows {
 ///
 /// q: [1, N, H * (nope + rope)], rotated   latent: [1, N, latent], normed   k_rope: [1, N, rope], rotated
 /// w: kv_b_proj, [H * (nope + v), latent]   returns [1, N, H * v]
+/// Rows in trees attend to their own branch alone, entry by entry in the order of positions: so they have the
+/// bits that they have in a sequence without branches.
 /// A row's bits do not depend on the rows beside it. Inference only.   Throws ShapeError, Error on a
 /// recording tape.
 template <typename T, typename D>
@@ -55,11 +66,11 @@ Var<T, D> latent_attention(const Var<T, D>& q, const Var<T, D>& latent, const Va
   Tensor<A, D> absorbed(device, {s.rows, shape.heads, width + shape.rope});
   Tensor<A, D> attended(device, {s.rows, shape.heads, width});
   Tensor<T, D> o(device, q.shape().with_width(shape.heads * shape.v));
-  append_latent(device, s, rows.sequences.data(), rows.positions.data(), latent.data(), k_rope.data(),
+  append_latent(device, s, rows.sequences.data(), rows.places().data(), latent.data(), k_rope.data(),
                 cache.entries.data());
   absorb_query(device, shape, width, s.rows, q.data(), w.data(), absorbed.data());
-  latent_attention(device, s, rows.sequences.data(), rows.positions.data(), absorbed.data(),
-                   cache.entries.data(), scale, attended.data());
+  latent_attention(device, s, rows.sequences.data(), rows.positions.data(), rows.tree_paths(),
+                   absorbed.data(), cache.entries.data(), scale, attended.data());
   expand_value(device, shape, width, s.rows, attended.data(), w.data(), o.data());
   return tape.constant(o);
 }

@@ -92,15 +92,16 @@ void choose_tokens(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head,
 }
 
 /// The token after each row that wins its race (kernels/sampling.hpp), with its own temperature, cuts and
-/// noise. Logits are not held where the device fuses the two and no row cuts.
+/// noise; or the `best` tokens of it, in their order. Logits are not held where the device fuses the two, one
+/// token is asked for and no row cuts.
 ///
-/// x, head, ids: as above   draws: N at least   whole: that no row has a top-k or a top-p
+/// x, head: as above   draws: N at least   whole: that no row has a top-k or a top-p   ids: N * best at least
 template <typename T, typename D>
 void race_tokens(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head, const Tensor<Draw, D>& draws,
-                 bool whole, const Tensor<std::int32_t, D>& ids) {
-  if (whole && detail::pick_fused(x, head, draws.data(), ids.data())) return;
+                 bool whole, Index best, const Tensor<std::int32_t, D>& ids) {
+  if (whole && best == 1 && detail::pick_fused(x, head, draws.data(), ids.data())) return;
   const Tensor<acc_t<T>, D> logits = logits_of(x, head);
-  race_rows(x.device(), logits.rows(), logits.data(), draws.data(), ids.data());
+  race_rows(x.device(), logits.rows(), logits.data(), draws.data(), best, ids.data());
 }
 
 /// The same from one row of logits in the host's memory, of V. Throws what require_token() throws.
@@ -108,7 +109,7 @@ template <typename D>
 requires HostMemory<D> std::int32_t race_on_host(const D& host, std::span<const double> logits,
                                                  const Draw& draw) {
   std::int32_t id = 0;
-  race_rows(host, Rows{1, static_cast<Index>(logits.size()), 0}, logits.data(), &draw, &id);
+  race_rows(host, Rows{1, static_cast<Index>(logits.size()), 0}, logits.data(), &draw, 1, &id);
   return require_token(0, id);
 }
 

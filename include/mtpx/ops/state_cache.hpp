@@ -26,23 +26,23 @@ StateShape state_shape(const char* op, const Tensor<T, D>& x, const DecodeRows<D
 }
 }  // namespace detail
 
-/// entry[sequence_r][position_r] = x_r
+/// entry[sequence_r][place_r] = x_r
 ///
 /// x: [1, N, width] dense; no two rows share an entry   Throws ShapeError.
 template <typename T, typename D>
 void store_rows(const Tensor<T, D>& x, const DecodeRows<D>& rows, const StateCache<T, D>& cache) {
   const StateShape s = detail::state_shape("store_rows", x, rows, cache);
-  store_rows(x.device(), s, rows.sequences.data(), rows.positions.data(), x.data(), cache.entries.data());
+  store_rows(x.device(), s, rows.sequences.data(), rows.places().data(), x.data(), cache.entries.data());
 }
 
-/// y_r = entry[sequence_r][position_r]
+/// y_r = entry[sequence_r][place_r]
 ///
 /// returns [1, N, width]. No gradient.
 template <typename T, typename D>
 Tensor<T, D> gather_rows(const StateCache<T, D>& cache, const DecodeRows<D>& rows) {
   Tensor<T, D> y(cache.entries.device(), {1, rows.count(), cache.entries.shape().width()});
   const StateShape s = detail::state_shape("gather_rows", y, rows, cache);
-  gather_rows(y.device(), s, rows.sequences.data(), rows.positions.data(), cache.entries.data(), y.data());
+  gather_rows(y.device(), s, rows.sequences.data(), rows.places().data(), cache.entries.data(), y.data());
   return y;
 }
 

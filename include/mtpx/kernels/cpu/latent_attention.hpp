@@ -51,12 +51,13 @@ void append_latent(const Cpu&, LatentShape s, const std::int32_t* sequences, con
 
 namespace cpu {
 
-/// Entries [begin, end) of one sequence, seen by all heads of one row, in tiles with a running maximum.
-///   q: [heads, width]   entries: from `begin` on, [end - begin, width]
+/// Entries [first, first + count_all) of one sequence, seen by all heads of one row, in tiles with a running
+/// maximum.
+///   q: [heads, width]   sequence: [capacity, width]   path: of the row (TreePaths)
 ///   o: [heads, latent] = sum_j e^(score_j - top) c_j   top: [heads], the highest score   total: [heads]
 template <typename T>
-void attend_part(LatentShape s, Index count_all, const acc_t<T>* q, const T* entries, acc_t<T> scale,
-                 acc_t<T>* o, acc_t<T>* top, acc_t<T>* total) {
+void attend_part(LatentShape s, Index first, Index count_all, const acc_t<T>* q, const T* sequence,
+                 const std::int32_t* path, acc_t<T> scale, acc_t<T>* o, acc_t<T>* top, acc_t<T>* total) {
   using A = acc_t<T>;
   constexpr Index tile = 64;
   const Index width = s.latent + s.rope;
@@ -66,7 +67,13 @@ void attend_part(LatentShape s, Index count_all, const acc_t<T>* q, const T* ent
   std::fill_n(total, s.heads, A(0));
   for (Index begin = 0; begin < count_all; begin += tile) {
     const Index count = std::min<Index>(tile, count_all - begin);
-    const T* at = entries + begin * width;  // [count, width]
+    const T* at = sequence + (first + begin) * width;  // [count, width]
+    if (path != nullptr && first + begin + count > path[0]) {
+      T* const together = scratch<T>(tile * width, 3);
+      for (Index j = 0; j < count; ++j)
+        std::copy_n(sequence + TreePaths::at(path, first + begin + j) * width, width, together + j * width);
+      at = together;
+    }
     multiply_here(
         Product<A, T, A>{s.heads, count, width, row_major(q, width), transposed(at, width), scores, tile});
     for (Index h = 0; h < s.heads; ++h) {
@@ -102,7 +109,7 @@ void attend_part(LatentShape s, Index count_all, const acc_t<T>* q, const T* ent
 
 }  // namespace cpu
 
-/// One query row against entries 0 .. positions[row] of its sequence.
+/// One query row against entries 0 .. positions[row] of its sequence, in a tree those of its branch.
 ///   q: [rows, heads * (latent + rope)]   cache: [sequences, capacity, latent + rope]
 ///   out: [rows, heads * latent] = sum_j p_j c_j
 /// Long sequences are cut into parts, so that one row keeps several threads busy; where the cuts are depends
@@ -110,8 +117,8 @@ void attend_part(LatentShape s, Index count_all, const acc_t<T>* q, const T* ent
 /// bits are the same alone or beside others.
 template <typename T>
 void latent_attention(const Cpu& cpu, LatentShape s, const std::int32_t* sequences,
-                      const std::int32_t* positions, const acc_t<T>* q, const T* cache, acc_t<T> scale,
-                      acc_t<T>* out) {
+                      const std::int32_t* positions, const TreePaths& paths, const acc_t<T>* q,
+                      const T* cache, acc_t<T> scale, acc_t<T>* out) {
   using A = acc_t<T>;
   constexpr Index most_parts = 16;
   constexpr Index least_part = 128;  // entries
@@ -142,8 +149,9 @@ void latent_attention(const Cpu& cpu, LatentShape s, const std::int32_t* sequenc
         if (begin >= length) return;
         A* const o = memory + (r * most_parts + task % most) * partial;
         A* const top = o + s.heads * s.latent;
-        cpu::attend_part(s, std::min(length - begin, part_length(length)), q + r * s.heads * width,
-                         cache + (sequences[r] * s.capacity + begin) * width, scale, o, top, top + s.heads);
+        cpu::attend_part(s, begin, std::min(length - begin, part_length(length)), q + r * s.heads * width,
+                         cache + sequences[r] * s.capacity * width, paths.of(r), scale, o, top,
+                         top + s.heads);
       },
       s.rows * longest * s.heads * width >= worth_sharing);
   for (Index r = 0; r < s.rows; ++r) {

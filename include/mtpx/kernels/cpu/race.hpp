@@ -191,29 +191,86 @@ Cut<A> cut_of_row(std::span<const A> z, A top, const SamplingOptions& options) {
   return {at(last - 1), static_cast<std::size_t>(ids[last - 1]) + 1};
 }
 
-/// race() of a row. The best so far starts with the likeliest token; another must beat it by its logit and
-/// the most that its noise can be. That is seen in float, of 64 tokens side by side, first without any noise,
-/// then by the leading bits of its high half alone: a few tokens are left, whose scores are computed.
+/// The best tokens of a race, found so far.
+class RaceList {
+ public:
+  /// best: of as many as it holds, written in their order
+  explicit RaceList(std::span<std::int32_t> best) : ids_(best) {
+    scores().assign(best.size(), 0.0);
+    std::fill(ids_.begin(), ids_.end(), no_token);
+  }
+
+  /// Whether another one must beat one of them.
+  bool full() const { return count_ == ids_.size(); }
+  /// The last of them; of no meaning where none is.
+  double least() const { return scores()[count_ - 1]; }
+
+  /// Puts a token in its place, if it is among the best. On ties the lowest id comes first.
+  void add(double score, std::int32_t id) {
+    const auto beats = [&](std::size_t i) {
+      return score > scores()[i] || (score == scores()[i] && id < ids_[i]);
+    };
+    std::size_t place = full() ? count_ - 1 : count_++;
+    if (place + 1 == count_ && ids_[place] != no_token && !beats(place)) return;
+    for (; place > 0 && beats(place - 1); --place) {
+      ids_[place] = ids_[place - 1];
+      scores()[place] = scores()[place - 1];
+    }
+    ids_[place] = id;
+    scores()[place] = score;
+  }
+
+ private:
+  static std::vector<double>& scores() {
+    thread_local std::vector<double> memory;  // kept, so that decoding allocates nothing
+    return memory;
+  }
+
+  std::span<std::int32_t> ids_;
+  std::size_t count_ = 0;
+};
+
+/// race() of a row, in which tokens that cannot be among the best are skipped. The likeliest token is the
+/// first in the list; once that is full another must beat its last by its logit and the most that its noise
+/// can be. That is seen in float, of 64 tokens side by side, first without any noise, then by the leading
+/// bits of its high half alone: a few tokens are left, whose scores are computed.
 template <typename A>
-std::int32_t race_of_row(std::span<const A> z, const SamplingOptions& options, const Noise& noise) {
+void race_of_row(std::span<const A> z, const SamplingOptions& options, const Noise& noise,
+                 std::span<std::int32_t> ids) {
   const std::int32_t top = argmax_of_row(z);
-  if (options.greedy()) return top;
-  if (!(options.temperature > 1e-30 && options.temperature < 1e30)) return race(z, options, noise);
-  auto best = static_cast<std::size_t>(top);
-  const A z_top = z[best];
+  const A z_top = z[static_cast<std::size_t>(top)];
+  if (options.greedy() && ids.size() == 1) {
+    ids[0] = top;
+    return;
+  }
+  if (!options.greedy() && !(options.temperature > 1e-30 && options.temperature < 1e30))
+    return race(z, options, noise, ids);
+  RaceList best(ids);
   const auto width = static_cast<Index>(z.size());
+  const auto races = [&](std::size_t id) {
+    return may_race(static_cast<double>(z[id]), static_cast<double>(z_top), options);
+  };
+  if (options.greedy()) {
+    for (std::size_t id = 0; id < z.size(); ++id) {
+      if (races(id)) best.add(static_cast<double>(z[id]), static_cast<std::int32_t>(id));
+    }
+    if (ids[0] == no_token) ids[0] = top;
+    return;
+  }
   const Cut<A> cut = options.cuts(width) ? cut_of_row(z, z_top, options) : Cut<A>{};
   const auto score = [&](std::size_t id) {
     return race_score(static_cast<double>(z[id]), options, noise, static_cast<Index>(id));
   };
   // Of a token that can win, logit / temperature is not beyond `size`; five roundings of that are less than
   // the 2^-20 of it that `least` is too low.
-  double most = score(best);
   const auto least_of = [&] {
+    if (!best.full()) return -std::numeric_limits<float>::infinity();
+    const double most = best.least();
     const double size = std::max(std::abs(static_cast<double>(z_top) / options.temperature),
                                  std::abs(most - exact::most_noise));
     return static_cast<float>(most - 0x1p-20 * (size + 64));
   };
+  best.add(score(static_cast<std::size_t>(top)), top);
   float least = least_of();
   const auto level = static_cast<float>(cut.level);
   const auto inverse = static_cast<float>(1 / options.temperature);
@@ -235,17 +292,13 @@ std::int32_t race_of_row(std::span<const A> z, const SamplingOptions& options, c
       for (Index i = 0; i < 4 * step; ++i) {
         if (bound[i / step][static_cast<int>(i % step)] < least) continue;
         const auto id = static_cast<std::size_t>(first + i / step * Noise::blocks + part * step + i % step);
-        if (id >= z.size() || !cut.keeps(z[id], id)) continue;
-        const double mine = score(id);
-        if (mine > most || (mine == most && id < best)) {
-          best = id;
-          most = mine;
-          least = least_of();
-        }
+        if (id >= z.size() || static_cast<std::int32_t>(id) == top || !cut.keeps(z[id], id) || !races(id))
+          continue;
+        best.add(score(id), static_cast<std::int32_t>(id));
+        least = least_of();
       }
     }
   }
-  return static_cast<std::int32_t>(best);
 }
 
 }  // namespace cpu

@@ -31,14 +31,16 @@ void argmax_rows(const Cpu&, Rows rows, const A* logits, std::int32_t* ids) {
   }
 }
 
-/// ids[r] = the token of row r that wins the race of draws[r] (../sampling.hpp).   logits: [rows, width]
-/// draws, ids: [rows]
+/// ids[r] = the `best` tokens of row r that win the race of draws[r], in their order, of them the first as
+/// above and no_token behind those that have a chance (../sampling.hpp).   logits: [rows, width]   draws:
+/// [rows] ids: [rows, best]
 template <typename A>
-void race_rows(const Cpu& cpu, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids) {
+void race_rows(const Cpu& cpu, Rows rows, const A* logits, const Draw* draws, Index best, std::int32_t* ids) {
   cpu::parallel_for(cpu, rows.count, [&](Index r) {
     const std::span<const A> z(logits + r * rows.stride, static_cast<std::size_t>(rows.width));
-    const std::int32_t id = cpu::race_of_row(z, draws[r].sampling, draws[r].noise);
-    ids[r] = token_or_not(id, z[static_cast<std::size_t>(id)]);
+    const std::span<std::int32_t> mine(ids + r * best, static_cast<std::size_t>(best));
+    cpu::race_of_row(z, draws[r].sampling, draws[r].noise, mine);
+    mine[0] = token_or_not(mine[0], z[static_cast<std::size_t>(mine[0])]);
   });
 }
 

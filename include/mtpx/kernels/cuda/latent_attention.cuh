@@ -16,7 +16,8 @@ namespace cuda {
 template <typename T>
 __global__ void __launch_bounds__(latent_threads)
     latent_part_any(LatentShape s, const std::int32_t* sequences, const std::int32_t* positions,
-                    const acc_t<T>* q, const T* cache, acc_t<T> scale, LatentPartials<acc_t<T>> to) {
+                    const TreePaths paths, const acc_t<T>* q, const T* cache, acc_t<T> scale,
+                    LatentPartials<acc_t<T>> to) {
   using A = acc_t<T>;
   extern __shared__ float4 memory[];
   __shared__ A p[latent_tile];
@@ -30,6 +31,7 @@ __global__ void __launch_bounds__(latent_threads)
   if (begin >= length) return;
   const int end = min(length, begin + latent_part(length));
   const T* const all = cache + sequences[row] * s.capacity * width;  // [capacity, width]
+  const std::int32_t* const path = paths.of(row);
   for (int c = thread; c < width; c += latent_threads) query[c] = q[(row * s.heads + head) * width + c];
   for (int c = thread; c < latent; c += latent_threads) o[c] = A(0);
   A top = -INFINITY, total = 0;
@@ -38,7 +40,7 @@ __global__ void __launch_bounds__(latent_threads)
     for (int j = warp; j < latent_tile; j += latent_threads / 32) {
       A score = -INFINITY;
       if (at + j < end) {
-        const T* const entry = all + (at + j) * static_cast<Index>(width);  // [width]
+        const T* const entry = all + TreePaths::at(path, at + j) * width;  // [width]
         A dot = 0;
         for (int c = lane; c < width; c += 32) dot = fma(query[c], A(widen(entry[c])), dot);
         score = warp_sum(dot) * scale;
@@ -61,7 +63,7 @@ __global__ void __launch_bounds__(latent_threads)
     for (int c = thread; c < latent; c += latent_threads) {
       A sum = o[c] * less;
       for (int j = 0; j < min(latent_tile, end - at); ++j)
-        sum = fma(p[j], A(widen(all[(at + j) * static_cast<Index>(width) + c])), sum);
+        sum = fma(p[j], A(widen(all[TreePaths::at(path, at + j) * width + c])), sum);
       o[c] = sum;
     }
   }
@@ -103,8 +105,8 @@ __global__ void __launch_bounds__(latent_threads)
 /// Queues the parts of all rows.   early: see latent_parts_bf16
 template <typename T>
 void queue_latent_parts(const Cuda& device, const LatentShape& s, const std::int32_t* sequences,
-                        const std::int32_t* positions, const acc_t<T>* q, const T* cache, acc_t<T> scale,
-                        const LatentPartials<acc_t<T>>& to, bool early) {
+                        const std::int32_t* positions, const TreePaths& paths, const acc_t<T>* q,
+                        const T* cache, acc_t<T> scale, const LatentPartials<acc_t<T>>& to, bool early) {
   const auto parts = static_cast<unsigned>(to.parts), rows = static_cast<unsigned>(s.rows);
   if constexpr (std::is_same_v<T, bf16>) {
     if (latent_fits(s.latent, s.rope) && can_be_wide<T>(s.latent + s.rope, 0, cache)) {
@@ -112,17 +114,17 @@ void queue_latent_parts(const Cuda& device, const LatentShape& s, const std::int
       const std::size_t shared = latent_shared(s.latent + s.rope);
       if (early) {
         launch_early(device, "latent_attention", latent_parts_bf16<T>, grid, dim3(latent_threads), shared, s,
-                     sequences, positions, q, cache, scale, to, true);
+                     sequences, positions, paths, q, cache, scale, to, true);
       } else {
         launch(device, "latent_attention", latent_parts_bf16<T>, grid, dim3(latent_threads), shared, s,
-               sequences, positions, q, cache, scale, to, false);
+               sequences, positions, paths, q, cache, scale, to, false);
       }
       return;
     }
   }
   launch(device, "latent_attention", latent_part_any<T>, dim3(parts, rows, static_cast<unsigned>(s.heads)),
          dim3(latent_threads), static_cast<std::size_t>(2 * s.latent + s.rope) * sizeof(acc_t<T>), s,
-         sequences, positions, q, cache, scale, to);
+         sequences, positions, paths, q, cache, scale, to);
 }
 
 template <typename T>
@@ -234,13 +236,13 @@ void append_latent(const Cuda& device, LatentShape s, const std::int32_t* sequen
                dim3(128), 0, s, sequences, positions, latent, k_rope, cache);
 }
 
-/// One query row against entries 0 .. positions[row] of its sequence.
+/// One query row against entries 0 .. positions[row] of its sequence, in a tree those of its branch.
 ///   q: [rows, heads * (latent + rope)]   cache: [sequences, capacity, latent + rope]
 ///   out: [rows, heads * latent] = sum_j p_j c_j
 template <typename T>
 void latent_attention(const Cuda& device, LatentShape s, const std::int32_t* sequences,
-                      const std::int32_t* positions, const acc_t<T>* q, const T* cache, acc_t<T> scale,
-                      acc_t<T>* out) {
+                      const std::int32_t* positions, const TreePaths& paths, const acc_t<T>* q,
+                      const T* cache, acc_t<T> scale, acc_t<T>* out) {
   using A = acc_t<T>;
   using Partials = cuda::LatentPartials<A>;
   const int parts = cuda::latent_most(s.capacity);
@@ -253,7 +255,7 @@ void latent_attention(const Cuda& device, LatentShape s, const std::int32_t* seq
   for (Index first = 0; first < rows; first += at_once) {
     s.rows = std::min(at_once, rows - first);
     const Partials partials(memory.data(), s.rows, s.heads, s.latent, parts);
-    cuda::queue_latent_parts<T>(device, s, sequences + first, positions + first,
+    cuda::queue_latent_parts<T>(device, s, sequences + first, positions + first, paths.from(first),
                                 q + first * s.heads * (s.latent + s.rope), cache, scale, partials, false);
     cuda::launch(device, "latent_attention", cuda::latent_join<A>,
                  dim3(static_cast<unsigned>(s.rows), static_cast<unsigned>(s.heads)),

@@ -98,7 +98,8 @@ inline bool latent_fits(Index latent, Index rope) {
 template <typename T>
 __global__ void __launch_bounds__(latent_threads)
     latent_parts_bf16(LatentShape s, const std::int32_t* sequences, const std::int32_t* positions,
-                      const float* q, const T* cache, float scale, LatentPartials<float> to, bool early) {
+                      const TreePaths paths, const float* q, const T* cache, float scale,
+                      LatentPartials<float> to, bool early) {
   extern __shared__ float4 memory[];
   const int latent = static_cast<int>(s.latent), width = latent + static_cast<int>(s.rope);
   const int ld = width + latent_pad;
@@ -118,12 +119,13 @@ __global__ void __launch_bounds__(latent_threads)
   if (begin >= length) return;
   const int end = min(length, begin + latent_part(length));
   const bf16* const all = cache + sequence * s.capacity * width;  // [capacity, width]
+  const std::int32_t* const path = paths.of(row);
   const int packs = width / wide<bf16>;
   const auto fetch = [&](int at, int from, int until) {  // entries at + from .. at + until of this tile
 #pragma unroll 1
     for (int i = from * packs + thread; i < until * packs; i += latent_threads) {
       const int j = i / packs, c = i % packs * wide<bf16>;
-      if (at + j < end) copy_16(entries + j * ld + c, all + (at + j) * static_cast<Index>(width) + c);
+      if (at + j < end) copy_16(entries + j * ld + c, all + TreePaths::at(path, at + j) * width + c);
     }
   };
   int known = 0;  // entries of the first tile that are under way

@@ -264,8 +264,9 @@ struct DrawRow {
     __syncthreads();
   }
 
-  /// The weights of all tokens, and nothing for those that were cut.
-  __device__ void weigh(DrawShared& shared, const SamplingOptions& s) const {
+  /// The largest logit.
+  __device__ double top(DrawShared& shared) const {
+    __syncthreads();
     if (threadIdx.x == 0) shared.best = 0;
     __syncthreads();
     Key best = 0;
@@ -273,7 +274,12 @@ struct DrawRow {
     best = largest_key(best);
     if (threadIdx.x % 32 == 0) atomicMax(&shared.best, static_cast<unsigned long long>(best));
     __syncthreads();
-    const double top = number_of(static_cast<Key>(shared.best));
+    return number_of(static_cast<Key>(shared.best));
+  }
+
+  /// The weights of all tokens, and nothing for those that were cut.
+  __device__ void weigh(DrawShared& shared, const SamplingOptions& s) const {
+    const double top = this->top(shared);
     for (Index i = threadIdx.x; i < width; i += draw_threads) {
       const double z = widen(logits[i]);
       weights[i] = z == top ? 1.0 : z == z ? exact::exp((z - top) / s.temperature) : 0.0;
@@ -314,46 +320,67 @@ __global__ void __launch_bounds__(draw_threads)
     row.weights[i] = token < 0 ? std::numeric_limits<double>::quiet_NaN() : row.weights[i] / total;
 }
 
-/// A block a row; a thread takes the four tokens that share a block of random words.
-/// weights: [rows, width], scratch of rows with cuts
+/// A block a row; a thread takes the four tokens that share a block of random words. Each further token of
+/// the list is the best of those that the one before it beats.   weights: [rows, width], scratch of rows with
+/// cuts
 template <typename A>
 __global__ void __launch_bounds__(argmax_threads)
-    race_block(Index width, Index stride, const A* logits, const Draw* draws, double* weights,
+    race_block(Index width, Index stride, const A* logits, const Draw* draws, double* weights, int count,
                std::int32_t* ids) {
   static_assert(argmax_threads == draw_threads);
   __shared__ DrawShared shared;
+  __shared__ double last_score;
+  __shared__ std::int32_t last;
   const Draw draw = draws[blockIdx.x];
   const SamplingOptions& s = draw.sampling;
   const DrawRow<A> row{width, logits + blockIdx.x * stride, weights + blockIdx.x * width};
   const bool races = !s.greedy(), cut = races && s.cuts(width);
   if (cut) row.weigh(shared, s);
-  double best = std::numeric_limits<double>::quiet_NaN();  // which every number beats
-  std::int32_t at = static_cast<std::int32_t>(width);
+  double top = 0;  // the largest logit, for lists
+  if (count > 1) top = row.top(shared);
   const Index all = ceil_div(width, Noise::group) * Noise::blocks;
-  for (Index b = threadIdx.x; b < all; b += argmax_threads) {
-    const Index group = b / Noise::blocks, i = b % Noise::blocks;
-    std::uint32_t words[4] = {};
-    if (races) {
-      const auto block = Philox::block(draw.noise.seed, Noise::high, draw.noise.counter(group, i));
-      for (int j = 0; j < 4; ++j) words[j] = block[j];
-    }
+#pragma unroll 1
+  for (int n = 0; n < count; ++n) {
+    double best = std::numeric_limits<double>::quiet_NaN();  // which every number beats
+    std::int32_t at = static_cast<std::int32_t>(width);
+    for (Index b = threadIdx.x; b < all; b += argmax_threads) {
+      const Index group = b / Noise::blocks, i = b % Noise::blocks;
+      std::uint32_t words[4] = {};
+      if (races) {
+        const auto block = Philox::block(draw.noise.seed, Noise::high, draw.noise.counter(group, i));
+        for (int j = 0; j < 4; ++j) words[j] = block[j];
+      }
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const Index id = group * Noise::group + j * Noise::blocks + i;
-      if (id >= width || (cut && row.weights[id] <= 0)) continue;
-      const double z = widen(row.logits[id]);
-      if (races && z / s.temperature + exact::noise_bound<float>(words[j]) < best) continue;  // cannot win
-      const double score = race_score(z, s, draw.noise, id);
-      if (beats(score, static_cast<std::int32_t>(id), best, at)) {
-        best = score;
-        at = static_cast<std::int32_t>(id);
+      for (int j = 0; j < 4; ++j) {
+        const Index id = group * Noise::group + j * Noise::blocks + i;
+        if (id >= width || (cut && row.weights[id] <= 0)) continue;
+        const double z = widen(row.logits[id]);
+        if (races && z / s.temperature + exact::noise_bound<float>(words[j]) < best) continue;  // cannot win
+        if (n > 0 && (id == last || !may_race(z, top, s))) continue;
+        const double score = race_score(z, s, draw.noise, id);
+        if (n > 0 && !beats(last_score, last, score, static_cast<std::int32_t>(id))) continue;
+        if (beats(score, static_cast<std::int32_t>(id), best, at)) {
+          best = score;
+          at = static_cast<std::int32_t>(id);
+        }
       }
     }
+    best_of_block(best, at);
+    if (threadIdx.x == 0) {
+      const std::int32_t id = at < width ? at : 0;
+      last_score = best;
+      last = at;
+      ids[blockIdx.x * static_cast<Index>(count) + n] = n == 0       ? token_or_not(id, row.logits[id])
+                                                        : at < width ? at
+                                                                     : no_token;
+    }
+    __syncthreads();
+    if (last >= width) {  // none is left
+      for (int m = n + 1 + static_cast<int>(threadIdx.x); m < count; m += argmax_threads)
+        ids[blockIdx.x * static_cast<Index>(count) + m] = no_token;
+      return;
+    }
   }
-  best_of_block(best, at);
-  if (threadIdx.x > 0) return;
-  const std::int32_t id = at < width ? at : 0;
-  ids[blockIdx.x] = token_or_not(id, row.logits[id]);
 }
 
 }  // namespace cuda
@@ -385,14 +412,16 @@ void argmax_rows(const Cuda& device, Rows rows, const A* logits, std::int32_t* i
   }
 }
 
-/// ids[r] = the token of row r that wins the race of draws[r]: of the largest logit / temperature and noise
-/// together, among those that top_k and top_p leave. Temperature 0: the likeliest.   logits: [rows, width]
-/// draws, ids: [rows]
+/// ids[r] = the `best` tokens of row r that win the race of draws[r], in their order: of the largest logit /
+/// temperature and noise together, among those that top_k and top_p leave; no_token behind them
+/// (../sampling.hpp). Temperature 0: the likeliest.   logits: [rows, width]   draws: [rows]   ids: [rows,
+/// best]
 template <typename A>
-void race_rows(const Cuda& device, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids) {
+void race_rows(const Cuda& device, Rows rows, const A* logits, const Draw* draws, Index best,
+               std::int32_t* ids) {
   const cuda::Workspace<double> weights(device, rows.count * rows.width);
   cuda::launch(device, "race", cuda::race_block<A>, static_cast<unsigned>(rows.count), cuda::argmax_threads,
-               0, rows.width, rows.stride, logits, draws, weights.data(), ids);
+               0, rows.width, rows.stride, logits, draws, weights.data(), static_cast<int>(best), ids);
 }
 
 /// ids[r] = a token drawn from softmax(logits / temperature) of row r, cut to the top_k, then to the top_p of

@@ -37,16 +37,19 @@ void append_latent(const Reference&, LatentShape s, const std::int32_t* sequence
   }
 }
 
-/// out = softmax(scale q [c | k_rope]^T) c, for all heads of a row over entries 0 .. its position.
+/// out = softmax(scale q [c | k_rope]^T) c, for all heads of a row over entries 0 .. its position, in a tree
+/// those of its branch.
 ///   q: [rows, H (latent + rope)]   cache: [sequences, capacity, latent + rope]   out: [rows, H latent]
 template <typename T>
 void latent_attention(const Reference&, LatentShape s, const std::int32_t* sequences,
-                      const std::int32_t* positions, const T* q, const T* cache, T scale, T* out) {
+                      const std::int32_t* positions, const TreePaths& paths, const T* q, const T* cache,
+                      T scale, T* out) {
   const Index width = s.latent + s.rope;
   for (Index r = 0; r < s.rows; ++r) {
     const eigen::Matrix<T> Q = eigen::matrix(q + r * s.heads * width, s.heads, width);
-    const eigen::Matrix<T> K =
-        eigen::matrix(cache + sequences[r] * s.capacity * width, positions[r] + 1, width);
+    const auto sequence = eigen::matrix(cache + sequences[r] * s.capacity * width, s.capacity, width);
+    eigen::Matrix<T> K(positions[r] + 1, width);
+    for (Index j = 0; j <= positions[r]; ++j) K.row(j) = sequence.row(TreePaths::at(paths.of(r), j));
     eigen::Matrix<T> P = Q * K.transpose();
     eigen::Array<T> scores = scale * P;
     eigen::softmax(scores);

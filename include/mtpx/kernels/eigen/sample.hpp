@@ -31,13 +31,15 @@ void argmax_rows(const Reference&, Rows rows, const T* logits, std::int32_t* ids
   }
 }
 
-/// The token of every row that wins its race, by the rule of ../sampling.hpp.
+/// The best tokens of every row's race, by the rule of ../sampling.hpp.   ids: [rows, best]
 template <typename T>
-void race_rows(const Reference&, Rows rows, const T* logits, const Draw* draws, std::int32_t* ids) {
+void race_rows(const Reference&, Rows rows, const T* logits, const Draw* draws, Index best,
+               std::int32_t* ids) {
   for (Index r = 0; r < rows.count; ++r) {
     const std::span<const T> z(logits + r * rows.stride, static_cast<std::size_t>(rows.width));
-    const std::int32_t id = race(z, draws[r].sampling, draws[r].noise);
-    ids[r] = token_or_not(id, z[static_cast<std::size_t>(id)]);
+    const std::span<std::int32_t> mine(ids + r * best, static_cast<std::size_t>(best));
+    race(z, draws[r].sampling, draws[r].noise, mine);
+    mine[0] = token_or_not(mine[0], z[static_cast<std::size_t>(mine[0])]);
   }
 }
 

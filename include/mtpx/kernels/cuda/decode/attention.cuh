@@ -24,7 +24,7 @@ struct NewEntries {
   const float* gain = nullptr;
   float eps = 0;
   const float *cos = nullptr, *sin = nullptr;
-  const std::int32_t *sequences = nullptr, *positions = nullptr;
+  const std::int32_t *sequences = nullptr, *positions = nullptr, *places = nullptr;
   bf16* cache = nullptr;
   int latent = 0, rope = 0;
   Index capacity = 0;
@@ -35,7 +35,8 @@ __device__ __forceinline__ void make_entry(const NewEntries& to, Index row) {
   const int width = to.latent + to.rope;
   const bf16* const kv = to.kv + row * width;  // [latent | rope]
   const int position = to.positions[row];
-  bf16* const entry = to.cache + (to.sequences[row] * to.capacity + position) * width;  // [latent | rope]
+  bf16* const entry =
+      to.cache + (to.sequences[row] * to.capacity + to.places[row]) * width;  // [latent | rope]
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   const auto table = [&](const float* of, int j) {
     return j < to.rope / 2 ? of[position * static_cast<Index>(to.rope / 2) + j] : 0.0F;
@@ -311,8 +312,17 @@ void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* 
   const LatentPartials<float> partials(memory.data(), rows, s.heads, latent, parts);
   const FusedMatrix first = {p.q_a, p.q_rank > 0 ? q_rank : q_width, p.q_rank > 0 ? q_low.data() : q.data()};
   const FusedMatrix second = {p.kv_a, width, kv.data()};
-  const NewEntries entries = {kv.data(),   p.kv_norm,   p.latent_eps, p.cos,  p.sin,
-                              p.sequences, p.positions, p.cache,      latent, static_cast<int>(s.rope),
+  const NewEntries entries = {kv.data(),
+                              p.kv_norm,
+                              p.latent_eps,
+                              p.cos,
+                              p.sin,
+                              p.sequences,
+                              p.positions,
+                              p.places,
+                              p.cache,
+                              latent,
+                              static_cast<int>(s.rope),
                               p.capacity};
   with_fused_tiles(rows, [&](auto tiles) {
     with_split(p.hidden, 0, [&](auto split, auto deep) {
@@ -339,7 +349,7 @@ void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* 
       dim3(stream_threads), 0, s, latent, rows, static_cast<const bf16*>(q.data()), p.kv_b, p.cos, p.sin,
       p.positions, absorbed.data(), entries);
   queue_latent_parts<bf16>(device, LatentShape{rows, s.heads, latent, s.rope, p.capacity}, p.sequences,
-                           p.positions, absorbed.data(), p.cache, p.scale, partials, true);
+                           p.positions, p.paths, absorbed.data(), p.cache, p.scale, partials, true);
   // Every block joins the parts again: no more blocks of a head than the chip needs to be full.
   const auto expand = [&](auto each) {
     launch_early(device, "decode_attention", fused_expand<each()>,

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <mtpx/core/rng.hpp>
+#include <mtpx/decode/cache.hpp>
+#include <mtpx/decode/tree.hpp>
+#include <mtpx/ops/next_token.hpp>
+
+#include <vector>
+
+namespace mtpx {
+
+/// A sequence that is decoded: its text, how it is sampled, and what it has drafted in this round.
+struct Sequence {
+  bool active = false;               ///< whether it is decoded: its slot is taken
+  std::vector<std::int32_t> tokens;  ///< prompt and all that was emitted
+  SamplingOptions sampling{};        ///< its own
+  std::uint64_t seed = 0;            ///< of its random numbers
+  std::uint64_t round = 0;           ///< passes so far
+  std::size_t emitted_from = 0;      ///< where the tokens that were emitted last begin
+  std::vector<Index> ready;          ///< [modules]: entries of module k + 1 that are final
+  Index want = 0;                    ///< depth of what is drafted in this round
+  bool branches = false;             ///< whether places have the candidates that are asked for, or one each
+  DraftTree tree;                    ///< what was drafted
+  Index stood = 0;                   ///< the deepest node of it that stood
+  Index asked_from = 0;              ///< first of its rows in the last answer of a module
+  Index first_row = 0;               ///< of this round's logits
+  std::vector<double> log_probabilities{};  ///< of what was emitted last
+
+  /// Tokens so far.
+  Index known() const { return static_cast<Index>(tokens.size()); }
+  /// The drafts of a chain.
+  std::span<const std::int32_t> drafts() const { return tree.tokens().subspan(1); }
+
+  /// Random numbers. A token that is emitted has the noise, or the number in [0, 1), of its place, whatever
+  /// was drafted before. What drafts are drawn and kept with is new in every round, since what a round
+  /// refused says something about the numbers that it was refused with: and it is none of the others, or a
+  /// replacement would lean on the draft that it replaces.
+  enum Use : std::uint64_t { to_draw = 0x73616d70, to_keep, to_draft };
+  /// The number of the place so many tokens behind those that are known.
+  double of_place(std::size_t ahead) const { return Philox::uniform(seed, to_draw, tokens.size() + ahead); }
+  /// How the token of that place is found.
+  Draw draw_of_place(std::size_t ahead) const {
+    return {sampling, of_place(ahead), {seed, tokens.size() + ahead}};
+  }
+  /// Number i of this round.
+  double of_round(Use use, std::size_t i) const {
+    return Philox::uniform(seed, use + (static_cast<std::uint64_t>(i) << 32), round);
+  }
+
+  /// Adds a row of a node of level d of the tree.   slot: of this sequence   base: where node 0 stands
+  void add_node(RowList& rows, Index slot, Index node, Index d, Index base, Index source) const {
+    rows.add(tree.token(node), slot, base + d, base + tree.place(node), source);
+    if (rows.depth == 0) return;
+    const std::span<std::int32_t> path = rows.path_of_last();
+    path[0] = static_cast<std::int32_t>(base + 1);
+    for (; d > 0; --d, node = tree.parent(node))
+      path[static_cast<std::size_t>(d)] = static_cast<std::int32_t>(base + tree.place(node));
+  }
+
+  /// So many tokens of the tree, up to the node that stood, and `next` become text; `moves` is told of
+  /// entries that are not where they belong.
+  void accept(const Verdict& verdict, Index slot, Moves& moves) {
+    const Index e = known() - 1;
+    tokens.resize(tokens.size() + static_cast<std::size_t>(verdict.accepted));
+    Index node = stood;
+    for (Index d = verdict.accepted; d > 0; --d, node = tree.parent(node)) {
+      tokens[static_cast<std::size_t>(e + d)] = tree.token(node);
+      if (tree.place(node) != d) moves.add(slot, e + tree.place(node), e + d);
+    }
+    tokens.push_back(verdict.next);
+  }
+};
+
+}  // namespace mtpx
