@@ -361,6 +361,9 @@ inline ModelConfig read_config(const std::filesystem::path& path) {
 /// key alone decides.
 inline std::string config_json(const Config& config, const Json& extra = Json::object()) {
   Json json = Json::object();
+  // A list that grows copies its values, and to destroy copies the JSON library takes memory, without which
+  // it ends the process.
+  json.get_ref<Json::object_t&>().reserve(64 + extra.size());
   const bool v2 = config.scoring_func == ScoringFunc::softmax;
   const Json architectures = {v2 ? detail::v2_architecture : detail::architecture};
   json["architectures"] = extra.value("architectures", architectures);
