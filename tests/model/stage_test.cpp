@@ -151,9 +151,9 @@ TEST_CASE("StagePass: detached depths, own embeddings, checkpoints, depths that 
 }
 
 TEST_CASE("relayed_depths: those that read the shared embedding and have a row") {
-  using Model = Transformer<double, Device>;
+  using Whole = Transformer<double, Device>;
   const auto relayed = [](const Config& config, Index time) {
-    return relayed_depths(Model(device<Device>(), config), time);
+    return relayed_depths(Whole(device<Device>(), config), time);
   };
   Config config = mixture_config(3);
   CHECK(relayed(config, 8) == std::vector<Index>{1, 2, 3});
@@ -169,7 +169,7 @@ TEST_CASE("relayed_depths: those that read the shared embedding and have a row")
 }
 
 TEST_CASE("Transformer: a slice has its part under the whole's names; what is none is refused") {
-  using Model = Transformer<double, Device>;
+  using Whole = Transformer<double, Device>;
   const Config config = mixture_config(2);
   const auto names = [](const auto& model) {
     std::vector<std::string> all;
@@ -178,13 +178,13 @@ TEST_CASE("Transformer: a slice has its part under the whole's names; what is no
   };
   std::vector<std::string> joined;
   for (const ModelSlice& slice : slices_at({0, 2}, 3)) {
-    const auto part = names(Model(device<Device>(), config, config.design(), slice));
+    const auto part = names(Whole(device<Device>(), config, config.design(), slice));
     joined.insert(joined.end(), part.begin(), part.end());
   }
-  CHECK(joined == names(Model(device<Device>(), config)));
+  CHECK(joined == names(Whole(device<Device>(), config)));
 
   const auto refused = [](const Config& c, const ModelSlice& slice) {
-    return error_text<ConfigError>([&] { Model(device<Device>(), c, c.design(), slice); });
+    return error_text<ConfigError>([&] { Whole(device<Device>(), c, c.design(), slice); });
   };
   CHECK(refused(config, {true, 0, 4, false}) == "[model] a slice of layers 0 to 4 of 3: there are no such");
   CHECK(refused(config, {false, 2, 1, false}) == "[model] a slice of layers 2 to 1 of 3: there are no such");
@@ -205,7 +205,7 @@ TEST_CASE("Transformer: a slice has its part under the whole's names; what is no
         "them");
 
   Tape tape;
-  const Model last(device<Device>(), config, config.design(), {false, 1, 3, true});
+  const Whole last(device<Device>(), config, config.design(), {false, 1, 3, true});
   CHECK_THROWS_WITH_AS(last(tape, random_batch(1, 4, config.vocab_size)),
                        "[model] a slice without the embedding runs on what the slice before it made", Error);
 }

@@ -26,7 +26,7 @@ inline void append(Bytes& all, const Bytes& more) { all.insert(all.end(), more.b
 /// All that a group of any wire must do, with messages of several sizes.
 inline void check_group(const Group<Cpu>& group) {
   const int rank = group.rank(), size = group.size();
-  for (const std::size_t n : {0, 1, 1000, 3000000}) {
+  for (const std::size_t n : {0U, 1U, 1000U, 3000000U}) {
     Bytes from, want;
     for (int peer = 0; peer < size; ++peer) {
       append(from, message(rank, peer, n));

@@ -37,7 +37,7 @@ std::map<std::string, Numbers> sum_by_hand(Transformer<T, Device>& model, std::u
 }  // namespace
 
 TEST_CASE_TEMPLATE("GradientSums: each from zero, added from the left", T, float, double, bf16) {
-  for (const std::uint64_t micros : {1, 2, 3}) {
+  for (const std::uint64_t micros : {1U, 2U, 3U}) {
     CAPTURE(micros);
     Transformer<T, Device> model = random_model<T>(mixture_config(2), 1);
     const auto want = sum_by_hand(model, micros);
@@ -67,7 +67,7 @@ TEST_CASE("GradientSums: one micro-batch is not copied; what is dropped leaves n
   check_bits(test::gradients(model), want);
 
   model.zero_grad();
-  for (const std::uint64_t micro : {5, 6, 7}) {
+  for (const std::uint64_t micro : {5U, 6U, 7U}) {
     micro_batch(model, micro);
     if (micro < 7) sums.add(model);
   }
@@ -84,7 +84,7 @@ TEST_CASE("GradientSums: a parameter that is frozen or has no gradient takes no 
   model.freeze_main();
   GradientSums<double, Device> sums;
   const auto want = sum_by_hand(model, 2);
-  for (const std::uint64_t micro : {0, 1}) {
+  for (const std::uint64_t micro : {0U, 1U}) {
     micro_batch(model, micro);
     sums.add(model);
   }

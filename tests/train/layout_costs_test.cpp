@@ -45,7 +45,7 @@ void each_layout(const ModelCosts& costs, Index stages, Index last_layers, std::
 TEST_CASE("best_layout: the best of all that there are") {
   std::uint64_t place = 0;
   const auto random = [&] { return static_cast<double>(1 + Philox::block(9, 1, ++place)[0] % 7); };
-  Index cases = 0;
+  Index seen = 0;
   for (Index layers = 1; layers <= 9; ++layers) {
     for (Index stages = 1; stages <= 5; ++stages) {
       for (const Index last : {0, 2}) {
@@ -60,7 +60,7 @@ TEST_CASE("best_layout: the best of all that there are") {
         const std::optional<Layout> best = best_layout(costs, stages, last);
         REQUIRE(best.has_value() == least.has_value());
         if (!best) continue;
-        ++cases;
+        ++seen;
         CHECK(best->stages() == stages);
         CHECK(best->layers() == layers);
         CHECK(best->stage(stages - 1).layers >= last);
@@ -69,7 +69,7 @@ TEST_CASE("best_layout: the best of all that there are") {
       }
     }
   }
-  CHECK(cases > 60);
+  CHECK(seen > 60);
 }
 
 TEST_CASE("stage costs: twelve layers, a head of 1.7 and a module of 3.4 on four stages and on two") {

@@ -45,7 +45,7 @@ TEST_CASE("Layout: stages and slices") {
 }
 
 TEST_CASE("Layout: what cannot be names its place") {
-  const std::pair<const char*, const char*> cases[] = {
+  const std::pair<const char*, const char*> refused[] = {
       {"", "place 1: it begins with E, the embedding"},
       {"tE", "place 1: it begins with E, the embedding"},
       {"|EtL", "place 1: it begins with E, the embedding"},
@@ -66,7 +66,7 @@ TEST_CASE("Layout: what cannot be names its place") {
       {"Et*99999999999999999999L", "place 2: more than 65536 symbols"},
       {"E(((t*300)*300)*300)L", "place 4: more than 65536 symbols"},
       {"(Et)*2L", "place 2: a second E"}};
-  for (const auto& [text, why] : cases) CHECK(refusal(text) == cat("[layout] \"", text, "\", ", why));
+  for (const auto& [text, why] : refused) CHECK(refusal(text) == cat("[layout] \"", text, "\", ", why));
   CHECK(refusal(std::string(70, '(')).find("place 65: groups stand too deep in groups") != std::string::npos);
 }
 
