@@ -175,14 +175,10 @@ void add_bench(CLI::App& app) {
   command->add_option("--seq", o.seq, "Tokens per window, T")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
-  command
-      ->add_option("--depth", o.depth,
-                   "Depth D: tokens predicted after the next, over num_nextn_predict_layers")
-      ->check(CLI::Range(0, 64));
   command->add_option("--steps", o.steps, "Steps to time, after some to warm up")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  add_heads(*command, o.heads);
+  add_depths(*command, o.depth, o.heads);
   command->add_option("--accumulation", o.accumulation, "Micro-batches per step, of all ranks together")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

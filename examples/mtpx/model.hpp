@@ -154,8 +154,12 @@ inline void set_depths(mtpx::Config& config, mtpx::Index depth, const std::strin
                     heads.empty() ? config.mtpx_heads : heads_of(heads), copied);
 }
 
-/// --heads, where models are made.
-inline void add_heads(CLI::App& command, std::string& heads) {
+/// --depth and --heads, where models are made.
+template <typename Depth>
+void add_depths(CLI::App& command, Depth& depth, std::string& heads) {
+  command
+      .add_option("--depth", depth, "Depth D: tokens predicted after the next, over num_nextn_predict_layers")
+      ->check(CLI::Range(0, 64));
   command
       .add_option("--heads", heads,
                   "What predicts the tokens after the next, over the configuration's mtpx_heads: sequential "

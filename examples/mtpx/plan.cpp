@@ -255,11 +255,7 @@ void add_plan(CLI::App& app) {
   command->add_option("--seq", o.seq, "Tokens per window, T")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
-  command
-      ->add_option("--depth", o.depth,
-                   "Depth D: tokens predicted after the next, over num_nextn_predict_layers")
-      ->check(CLI::Range(0, 64));
-  add_heads(*command, o.heads);
+  add_depths(*command, o.depth, o.heads);
   command->add_option("--layout", o.layout,
                       "Plan this one, as Etttt|tttt|tttt|mL: E the embedding, t a layer, m a depth, L the "
                       "output head, | the next stage; t*4 and (tt|)*2 repeat. Default: the most even ones");

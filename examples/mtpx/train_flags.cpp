@@ -13,11 +13,7 @@ void add_training_flags(CLI::App& training, TrainFlags& o) {
                    "MiB of text that are held in memory; the tokens of more go to a file in --out first")
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
-  command
-      ->add_option("--depth", o.depth,
-                   "Depth D: tokens predicted after the next, over num_nextn_predict_layers")
-      ->check(CLI::Range(0, 64));
-  add_heads(*command, o.heads);
+  add_depths(*command, o.depth, o.heads);
   command
       ->add_option("--markov-rank", o.markov_rank,
                    "Rank of a bias that tells a depth the token before the one that it predicts, over "
