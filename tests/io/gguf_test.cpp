@@ -252,7 +252,7 @@ type model
 ggml.model none
 )");
   // YaRN as llama.cpp multiplies it out.
-  const RopeScaling& yarn = *whole().rope_scaling;
+  const RopeScaling yarn = *whole().rope_scaling;
   const auto [factor, logarithm] = detail::gguf_yarn(yarn);
   CHECK(factor == rope_magnitude(yarn));
   CHECK(factor * (1 + 0.1 * logarithm * std::log(yarn.factor)) ==
