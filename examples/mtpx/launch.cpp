@@ -82,7 +82,8 @@ std::string ending(int status) {
 }
 
 /// Waits for all. When one fails the others are asked to end, and made to some seconds later. Returns the
-/// exit code of the rank that failed first; one that only noticed that another is gone did not.
+/// exit code of the rank that failed first; one that only noticed that another is gone did not, nor one that
+/// was asked to.
 int wait_for_all(int ranks) {
   constexpr int patience = 10;  // seconds
   int failed = -1, how = 0;
@@ -103,7 +104,8 @@ int wait_for_all(int ranks) {
     Launched::ranks[rank] = 0;
     const std::string said = ending(status);
     const bool noticed = WIFEXITED(status) && WEXITSTATUS(status) == peer_gone;
-    if (said.empty() || (failed >= 0 && (noticed || how != peer_gone))) continue;
+    const bool asked_to = WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM;
+    if (said.empty() || (failed >= 0 && (noticed || asked_to || how != peer_gone))) continue;
     if (failed < 0) Launched::tell(SIGTERM);
     failed = rank;
     how = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);

@@ -1,15 +1,12 @@
 #pragma once
-// Several GPUs through NCCL, which is looked for when it is needed: nothing is linked, and no header of it
-// read.
+// Several GPUs through NCCL.
 
+#include <mtpx/comm/nccl_calls.hpp>
 #include <mtpx/comm/world.hpp>
 #include <mtpx/core/cuda.hpp>
 
-#include <dlfcn.h>
-
 #include <chrono>
 #include <cstddef>
-#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -18,66 +15,6 @@
 #include <thread>
 
 namespace mtpx {
-
-namespace detail {
-
-/// What of NCCL's interface is used: facts of its manual. Results are 0 where all is well.
-struct NcclCalls {
-  /// Names a communicator to be.
-  struct Id {
-    char bytes[128];
-  };
-  using Comm = void*;
-  static constexpr int ok = 0, in_progress = 7;
-  static constexpr int bytes = 1;  // the type of what is moved
-
-  int (*get_version)(int*) = nullptr;
-  const char* (*get_error_string)(int) = nullptr;
-  const char* (*get_last_error)(Comm) = nullptr;
-  int (*get_unique_id)(Id*) = nullptr;
-  int (*comm_init_rank)(Comm*, int, Id, int) = nullptr;
-  int (*comm_destroy)(Comm) = nullptr;
-  int (*comm_abort)(Comm) = nullptr;
-  int (*comm_get_async_error)(Comm, int*) = nullptr;
-  int (*group_start)() = nullptr;
-  int (*group_end)() = nullptr;
-  int (*send)(const void*, std::size_t, int, int, Comm, cudaStream_t) = nullptr;
-  int (*recv)(void*, std::size_t, int, int, Comm, cudaStream_t) = nullptr;
-  int (*all_gather)(const void*, void*, std::size_t, int, Comm, cudaStream_t) = nullptr;
-
-  /// Loads the library: $MTPX_NCCL, or libnccl.so.2 from where the loader looks. It stays loaded. Throws
-  /// CommError.
-  NcclCalls() {
-    const char* const named = std::getenv("MTPX_NCCL");
-    const char* const file = named != nullptr ? named : "libnccl.so.2";
-    void* const library = ::dlopen(file, RTLD_NOW | RTLD_LOCAL);
-    if (library == nullptr)
-      throw CommError(
-          cat("[nccl] ", ::dlerror(),
-              "; several GPUs need NCCL, version 2.18 or later: install it, or name its file in MTPX_NCCL"));
-    const auto find = [&]<typename Call>(const char* name, Call& call) {
-      void* const found = ::dlsym(library, name);
-      if (found == nullptr)
-        throw CommError(cat("[nccl] ", file, " has no ", name, ": it is too old, or not NCCL"));
-      std::memcpy(&call, &found, sizeof call);
-    };
-    find("ncclGetVersion", get_version);
-    find("ncclGetErrorString", get_error_string);
-    find("ncclGetLastError", get_last_error);
-    find("ncclGetUniqueId", get_unique_id);
-    find("ncclCommInitRank", comm_init_rank);
-    find("ncclCommDestroy", comm_destroy);
-    find("ncclCommAbort", comm_abort);
-    find("ncclCommGetAsyncError", comm_get_async_error);
-    find("ncclGroupStart", group_start);
-    find("ncclGroupEnd", group_end);
-    find("ncclSend", send);
-    find("ncclRecv", recv);
-    find("ncclAllGather", all_gather);
-  }
-};
-
-}  // namespace detail
 
 /// NCCL between the GPUs of a run, one for each process. All calls are queued on the device's own stream, so
 /// they are recorded with what stands around them, and a buffer may be handed on as soon as the host has
