@@ -20,17 +20,23 @@ for ranks in 2 4; do
   same "$ranks ranks" "$work/$ranks"
   [[ $(grep -c '^trained 12 steps' "$work/log") == 1 ]] || fail "$ranks ranks: not one of them speaks: $(cat "$work/log")"
 done
+# The same where each rank has a part of the experts.
+for ranks in 2 4; do
+  "$mtpx" launch -n "$ranks" -- "${train[@]}" --share-experts --out "$work/experts$ranks" >"$work/log" 2>&1 ||
+    fail "experts over $ranks ranks: exit code $?: $(cat "$work/log")"
+  same "experts over $ranks ranks" "$work/experts$ranks"
+done
 if [[ -n ${MPIRUN-} ]]; then
   $MPIRUN -n 2 "$mtpx" "${train[@]}" --out "$work/mpi" >"$work/log" 2>&1 || fail "mpirun: exit code $?: $(cat "$work/log")"
   same "mpirun" "$work/mpi"
 fi
 
-# Goes on from a checkpoint of one process with four, and from one of four with one.
-for grid in 4 1; do
-  rm -rf "$work/resumed" && cp -r "$work/$([[ $grid == 4 ]] && echo one || echo 4)" "$work/resumed"
+# Goes on from a checkpoint of one process with four, and with two that share the experts out, and from one of four with one.
+for grid in '4' '1' '2 --share-experts'; do
+  rm -rf "$work/resumed" && cp -r "$work/$([[ $grid == 1 ]] && echo experts4 || echo one)" "$work/resumed"
   rm -r "$work/resumed/checkpoints/step-00000012" "$work/resumed/model.safetensors"
   echo step-00000008 >"$work/resumed/checkpoints/latest"
-  "$mtpx" launch -n "$grid" -- "${train[@]}" --out "$work/resumed" --resume auto >"$work/log" 2>&1 ||
+  "$mtpx" launch -n "${grid%% *}" -- "${train[@]}" ${grid#?} --out "$work/resumed" --resume auto >"$work/log" 2>&1 ||
     fail "resumed by $grid: exit code $?: $(cat "$work/log")"
   same "resumed by $grid ranks" "$work/resumed"
 done
@@ -45,6 +51,7 @@ refused() {
   [[ ! -e $work/refused ]] || fail "$said: wrote $(ls -a "$work/refused")"
 }
 refused 2 'accumulation = 4: must be a multiple of the 3 ranks' "$mtpx" launch -n 3 -- "${train[@]}"
+refused 2 'n_routed_experts = [0-9]* has no part [0-9] of 3 equal ones' "$mtpx" launch -n 3 -- "${train[@]/#4/3}" --share-experts
 refused 2 'WORLD_SIZE is set and RANK is not' env WORLD_SIZE=2 "$mtpx" "${train[@]}"
 refused 2 "RANK = '2': a whole number from 0 to 1" env WORLD_SIZE=2 RANK=2 MASTER_PORT=1 "$mtpx" "${train[@]}"
 
@@ -103,6 +110,17 @@ wait "$launcher" || status=$?
 [[ $status == 143 && -s $work/ended/model.safetensors ]] || fail "SIGTERM: exit code $status: $(cat "$work/log")"
 "$mtpx" launch -n 4 -- "${long[@]}" --out "$work/ended" --resume auto >"$work/log" 2>&1 || fail "behind SIGTERM: exit code $?: $(cat "$work/log")"
 cmp "$work/undisturbed/model.safetensors" "$work/ended/model.safetensors" || fail "a run that was ended has other bytes"
+
+# Saves that fail on the rank that writes: the run goes on, and a signal ends all ranks.
+"$mtpx" launch -n 2 -- "${long[@]/#200/100000}" --on-failed-save go-on --out "$work/unsaved" >"$work/log" 2>&1 &
+launcher=$! begin=$SECONDS status=0
+until [[ -s $work/unsaved/checkpoints/latest ]] || ((SECONDS - begin > 60)); do sleep 0.01; done
+mv "$work/unsaved/checkpoints" "$work/unsaved/before" && touch "$work/unsaved/checkpoints"
+until grep -q 'the run goes on' "$work/log" || ((SECONDS - begin > 60)); do sleep 0.01; done
+kill -TERM "$launcher"
+timeout 30 tail --pid="$launcher" -f /dev/null || { fail "ranks wait for ever behind a save that failed: $(cat "$work/log")"; pkill -9 -P "$launcher"; }
+wait "$launcher" || status=$?
+[[ $status == 143 && -s $work/unsaved/model.safetensors ]] || fail "behind a save that failed: exit code $status: $(cat "$work/log")"
 
 [[ $failures == 0 ]] && echo "ranks: all checks passed; $killed ranks were killed"
 exit $((failures > 0))
