@@ -32,9 +32,9 @@ struct TwoStacks {
     });
   }
   static void members(auto& self, auto&& visit) {
-    visit("up", self.up);
+    visit("mlp.up", self.up);
     visit("beside", self.beside);
-    visit("down", self.down);
+    visit("mlp.down", self.down);
   }
 };
 
@@ -46,6 +46,7 @@ double slope_of(Index micro, std::uint64_t stream, Index at) {
 template <typename P>
 void write_gradients(P& parameter, std::span<const Index> micros, std::uint64_t stream, Index from) {
   const Index size = parameter.shape().size();
+  (void)parameter.sink();
   auto& slot = *parameter.slot();
   for (std::size_t m = 0; m < micros.size(); ++m) {
     for (Index i = 0; i < size; ++i) {
@@ -54,7 +55,6 @@ void write_gradients(P& parameter, std::span<const Index> micros, std::uint64_t 
           static_cast<A>(slope_of(micros[m], stream, from + i));
     }
   }
-  slot.filled = true;
 }
 
 /// Two steps of as many micro-batches as `all` has, on one rank of `group`; what it has then.

@@ -189,14 +189,15 @@ class TrainStep {
     } else {
       sums_.finish(model_);
     }
-    // The losses, which the last stage has, and whether all slots found room among the experts.
-    Tensor<A, D> watched;
-    const Index totals = model_.slice.head ? all : 0, rooms = across_ ? group_.size() : 0;
-    if (totals + rooms > 0) watched = Tensor<A, D>(device, {totals + rooms});
-    if (totals > 0) copy_rows(device, all, 1, losses_.data(), width, watched.data(), 1, false);
-    if (rooms > 0) group_.all_gather(across_->need().data() + 1, watched.data() + totals, sizeof(A));
+    Tensor<A, D> totals;  // which the stage that has them watches
+    if (model_.slice.head) {
+      totals = Tensor<A, D>(device, {all});
+      copy_rows(device, all, 1, losses_.data(), width, totals.data(), 1, false);
+    }
     figures_.take_from_last(losses_);
-    const Tensor<double, D> squares = figures_.joined(optimizer_.squares(model_, watched));
+    const Tensor<double, D> own_squares = optimizer_.squares(model_, totals);
+    if (across_) watch_room(own_squares);
+    const Tensor<double, D> squares = figures_.joined(own_squares);
     const GradientClip<D> clip = detail::clip_by(device, squares, options_.clip, halted_);
     copy_rows(device, 1, 1, clip.norm.data(), 1, norm_.data(), 1, false);
     const auto parameters = optimizer_.gather(model_);
@@ -204,6 +205,17 @@ class TrainStep {
     optimizer_.move(device, parameters, clip);
     model_.update_bias(options_.bias_update_speed, clip.scale.data());
     changing_ = false;
+  }
+
+  /// Where a slot found no room among the experts of any rank, the norm is NaN on all. Added to the first of
+  /// the squares, which it leaves as it is otherwise: a number more would be another order of their sum.
+  void watch_room(const Tensor<double, D>& squares) const {
+    const D& device = model_.device();
+    const Tensor<A, D> rooms(device, {group_.size()});
+    group_.all_gather(across_->need().data() + 1, rooms.data(), sizeof(A));
+    const Tensor<double, D> nothing(device, {1});
+    detail::watch(device, rooms, nothing.data());
+    scale_into(device, 1, 1.0, nothing.data(), Sink<double>{squares.data(), true});
   }
 
   /// Writes a micro-batch's losses, and those of the other ranks of the group, to rows of [1 + heads].
