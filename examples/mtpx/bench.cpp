@@ -25,6 +25,7 @@ struct BenchFlags {
   mtpx::Index steps = 10;
   mtpx::Index accumulation = 1;
   std::string layout;
+  bool share_experts = false;
   DeviceOptions device;
   bool decode = false;
   DecodeBench decoding{};
@@ -86,7 +87,9 @@ void run(const BenchFlags& o, const D& device, const mtpx::World& world) {
     throw mtpx::ConfigError(mtpx::cat("[bench] --accumulation ", o.accumulation,
                                       ": must be a multiple of the ", copies,
                                       " ranks that share a step's micro-batches"));
-  mtpx::Transformer<T, D> model(device, config, config.design(), layout.slice(grid.stages.rank()));
+  mtpx::ModelSlice slice = layout.slice(grid.stages.rank());
+  if (o.share_experts) slice = slice.with_experts(grid.data.rank(), grid.data.size());
+  mtpx::Transformer<T, D> model(device, config, config.design(), slice);
   mtpx::initialize(model, 0);
   const auto batches = random_batches(device, o, config.vocab_size);
   const mtpx::StepOptions options{.loss = mtpx::published_weights(config.design())};
@@ -154,6 +157,7 @@ void run(const BenchFlags& o, const D& device, const mtpx::World& world) {
   if (world.size() > 1) {  // memory and shares of the peak are rank 0's; work is all ranks'
     line["ranks"] = world.size();
     line["layout"] = layout.text();
+    line["share_experts"] = o.share_experts;
   }
   add_figures<T>(line, device, work / median / world.size());
   std::cout << line.dump() << std::endl;
@@ -185,6 +189,8 @@ void add_bench(CLI::App& app) {
   command->add_option("--layout", o.layout,
                       "Stages of a pipeline, whose copies are the ranks that `mtpx launch` started; see "
                       "`mtpx plan`. Default: each rank has the whole model");
+  command->add_flag("--share-experts", o.share_experts,
+                    "Copies have a part of the experts of every mixture each, as mtpx train");
   auto* decode =
       command->add_flag("--decode", o.decode,
                         "Time decoding instead: plain, 1 to 4 drafts and auto, in turn, with the cost model");

@@ -26,6 +26,7 @@ struct PlanFlags {
   mtpx::Index depth = -1;
   std::string heads;
   std::string layout;
+  bool share_experts = false;
   std::vector<std::string> times;
   bool activation_checkpointing = false;
   bool json = false;
@@ -105,7 +106,7 @@ PlannedLayout plan_layout(const PlanFlags& o, const mtpx::Config& config, const 
   for (mtpx::Index stage = 0; stage < layout.stages(); ++stage)
     one.memory.push_back(mtpx::plan_stage<T>(
         planned(device), config, options, nothing, layout, stage, static_cast<int>(one.copies),
-        [&](auto& model) { model.activation_checkpointing = o.activation_checkpointing; }));
+        [&](auto& model) { model.activation_checkpointing = o.activation_checkpointing; }, o.share_experts));
   return one;
 }
 
@@ -259,6 +260,8 @@ void add_plan(CLI::App& app) {
   command->add_option("--layout", o.layout,
                       "Plan this one, as Etttt|tttt|tttt|mL: E the embedding, t a layer, m a depth, L the "
                       "output head, | the next stage; t*4 and (tt|)*2 repeat. Default: the most even ones");
+  command->add_flag("--share-experts", o.share_experts,
+                    "Copies have a part of the experts of every mixture each: memory, not time");
   command
       ->add_option("--times", o.times,
                    "Measured times of the letters, as t=3.5,m=12,L=6, instead of counted operations")

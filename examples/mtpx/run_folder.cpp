@@ -191,6 +191,7 @@ mtpx::Json run_facts(const CLI::App& command) {
                                      "force",
                                      "export-no-mtp",
                                      "layout",
+                                     "share-experts",
                                      "threads",
                                      "device",
                                      "tensorboard",

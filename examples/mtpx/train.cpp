@@ -44,6 +44,7 @@ TrainInput read_together(TrainFlags& o, const char* device, const std::optional<
   mtpx::Json told = in.facts;
   told["from step"] = from ? from->step : 0;
   told["layout"] = o.layout;
+  told["share-experts"] = o.share_experts;
   told["save-every"] = o.save_every();
   told["eval-every"] = o.evaluate_every();
   world.require_same("run", told.dump(1));
@@ -57,10 +58,14 @@ TrainInput read_and_plan(TrainFlags& o, const D& device, const std::optional<mtp
                          const mtpx::World& world, const std::optional<mtpx::Layout>& layout) {
   TrainInput in = read_together(o, device_name(device), from, out, say, world);
   TrainNeeds needs;
-  if (layout) {
-    layout->check(in.source.config);
-    const auto stages = static_cast<int>(layout->stages());
-    needs = needs_of_stage<T>(planned(device), o, in, *layout, world.rank() % stages, world.size() / stages);
+  if (layout || o.share_experts) {
+    const mtpx::Config& config = in.source.config;
+    const mtpx::Layout parts =
+        layout ? *layout
+               : mtpx::Layout::of_counts({config.num_hidden_layers}, config.num_nextn_predict_layers);
+    parts.check(config);
+    const auto stages = static_cast<int>(parts.stages());
+    needs = needs_of_stage<T>(planned(device), o, in, parts, world.rank() % stages, world.size() / stages);
   } else {
     needs = needs_of<T>(planned(device), o, in, from.has_value(), world.size());
   }
@@ -91,10 +96,10 @@ void run(TrainFlags o, const D& device, const mtpx::World& world) {
 
   const std::string main_model =
       o.sidecar ? mtpx::main_fingerprint(o.init.folder, o.init.options()) : std::string();
-  mtpx::LoadedModel<T, D> loaded =
-      first_model<T>(o, in, device, from.has_value(),
-                     layout ? layout->slice(grid.stages.rank())
-                            : mtpx::ModelSlice::whole(in.source.config.num_hidden_layers));
+  mtpx::ModelSlice slice = layout ? layout->slice(grid.stages.rank())
+                                  : mtpx::ModelSlice::whole(in.source.config.num_hidden_layers);
+  if (o.share_experts) slice = slice.with_experts(grid.data.rank(), grid.data.size());
+  mtpx::LoadedModel<T, D> loaded = first_model<T>(o, in, device, from.has_value(), slice);
   mtpx::Trainer<T, D> trainer(loaded.model, o.train, in.source_of_batches(), grid.data, grid.stages);
   mtpx::Index skipped = 0, saved = -1;
   if (from) {
@@ -118,11 +123,11 @@ void run(TrainFlags o, const D& device, const mtpx::World& world) {
   }
 
   const mtpx::Config& config = in.source.config;
-  to.progress.say(mtpx::cat("model: ", config.num_hidden_layers, " layers, depth ", in.depth(), ", ",
-                            config.parameter_count(), " parameters; text: ", in.text, "; ",
-                            device_text(device),
-                            world.size() > 1 ? mtpx::cat(", ", world.size(), " ranks") : std::string(),
-                            layout ? ", layout " + layout->text() : std::string()));
+  to.progress.say(mtpx::cat(
+      "model: ", config.num_hidden_layers, " layers, depth ", in.depth(), ", ", config.parameter_count(),
+      " parameters; text: ", in.text, "; ", device_text(device),
+      world.size() > 1 ? mtpx::cat(", ", world.size(), " ranks") : std::string(),
+      layout ? ", layout " + layout->text() : std::string(), o.share_experts ? ", experts shared out" : ""));
   if (in.windows.windows() == 0) to.progress.say("notice: no text is left over for validation");
   if (from) to.progress.say(mtpx::cat("resumed from ", from->folder.string(), ", behind step ", done));
   Signals::watch();
@@ -215,6 +220,10 @@ void add_train(CLI::App& app) {
   command->add_option("--layout", o.layout,
                       "Stages of a pipeline, as Etttt|tttt|tttt|mL; its copies are the ranks that `mtpx "
                       "launch` started. See `mtpx plan`");
+  command->add_flag(
+      "--share-experts", o.share_experts,
+      "Ranks that share a step's micro-batches have a part of the experts of every mixture each, "
+      "and send tokens to them");
   command->add_flag("--overfit-batch", o.overfit, "Train on one fixed batch only: every loss must go to 0");
   freeze->needs(init);
   command->callback([options, command] {

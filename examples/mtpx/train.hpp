@@ -51,7 +51,8 @@ struct TrainFlags {
   bool dry_run = false;
   CheckpointFlags checkpoints;
   mtpx::Index text_memory = 256;
-  std::string layout;  ///< of a pipeline; empty: every rank has the whole model
+  std::string layout;          ///< of a pipeline; empty: every rank has the whole model
+  bool share_experts = false;  ///< each copy has a part of the experts of every mixture
   mtpx::Json facts;
   DeviceOptions device;
 

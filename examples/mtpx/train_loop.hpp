@@ -102,9 +102,10 @@ double peak_of(const mtpx::Cuda& gpu) {
 template <typename T, typename D, typename Use>
 void with_whole_model(const mtpx::Trainer<T, D>& trainer, const mtpx::Transformer<T, D>& part,
                       const Use& use) {
-  if (trainer.group().rank() != 0) return;
-  if (trainer.stages().size() == 1) return use(part);
-  if (const auto whole = mtpx::collect_model(part, trainer.stages())) use(*whole);
+  const bool parts = part.slice.expert_parts > 1;
+  if (trainer.group().rank() != 0 && !parts) return;
+  if (trainer.stages().size() == 1 && !parts) return use(part);
+  if (const auto whole = mtpx::collect_model(part, trainer.stages(), trainer.group())) use(*whole);
 }
 
 /// One run, from its first step or from a checkpoint.
@@ -201,8 +202,16 @@ class TrainLoop {
     saved_ = -1;
   }
 
+  /// The step of the last checkpoint: as the rank that writes them knows it, for a save may fail there alone.
+  mtpx::Index agreed_saved() const {
+    std::vector<mtpx::Index> all{saved_};
+    all.resize(static_cast<std::size_t>(world_.size()));
+    world_.host().all_gather(&saved_, all.data(), sizeof saved_);
+    return all[0];
+  }
+
   void save() {
-    if (saved_ == trainer_.steps_done()) return;
+    if (agreed_saved() == trainer_.steps_done()) return;
     to_.metrics.sync();
     saved_ = trainer_.steps_done();
     mtpx::Json state{{"facts", in_.facts}, {"state", {{"skipped", skipped_}}}};

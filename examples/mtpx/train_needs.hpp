@@ -42,14 +42,16 @@ std::size_t file_bytes(const Each& each) {
   return sum;
 }
 
-/// Plans what one stage of a pipeline takes of the run, on one of so many copies. The first puts the whole
+/// Plans what one stage of a pipeline takes of the run, or a rank with a part of the experts, on one of so
+/// many copies. The first puts the whole
 /// model together where it validates and saves.
 template <typename T, typename D>
 TrainNeeds needs_of_stage(const D& planned, const TrainFlags& o, const TrainInput& in,
                           const mtpx::Layout& layout, mtpx::Index stage, int copies) {
   TrainNeeds needs;
-  needs.plan = mtpx::plan_stage<T>(planned, in.source.config, o.train, in.source_of_batches(), layout, stage,
-                                   copies, [&](auto& trained) { o.set_switches(trained); });
+  needs.plan = mtpx::plan_stage<T>(
+      planned, in.source.config, o.train, in.source_of_batches(), layout, stage, copies,
+      [&](auto& trained) { o.set_switches(trained); }, o.share_experts);
   const mtpx::Transformer<T, mtpx::Meta> whole(mtpx::Meta(), in.source.config);
   const std::size_t texts = in.tokenizer_files.tokenizer.size() + in.tokenizer_files.settings.size();
   needs.model = texts + file_bytes([&](const auto& visit) { for_each_tensor(whole, visit); });

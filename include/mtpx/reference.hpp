@@ -12,6 +12,7 @@
 #include "kernels/eigen/clip_scale.hpp"
 #include "kernels/eigen/elementwise.hpp"
 #include "kernels/eigen/embedding.hpp"
+#include "kernels/eigen/exchange.hpp"
 #include "kernels/eigen/experts.hpp"
 #include "kernels/eigen/fold.hpp"
 #include "kernels/eigen/functions.hpp"

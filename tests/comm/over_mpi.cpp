@@ -36,6 +36,19 @@ TEST_CASE_TEMPLATE("MPI: ranks have the bytes of one after 20 steps", T, float, 
   });
 }
 
+TEST_CASE_TEMPLATE("MPI: ranks that share experts out have the bytes of one after 20 steps", T, float,
+                   double) {
+  each_shared_run([](const std::string& name, SharedRun run) {
+    if (run.config.n_routed_experts == 0) return;
+    CAPTURE(name);
+    run.config.n_routed_experts = 8;
+    run.options.step.expert_room = 1;  // too little, so that steps are taken again
+    const Everything want = run.on<T>(Group<Cpu>(Cpu(1)));
+    run.experts = true;
+    check_part(run.on<T>(world().host()), want);
+  });
+}
+
 TEST_CASE_TEMPLATE("MPI: pipelines have the bytes of one after 20 steps", T, float, double) {
   const auto check = [](const PipelineCase& c, const std::string& layout) {
     CAPTURE(layout);

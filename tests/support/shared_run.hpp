@@ -1,6 +1,7 @@
 #pragma once
 // A short training that several ranks share, and all that it leaves.
 
+#include <mtpx/train/across_stages.hpp>
 #include <mtpx/train/trainer.hpp>
 
 #include "support/model.hpp"
@@ -15,6 +16,7 @@ struct SharedRun {
   TrainOptions options{.steps = 20, .accumulation = 4, .lr = {.peak = 1e-2, .warmup = 2}};
   Index steps = 20;
   bool frozen = false;
+  bool experts = false;  // each rank has a part of them, and ends with that part of everything
 
   static HostBatch batch(Index n) {
     HostBatch batch;
@@ -27,8 +29,10 @@ struct SharedRun {
 
   template <typename T>
   Everything on(const Group<Cpu>& group) const {
-    Transformer<T, Cpu> model(group.device(), config);
-    randomize(model, 1);
+    Transformer<T, Cpu> whole(group.device(), config);
+    randomize(whole, 1);
+    const Index parts = experts ? group.size() : 1;
+    Transformer<T, Cpu> model = slice_of(whole, whole.slice.with_experts(experts ? group.rank() : 0, parts));
     if (frozen) model.freeze_main();
     Trainer<T, Cpu> trainer(model, options, &SharedRun::batch, group);
     Everything all;
@@ -44,6 +48,11 @@ struct SharedRun {
     return all;
   }
 };
+
+/// That a rank is left with its part of what one process has, bit by bit.
+inline void check_part(const Everything& got, const Everything& want) {
+  for (const auto& [name, numbers] : got) check_bits(numbers, want.at(name), name);
+}
 
 /// A run for each kind of model: visit(name, run). The mixture at several depths, dense layers, heads that do
 /// not chain.

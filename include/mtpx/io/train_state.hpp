@@ -6,6 +6,7 @@
 #include <mtpx/train/across_stages.hpp>
 #include <mtpx/train/trainer.hpp>
 
+#include <exception>
 #include <functional>
 #include <optional>
 #include <set>
@@ -27,6 +28,39 @@ Elsewhere of_other_slices(const Transformer<T, D>& model) {
   });
   return [names = std::move(names)](const std::string& name) { return names.contains(name); };
 }
+
+/// What ranks do together for a snapshot's passes over tensors: each of them so often, even where the one
+/// that keeps the tensors cannot.
+template <typename Pass>
+class SharedPasses {
+ public:
+  /// pass(visit): one of them
+  explicit SharedPasses(Pass pass) : pass_(std::move(pass)) {}
+
+  /// A pass to its end; what a visit throws comes out behind it.
+  template <typename Visit>
+  void operator()(const Visit& visit) {
+    std::exception_ptr failed;
+    ++done_;
+    pass_([&](const std::string& name, const auto& tensor) {
+      if (failed) return;
+      try {
+        visit(name, tensor);
+      } catch (...) {
+        failed = std::current_exception();
+      }
+    });
+    if (failed) std::rethrow_exception(failed);
+  }
+  /// Those that are left, without a visit.
+  void finish() {
+    while (done_ < TensorSnapshot::passes) (*this)([](const std::string&, const auto&) {});
+  }
+
+ private:
+  Pass pass_;
+  int done_ = 0;
+};
 }  // namespace detail
 
 /// Saves what a run goes on from, after the steps whose reports() have been read: config.json and
@@ -43,43 +77,50 @@ template <typename T, typename D>
 void save_training(Checkpoints& checkpoints, Trainer<T, D>& trainer, Transformer<T, D>& model, Json run,
                    const Json& extra = Json::object(), const std::optional<TokenizerFiles>& tokenizer = {},
                    const std::function<void(Checkpoints::Files&)>& more = {}) {
-  const auto nothing = [](const std::string&, const auto&) {};
-  if (trainer.group().rank() != 0) {
-    for (int pass = 0; pass < TensorSnapshot::passes; ++pass)
-      trainer.optimizer().for_each_state(model, nothing);
-    return;
-  }
-  const Group<D>& stages = trainer.stages();
-  const auto weights = [&](const auto& visit) {
-    across_stages<T>(
-        stages,
-        [&](const auto& show) {
-          if (stages.rank() == 0) return detail::for_each_of_file(model, show);
-          for_each_tensor(model, show);
-        },
-        visit);
+  const Group<D>&stages = trainer.stages(), &copies = trainer.group();
+  const auto of_copies = [&](const auto& each) {
+    return [&, each](const auto& show) {
+      across_experts(copies, model.config.n_routed_experts, model.slice.expert_parts, each, show);
+    };
   };
-  const auto states = [&](const auto& visit) {
-    across_stages<T>(
-        stages, [&](const auto& show) { trainer.optimizer().for_each_state(model, show); }, visit);
+  // Copies but the first have experts at most, and only show them to the first.
+  const auto of_all = [&](const auto& each, const auto& visit) {
+    if (copies.rank() == 0) return across_stages<T>(stages, of_copies(each), visit);
+    of_copies(each)([](const std::string&, const auto&) {});
   };
-  if (stages.rank() != 0) {
-    for (int pass = 0; pass < TensorSnapshot::passes; ++pass) weights(nothing);
-    for (int pass = 0; pass < TensorSnapshot::passes; ++pass) states(nothing);
-    return;
-  }
-  checkpoints.save(trainer.steps_done(), std::move(run), [&](Checkpoints::Files& files) {
+  detail::SharedPasses weights([&](const auto& visit) {
+    const auto each = [&](const auto& show) {
+      if (stages.rank() == 0) return detail::for_each_of_file(model, show);
+      for_each_tensor(model, show);
+    };
+    of_all(each, visit);
+  });
+  detail::SharedPasses states([&](const auto& visit) {
+    of_all([&](const auto& show) { trainer.optimizer().for_each_state(model, show); }, visit);
+  });
+  const auto finish = [&] {
+    weights.finish();
+    states.finish();
+  };
+  if (stages.rank() != 0 || copies.rank() != 0) return finish();
+  const auto fill = [&](Checkpoints::Files& files) {
     AdamW<T, D>& optimizer = trainer.optimizer();
     const std::string config = config_json(model.config, detail::with_dtype<T>(extra));
     files.text("config.json", config);
-    files.tensors(detail::weights_name, weights, detail::folder_metadata(config, tokenizer));
-    files.tensors("optimizer.safetensors", states, detail::optimizer_metadata(optimizer));
+    files.tensors(detail::weights_name, std::ref(weights), detail::folder_metadata(config, tokenizer));
+    files.tensors("optimizer.safetensors", std::ref(states), detail::optimizer_metadata(optimizer));
     if (tokenizer && !tokenizer->tokenizer.empty()) files.text(detail::tokenizer_name, tokenizer->tokenizer);
     for (const auto& [name, text] : detail::side_files) {
       if (tokenizer && !((*tokenizer).*text).empty()) files.text(name, (*tokenizer).*text);
     }
     if (more) more(files);
-  });
+  };
+  try {
+    checkpoints.save(trainer.steps_done(), std::move(run), fill);
+  } catch (const FileError&) {
+    finish();  // the other ranks are at it
+    throw;
+  }
 }
 
 /// Puts a run where the checkpoint was: the model's weights, the optimiser's state, the step. What follows

@@ -7,6 +7,7 @@
 #include "cpu/clip_scale.hpp"
 #include "cpu/elementwise.hpp"
 #include "cpu/embedding.hpp"
+#include "cpu/exchange.hpp"
 #include "cpu/experts.hpp"
 #include "cpu/fold.hpp"
 #include "cpu/functions.hpp"

@@ -55,6 +55,9 @@
           const std::int32_t* place, const T* x, Index x_stride, const acc_t<T>* weights, const T* wg,       \
           const T* wu, const T* wd, const T* gate, const T* up, const T* dy, Sink<T> dx,                     \
           Sink<acc_t<T>> dweights, Sink<acc_t<T>> dwg, Sink<acc_t<T>> dwu, Sink<acc_t<T>> dwd))              \
+  KERNEL(spread_slots, (const D&, Rows rows, Index top_k, const std::int32_t* row, const T* x, T* spread))   \
+  KERNEL(combine_slots, (const D&, Rows rows, Index top_k, const std::int32_t* row, const acc_t<T>* weights, \
+                         const T* spread, Sink<T> y))                                                        \
   KERNEL(linear_cross_entropy_forward,                                                                       \
          (const D&, Rows rows, const T* x, Index vocab, const T* w, const std::int32_t* labels,              \
           acc_t<T>* lse, acc_t<T>* row_loss, std::int32_t* argmax))                                          \
@@ -118,6 +121,8 @@
   KERNEL(update_bias, (const D&, Index experts, A speed, const double* scale, A* load, A* bias))             \
   KERNEL(plan_experts, (const D&, Index slots, Index experts, const std::int32_t* ids,                       \
                         std::int32_t* offsets, std::int32_t* slot, std::int32_t* place, A* load))            \
+  KERNEL(plan_exchange, (const D&, ExchangeShape s, const std::int32_t* ids, const std::int32_t* offsets,    \
+                         const std::int32_t* place, std::int32_t* row, std::int32_t* bounds, A* need))       \
   KERNEL(cross_entropy_mean, (const D&, Index count, const A* row_loss, const std::int32_t* labels,          \
                               Index fixed_divisor, A* loss, A* factor))                                      \
   KERNEL(scale_into, (const D&, Index count, A alpha, const A* x, Sink<A> y))                                \

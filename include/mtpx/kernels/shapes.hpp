@@ -51,6 +51,17 @@ struct ExpertsShape {
   Index slots() const { return tokens * top_k; }
 };
 
+/// Slots whose experts stand on several ranks, as many on each; what goes to one has `capacity` rows.
+struct ExchangeShape {
+  Index slots = 0;     ///< choices of all tokens of this rank, N K
+  Index experts = 0;   ///< E, on all ranks
+  Index ranks = 0;     ///< that have them
+  Index capacity = 0;  ///< rows for each rank
+
+  /// Experts of one rank.
+  MTPX_ANYWHERE Index own() const { return experts / ranks; }
+};
+
 /// Absorbed latent attention of `rows` query rows against a cache [sequences, capacity, latent + rope]
 /// (DeepSeek-V2 sec. 2.1.2).
 struct LatentShape {

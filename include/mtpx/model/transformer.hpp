@@ -111,7 +111,9 @@ struct Transformer {
                          c.n_shared_experts,
                          {c.n_routed_experts, c.num_experts_per_tok, c.n_group, c.topk_group,
                           c.norm_topk_prob, c.routed_scaling_factor, c.scoring_func},
-                         c.aux_loss_alpha};
+                         c.aux_loss_alpha,
+                         slice.expert_part,
+                         slice.expert_parts};
     }
     return o;
   }
@@ -250,6 +252,15 @@ struct Transformer {
   void update_bias(double speed, const double* scale = nullptr) {
     for_each_trained_moe(*this, [=](Moe<T, D>& moe) { moe.update_bias(speed, scale); });
   }
+  /// Where the other experts are, of a slice that has not all: before its first pass.
+  void share_experts(const std::shared_ptr<ExpertExchange<acc_t<T>, D>>& across) {
+    for (auto& layer : layers) {
+      if (layer.moe) layer.moe->across = across;
+    }
+    for (auto& module : mtp) {
+      if (module.block && module.block->moe) module.block->moe->across = across;
+    }
+  }
   /// Calls visit(load) for what each of them counts with: see Moe::load.
   template <typename Visit>
   void for_each_load(const Visit& visit) const {
@@ -307,6 +318,11 @@ struct Transformer {
     rule(!slice.head || slice.end == layers_of_all, "the head stands behind the last layer");
     rule(!config.tie_word_embeddings || (slice.embedding && slice.head),
          "tie_word_embeddings = true: embedding and head are one matrix and stay together");
+    rule(slice.expert_parts >= 1 && 0 <= slice.expert_part && slice.expert_part < slice.expert_parts &&
+             (slice.expert_parts == 1 || config.n_routed_experts > 0) &&
+             config.n_routed_experts % slice.expert_parts == 0,
+         cat("n_routed_experts = ", config.n_routed_experts, " has no part ", slice.expert_part, " of ",
+             slice.expert_parts, " equal ones"));
     rule(!slice.head || design.chains || config.num_nextn_predict_layers == 0 ||
              slice.begin <= layers_of_all - own,
          cat("depths that do not chain read the state before the last ", own, " of them"));

@@ -17,6 +17,11 @@ namespace mtpx {
 template <typename T, typename D>
 struct StackedWeight {
   Parameter<T, D> weight;  ///< [E, out, in]
+  Index first = 0;         ///< the first expert's number, where other ranks have others
+  Index all = 0;           ///< experts on all ranks; 0: these
+
+  /// Whether other ranks have the rest.
+  bool shared_out() const { return all > 0 && all != weight.shape()[0]; }
 };
 
 /// A tensor that belongs to a module but that no gradient moves, such as a router's bias.
@@ -177,7 +182,8 @@ void visit_published(Module& module, const Visit& visit, const Pick& pick) {
       for (Index e = 0; e < shape[0]; ++e) {
         const auto one =
             stacked.defined() ? stacked.slice_front(e, e + 1).reshape({shape[1], shape[2]}) : stacked;
-        visit(join(name.substr(0, dot), std::to_string(e)) + name.substr(dot) + ".weight", one);
+        visit(join(name.substr(0, dot), std::to_string(member.first + e)) + name.substr(dot) + ".weight",
+              one);
       }
     }
   });

@@ -2,7 +2,7 @@
 
 #include <mtpx/nn/swiglu.hpp>
 #include <mtpx/ops/arithmetic.hpp>
-#include <mtpx/ops/experts.hpp>
+#include <mtpx/ops/experts_across.hpp>
 #include <mtpx/ops/fill.hpp>
 #include <mtpx/ops/router.hpp>
 #include <mtpx/ops/softmax.hpp>
@@ -16,6 +16,11 @@ struct MoeOptions {
   Index shared = 0;          ///< experts that every token goes through; run as one of shared * inner
   Routing routing;           ///< how a token chooses
   double balance_alpha = 0;  ///< weight of the sequence-wise balance loss; 0 = none
+  Index part = 0;            ///< which part of the experts this rank has
+  Index parts = 1;           ///< of how many equal ones; see Moe::across
+
+  /// Experts of this rank.
+  Index own() const { return routing.n_experts / parts; }
 };
 
 /// The router's parameters: gate.weight and, of sigmoids, the bias that steers selection.
@@ -54,6 +59,8 @@ struct Moe {
   Gate<T, D> gate;                             ///< the router
   Experts<T, D> experts;                       ///< those that are chosen among
   std::optional<SwiGlu<T, D>> shared_experts;  ///< what every token goes through; absent where shared = 0
+  /// Where the other experts are, if this rank has not all.
+  std::shared_ptr<ExpertExchange<acc_t<T>, D>> across;
   Tensor<acc_t<T>, D> load;       ///< [E]: slots each expert received since the last update_bias()
   Tensor<acc_t<T>, D> last_load;  ///< [E]: what update_bias() forgot last: the load of the latest step
 
@@ -67,9 +74,8 @@ struct Moe {
   Moe(const D& device, const MoeOptions& o)
       : options(o),
         gate{Linear<acc_t<T>, D>(device, o.hidden, o.routing.n_experts), {}},
-        experts{{Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden})},
-                {Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden})},
-                {Parameter<T, D>(device, {o.routing.n_experts, o.hidden, o.inner})}},
+        experts{stacked(device, o, o.inner, o.hidden), stacked(device, o, o.inner, o.hidden),
+                stacked(device, o, o.hidden, o.inner)},
         load(Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})),
         last_load(Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})) {
     if (o.routing.scoring == ScoringFunc::sigmoid)
@@ -88,8 +94,16 @@ struct Moe {
     const auto plan =
         plan_experts(chosen.ids, options.routing.n_experts, tape.statistics() ? load : Tensor<acc_t<T>, D>());
     Output out;
-    out.y = mtpx::experts<T, D>(x, chosen.weights, plan, experts.gate_proj.weight, experts.up_proj.weight,
-                                experts.down_proj.weight);
+    const auto& [gate_proj, up_proj, down_proj] = experts;
+    if (options.parts == 1) {
+      out.y =
+          mtpx::experts<T, D>(x, chosen.weights, plan, gate_proj.weight, up_proj.weight, down_proj.weight);
+    } else {
+      if (across == nullptr)
+        throw Error("[moe] other ranks have experts, and it was not said which: share_experts()");
+      out.y = experts_across<T, D>(across, x, chosen.weights, chosen.ids, plan, gate_proj.weight,
+                                   up_proj.weight, down_proj.weight);
+    }
     if (shared_experts) out.y = add(out.y, (*shared_experts)(x));
     // Part of a training pass even where nothing is recorded: in the first run under checkpoint().
     if (options.balance_alpha > 0 && (tape.recording() || tape.statistics())) {
@@ -128,6 +142,9 @@ struct Moe {
   }
 
  private:
+  static StackedWeight<T, D> stacked(const D& device, const MoeOptions& o, Index out, Index in) {
+    return {Parameter<T, D>(device, {o.own(), out, in}), o.part * o.own(), o.routing.n_experts};
+  }
   Tensor<acc_t<T>, D> bias() const {
     return gate.e_score_correction_bias ? gate.e_score_correction_bias->value : Tensor<acc_t<T>, D>();
   }

@@ -11,6 +11,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -102,6 +103,42 @@ void across_stages(const Group<D>& stages, const Each& each, const Visit& visit)
   }
 }
 
+/// Shows rank 0 the experts of all ranks that have shared them out, and its other tensors, in the order and
+/// by the names of one rank that has all; visit() as across_stages() takes it. Of the others it shows
+/// nothing. Every rank of `ranks` makes the call.
+///
+/// each(visit): shows what this rank has, dense tensors; called once on every rank, so that it may be
+/// collective   parts: into which experts are cut; 1: they are not
+template <typename D, typename Each, typename Visit>
+void across_experts(const Group<D>& ranks, Index experts, Index parts, const Each& each, const Visit& visit) {
+  const Index own = experts / parts;
+  const auto nothing = [](const std::string&, const auto&) {};
+  if (parts == 1) return ranks.rank() == 0 ? each(visit) : each(nothing);
+  const auto show = [&]<typename N>(const std::string& name, const Tensor<N, D>& tensor) {
+    constexpr std::string_view word = ".experts.";
+    const std::size_t at = name.find(word), number = at + word.size();
+    if (ranks.rank() != 0) {
+      if (at == std::string::npos) return;
+      const Transfer one = Transfer::send(0, tensor.data(), tensor.bytes());
+      return ranks.send_receive({&one, 1});
+    }
+    visit(name, tensor);
+    if (at == std::string::npos) return;
+    const std::size_t end = name.find('.', number);
+    if (name.substr(number, end - number) != std::to_string(own - 1)) return;
+    for (Index e = own; e < experts; ++e) {
+      const Tensor<N, D> other(tensor.device(), tensor.shape());
+      const Transfer one = Transfer::receive(static_cast<int>(e / own), other.data(), other.bytes());
+      ranks.send_receive({&one, 1});
+      visit(name.substr(0, number) + std::to_string(e) + name.substr(end), other);
+    }
+  };
+  each([&](const std::string& name, const auto& tensor) {
+    if constexpr (requires { show(name, tensor); }) return show(name, tensor);
+    if (ranks.rank() == 0) visit(name, tensor);  // what stands elsewhere is no expert
+  });
+}
+
 namespace detail {
 /// The tensors of a model's file, and the experts' loads of the latest step, which are no part of it.
 template <typename T, typename D, typename Visit>
@@ -141,22 +178,38 @@ class NamedTensors {
 };
 }  // namespace detail
 
-/// The whole model on stage 0, its numbers from all stages; nothing on the others. Every rank of `stages`
-/// makes the call.
+/// The whole model on stage 0 of the first copy, its numbers from all stages and from all `copies` that share
+/// its experts out; nothing on the others. Every rank makes the call; where experts are not shared out, those
+/// of the first copy.
 template <typename T, typename D>
-std::optional<Transformer<T, D>> collect_model(const Transformer<T, D>& part, const Group<D>& stages) {
+std::optional<Transformer<T, D>> collect_model(const Transformer<T, D>& part, const Group<D>& stages,
+                                               const Group<D>& copies) {
   std::optional<Transformer<T, D>> whole;
   std::optional<detail::NamedTensors<T, D>> places;
+  const auto each = [&](const auto& show) {
+    across_experts(
+        copies, part.config.n_routed_experts, part.slice.expert_parts,
+        [&](const auto& visit) { detail::for_each_shown(part, visit); }, show);
+  };
+  if (copies.rank() != 0) {
+    each([](const std::string&, const auto&) {});
+    return whole;
+  }
   if (stages.rank() == 0) {
     whole.emplace(part.device(), part.config, part.design);
     if (!part.draft_ids().empty()) whole->draft_from(part.draft_ids());
     whole->config = part.config;
     places.emplace(*whole);
   }
-  across_stages<T>(
-      stages, [&](const auto& show) { detail::for_each_shown(part, show); },
-      [&](const std::string& name, const auto& tensor) { places->assign(name, tensor); });
+  across_stages<T>(stages, each,
+                   [&](const std::string& name, const auto& tensor) { places->assign(name, tensor); });
   return whole;
+}
+
+/// The same where experts are not shared out.
+template <typename T, typename D>
+std::optional<Transformer<T, D>> collect_model(const Transformer<T, D>& part, const Group<D>& stages) {
+  return collect_model(part, stages, Group<D>(part.device()));
 }
 
 /// A slice of a whole model, with its numbers.

@@ -178,13 +178,15 @@ TrainingPlan plan_training(const D& device, const Config& config, const TrainOpt
 /// steps are taken, among stages that are not there. Its layers are not listed one by one.
 ///
 /// copies: ranks that have the same stage, of whose state it has its share
+/// share_experts: and each of them a part of the experts of every mixture, the first its first
 template <typename T, typename D, typename Prepare>
 TrainingPlan plan_stage(const D& device, const Config& config, const TrainOptions& options,
                         const BatchSource& batches, const Layout& layout, Index stage, int copies,
-                        const Prepare& prepare) {
+                        const Prepare& prepare, bool share_experts = false) {
   if (!device.planned()) throw Error("[plan] the device would do the work: make it with Planned{}");
   layout.check(config);
-  Transformer<T, D> model(device, config, config.design(), layout.slice(stage));
+  Transformer<T, D> model(device, config, config.design(),
+                          layout.slice(stage).with_experts(0, share_experts ? copies : 1));
   prepare(model);
   const auto stages = static_cast<int>(layout.stages());
   Trainer<T, D> trainer(model, options, batches, detail::planned_group(device, 0, copies),

@@ -4,6 +4,7 @@
 #include <mtpx/comm/group.hpp>
 #include <mtpx/kernels.hpp>
 #include <mtpx/nn/module.hpp>
+#include <mtpx/train/owned_experts.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -62,8 +63,8 @@ class FlatParameters {
     gradients_ = Tensor<A, D>::zeros(device, {all});
     arrived_ = Tensor<A, D>(device, {ranks * share_ * chunk});
     sum_ = Tensor<A, D>(device, {own});
-    m_ = Tensor<A, D>::zeros(device, {own});
-    v_ = Tensor<A, D>::zeros(device, {own});
+    m = Tensor<A, D>::zeros(device, {own});
+    v = Tensor<A, D>::zeros(device, {own});
     chunk_sums_ = Tensor<double, D>::zeros(device, {buckets_ * share_});
     for (Index b = 0; b < buckets_; ++b) {
       for (FlatEntry& entry : entries) find_pieces(entry, b);
@@ -83,10 +84,10 @@ class FlatParameters {
   /// Masters of the numbers as they are now.
   void make_masters(const D& device) {
     if constexpr (rounds) {
-      master_ = Tensor<A, D>::zeros(device, {sum_.size()});
+      master = Tensor<A, D>::zeros(device, {sum_.size()});
       for (const Piece& piece : pieces_)
         copy_rows(device, 1, piece.count, values_.data() + piece.global, piece.count,
-                  master_.data() + piece.local, piece.count, false);
+                  master.data() + piece.local, piece.count, false);
     }
   }
 
@@ -134,14 +135,14 @@ class FlatParameters {
       if (!entry.taking) continue;
       const auto group = group_of(entry.name, entry.shape);
       V* const p = values_.data() + piece.global;
-      A* master = nullptr;
+      A* of_master = nullptr;
       if constexpr (rounds) {
-        master = master_.data() + piece.local;
+        of_master = master.data() + piece.local;
       } else {
-        master = p;
+        of_master = p;
       }
-      list.push_back({piece.count, sum_.data() + piece.local, m_.data() + piece.local,
-                      v_.data() + piece.local, master, p, group.weight_decay, group.rate});
+      list.push_back({piece.count, sum_.data() + piece.local, m.data() + piece.local, v.data() + piece.local,
+                      of_master, p, group.weight_decay, group.rate});
     }
     for (FlatEntry& entry : entries) entry.taking = false;
     return list;
@@ -176,9 +177,8 @@ class FlatParameters {
         .reshape(entry.shape);
   }
 
-  const Tensor<A, D>& m() const { return m_; }
-  const Tensor<A, D>& v() const { return v_; }
-  const Tensor<A, D>& master() const { return master_; }
+  Tensor<A, D> m, v;    // [buckets, share, chunk]
+  Tensor<A, D> master;  // the same, where numbers are rounded
 
  private:
   /// What this rank owns of a parameter in one bucket: whole chunks, but for the parameter's last.
@@ -202,8 +202,7 @@ class FlatParameters {
   Tensor<V, D> values_;           // [buckets, ranks, share, chunk]
   Tensor<A, D> gradients_;        // the same, of one micro-batch
   Tensor<A, D> arrived_;          // [ranks, share, chunk], of one bucket
-  Tensor<A, D> sum_, m_, v_;      // [buckets, share, chunk]
-  Tensor<A, D> master_;           // the same, where numbers are rounded
+  Tensor<A, D> sum_;              // [buckets, share, chunk]
   Tensor<double, D> chunk_sums_;  // [buckets, share]
 };
 
@@ -221,7 +220,8 @@ namespace mtpx {
 ///   m, v, master, p                   of what it owns; then all ranks tell each other p
 ///
 /// So a step has the bits of one device that takes all the micro-batches, whatever the ranks. Collective:
-/// every rank makes the same calls. The module's parameters move to flat memory and stay there; none may be
+/// every rank makes the same calls. Experts that the ranks have shared out stay with their owners, see
+/// detail::OwnedExperts. The module's parameters move to flat memory and stay there; none may be
 /// added, and none that was frozen then may train.
 template <typename T, typename D>
 class Shards {
@@ -241,14 +241,16 @@ class Shards {
   template <typename Module>
   void reserve(Module& module) {
     if (made_) return;
+    experts_.reserve(module, group_);
     for_each_parameter(module, [&](const std::string& name, auto& parameter) {
-      if (!parameter.frozen()) flat(parameter).count(name, parameter.shape());
+      if (!parameter.frozen() && experts_.find(parameter) == nullptr)
+        flat(parameter).count(name, parameter.shape());
     });
     own_.make(group_, bucket_);
     if constexpr (mixed) sums_.make(group_, bucket_);
     std::size_t next = 0, next_of_sums = 0;
     for_each_parameter(module, [&](const std::string&, auto& parameter) {
-      if (parameter.frozen()) return;
+      if (parameter.frozen() || experts_.find(parameter) != nullptr) return;
       std::size_t& which = is_own<decltype(parameter)> ? next : next_of_sums;
       flat(parameter).adopt(which++, parameter);
     });
@@ -262,6 +264,8 @@ class Shards {
   void add(Module& module) {
     reserve(module);
     for_each_parameter(module, [&](const std::string& name, auto& parameter) {
+      if (auto* const owned = experts_.find(parameter))
+        return experts_.add(*owned, parameter, group_, first_);
       detail::FlatEntry* const entry = entry_of(parameter);
       if (entry == nullptr) {
         if (!parameter.frozen())
@@ -284,14 +288,19 @@ class Shards {
   template <typename Module>
   Tensor<double, D> squares(Module& module, Index more) {
     if (first_) add(module);
-    const Tensor<double, D> own = own_.squares(group_);
+    const Tensor<double, D> own = own_.squares(group_), of_experts = experts_.squares(group_);
     Tensor<double, D> others;
     if constexpr (mixed) others = sums_.squares(group_);
-    std::vector<std::pair<bool, ChunkRange>> ranges;
+    std::vector<std::pair<const double*, ChunkRange>> ranges;
     for_each_parameter(module, [&](const std::string&, auto& parameter) {
+      if (const auto* const owned = experts_.find(parameter)) {
+        if (owned->taking) ranges.emplace_back(of_experts.data(), experts_.chunks(*owned));
+        return;
+      }
       const detail::FlatEntry* const entry = entry_of(parameter);
-      if (entry != nullptr && entry->taking)
-        ranges.emplace_back(is_own<decltype(parameter)>, ChunkRange{entry->first, entry->chunks});
+      if (entry == nullptr || !entry->taking) return;
+      const Tensor<double, D>& sums = is_own<decltype(parameter)> ? own : others;
+      ranges.emplace_back(sums.data(), ChunkRange{entry->first, entry->chunks});
     });
     Tensor<double, D> all(group_.device(), {std::max<Index>(1, static_cast<Index>(ranges.size()) + more)});
     if (ranges.empty()) fill_value(group_.device(), 1, 0.0, all.data());
@@ -300,8 +309,7 @@ class Shards {
       std::vector<ChunkRange> of_kind;
       for (end = begin; end < ranges.size() && ranges[end].first == ranges[begin].first; ++end)
         of_kind.push_back(ranges[end].second);
-      sums_of_chunks(group_.device(), of_kind, ranges[begin].first ? own.data() : others.data(),
-                     all.data() + begin);
+      sums_of_chunks(group_.device(), of_kind, ranges[begin].first, all.data() + begin);
     }
     return all;
   }
@@ -312,6 +320,13 @@ class Shards {
     if (first_) add(module);
     to.template of<T>() = own_.moving(group_of);
     if constexpr (mixed) to.template of<A>() = sums_.moving(group_of);
+    for_each_parameter(module, [&](const std::string& name, auto& parameter) {
+      if constexpr (is_own<decltype(parameter)>) {
+        auto* const owned = experts_.find(parameter);
+        if (owned != nullptr && owned->taking)
+          to.template of<T>().push_back(experts_.moving(*owned, parameter, group_of(name, owned->shape)));
+      }
+    });
     first_ = true;
   }
   /// Tells all ranks what has moved.
@@ -323,6 +338,7 @@ class Shards {
   void forget() {
     for (auto& entry : own_.entries) entry.taking = false;
     for (auto& entry : sums_.entries) entry.taking = false;
+    experts_.forget();
     first_ = true;
   }
 
@@ -330,14 +346,16 @@ class Shards {
   /// where there is none; what then stands in it is kept.
   template <typename Visit>
   void with_whole(int which, const Visit& visit) {
-    const auto shard = [&](auto& flat) {
-      return which == 0 ? flat.m() : which == 1 ? flat.v() : flat.master();
-    };
+    const auto shard = [&](const auto& of) { return which == 0 ? of.m : which == 1 ? of.v : of.master; };
     const auto whole = [&](auto& flat) {
       return shard(flat).defined() ? flat.whole(group_, shard(flat)) : Tensor<A, D>();
     };
     const Tensor<A, D> own = whole(own_), others = whole(sums_);
     visit([&](const auto& parameter) {
+      if (const auto* const owned = experts_.find(parameter)) {
+        const Tensor<A, D>& state = shard(*owned);
+        return state.defined() ? state.reshape(owned->shape) : Tensor<A, D>();
+      }
       const detail::FlatEntry* const entry = entry_of(parameter);
       const Tensor<A, D>& all = is_own<decltype(parameter)> ? own : others;
       return entry != nullptr && all.defined() ? own_.view(all, *entry) : Tensor<A, D>();
@@ -348,10 +366,16 @@ class Shards {
 
   /// Bytes of moments, and of masters, that this rank keeps.
   std::size_t moment_bytes() const {
-    return bytes(own_.m()) + bytes(own_.v()) + bytes(sums_.m()) + bytes(sums_.v());
+    std::size_t all = bytes(own_.m) + bytes(own_.v) + bytes(sums_.m) + bytes(sums_.v);
+    for (const auto& one : experts_.all()) all += bytes(one.m) + bytes(one.v);
+    return all;
   }
   /// See moment_bytes().
-  std::size_t master_bytes() const { return bytes(own_.master()); }
+  std::size_t master_bytes() const {
+    std::size_t all = bytes(own_.master);
+    for (const auto& one : experts_.all()) all += bytes(one.master);
+    return all;
+  }
 
  private:
   static constexpr bool mixed = !std::is_same_v<T, A>;  // bf16 models have parameters in float, too
@@ -378,6 +402,7 @@ class Shards {
   Group<D> group_;
   Index bucket_;
   detail::FlatParameters<T, D> own_;
+  detail::OwnedExperts<T, D> experts_;
   detail::FlatParameters<A, D> sums_;  // those of the type of sums, where that is another
   bool made_ = false, first_ = true;
 };

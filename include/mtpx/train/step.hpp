@@ -7,6 +7,7 @@
 #include <mtpx/train/pipeline_passes.hpp>
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@ struct StepOptions {
   AdamWOptions adamw{};             ///< constants of the optimiser
   double clip = 1.0;                ///< of the global gradient norm; 0: none
   double bias_update_speed = 1e-3;  ///< gamma of the router biases; 0: they stay
+  double expert_room = 1.5;         ///< of ranks that share experts out, see ExpertExchange
 };
 
 /// Forward, backward, clip, AdamW, router biases. Micro-batches' gradients are added one after the other, see
@@ -43,7 +45,8 @@ class TrainStep {
       : TrainStep(model, std::move(inputs), options, Group<D>(model.device())) {}
   /// One of as many as the group has ranks, each with as many inputs. Input i of rank r is the step's
   /// micro-batch i * ranks + r; the step has the bits that one rank with all of them would give it. The
-  /// optimiser's state is shared out, see Shards. Every rank makes the same calls.
+  /// optimiser's state is shared out, see Shards. Every rank makes the same calls. A model that has a part of
+  /// the experts of every mixture is rank r's r-th of as many parts as there are ranks.
   TrainStep(Transformer<T, D>& model, std::vector<Batch<D>> inputs, const StepOptions& options,
             const Group<D>& group)
       : TrainStep(model, std::move(inputs), options, group, Group<D>(model.device())) {}
@@ -67,6 +70,15 @@ class TrainStep {
     }
     const Index depths = std::min(model.config.num_nextn_predict_layers, inputs_[0].time() - 1);
     losses_ = Tensor<A, D>(model.device(), {micros(), 2 + depths});
+    if (model.slice.expert_parts > 1) {
+      if (model.slice.expert_parts != group.size() || model.slice.expert_part != group.rank()) {
+        throw ConfigError(cat("[train] rank ", group.rank(), " of ", group.size(), " has part ",
+                              model.slice.expert_part, " of ", model.slice.expert_parts,
+                              " of the experts: ranks that share a step's micro-batches have one part each"));
+      }
+      across_ = std::make_shared<ExpertExchange<A, D>>(group, options.expert_room);
+      model.share_experts(across_);
+    }
     if (group.size() > 1) own_losses_ = Tensor<A, D>(model.device(), {2 + depths});
     norm_ = Tensor<double, D>(model.device(), {1});
     halted_ = Tensor<double, D>(model.device(), {1});
@@ -78,7 +90,7 @@ class TrainStep {
     if (begun_) forget();
     begun_ = true;
     const Constants constants{options_.loss.lambda, model_.activation_checkpointing, model_.detach_depths,
-                              model_.main_frozen()};
+                              model_.main_frozen(), across_ ? across_->factor() : 0};
     if (constants_ != constants) {
       if (constants.main_frozen && passes_.stages().size() > 1)
         throw ConfigError("[train] the main model is frozen: all stages but the last have nothing to train");
@@ -116,6 +128,19 @@ class TrainStep {
     changing_ = false;
     optimizer_.set_steps(steps);
     fill_value(model_.device(), 1, 0.0, halted_.data());
+    if (across_) across_->forget();
+  }
+  /// Whether a step counted for nothing because experts of another rank had too little room, and that they
+  /// have more now: then the steps from that one on can be taken again, behind rewind(). Every rank makes the
+  /// call.
+  bool make_room() {
+    if (!across_) return false;
+    const Tensor<double, D> all(model_.device(), {stages().size()});
+    const bool made = across_->make_room();
+    fill_value(model_.device(), 1, made ? 1.0 : 0.0, all.data() + stages().rank());
+    stages().all_gather(all.data() + stages().rank(), all.data(), sizeof(double));
+    const std::vector<double> any = all.to_host();
+    return std::find(any.begin(), any.end(), 1.0) != any.end();
   }
 
   /// What steps read: assign the next batch to their tensors.
@@ -139,6 +164,7 @@ class TrainStep {
   struct Constants {
     double lambda;
     bool activation_checkpointing, detach_depths, main_frozen;
+    double expert_room;
     bool operator==(const Constants&) const = default;
   };
 
@@ -169,7 +195,9 @@ class TrainStep {
       copy_rows(device, all, 1, losses_.data(), width, totals.data(), 1, false);
     }
     figures_.take_from_last(losses_);
-    const Tensor<double, D> squares = figures_.joined(optimizer_.squares(model_, totals));
+    const Tensor<double, D> own_squares = optimizer_.squares(model_, totals);
+    if (across_) watch_room(own_squares);
+    const Tensor<double, D> squares = figures_.joined(own_squares);
     const GradientClip<D> clip = detail::clip_by(device, squares, options_.clip, halted_);
     copy_rows(device, 1, 1, clip.norm.data(), 1, norm_.data(), 1, false);
     const auto parameters = optimizer_.gather(model_);
@@ -177,6 +205,17 @@ class TrainStep {
     optimizer_.move(device, parameters, clip);
     model_.update_bias(options_.bias_update_speed, clip.scale.data());
     changing_ = false;
+  }
+
+  /// Where a slot found no room among the experts of any rank, the norm is NaN on all. Added to the first of
+  /// the squares, which it leaves as it is otherwise: a number more would be another order of their sum.
+  void watch_room(const Tensor<double, D>& squares) const {
+    const D& device = model_.device();
+    const Tensor<A, D> rooms(device, {group_.size()});
+    group_.all_gather(across_->need().data() + 1, rooms.data(), sizeof(A));
+    const Tensor<double, D> nothing(device, {1});
+    detail::watch(device, rooms, nothing.data());
+    scale_into(device, 1, 1.0, nothing.data(), Sink<double>{squares.data(), true});
   }
 
   /// Writes a micro-batch's losses, and those of the other ranks of the group, to rows of [1 + heads].
@@ -234,6 +273,7 @@ class TrainStep {
   StepOptions options_;
   Group<D> group_;
   AdamW<T, D> optimizer_;
+  std::shared_ptr<ExpertExchange<A, D>> across_;  // of ranks that share experts out
   PipelinePasses<T, D> passes_;
   StageFigures<D> figures_;
   GradientSums<T, D> sums_;

@@ -209,6 +209,8 @@ class Trainer {
     rule(options.step.clip >= 0, "clip", options.step.clip, "must be 0 (none) or positive");
     const double gamma = options.step.bias_update_speed;
     rule(gamma >= 0 && std::isfinite(gamma), "bias_update_speed", gamma, "must be 0 or positive");
+    const double room = options.step.expert_room;
+    rule(room >= 1 && std::isfinite(room), "expert_room", room, "must be at least 1, the mean");
     for (const double lambda : {options.step.loss.lambda, options.lambda.late})
       rule(lambda >= 0 && std::isfinite(lambda), "lambda", lambda, "must be 0 or positive");
     const double distill = options.step.loss.distill;
@@ -271,7 +273,12 @@ class Trainer {
     finished_.insert(finished_.end(), std::make_move_iterator(done.begin()), std::make_move_iterator(bad));
     queued_.clear();
     if (bad == done.end()) return;
-    steps_ = bad->step - 1;
+    const Index taken = std::exchange(steps_, bad->step - 1);
+    if (step_.make_room()) {
+      step_.rewind(steps_);
+      while (steps_ < taken) advance();
+      return collect();
+    }
     step_.rewind(steps_);
     throw NumericError(text);
   }

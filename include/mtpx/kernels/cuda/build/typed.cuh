@@ -5,6 +5,7 @@
 #include "../attention.cuh"
 #include "../elementwise.cuh"
 #include "../embedding.cuh"
+#include "../exchange.cuh"
 #include "../experts.cuh"
 #include "../fold.cuh"
 #include "../functions.cuh"
