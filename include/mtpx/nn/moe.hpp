@@ -16,6 +16,7 @@ struct MoeOptions {
   Index shared = 0;          ///< experts that every token goes through; run as one of shared * inner
   Routing routing;           ///< how a token chooses
   double balance_alpha = 0;  ///< weight of the sequence-wise balance loss; 0 = none
+  Index int8_run = 0;        ///< of the experts' weights (see Parameter); the router's are numbers
 };
 
 /// The router's parameters: gate.weight and, of sigmoids, the bias that steers selection.
@@ -67,15 +68,15 @@ struct Moe {
   Moe(const D& device, const MoeOptions& o)
       : options(o),
         gate{Linear<acc_t<T>, D>(device, o.hidden, o.routing.n_experts), {}},
-        experts{{Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden})},
-                {Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden})},
-                {Parameter<T, D>(device, {o.routing.n_experts, o.hidden, o.inner})}},
+        experts{{Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden}, o.int8_run)},
+                {Parameter<T, D>(device, {o.routing.n_experts, o.inner, o.hidden}, o.int8_run)},
+                {Parameter<T, D>(device, {o.routing.n_experts, o.hidden, o.inner}, o.int8_run)}},
         load(Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})),
         last_load(Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})) {
     if (o.routing.scoring == ScoringFunc::sigmoid)
       gate.e_score_correction_bias.emplace(
           State<acc_t<T>, D>{Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})});
-    if (o.shared > 0) shared_experts.emplace(device, o.hidden, o.shared * o.inner);
+    if (o.shared > 0) shared_experts.emplace(device, o.hidden, o.shared * o.inner, o.int8_run);
   }
 
   /// x: [B, T, hidden], normed   returns y: [B, T, hidden]
