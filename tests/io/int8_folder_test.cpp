@@ -9,7 +9,7 @@ TEST_SUITE_BEGIN("mtpx/io/int8_folder.hpp");
 
 namespace {
 
-Ints text_of(const Transformer<float, Cpu>& model, Index draft) {
+Ints text_in_8_bits(const Transformer<float, Cpu>& model, Index draft) {
   GenerateOptions options;
   options.max_tokens = 20;
   options.draft = draft;
@@ -67,7 +67,8 @@ TEST_CASE("write_int8: numbers near the model's, the same ones as numbers and in
       CHECK(in_8_bits.contains(name) != stays);
       if (stays) check_bits(numbers, before.at(name), name);
     }
-    for (const Index draft : {0, 2}) CHECK(text_of(kept.model, draft) == text_of(whole.model, 0));
+    for (const Index draft : {0, 2})
+      CHECK(text_in_8_bits(kept.model, draft) == text_in_8_bits(whole.model, 0));
 
     // What decodes alone is not written: the folder stays what it was.
     const std::string bytes = folder.read("m/model.safetensors");
