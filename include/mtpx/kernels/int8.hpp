@@ -30,13 +30,17 @@ struct Int8Weights {
   const std::int8_t* q = nullptr;  ///< the numbers; null: of a shape alone
   const float* scales = nullptr;   ///< as many as there are rows and runs
 
-  constexpr Index panels() const { return (out + panel - 1) / panel; }                    ///< of 32 rows
-  constexpr Index runs() const { return (in + run - 1) / run; }                           ///< of a row
-  constexpr Index words_of_run() const { return (run + word - 1) / word; }                ///< of a whole one
-  constexpr Index panel_bytes() const { return runs() * words_of_run() * panel * word; }  ///< of q
-  constexpr Index panel_scales() const { return runs() * panel; }                         ///< of scales
-  constexpr Index bytes() const { return panels() * panel_bytes(); }                      ///< all of q
-  constexpr Index scale_count() const { return panels() * panel_scales(); }               ///< all of scales
+  constexpr Index panels() const { return (out + panel - 1) / panel; }      ///< of 32 rows
+  constexpr Index runs() const { return (in + run - 1) / run; }             ///< of a row
+  constexpr Index words_of_run() const { return (run + word - 1) / word; }  ///< of a whole one
+  /// Of a panel's row.
+  constexpr Index words() const {
+    return in == 0 ? 0 : (runs() - 1) * words_of_run() + (in - (runs() - 1) * run + word - 1) / word;
+  }
+  constexpr Index panel_bytes() const { return words() * panel * word; }     ///< of q
+  constexpr Index panel_scales() const { return runs() * panel; }            ///< of scales
+  constexpr Index bytes() const { return panels() * panel_bytes(); }         ///< all of q
+  constexpr Index scale_count() const { return panels() * panel_scales(); }  ///< all of scales
 
   /// Where q_ij stands.
   constexpr Index place(Index i, Index j) const {
