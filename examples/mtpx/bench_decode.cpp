@@ -41,7 +41,7 @@ double bytes_per_token(const mtpx::Transformer<T, D>& model, Index context) {
     const bool routed = name.find(".experts.") != std::string::npos;
     const double share =
         routed ? static_cast<double>(c.num_experts_per_tok) / static_cast<double>(c.n_routed_experts) : 1;
-    bytes += share * static_cast<double>(parameter.value().bytes());
+    bytes += share * static_cast<double>(parameter.bytes());
   });
   return bytes;
 }

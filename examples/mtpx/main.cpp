@@ -89,6 +89,7 @@ int main(int argc, char** argv) {
   program::add_plan(app);
   program::add_tokenize(app);
   program::add_convert(app);
+  program::add_quantize(app);
   program::add_launch(app);
   check_options(app);
   try {

@@ -40,6 +40,7 @@ struct ModelSource {
   std::string folder;
   std::string mtp;  ///< a sidecar's file or folder; empty: the folder's own depths
   bool no_mmap = false, no_verify = false;
+  bool keep_int8 = false;  ///< weights in 8 bits stay so: of commands that decode and do nothing else
 
   CLI::Option* add(CLI::App& command, const char* name = "--model", const char* help = "Model folder") {
     command.add_flag("--no-mmap", no_mmap,
@@ -58,7 +59,7 @@ struct ModelSource {
         ->needs(model);
   }
 
-  mtpx::SafeTensorsOptions options() const { return {!no_mmap, !no_verify}; }
+  mtpx::SafeTensorsOptions options() const { return {!no_mmap, !no_verify, keep_int8}; }
   mtpx::ModelConfig config() const {
     return mtp.empty() ? mtpx::read_model_config(folder, options())
                        : mtpx::read_joined_config(folder, mtp, options());

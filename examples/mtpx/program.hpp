@@ -102,6 +102,7 @@ void add_report(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_convert(CLI::App& app);
+void add_quantize(CLI::App& app);
 
 /// --device, --dtype and --threads, for every subcommand: where to compute, and in what.
 struct DeviceOptions {

@@ -37,10 +37,10 @@ std::vector<Number> dequantized(const std::vector<std::uint8_t>& codes, Index ro
 }  // namespace
 
 TEST_CASE("block scales: as many as blocks, partial ones included") {
-  CHECK(BlockSize{}.scales({7168, 16384}) == std::vector<Index>{56, 128});
-  CHECK(BlockSize{}.scales({576, 7168}) == std::vector<Index>{5, 56});  // kv_a_proj_with_mqa: 4.5 blocks
-  CHECK(BlockSize{}.scales({1, 129}) == std::vector<Index>{1, 2});
-  CHECK(BlockSize{2, 3}.scales({4, 4}) == std::vector<Index>{2, 2});
+  CHECK(scales_shape({}, {7168, 16384}) == std::vector<Index>{56, 128});
+  CHECK(scales_shape({}, {576, 7168}) == std::vector<Index>{5, 56});  // kv_a_proj_with_mqa: 4.5 blocks
+  CHECK(scales_shape({}, {1, 129}) == std::vector<Index>{1, 2});
+  CHECK(scales_shape({2, 3}, {4, 4}) == std::vector<Index>{2, 2});
   CHECK(scale_name("a.weight") == "a.weight_scale_inv");
 }
 

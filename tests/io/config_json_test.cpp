@@ -394,7 +394,7 @@ TEST_CASE("config.json F8: only the published quantisation is read") {
   CHECK(with("\"fp8\"") == "quantization_config = \"fp8\": must be an object or null");
   CHECK(with("{}") == "quantization_config.quant_method is missing");
   CHECK(with(R"({"quant_method": "gptq", "bits": 4})") ==
-        "quantization_config.quant_method = \"gptq\": only \"fp8\" is supported");
+        "quantization_config.quant_method = \"gptq\": only \"fp8\" and \"mtpx_int8\" are supported");
   CHECK(with(R"({"quant_method": "fp8", "fmt": "e5m2"})") ==
         "quantization_config.fmt = \"e5m2\": only \"e4m3\" is supported");
   for (const std::string extents : {"[128]", "[0, 128]", "[128, -1]", "[128, 1.5]", "[128, 128, 1]"}) {

@@ -7,8 +7,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0
 if [[ -n $device ]]; then
-  # `report`, `tokenize` and `convert` compute nothing, and know no device.
-  printf '#!/bin/sh\ncase "$1" in report | tokenize | convert) exec "%s" "$@" ;; esac\nexec "%s" "$@" --device %s\n' \
+  # `report`, `tokenize`, `convert` and `quantize` compute nothing, and know no device.
+  printf '#!/bin/sh\ncase "$1" in report | tokenize | convert | quantize) exec "%s" "$@" ;; esac\nexec "%s" "$@" --device %s\n' \
     "$(realpath "$1")" "$(realpath "$1")" "$device" >"$work/mtpx"
   chmod +x "$work/mtpx"
   mtpx=$work/mtpx

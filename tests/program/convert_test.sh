@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GGUF files as a person makes them. What llama.cpp makes of them: llama_test.sh.
+# GGUF files and folders in 8 bits as a person makes them. What llama.cpp makes of the former: llama_test.sh.
 # Usage: tests/program/convert_test.sh PROGRAM [DEVICE]
 set -euo pipefail
 # shellcheck source=tests/program/common.sh
@@ -36,6 +36,22 @@ expect 2 "mtpx: [config] $work/other/config.json: these values do not add up
   convert --model "$work/other" --no-tokenizer --force --out "$work/two.gguf"
 cmp "$work/two.gguf" "$work/kept.gguf" || fail "a refused run changed the file"
 [[ ! -e $work/none.gguf ]] || fail "a refused run left a file"
+
+# In 8 bits: drafts change no text, scores are those of the numbers that are decoded with, nothing is trained.
+"$mtpx" train --preset nano --depth 1 --steps 2 --batch 1 --seq 16 --vocab-size 256 --data "$0" --out "$work/m" >/dev/null 2>&1
+"$mtpx" quantize --model "$work/m" --out "$work/q" --block 2,64 --threads 1
+"$mtpx" quantize --model "$work/m" --out "$work/q3" --block 2,64 --threads 3
+cmp "$work/q/model.safetensors" "$work/q3/model.safetensors" || fail "weights in 8 bits depend on threads"
+for draft in 0 2; do
+  "$1" generate --model "$work/q" --prompt "fail" --max-tokens 20 --draft $draft --device cpu >"$work/text$draft" 2>/dev/null
+done
+cmp "$work/text0" "$work/text2" || fail "drafts change the text of a model in 8 bits"
+"$1" score --model "$work/q" --data "$0" --seq 16 --device cpu | grep -q '"loss":' || fail "a model in 8 bits has no score"
+expect 2 "mtpx: [train] $work/q: weights in 8 bits (mtpx_int8) are not trained: begin with the model that they were made of" \
+  train --init "$work/q" --data "$0" --steps 1 --out "$work/none"
+expect 2 "mtpx: [quantize] --out $work/q: has a model already; --force replaces it" quantize --model "$work/m" --out "$work/q"
+expect 2 "mtpx: [int8] $work/q: its weights are in 8 bits already" quantize --model "$work/q" --out "$work/none"
+[[ ! -e $work/none ]] || fail "a refused run left a folder"
 
 [[ $failures == 0 ]] && echo "convert: all checks passed"
 exit $((failures > 0))

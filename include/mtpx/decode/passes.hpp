@@ -52,7 +52,7 @@ class Passes {
                     : Tensor<T, D>()) {
     heads_.push_back(model.head(0));
     for (Index k = 1; k <= modules; ++k) {
-      const bool same = k > 1 && model.head(k).data() == model.head(k - 1).data();
+      const bool same = k > 1 && model.head(k).shares(model.head(k - 1));
       heads_.push_back(same ? heads_.back() : model.draft_head(k));
     }
   }

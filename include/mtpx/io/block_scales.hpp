@@ -1,6 +1,8 @@
 #pragma once
-// Weights in 8-bit floating point with one scale per block, as DeepSeek-V3 publishes them.
+// Weights in 8 bits with one scale per block: floats, as DeepSeek-V3 publishes them, or whole numbers, which
+// are our own.
 
+#include <mtpx/core/block_size.hpp>
 #include <mtpx/io/safetensors.hpp>
 
 #include <algorithm>
@@ -11,25 +13,23 @@
 
 namespace mtpx {
 
-/// Extents of the blocks that share a scale: `quantization_config.weight_block_size` of config.json.
-struct BlockSize {
-  Index rows = 128;     ///< of a block; the last of a weight may have fewer
-  Index columns = 128;  ///< likewise
-  bool operator==(const BlockSize&) const = default;
-
-  /// The shape of the scales of a [rows, columns] weight. Blocks at the edges may be partial.
-  std::vector<Index> scales(const std::vector<Index>& weight) const {
-    return {(weight[0] + rows - 1) / rows, (weight[1] + columns - 1) / columns};
-  }
-};
+/// The shape of the scales of a [rows, columns] weight. Blocks at the edges may be partial.
+inline std::vector<Index> scales_shape(BlockSize block, const std::vector<Index>& weight) {
+  return {(weight[0] + block.rows - 1) / block.rows, (weight[1] + block.columns - 1) / block.columns};
+}
 
 /// The name of the scales of a weight.
 inline std::string scale_name(const std::string& weight) { return weight + "_scale_inv"; }
 
+/// Whether a tensor is to be multiplied by scales.
+inline bool has_scales(const SafeTensorsEntry& entry) {
+  return (entry.dtype == DType::f8_e4m3 || entry.dtype == DType::i8) && entry.shape.size() == 2;
+}
+
 /// w_ij = q_ij s_{i / rows, j / columns} (DeepSeek-V3 sec. 3.3.2; inference/fp8_cast_bf16.py), multiplied in
 /// float and rounded once to Number. "inv" in the published name says that quantisation divided by s.
 ///
-/// quantized: F8_E4M3 [n, m] in `file`   scales: [ceil(n / rows), ceil(m / columns)]
+/// quantized: F8_E4M3 or I8 [n, m] in `file`   scales: [ceil(n / rows), ceil(m / columns)]
 /// out: elements from `first` on, row by row
 /// Memory: one row besides `out`, and for each of its blocks what the 256 bytes stand for: with a scale that
 /// many elements share that is worked out once. The shapes are the caller's promise.
@@ -38,6 +38,10 @@ void dequantize(const SafeTensors& file, const SafeTensorsEntry& quantized, std:
                 BlockSize block, Index first, std::span<Number> out) {
   constexpr Index bytes = 256;
   const Index columns = quantized.shape[1], across = (columns + block.columns - 1) / block.columns;
+  const bool whole = quantized.dtype == DType::i8;
+  const auto value_of = [whole](std::size_t byte) {
+    return whole ? static_cast<float>(static_cast<std::int8_t>(byte)) : detail::f8_e4m3_values[byte];
+  };
   std::vector<std::byte> row;
   std::vector<Number> values(static_cast<std::size_t>(across * bytes));  // [across, bytes]
   Index known = -1;                                                      // row of blocks of the values
@@ -50,7 +54,7 @@ void dequantize(const SafeTensors& file, const SafeTensorsEntry& quantized, std:
         const float scale = scales[static_cast<std::size_t>(known * across + b)];
         Number* const of = values.data() + b * bytes;
         for (std::size_t byte = 0; byte < bytes; ++byte)
-          of[byte] = static_cast<Number>(detail::f8_e4m3_values[byte] * scale);
+          of[byte] = static_cast<Number>(value_of(byte) * scale);
       }
     }
     row.resize(static_cast<std::size_t>(count));

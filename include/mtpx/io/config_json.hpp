@@ -138,9 +138,14 @@ inline void read_ropes(KeyReader& keys, Config& config, std::vector<std::string>
   config.rope_scaling = published.scaling ? published.scaling : newer.scaling;
 }
 
-/// quantization_config describes the weights beside the file; they are dequantised when they are loaded, so
-/// that nothing but the blocks' extents has to be known.
-inline BlockSize read_quantization(KeyReader& keys, std::vector<std::string>& problems) {
+/// What quantization_config calls matrices of whole numbers: our own, so that no other program takes them for
+/// something else.
+constexpr const char* int8_method = "mtpx_int8";
+
+/// quantization_config describes the weights beside the file: the blocks' extents and, in `int8`, whether
+/// they are such matrices.
+inline BlockSize read_quantization(KeyReader& keys, std::optional<BlockSize>& int8,
+                                   std::vector<std::string>& problems) {
   BlockSize block;
   std::optional<Json> value = keys.take("quantization_config");
   if (!value || value->is_null()) return block;
@@ -150,9 +155,12 @@ inline BlockSize read_quantization(KeyReader& keys, std::vector<std::string>& pr
   }
   KeyReader fields(std::move(*value), "quantization_config.", problems);
   if (!fields.rest().contains("quant_method")) fields.note_missing("quant_method");
-  fields.demand("quant_method", "fp8");
-  fields.demand("fmt", "e4m3");
+  bool whole = false;
+  const std::vector<std::pair<const char*, bool>> methods = {{"fp8", false}, {int8_method, true}};
+  fields.read_choice("quant_method", whole, methods);
+  if (!whole) fields.demand("fmt", "e4m3");
   const std::optional<Json> extents = fields.take("weight_block_size");
+  if (!extents && whole) fields.note_missing("weight_block_size");
   if (!extents) return block;
   const auto positive = [](const Json& extent) {
     return extent.is_number_unsigned() && extent >= 1 && extent <= (1 << 20);
@@ -161,7 +169,9 @@ inline BlockSize read_quantization(KeyReader& keys, std::vector<std::string>& pr
     fields.note("weight_block_size", *extents, "must be an array of two positive whole numbers");
     return block;
   }
-  return {(*extents)[0].get<Index>(), (*extents)[1].get<Index>()};
+  block = {(*extents)[0].get<Index>(), (*extents)[1].get<Index>()};
+  if (whole) int8 = block;
+  return block;
 }
 
 inline const std::vector<std::pair<const char*, MtpConcat>>& mtp_concat_names() {
@@ -294,10 +304,10 @@ inline void refuse(const std::string& file, const char* what, const std::vector<
 ///
 /// Rotary positions may be spelt rope_theta + rope_scaling or rope_parameters. null stands for "none" in
 /// q_lora_rank, bos_token_id and eos_token_id. quantization_config must be DeepSeek-V3's: fp8, e4m3, scales
-/// per block. Keys that mtpx does not know go to `extra`. mtpx's own keys are mtp_concat ("embedding_hidden",
-/// "hidden_embedding"), mtp_hidden ("post_norm", "pre_norm"), mtpx_heads ("sequential", "repeated",
-/// "parallel", "linear"), mtpx_markov_rank, mtpx_draft_vocabulary, mtpx_own_embeddings and mtpx_own_heads
-/// (lists of depths).
+/// per block; or our own mtpx_int8. Keys that mtpx does not know go to `extra`. mtpx's own keys are
+/// mtp_concat ("embedding_hidden", "hidden_embedding"), mtp_hidden ("post_norm", "pre_norm"), mtpx_heads
+/// ("sequential", "repeated", "parallel", "linear"), mtpx_markov_rank, mtpx_draft_vocabulary,
+/// mtpx_own_embeddings and mtpx_own_heads (lists of depths).
 ///
 /// Throws FileError for text that is not a JSON object (see parse_json), and ConfigError that lists every
 /// missing key, every value of the wrong type and everything that mtpx cannot honour; or, if there is none of
@@ -323,7 +333,7 @@ inline ModelConfig parse_config(std::string_view text, const std::string& file) 
   keys.read_or_null("bos_token_id", config.bos_token_id, -1, false);
   keys.read_tokens("eos_token_id", config.eos_token_id, config.more_eos_token_ids);
   detail::read_ropes(keys, config, problems);
-  model.block_size = detail::read_quantization(keys, problems);
+  model.block_size = detail::read_quantization(keys, config.int8_blocks, problems);
   keys.read_choice("mtp_concat", config.mtp_concat, detail::mtp_concat_names());
   keys.read_choice("mtp_hidden", config.mtp_hidden, detail::mtp_hidden_names());
   keys.read_choice("mtpx_heads", config.mtpx_heads, detail::mtpx_heads_names());
@@ -407,6 +417,10 @@ inline std::string config_json(const Config& config, const Json& extra = Json::o
   if (!config.mtpx_own_embeddings.empty()) json["mtpx_own_embeddings"] = config.mtpx_own_embeddings;
   if (!config.mtpx_own_heads.empty()) json["mtpx_own_heads"] = config.mtpx_own_heads;
   if (config.mtpx_trained_window > 0) json["mtpx_trained_window"] = config.mtpx_trained_window;
+  if (const auto& blocks = config.int8_blocks) {
+    json["quantization_config"] = {{"quant_method", detail::int8_method},
+                                   {"weight_block_size", {blocks->rows, blocks->columns}}};
+  }
   for (const auto& [key, value] : extra.items()) {
     if (!json.contains(key)) json[key] = value;
   }

@@ -19,11 +19,11 @@ static_assert(std::endian::native == std::endian::little, "tensor files are litt
 
 /// Element types by the names that safetensors gives them: f64 is "F64", f8_e4m3 is "F8_E4M3" and so on.
 /// f8_e4m3 is the variant without infinities ("E4M3FN", OCP 8-bit floating point, 2023), which DeepSeek uses.
-enum class DType { f64, f32, f16, bf16, f8_e4m3, i64, i32, u8 };
+enum class DType { f64, f32, f16, bf16, f8_e4m3, i64, i32, i8, u8 };
 
 /// Every DType, in the order of the enumeration.
-inline constexpr DType all_dtypes[] = {DType::f64,     DType::f32, DType::f16, DType::bf16,
-                                       DType::f8_e4m3, DType::i64, DType::i32, DType::u8};
+inline constexpr DType all_dtypes[] = {DType::f64, DType::f32, DType::f16, DType::bf16, DType::f8_e4m3,
+                                       DType::i64, DType::i32, DType::i8,  DType::u8};
 
 /// The name in a safetensors header.
 constexpr std::string_view dtype_name(DType dtype) {
@@ -42,6 +42,8 @@ constexpr std::string_view dtype_name(DType dtype) {
       return "I64";
     case DType::i32:
       return "I32";
+    case DType::i8:
+      return "I8";
     case DType::u8:
       break;
   }
@@ -69,6 +71,7 @@ constexpr Index dtype_size(DType dtype) {
     case DType::bf16:
       return 2;
     case DType::f8_e4m3:
+    case DType::i8:
     case DType::u8:
       break;
   }
@@ -77,11 +80,11 @@ constexpr Index dtype_size(DType dtype) {
 
 /// Whether its elements are whole numbers.
 constexpr bool is_integer(DType dtype) {
-  return dtype == DType::i64 || dtype == DType::i32 || dtype == DType::u8;
+  return dtype == DType::i64 || dtype == DType::i32 || dtype == DType::i8 || dtype == DType::u8;
 }
 
-/// The file type with the representation of Number: float, double, bf16, std::int64_t, std::int32_t or
-/// std::uint8_t.
+/// The file type with the representation of Number: float, double, bf16, std::int64_t, std::int32_t,
+/// std::int8_t or std::uint8_t.
 template <typename Number>
 constexpr DType dtype_of() {
   if constexpr (std::is_same_v<Number, double>) return DType::f64;
@@ -89,9 +92,11 @@ constexpr DType dtype_of() {
   if constexpr (std::is_same_v<Number, bf16>) return DType::bf16;
   if constexpr (std::is_same_v<Number, std::int64_t>) return DType::i64;
   if constexpr (std::is_same_v<Number, std::int32_t>) return DType::i32;
+  if constexpr (std::is_same_v<Number, std::int8_t>) return DType::i8;
   static_assert(std::is_same_v<Number, double> || std::is_same_v<Number, float> ||
                     std::is_same_v<Number, bf16> || std::is_same_v<Number, std::int64_t> ||
-                    std::is_same_v<Number, std::int32_t> || std::is_same_v<Number, std::uint8_t>,
+                    std::is_same_v<Number, std::int32_t> || std::is_same_v<Number, std::int8_t> ||
+                    std::is_same_v<Number, std::uint8_t>,
                 "no element type of tensor files is represented like this");
   return DType::u8;
 }
@@ -175,6 +180,7 @@ bool convert(DType dtype, const std::byte* from, Index count, Number* to) {
   if constexpr (std::is_same_v<Number, std::int64_t>) {
     if (!is_integer(dtype)) return false;
     if (dtype == DType::i32) detail::convert_each<std::int32_t>(from, count, to);
+    if (dtype == DType::i8) detail::convert_each<std::int8_t>(from, count, to);
     if (dtype == DType::u8) detail::convert_each<std::uint8_t>(from, count, to);
   } else {
     // An integer reaches bf16 through float, as everything does.
@@ -203,6 +209,9 @@ bool convert(DType dtype, const std::byte* from, Index count, Number* to) {
         break;
       case DType::i32:
         each([&](Index i) { return detail::load_element<std::int32_t>(from, i); });
+        break;
+      case DType::i8:
+        each([&](Index i) { return detail::load_element<std::int8_t>(from, i); });
         break;
       case DType::u8:
         each([&](Index i) { return detail::load_element<std::uint8_t>(from, i); });

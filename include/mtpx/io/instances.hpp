@@ -6,6 +6,7 @@
 #include <mtpx/instances.hpp>
 #include <mtpx/io/checksum.hpp>
 #include <mtpx/io/gguf_model.hpp>
+#include <mtpx/io/int8_folder.hpp>
 #include <mtpx/io/json.hpp>
 #include <mtpx/io/model_folder.hpp>
 #include <mtpx/io/sidecar.hpp>
@@ -37,7 +38,9 @@
   MTPX_INSTANCE_OF(HOW, convert<double>) \
   MTPX_INSTANCE_OF(HOW, convert<bf16>)
 
-#define MTPX_GGUF(HOW) MTPX_INSTANCE_OF(HOW, write_gguf<Cpu>)
+#define MTPX_GGUF(HOW)                   \
+  MTPX_INSTANCE_OF(HOW, write_gguf<Cpu>) \
+  MTPX_INSTANCE_OF(HOW, write_int8<Cpu>)
 
 #define MTPX_CHECKSUM(HOW) MTPX_INSTANCE_OF(HOW, detail::xxh64_stripes<std::uint64_t>)
 

@@ -91,7 +91,8 @@ struct SharedNames {
 /// What is wrong with the tensors of a folder, for the model that its config.json describes.
 class WeightCheck {
  public:
-  WeightCheck(const WeightFiles& files, BlockSize block) : files_(files), block_(block) {}
+  WeightCheck(const WeightFiles& files, const ModelConfig& config)
+      : files_(files), block_(config.block_size), int8_(config.config.int8_blocks) {}
 
   /// The model needs this tensor.
   void expect(const std::string& name, const std::vector<Index>& shape) {
@@ -101,13 +102,13 @@ class WeightCheck {
       return;
     }
     check(name, weight, shape);
-    if (weight.entry->dtype != DType::f8_e4m3 || weight.entry->shape.size() != 2) return;
+    if (!has_scales(*weight.entry)) return;
     const std::string scales = scale_name(name);
     const WeightFiles::Weight found = claim(scales);
     if (found.entry == nullptr) {
-      problems_.missing(scales, ", the scales of an F8_E4M3 weight");
+      problems_.missing(scales, cat(", the scales of an ", weight.entry->dtype_name, " weight"));
     } else {
-      check(scales, found, block_.scales(shape));
+      check(scales, found, scales_shape(block_, shape));
     }
   }
 
@@ -115,7 +116,7 @@ class WeightCheck {
   bool allow(const std::string& name, const std::vector<Index>& shape) {
     const WeightFiles::Weight weight = claim(name);
     if (weight.entry == nullptr || !check(name, weight, shape)) return false;
-    if (weight.entry->dtype == DType::f8_e4m3) claim(scale_name(name));
+    if (has_scales(*weight.entry)) claim(scale_name(name));
     return true;
   }
 
@@ -160,7 +161,8 @@ class WeightCheck {
   bool check(const std::string& name, const WeightFiles::Weight& weight, const std::vector<Index>& shape) {
     const SafeTensorsEntry& entry = *weight.entry;
     if (!problems_.same_shape(name, entry.shape, shape)) return false;
-    if (!entry.dtype || is_integer(*entry.dtype)) {
+    const bool known = int8_ && entry.dtype == DType::i8 && shape.size() == 2;
+    if (!known && (!entry.dtype || is_integer(*entry.dtype))) {
       problems_.note(cat("unreadable ", name, ": dtype ", quote(entry.dtype_name), " is no type of weights"));
       return false;
     }
@@ -169,6 +171,7 @@ class WeightCheck {
 
   const WeightFiles& files_;
   BlockSize block_;
+  bool int8_;  // whether config.json says that there are such
   std::set<std::string> claimed_;
   TensorProblems problems_;
 };
@@ -201,8 +204,10 @@ inline void find_own(Config& config, const WeightFiles& files) {
 /// Checks every tensor of `files` against the model that `config` describes, before that model exists.
 template <typename T>
 void check_weights(const ModelConfig& config, const WeightFiles& files) {
-  WeightCheck check(files, config.block_size);
-  const Transformer<T, Meta> model(Meta(), config.config);
+  WeightCheck check(files, config);
+  Config of_numbers = config.config;
+  of_numbers.int8_blocks.reset();
+  const Transformer<T, Meta> model(Meta(), of_numbers);
   for_each_tensor(model, [&](const std::string& name, const auto& tensor) {
     check.expect(name, extents(tensor.shape()));
   });
@@ -310,6 +315,51 @@ inline std::vector<std::filesystem::path> shards_of(const std::filesystem::path&
   return all;
 }
 
+/// Throws FileError where there is no such folder and none can be made.
+inline void make_folder(const std::filesystem::path& folder) {
+  std::error_code failed;
+  std::filesystem::create_directories(folder, failed);
+  if (failed) throw FileError(cat("[model] ", folder.string(), ": cannot be made: ", failed.message()));
+}
+
+/// Puts weights that are written, and what stands beside them, in the place of a former model: see
+/// save_model().
+inline void place_folder(const std::filesystem::path& folder, SafeTensorsWriter& weights,
+                         const Config& config, Json keys, const std::optional<TokenizerFiles>& tokenizer) {
+  keys[weights_key] = checksum_text(weights.complete());
+  OutputFile file("config", folder / "config.json");
+  file.write(config_json(config, keys));
+  file.flush();
+  const std::vector<std::filesystem::path> old = shards_of(folder);
+  std::optional<WrittenTokenizer> beside;
+  if (tokenizer) beside.emplace(folder, *tokenizer);
+  weights.place();
+  file.place();
+  if (beside) beside->place();
+  for (const std::filesystem::path& path : old) remove_former(path);
+}
+
+/// A matrix that decoding reads in 8 bits; what is no such in its file becomes one. Panels by all threads.
+template <typename D>
+void read_int8(const Cpu& host, const FolderWeight& weight, const Int8Weight<D>& to, Index e) {
+  const Int8Weights of = to.matrix();
+  const bool whole = weight.entry().dtype == DType::i8;
+  cpu::parallel_tasks(host, of.panels(), [&](Index p) {
+    std::vector<std::int8_t> row(static_cast<std::size_t>(of.in));
+    std::vector<float> numbers(whole ? 0U : row.size());
+    for (Index i = p * Int8Weights::panel; i < std::min(of.out, (p + 1) * Int8Weights::panel); ++i) {
+      if (!whole) {
+        weight.read(i * of.in, std::span(numbers));
+        to.quantize_row(e, i, numbers.data());
+        continue;
+      }
+      weight.file().read_bytes(weight.entry(), i * of.in, std::as_writable_bytes(std::span(row)));
+      to.put_row(e, i, row.data());
+      for (Index j = 0; j < of.in; j += of.run) to.put_scale(e, i, j, weight.scale(i, j));
+    }
+  });
+}
+
 }  // namespace detail
 
 /// Whether `folder` holds a model's weights: a file of them, or an index of shards.
@@ -335,10 +385,7 @@ template <typename T, typename D>
 void save_model(const std::filesystem::path& folder, const Transformer<T, D>& model,
                 const Json& extra = Json::object(), bool mtp = true,
                 const std::optional<TokenizerFiles>& tokenizer = {}) {
-  std::error_code failed;
-  std::filesystem::create_directories(folder, failed);
-  if (failed) throw FileError(cat("[model] ", folder.string(), ": cannot be made: ", failed.message()));
-
+  detail::make_folder(folder);
   Config config = model.config;
   if (!mtp) {
     config.set_depths(0, config.mtpx_heads);
@@ -349,8 +396,7 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
     left_out.push_back(cat("model.layers.", config.num_hidden_layers + k, '.'));
   }
   if (!mtp) left_out.push_back(detail::draft_ids_name);
-  Json keys = detail::with_dtype<T>(extra);
-  keys.erase(detail::weights_key);
+  const Json keys = detail::with_dtype<T>(extra);
   const auto each = [&](const auto& visit) {
     detail::for_each_of_file(model, [&](const std::string& name, const auto& tensor) {
       const auto within = [&](const std::string& prefix) { return name.starts_with(prefix); };
@@ -359,17 +405,7 @@ void save_model(const std::filesystem::path& folder, const Transformer<T, D>& mo
   };
   const FileMetadata metadata = detail::folder_metadata(config_json(config, keys), tokenizer);
   const auto finish = [&](SafeTensorsWriter& weights) {
-    keys[detail::weights_key] = checksum_text(weights.complete());
-    OutputFile file("config", folder / "config.json");
-    file.write(config_json(config, keys));
-    file.flush();
-    const std::vector<std::filesystem::path> old = detail::shards_of(folder);
-    std::optional<detail::WrittenTokenizer> beside;
-    if (tokenizer) beside.emplace(folder, *tokenizer);
-    weights.place();
-    file.place();
-    if (beside) beside->place();
-    for (const std::filesystem::path& path : old) detail::remove_former(path);
+    detail::place_folder(folder, weights, config, keys, tokenizer);
   };
   detail::write_tensors(folder / detail::weights_name, each, metadata, finish);
 }
@@ -394,6 +430,10 @@ template <typename T, typename D>
 LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const WeightFiles& files,
                                SafeTensorsOptions options, const LoadProgress& progress) {
   check_weights<T>(config, files);
+  if (!options.keep_int8) config.config.int8_blocks.reset();
+  if (config.config.int8_blocks && !HostMemory<D>)
+    throw DeviceError(
+        cat("[model] ", files.path(), ": weights in 8 bits are decoded with on the host alone"));
   const Cpu host = host_of(device);
   std::vector<WeightFiles::Weight> all;
   for (const auto& [name, weight] : files.weights()) all.push_back(weight);
@@ -405,7 +445,7 @@ LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const Weight
   LoadedModel<T, D> loaded{Transformer<T, D>(device, config.config), std::move(config.extra)};
   if (const auto ids = files.find(draft_ids_name); ids.entry != nullptr)
     loaded.model.draft_from(read_draft_ids(ids));
-  for_each_tensor(loaded.model, [&](const std::string& name, const auto& tensor) {
+  for_each_tensor_of_numbers(loaded.model, [&](const std::string& name, const auto& tensor) {
     using N = typename std::remove_cvref_t<decltype(tensor)>::value_type;
     const FolderWeight weight(files, name, config.block_size);
     tensor.assign_by([&](Index first, std::span<N> out) {
@@ -417,6 +457,11 @@ LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const Weight
     });
     count.add(weight.entry());
   });
+  for_each_int8(loaded.model, [&](const std::string& name, const auto& kept, Index e) {
+    const FolderWeight weight(files, name, config.block_size);
+    if constexpr (HostMemory<D>) read_int8(host, weight, kept, e);
+    count.add(weight.entry());
+  });
   count.finish();
   return loaded;
 }
@@ -425,7 +470,7 @@ LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const Weight
 /// Reads a folder in the published format (README_WEIGHTS.md of DeepSeek-V3): MTP layer k is layer
 /// num_hidden_layers + k, from 0; where its embed_tokens and shared_head.head are absent or equal to the main
 /// model's, it shares those, and else they are its own. Weights of any floating type are converted to the
-/// model's; F8_E4M3 ones are multiplied by the scales of their blocks.
+/// model's; F8_E4M3 and I8 ones are multiplied by the scales of their blocks, unless options.keep_int8.
 ///
 /// Throws ConfigError or FileError. Fields of config.json that are not what save_model() wrote with these
 /// weights are listed; so are missing, unexpected and misshapen tensors, ten at most, before the model is

@@ -42,6 +42,9 @@ struct SafeTensorsOptions {
   /// Compare the header, and where whole files are loaded each tensor's bytes, with the checksums that mtpx
   /// writes. Files without them are taken as they are.
   bool verify = true;
+  /// Of a model folder whose matrices are in 8 bits with scales (io/int8_folder.hpp): they stay so, for
+  /// decoding alone. Else they become numbers of the model's type, as all others do.
+  bool keep_int8 = false;
 };
 
 /// A safetensors file, open for reading. Everything the header claims has been checked when `open` returns:

@@ -10,6 +10,7 @@
 #include "decode_shapes.hpp"
 #include "distillation.hpp"
 #include "functions.hpp"
+#include "int8.hpp"
 #include "sampling.hpp"
 #include "shapes.hpp"
 #include "verify.hpp"
@@ -144,6 +145,19 @@
   KERNEL(decode_tokens, (const D&, Rows rows, const T* x, Index out, const T* w, const std::int32_t* tokens, \
                          const Draw* draws, std::int32_t* ids))
 
+/// What a device may bring as well: weights in 8 bits, for decoding (multiplies_int8). X: activations   Y:
+/// results
+#define MTPX_KERNELS_OF_INT8_PRODUCTS(KERNEL, D, X, Y) \
+  KERNEL(linear_int8_forward, (const D&, Rows rows, const X* x, const Int8Weights& w, Y* y))
+#define MTPX_KERNELS_OF_INT8_EXPERTS(KERNEL, D, T)                                         \
+  KERNEL(experts_int8_forward,                                                             \
+         (const D&, ExpertsShape s, const std::int32_t* offsets, const std::int32_t* slot, \
+          const std::int32_t* place, const T* x, Index x_stride, const acc_t<T>* weights,  \
+          const Int8Weights& wg, const Int8Weights& wu, const Int8Weights& wd, T* gate, T* up, T* y))
+#define MTPX_KERNELS_OF_INT8(KERNEL, D, T)       \
+  MTPX_KERNELS_OF_INT8_PRODUCTS(KERNEL, D, T, T) \
+  MTPX_KERNELS_OF_INT8_EXPERTS(KERNEL, D, T)
+
 // --- Templates of several types --------------------------------------------------------------------------
 
 /// X: activations   W: weights; the router's are of the accumulation type   Y: results, so are decoding's
@@ -239,4 +253,7 @@
   MTPX_KERNELS_OF_SHARED_OPERANDS(MTPX_DECLARE_KERNEL_OF_2, D, X, W)   \
   MTPX_KERNELS_OF_COPIES(MTPX_DECLARE_KERNEL_OF_2, D, X, W)            \
   MTPX_KERNELS_OF_NO_TYPE(MTPX_DECLARE_KERNEL, D)
+#define MTPX_DECLARE_INT8(D)                                       \
+  MTPX_KERNELS_OF_INT8_PRODUCTS(MTPX_DECLARE_KERNEL_OF_2, D, X, W) \
+  MTPX_KERNELS_OF_INT8_EXPERTS(MTPX_DECLARE_KERNEL_OF_1, D, X)
 #define MTPX_DECLARE_FUSED_DECODING(D) MTPX_KERNELS_OF_FUSED_DECODING(MTPX_DECLARE_KERNEL_OF_1, D, X)

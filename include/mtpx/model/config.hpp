@@ -1,6 +1,7 @@
 #pragma once
 // The numbers that define a model, under the names of DeepSeek-V3's config.json.
 
+#include <mtpx/core/block_size.hpp>
 #include <mtpx/core/error.hpp>
 #include <mtpx/core/scoring.hpp>
 #include <mtpx/core/shape.hpp>
@@ -74,7 +75,14 @@ struct Config {
   std::vector<Index> mtpx_own_heads{};  ///< the same of output heads
   Index mtpx_trained_window = 0;        ///< longest window it was trained on, in tokens; 0 = not known
 
+  /// Matrices are kept in 8 bits, for decoding alone, with a scale for each such block of a file; absent:
+  /// they are numbers of the model's type. Embedding, kv_b_proj, routers and the Markov bias are that anyway.
+  std::optional<BlockSize> int8_blocks{};
+
   bool operator==(const Config&) const = default;
+
+  /// Columns that share a scale of weights in 8 bits; 0: there are none.
+  Index int8_run() const { return int8_blocks ? int8_blocks->columns : 0; }
 
   /// Width of one head's query and key: the part without position, then the rotated part.
   Index qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }

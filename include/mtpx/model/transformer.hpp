@@ -102,7 +102,8 @@ struct Transformer {
     o.attention = {c.hidden_size,      c.num_attention_heads,
                    c.q_lora_rank,      c.kv_lora_rank,
                    c.qk_nope_head_dim, c.qk_rope_head_dim,
-                   c.v_head_dim,       attention_scale(c.qk_head_dim(), c.rope_scaling)};
+                   c.v_head_dim,       attention_scale(c.qk_head_dim(), c.rope_scaling),
+                   c.int8_run()};
     o.intermediate = c.intermediate_size;
     o.eps = c.rms_norm_eps;
     if (c.is_moe(layer)) {
@@ -113,7 +114,8 @@ struct Transformer {
                           c.norm_topk_prob, c.routed_scaling_factor, c.scoring_func},
                          c.aux_loss_alpha,
                          slice.expert_part,
-                         slice.expert_parts};
+                         slice.expert_parts,
+                         c.int8_run()};
     }
     return o;
   }
@@ -332,7 +334,7 @@ struct Transformer {
   void add_head(const D& device, const Shape& table) {
     const Config& c = config;
     norm = RmsNorm<T, D>(device, c.hidden_size, c.rms_norm_eps);
-    if (!c.tie_word_embeddings) lm_head.emplace(device, c.hidden_size, c.vocab_size);
+    if (!c.tie_word_embeddings) lm_head.emplace(device, c.hidden_size, c.vocab_size, c.int8_run());
     for (Index k = 0; k < design.modules(c.num_nextn_predict_layers); ++k)
       mtp.emplace_back(device, block_options(c.num_hidden_layers + k), design, c.mtp_concat, c.mtp_hidden);
     if (design.markov_rank > 0) {
@@ -341,7 +343,7 @@ struct Transformer {
     }
     for (const Index k : c.mtpx_own_embeddings) mtp[design.module(k)].embed_tokens.emplace(device, table);
     for (const Index k : c.mtpx_own_heads)
-      mtp[design.module(k)].head.emplace(device, c.hidden_size, c.vocab_size);
+      mtp[design.module(k)].head.emplace(device, c.hidden_size, c.vocab_size, c.int8_run());
   }
 
   /// The layer behind the last one that all heads share, of those that there are here.

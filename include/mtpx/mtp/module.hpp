@@ -33,10 +33,10 @@ struct MtpInput {
   MtpConcat order = MtpConcat::embedding_hidden;  ///< which comes first in eh_proj
 
   MtpInput() = default;
-  MtpInput(const D& device, Index hidden, double eps, MtpConcat concat_order)
+  MtpInput(const D& device, Index hidden, double eps, MtpConcat concat_order, Index int8_run = 0)
       : enorm(device, hidden, eps),
         hnorm(device, hidden, eps),
-        eh_proj(device, 2 * hidden, hidden),
+        eh_proj(device, 2 * hidden, hidden, int8_run),
         order(concat_order) {}
 
   /// h, e: [B, R, hidden], states and embeddings   returns [B, R, hidden]
@@ -111,11 +111,11 @@ struct MtpModule {
             MtpHidden hidden)
       : carries(hidden) {
     const Index width = o.attention.hidden;
-    if (design.reads_token) input.emplace(device, width, o.eps, order);
+    if (design.reads_token) input.emplace(device, width, o.eps, order, o.attention.int8_run);
     if (design.attends) {
       block.emplace(device, o);
     } else {
-      linear.emplace(device, width, width);
+      linear.emplace(device, width, width, o.attention.int8_run);
     }
     if (design.own_norm) norm.emplace(device, width, o.eps);
   }

@@ -39,7 +39,7 @@ struct Block {
     if (o.moe) {
       moe.emplace(device, *o.moe);
     } else {
-      mlp.emplace(device, o.attention.hidden, o.intermediate);
+      mlp.emplace(device, o.attention.hidden, o.intermediate, o.attention.int8_run);
     }
   }
 

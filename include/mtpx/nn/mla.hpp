@@ -20,6 +20,7 @@ struct MlaOptions {
   Index rope = 0;          ///< width of their rotated part
   Index v = 0;             ///< width of a head's value
   double scale = 0;        ///< of the scores, see attention_scale()
+  Index int8_run = 0;      ///< of the weights but kv_b_proj, which is read by heads and from both sides
 };
 
 /// Epsilon of the two latent norms: the published code's default, whatever the model's rms_norm_eps.
@@ -68,17 +69,17 @@ struct Mla {
   Mla() = default;
   Mla(const D& device, const MlaOptions& o)
       : options(o),
-        kv_a_proj_with_mqa(device, o.hidden, o.kv_lora_rank + o.rope),
+        kv_a_proj_with_mqa(device, o.hidden, o.kv_lora_rank + o.rope, o.int8_run),
         kv_a_layernorm(device, o.kv_lora_rank, latent_norm_eps),
         kv_b_proj(device, o.kv_lora_rank, o.heads * (o.nope + o.v)),
-        o_proj(device, o.heads * o.v, o.hidden) {
+        o_proj(device, o.heads * o.v, o.hidden, o.int8_run) {
     const Index q_width = o.heads * (o.nope + o.rope);
     if (o.q_lora_rank > 0) {
-      q_a_proj.emplace(device, o.hidden, o.q_lora_rank);
+      q_a_proj.emplace(device, o.hidden, o.q_lora_rank, o.int8_run);
       q_a_layernorm.emplace(device, o.q_lora_rank, latent_norm_eps);
-      q_b_proj.emplace(device, o.q_lora_rank, q_width);
+      q_b_proj.emplace(device, o.q_lora_rank, q_width, o.int8_run);
     } else {
-      q_proj.emplace(device, o.hidden, q_width);
+      q_proj.emplace(device, o.hidden, q_width, o.int8_run);
     }
   }
 

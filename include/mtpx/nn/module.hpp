@@ -165,6 +165,12 @@ D device_of(const Module& module) {
 }
 
 namespace detail {
+/// experts.gate_proj -> experts.<e>.gate_proj.weight
+inline std::string expert_name(const std::string& stacked, Index e) {
+  const std::size_t dot = stacked.rfind('.');
+  return join(stacked.substr(0, dot), std::to_string(e)) + stacked.substr(dot) + ".weight";
+}
+
 /// visit(name, pick(parameter)) for every parameter under its published name, experts one by one; for states
 /// visit(name, value), or nothing where only gradients are asked for.
 template <bool with_states, typename Module, typename Visit, typename Pick>
@@ -178,12 +184,10 @@ void visit_published(Module& module, const Visit& visit, const Pick& pick) {
     } else {  // experts.gate_proj [E, out, in] -> experts.<e>.gate_proj.weight [out, in]
       const auto stacked = pick(member.weight);
       const Shape shape = member.weight.shape();
-      const std::size_t dot = name.rfind('.');
       for (Index e = 0; e < shape[0]; ++e) {
         const auto one =
             stacked.defined() ? stacked.slice_front(e, e + 1).reshape({shape[1], shape[2]}) : stacked;
-        visit(join(name.substr(0, dot), std::to_string(member.first + e)) + name.substr(dot) + ".weight",
-              one);
+        visit(expert_name(name, member.first + e), one);
       }
     }
   });
@@ -196,7 +200,37 @@ void for_each_tensor(Module& module, const Visit& visit) {
   detail::visit_published<true>(module, visit, [](const auto& parameter) { return parameter.value(); });
 }
 
-/// The same for the gradients of the parameters: undefined where there is none.
+/// The same for those alone that are not kept in 8 bits.
+template <typename Module, typename Visit>
+void for_each_tensor_of_numbers(Module& module, const Visit& visit) {
+  detail::visit_published<true>(
+      module,
+      [&](const std::string& name, const auto& tensor) {
+        if (tensor.defined()) visit(name, tensor);
+      },
+      [](const auto& parameter) {
+        return parameter.int8() != nullptr ? std::remove_cvref_t<decltype(parameter.value())>()
+                                           : parameter.value();
+      });
+}
+
+/// Calls visit(name, weight, e) for every matrix that is kept in 8 bits, the e-th of an Int8Weight, under its
+/// published name.
+template <typename Module, typename Visit>
+void for_each_int8(Module& module, const Visit& visit) {
+  walk(module, "", [&](const std::string& name, auto& member) {
+    using M = std::remove_cvref_t<decltype(member)>;
+    if constexpr (detail::IsParameter<M>::value) {
+      if (member.int8() != nullptr) visit(name, *member.int8(), Index{0});
+    } else if constexpr (detail::IsStacked<M>::value) {
+      if (member.weight.int8() == nullptr) return;
+      for (Index e = 0; e < member.weight.int8()->count(); ++e)
+        visit(detail::expert_name(name, member.first + e), *member.weight.int8(), e);
+    }
+  });
+}
+
+/// for_each_tensor() of the gradients of the parameters: undefined where there is none.
 template <typename Module, typename Visit>
 void for_each_gradient(Module& module, const Visit& visit) {
   detail::visit_published<false>(module, visit, [](const auto& parameter) { return parameter.grad(); });

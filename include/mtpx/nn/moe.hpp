@@ -18,6 +18,7 @@ struct MoeOptions {
   double balance_alpha = 0;  ///< weight of the sequence-wise balance loss; 0 = none
   Index part = 0;            ///< which part of the experts this rank has
   Index parts = 1;           ///< of how many equal ones; see Moe::across
+  Index int8_run = 0;        ///< of the experts' weights (see Parameter); the router's are numbers
 
   /// Experts of this rank.
   Index own() const { return routing.n_experts / parts; }
@@ -81,7 +82,7 @@ struct Moe {
     if (o.routing.scoring == ScoringFunc::sigmoid)
       gate.e_score_correction_bias.emplace(
           State<acc_t<T>, D>{Tensor<acc_t<T>, D>::zeros(device, {o.routing.n_experts})});
-    if (o.shared > 0) shared_experts.emplace(device, o.hidden, o.shared * o.inner);
+    if (o.shared > 0) shared_experts.emplace(device, o.hidden, o.shared * o.inner, o.int8_run);
   }
 
   /// x: [B, T, hidden], normed   returns y: [B, T, hidden]
@@ -143,7 +144,7 @@ struct Moe {
 
  private:
   static StackedWeight<T, D> stacked(const D& device, const MoeOptions& o, Index out, Index in) {
-    return {Parameter<T, D>(device, {o.own(), out, in}), o.part * o.own(), o.routing.n_experts};
+    return {Parameter<T, D>(device, {o.own(), out, in}, o.int8_run), o.part * o.own(), o.routing.n_experts};
   }
   Tensor<acc_t<T>, D> bias() const {
     return gate.e_score_correction_bias ? gate.e_score_correction_bias->value : Tensor<acc_t<T>, D>();

@@ -11,8 +11,10 @@ struct SwiGlu {
   Linear<T, D> gate_proj, up_proj, down_proj;  ///< [inner, hidden] twice, [hidden, inner]
 
   SwiGlu() = default;
-  SwiGlu(const D& device, Index hidden, Index inner)
-      : gate_proj(device, hidden, inner), up_proj(device, hidden, inner), down_proj(device, inner, hidden) {}
+  SwiGlu(const D& device, Index hidden, Index inner, Index int8_run = 0)
+      : gate_proj(device, hidden, inner, int8_run),
+        up_proj(device, hidden, inner, int8_run),
+        down_proj(device, inner, hidden, int8_run) {}
 
   /// x: [..., hidden]   returns [..., hidden]
   Var<T, D> operator()(const Var<T, D>& x) const {

@@ -2,6 +2,7 @@
 
 #include <mtpx/ops/gather.hpp>
 #include <mtpx/ops/layout.hpp>
+#include <mtpx/ops/linear.hpp>
 #include <mtpx/ops/matmul.hpp>
 #include <mtpx/ops/swiglu.hpp>
 
@@ -35,7 +36,7 @@ ExpertPlan<D> plan_experts(const Tensor<std::int32_t, D>& ids, Index experts, co
 ///
 /// x: [..., D], may be strided   weights: [..., K]   gate, up: [E, F, D]   down: [E, D, F]   returns [..., D]
 /// Saves for backward: x, weights, the plan, and the two products before the gate, [N K, F] each.
-/// Throws ShapeError.
+/// Throws ShapeError; of weights in 8 bits, all three, what linear() throws.
 template <typename T, typename D>
 Var<T, D> experts(const Var<T, D>& x, const Var<acc_t<T>, D>& weights, const ExpertPlan<D>& plan,
                   const Weight<T, D>& gate, const Weight<T, D>& up, const Weight<T, D>& down) {
@@ -53,6 +54,15 @@ Var<T, D> experts(const Var<T, D>& x, const Var<acc_t<T>, D>& weights, const Exp
   Tensor<T, D> hidden_gate(x.device(), {s.slots(), s.inner});
   Tensor<T, D> hidden_up(x.device(), {s.slots(), s.inner});
   Tensor<T, D> y(x.device(), x.shape());
+  if (gate.int8() != nullptr && up.int8() != nullptr && down.int8() != nullptr) {
+    constexpr bool can = multiplies_int8<T, T, D>;
+    detail::check_int8<can>("experts", tape.recording());
+    if constexpr (can)
+      experts_int8_forward(x.device(), s, plan.offsets.data(), plan.slot.data(), plan.place.data(), x.data(),
+                           x.rows().stride, weights.data(), gate.int8()->matrix(), up.int8()->matrix(),
+                           down.int8()->matrix(), hidden_gate.data(), hidden_up.data(), y.data());
+    return tape.constant(y);
+  }
   experts_forward(x.device(), s, plan.offsets.data(), plan.slot.data(), plan.place.data(), x.data(),
                   x.rows().stride, weights.data(), gate.data(), up.data(), down.data(), hidden_gate.data(),
                   hidden_up.data(), y.data());

@@ -5,13 +5,42 @@
 
 namespace mtpx {
 
+/// Whether D multiplies with weights in 8 bits, of activations of type X, to results of type Y.
+template <typename X, typename Y, typename D>
+inline constexpr bool multiplies_int8 =
+    std::is_same_v<acc_t<Y>, float>&& requires(const D& device, const X* x, const Int8Weights& w, Y* y) {
+  linear_int8_forward(device, Rows{}, x, w, y);
+};
+
+namespace detail {
+/// Throws what is to be said of an op with a weight in 8 bits that is not for it.
+template <bool multiplies>
+void check_int8(std::string_view op, bool recording) {
+  if (!multiplies)
+    throw DeviceError(cat("[", op, "] a weight in 8 bits: this device has no products with them"));
+  if (recording)
+    throw Error(cat("[", op, "] a weight in 8 bits has no backward; use a tape in inference mode"));
+}
+
+/// y = x W^T with a weight in 8 bits, into memory of any such type.
+template <typename X, typename Y, typename D>
+void multiply_int8(std::string_view op, const Tensor<X, D>& x, const Int8Weight<D>& w, const Tensor<Y, D>& y,
+                   bool recording) {
+  constexpr bool can = multiplies_int8<X, Y, D>;
+  check_int8<can>(op, recording);
+  if constexpr (can) linear_int8_forward(x.device(), x.rows(), x.data(), w.matrix(), y.data());
+}
+}  // namespace detail
+
 /// A product with a weight matrix, no bias.
 ///
 ///   y = x W^T
 ///
 /// x: [..., I], may be strided   w: [O, I]   returns [..., O] in the weight's type, which is the
 /// activation's but for the router (float weights on bf16 activations).
-/// Saves for backward: x, w.   Throws ShapeError.
+/// A weight in 8 bits is multiplied as the floats that it stands for, in inference.
+/// Saves for backward: x, w.   Throws ShapeError; of a weight in 8 bits Error on a recording tape,
+/// DeviceError on a device without such products.
 template <typename X, typename W, typename D>
 Var<W, D> linear(const Var<X, D>& x, const Weight<W, D>& w) {
   Tape& tape = tape_of("linear", x, w);
@@ -19,6 +48,10 @@ Var<W, D> linear(const Var<X, D>& x, const Weight<W, D>& w) {
           "w needs one column per column of x", {{"x", x}, {"w", w}}, tape);
   const Index out = w.shape()[0];
   Tensor<W, D> y(x.device(), x.shape().with_width(out));
+  if (w.int8() != nullptr) {
+    detail::multiply_int8("linear", x.value(), *w.int8(), y, tape.recording());
+    return tape.constant(y);
+  }
   linear_forward(x.device(), x.rows(), x.data(), out, w.data(), y.data());
   return tape.record("linear", y, [x, w = Weight<W, D>(w), out](const Tensor<W, D>& dy) {
     linear_backward_weight(x.device(), x.rows(), x.data(), out, dy.data(), w.sink());

@@ -4,6 +4,7 @@
 
 #include <mtpx/autograd/var.hpp>
 #include <mtpx/ops/decode_block.hpp>
+#include <mtpx/ops/linear.hpp>
 
 #include <cstdint>
 #include <span>
@@ -22,15 +23,28 @@ struct TokenHead {
   /// Not explicit: a whole head is one.   w: [V, hidden]
   TokenHead(const Weight<T, D>& w) : weight(w), vocab(w.shape()[0]) {}
 
-  /// A copy of the rows of `ids`, ascending, of a head.   w: [V, hidden]
+  /// A copy of the rows of `ids`, ascending, of a head; of one in 8 bits, the numbers that these stand for.
+  /// w: [V, hidden]
   TokenHead(const Weight<T, D>& w, std::span<const std::int32_t> ids)
       : vocab(w.shape()[0]),
         tokens(Tensor<std::int32_t, D>::from(w.device(), {static_cast<Index>(ids.size())}, ids)) {
     const Index n = tokens.size();
     const Tensor<T, D> rows(w.device(), {n, w.shape().width()});
+    weight = Weight<T, D>(rows);
+    if (w.int8() != nullptr) {
+      if constexpr (HostMemory<D>) {
+        const Int8Weights all = w.int8()->matrix();
+        for (Index i = 0; i < n; ++i) {
+          for (Index j = 0; j < all.in; ++j)
+            rows.data()[i * all.in + j] = T(all.at<float>(ids[static_cast<std::size_t>(i)], j));
+        }
+      } else {
+        detail::check_int8<false>("head of some tokens", false);
+      }
+      return;
+    }
     embedding_forward(w.device(), "head of some tokens", Rows{1, n, n}, tokens.data(), w.rows(), w.data(),
                       rows.data());
-    weight = Weight<T, D>(rows);
   }
 
   /// How many tokens may be picked.
@@ -47,7 +61,11 @@ using AnyHead = std::type_identity_t<TokenHead<T, D>>;  // T and D are told by w
 template <typename T, typename D>
 Tensor<acc_t<T>, D> logits_of(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head) {
   const Tensor<acc_t<T>, D> logits(x.device(), {x.rows().count, head.count()});
-  linear_forward(x.device(), x.rows(), x.data(), head.count(), head.weight.data(), logits.data());
+  if (head.weight.int8() != nullptr) {
+    detail::multiply_int8("next token", x, *head.weight.int8(), logits, false);
+  } else {
+    linear_forward(x.device(), x.rows(), x.data(), head.count(), head.weight.data(), logits.data());
+  }
   if (!head.tokens.defined()) return logits;
   const Tensor<acc_t<T>, D> all(x.device(), {x.rows().count, head.vocab});
   spread_logits(x.device(), logits.rows(), logits.data(), head.tokens.data(), head.vocab, all.data());

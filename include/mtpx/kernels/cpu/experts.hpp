@@ -63,13 +63,20 @@ void multiply_grouped(const Cpu& cpu, Index experts, const std::int32_t* offsets
   multiply(cpu, std::span<const Product<A, B, C>>(products));
 }
 
-/// y[rows of e] = x[rows of e] w_e^T   w: [E, out, in]
+/// w_e^T of a stack w [E, out, in].
 template <typename T>
+Matrix<T> weights_of(const T* w, Index e, Index out, Index in) {
+  return transposed(w + e * out * in, in);
+}
+inline Matrix<std::int8_t> weights_of(const Int8Weights& w, Index e, Index, Index) { return {w.of_stack(e)}; }
+
+/// y[rows of e] = x[rows of e] w_e^T   w: [E, out, in], of type W
+template <typename W, typename T, typename Stack>
 void grouped_forward(const Cpu& cpu, Index experts, Index in, Index out, const std::int32_t* offsets,
-                     const T* x, const T* w, T* y) {
-  multiply_grouped<T, T, T>(cpu, experts, offsets, [&](Index e, Index row, Index rows) {
-    return Product<T, T, T>{
-        rows, out, in, row_major(x + row * in, in), transposed(w + e * out * in, in), y + row * out, out};
+                     const T* x, const Stack& w, T* y) {
+  multiply_grouped<T, W, T>(cpu, experts, offsets, [&](Index e, Index row, Index rows) {
+    return Product<T, W, T>{rows,          out, in, row_major(x + row * in, in), weights_of(w, e, out, in),
+                            y + row * out, out};
   });
 }
 
@@ -101,6 +108,35 @@ void grouped_backward_weight(const Cpu& cpu, Index experts, Index in, Index out,
   });
 }
 
+/// What experts_forward() and experts_int8_forward() are.   W: the type of the weights
+template <typename W, typename T, typename Stack>
+void run_experts(const Cpu& cpu, ExpertsShape s, const std::int32_t* offsets, const std::int32_t* slot,
+                 const std::int32_t* place, const T* x, Index x_stride, const acc_t<T>* weights,
+                 const Stack& wg, const Stack& wu, const Stack& wd, T* gate, T* up, T* y) {
+  using A = acc_t<T>;
+  const Workspace<T> sorted(cpu, s.slots() * s.width);  // x, then the experts' outputs
+  const Workspace<T> hidden(cpu, s.slots() * s.inner);
+  gather_rows(cpu, s, slot, x, x_stride, sorted.data());
+  grouped_forward<W>(cpu, s.experts, s.width, s.inner, offsets, sorted.data(), wg, gate);
+  grouped_forward<W>(cpu, s.experts, s.width, s.inner, offsets, sorted.data(), wu, up);
+  swiglu_forward(cpu, s.slots() * s.inner, gate, up, hidden.data());
+  grouped_forward<W>(cpu, s.experts, s.inner, s.width, offsets, hidden.data(), wd, sorted.data());
+  parallel_chunks(cpu, s.tokens, s.top_k * s.width, [&](Index begin, Index end) {
+    for (Index n = begin; n < end; ++n) {
+      for (Index c = 0; c < s.width; c += lanes<A>) {
+        const Index left = s.width - c;
+        Vec<A> total{};
+        for (Index k = 0; k < s.top_k; ++k) {
+          const Index i = n * s.top_k + k;
+          const Vec<A> of_expert = load_up_to(sorted.data() + place[i] * s.width + c, left);
+          total = fma(broadcast<A>(weights[i]), of_expert, total);
+        }
+        store_up_to(y + n * s.width + c, total, left);
+      }
+    }
+  });
+}
+
 }  // namespace cpu
 
 /// y_n = sum_k weight_nk E_e(x_n), e = id_nk,  E_e(x) = W_down,e (silu(W_gate,e x) * (W_up,e x)).
@@ -110,28 +146,16 @@ template <typename T>
 void experts_forward(const Cpu& cpu, ExpertsShape s, const std::int32_t* offsets, const std::int32_t* slot,
                      const std::int32_t* place, const T* x, Index x_stride, const acc_t<T>* weights,
                      const T* wg, const T* wu, const T* wd, T* gate, T* up, T* y) {
-  using A = acc_t<T>;
-  const cpu::Workspace<T> sorted(cpu, s.slots() * s.width);  // x, then the experts' outputs
-  const cpu::Workspace<T> hidden(cpu, s.slots() * s.inner);
-  cpu::gather_rows(cpu, s, slot, x, x_stride, sorted.data());
-  cpu::grouped_forward(cpu, s.experts, s.width, s.inner, offsets, sorted.data(), wg, gate);
-  cpu::grouped_forward(cpu, s.experts, s.width, s.inner, offsets, sorted.data(), wu, up);
-  swiglu_forward(cpu, s.slots() * s.inner, gate, up, hidden.data());
-  cpu::grouped_forward(cpu, s.experts, s.inner, s.width, offsets, hidden.data(), wd, sorted.data());
-  cpu::parallel_chunks(cpu, s.tokens, s.top_k * s.width, [&](Index begin, Index end) {
-    for (Index n = begin; n < end; ++n) {
-      for (Index c = 0; c < s.width; c += cpu::lanes<A>) {
-        const Index left = s.width - c;
-        cpu::Vec<A> total{};
-        for (Index k = 0; k < s.top_k; ++k) {
-          const Index i = n * s.top_k + k;
-          const cpu::Vec<A> of_expert = cpu::load_up_to(sorted.data() + place[i] * s.width + c, left);
-          total = cpu::fma(cpu::broadcast<A>(weights[i]), of_expert, total);
-        }
-        cpu::store_up_to(y + n * s.width + c, total, left);
-      }
-    }
-  });
+  cpu::run_experts<T>(cpu, s, offsets, slot, place, x, x_stride, weights, wg, wu, wd, gate, up, y);
+}
+
+/// The same with stacks of weights in 8 bits, each a float before it is multiplied.
+template <typename T>
+void experts_int8_forward(const Cpu& cpu, ExpertsShape s, const std::int32_t* offsets,
+                          const std::int32_t* slot, const std::int32_t* place, const T* x, Index x_stride,
+                          const acc_t<T>* weights, const Int8Weights& wg, const Int8Weights& wu,
+                          const Int8Weights& wd, T* gate, T* up, T* y) {
+  cpu::run_experts<std::int8_t>(cpu, s, offsets, slot, place, x, x_stride, weights, wg, wu, wd, gate, up, y);
 }
 
 /// With h = silu(g) * u and dh' = dy W_down (not yet weighted):  dweight = dh' . h,  dh = weight dh'.

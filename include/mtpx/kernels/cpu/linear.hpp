@@ -13,6 +13,13 @@ void linear_forward(const Cpu& cpu, Rows rows, const X* x, Index out, const W* w
                                            cpu::transposed(w, rows.width), y, out});
 }
 
+/// y = x W^T with weights in 8 bits, each a float before it is multiplied.   x: [N, I] strided   w: [O, I]
+template <typename X, typename Y>
+void linear_int8_forward(const Cpu& cpu, Rows rows, const X* x, const Int8Weights& w, Y* y) {
+  cpu::multiply(cpu, cpu::Product<X, std::int8_t, Y>{
+                         rows.count, w.out, rows.width, cpu::row_major(x, rows.stride), {w}, y, w.out});
+}
+
 /// dx = dy W.   dy: [N, O] dense   w: [O, I]   dx: [N, I]
 template <typename X, typename W>
 void linear_backward_input(const Cpu& cpu, Rows rows, Index out, const W* w, const W* dy, Sink<X> dx) {

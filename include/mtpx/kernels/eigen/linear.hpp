@@ -11,6 +11,13 @@ void linear_forward(const Reference&, Rows rows, const T* x, Index out, const T*
   eigen::put(y, X * W.transpose());
 }
 
+/// y = x W^T,   W_ij = q_ij s_ij, in 8 bits
+template <typename T>
+void linear_int8_forward(const Reference& device, Rows rows, const T* x, const Int8Weights& w, T* y) {
+  const eigen::Matrix<T> W = eigen::whole<T>(w);
+  linear_forward(device, rows, x, w.out, W.data(), y);
+}
+
 /// dx = dy W
 template <typename T>
 void linear_backward_input(const Reference&, Rows rows, Index out, const T* w, const T* dy, Sink<T> dx) {

@@ -6,6 +6,7 @@
 #include <mtpx/core/eigen.hpp>
 #include <mtpx/core/reference.hpp>
 
+#include "../int8.hpp"
 #include "../shapes.hpp"
 
 #include <cmath>
@@ -93,6 +94,16 @@ void put(Sink<T> to, const std::type_identity_t<Matrix<T>>& gradient) {
   } else {
     place = gradient;
   }
+}
+
+/// Weights in 8 bits as numbers, `count` matrices below each other.
+template <typename T>
+Matrix<T> whole(const Int8Weights& w, Index count = 1) {
+  Matrix<T> all(count * w.out, w.in);
+  for (Index i = 0; i < all.rows(); ++i) {
+    for (Index j = 0; j < w.in; ++j) all(i, j) = w.of_stack(i / w.out).template at<T>(i % w.out, j);
+  }
+  return all;
 }
 
 }  // namespace mtpx::eigen

@@ -13,6 +13,9 @@ namespace mtpx {
 
 #define MTPX_INSTANCE(name, signature) MTPX_EXTERN template void name signature;
 MTPX_KERNELS_IN_ALL_TYPES(MTPX_INSTANCE, Cpu)
+MTPX_KERNELS_OF_INT8(MTPX_INSTANCE, Cpu, float)
+MTPX_KERNELS_OF_INT8(MTPX_INSTANCE, Cpu, bf16)
+MTPX_KERNELS_OF_INT8_PRODUCTS(MTPX_INSTANCE, Cpu, bf16, float)
 #undef MTPX_INSTANCE
 
 // Operands of every product: activations, weights, gradients; the router's weights stay in float.
@@ -27,6 +30,9 @@ MTPX_PRODUCT(bf16, float, float)
 MTPX_PRODUCT(float, bf16, float)
 MTPX_PRODUCT(float, bf16, bf16)
 MTPX_PRODUCT(float, float, bf16)
+MTPX_PRODUCT(float, std::int8_t, float)
+MTPX_PRODUCT(bf16, std::int8_t, bf16)
+MTPX_PRODUCT(bf16, std::int8_t, float)
 #undef MTPX_PRODUCT
 
 }  // namespace mtpx

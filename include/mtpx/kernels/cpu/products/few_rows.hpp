@@ -24,6 +24,29 @@ inline constexpr Index panel = panel_registers* lanes<T>;
 /// Most rows of A for which B is not packed.
 inline constexpr Index few_rows = 8;
 
+/// Numbers of type B in a word as wide as a T: of bf16 and float two, else one.
+template <typename T, typename B>
+inline constexpr Index numbers_of_word = static_cast<Index>(sizeof(T) / sizeof(B));
+
+/// A register of words, `count` numbers of memory; what is missing of a whole register is 0.
+template <typename T, typename B>
+inline Vec<T> load_words(const B* from, Index count = lanes<T> * numbers_of_word<T, B>) {
+  Vec<T> words{};
+  std::memcpy(&words, from, static_cast<std::size_t>(count) * sizeof(B));
+  return words;
+}
+
+/// The i-th number of every word.
+template <typename T, typename B>
+inline Vec<T> number_of_words(Vec<T> words, Index i) {
+  if constexpr (numbers_of_word<T, B> == 1) {
+    return words;
+  } else {  // a bf16 is the upper half of a float
+    const auto bits = reinterpret_cast<exact::Words<Vec<T>>>(words);
+    return reinterpret_cast<Vec<T>>(i == 0 ? bits << 16 : bits & 0xffff0000U);
+  }
+}
+
 /// The sums of `rows` rows of A and a full panel of B.
 ///   a: [k][rows]   sums: [rows][panel], added to
 template <int rows, typename T, typename B>
@@ -71,32 +94,41 @@ void few(Index k, const T* a, Matrix<B> b, T* sums) {
     }
     return;
   }
-  // Columns of B are contiguous: squares of lanes x lanes are transposed in registers. One column of squares
-  // at a time: more streams than a first-level cache has ways would push out each other's lines.
+  // Columns of B are contiguous: squares of lanes x lanes words are transposed in registers. One column of
+  // squares at a time: more streams than a first-level cache has ways would push out each other's lines.
+  constexpr Index per = numbers_of_word<T, B>;
   for (int v = 0; v < panel_registers; ++v) {
     Vec<T> total[rows];
     for (int r = 0; r < rows; ++r) total[r] = load(sums + r * panel<T> + v * n);
     Index kk = 0;
-    for (; kk + n <= k; kk += n) {
+    for (; kk + n * per <= k; kk += n * per) {
       if (kk % line == 0) fetch_next(kk, v);
       Vec<T> square[n];
 #pragma GCC unroll 16
-      for (int i = 0; i < n; ++i) square[i] = load(b.at(kk, v * n + i));
+      for (int i = 0; i < n; ++i) square[i] = load_words<T>(b.at(kk, v * n + i));
       transpose<T>(square);
 #pragma GCC unroll 16
       for (int i = 0; i < n; ++i) {
+        const Vec<T> numbers = number_of_words<T, B>(square[i], 0);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; ++r)
-          total[r] = fma(broadcast<T>(a[(kk + i) * rows + r]), square[i], total[r]);
+          total[r] = fma(broadcast<T>(a[(kk + i * per) * rows + r]), numbers, total[r]);
+        if constexpr (per == 2) {
+          const Vec<T> odd = number_of_words<T, B>(square[i], 1);
+#pragma GCC unroll 8
+          for (int r = 0; r < rows; ++r)
+            total[r] = fma(broadcast<T>(a[(kk + i * per + 1) * rows + r]), odd, total[r]);
+        }
       }
     }
     if (kk < k) {
       Vec<T> square[n];
-      for (int i = 0; i < n; ++i) square[i] = load_part(b.at(kk, v * n + i), k - kk);
+      for (int i = 0; i < n; ++i) square[i] = load_words<T>(b.at(kk, v * n + i), k - kk);
       transpose<T>(square);
       for (Index i = 0; i < k - kk; ++i) {
+        const Vec<T> numbers = number_of_words<T, B>(square[i / per], i % per);
         for (int r = 0; r < rows; ++r)
-          total[r] = fma(broadcast<T>(a[(kk + i) * rows + r]), square[i], total[r]);
+          total[r] = fma(broadcast<T>(a[(kk + i) * rows + r]), numbers, total[r]);
       }
     }
     for (int r = 0; r < rows; ++r) store(sums + r * panel<T> + v * n, total[r]);

@@ -14,6 +14,7 @@
 
 #include "../core/parallel.hpp"
 #include "few_rows.hpp"
+#include "int8.hpp"
 
 #include <span>
 
