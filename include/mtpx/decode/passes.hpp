@@ -6,7 +6,10 @@
 #include <mtpx/ops/next_token.hpp>
 
 #include <compare>
+#include <cstring>
 #include <map>
+#include <memory>
+#include <utility>
 
 namespace mtpx {
 
@@ -151,6 +154,10 @@ class Passes {
       require_token(static_cast<Index>(i), answered_verdicts_[i].next);
   }
 
+  /// Whether all passes since the last call of this took as long as such passes will take later: none was
+  /// being recorded.
+  bool took_as_later() { return std::exchange(as_later_, true); }
+
   /// The answer about row i of those asked about, or token i of them all where several were asked for.
   std::int32_t token(Index i) const { return answered_tokens_[static_cast<std::size_t>(i)]; }
   /// The logits of row i of those asked about, [V].
@@ -229,7 +236,9 @@ class Passes {
     if (kind.answer == Answer::logits && !logits_.defined())
       logits_ = Tensor<acc_t<T>, D>(model_.device(), {tokens_.size(), model_.config.vocab_size});
     if (kind.asked == 0 || kind.rows > most_alike_rows<T, D>()) return work();  // part of a prompt
-    records_[kind](model_.device(), work);
+    Recorded<D>& record = records_[kind];
+    as_later_ = as_later_ && record.recorded();
+    record(model_.device(), work);
   }
 
   /// The last `count` of n rows of x through the head of a depth (0: the main model).
@@ -257,9 +266,17 @@ class Passes {
       return;
     }
     const auto all = static_cast<std::size_t>((done + count) * best);
+    const std::size_t bytes = static_cast<std::size_t>(count * best) * sizeof(std::int32_t);
     answered_tokens_.resize(std::max(answered_tokens_.size(), all));
-    copy_to_host(model_.device(), answered_tokens_.data() + done * best, tokens_.data(),
-                 static_cast<std::size_t>(count * best) * sizeof(std::int32_t));
+    if constexpr (HostMemory<D>) {
+      copy_to_host(model_.device(), answered_tokens_.data() + done * best, tokens_.data(), bytes);
+    } else {  // by way of memory that the device writes itself: the host waits for every pass of a round
+      const std::size_t most = static_cast<std::size_t>(tokens_.size()) * sizeof(std::int32_t);
+      if (arrived_ == nullptr) arrived_ = host_buffer(model_.device(), most);
+      queue_to_host(model_.device(), arrived_.get(), tokens_.data(), bytes);
+      wait_for_host(model_.device());
+      std::memcpy(answered_tokens_.data() + done * best, arrived_.get(), bytes);
+    }
     for (Index i = done; i < done + count; ++i) require_token(i, token(i * best));
   }
 
@@ -283,6 +300,8 @@ class Passes {
   Tensor<acc_t<T>, D> logits_;      // [most_answers, vocab], once they are asked for
   Tensor<T, D> newest_;             // [most_answers, hidden]
   std::map<Kind, Recorded<D>> records_;
+  bool as_later_ = true;
+  std::shared_ptr<std::byte[]> arrived_;  // answers, where they leave the device
   Tape tape_{Mode::inference};
   // Memory kept between passes.
   Tensor<std::int32_t, D> round_integers_;

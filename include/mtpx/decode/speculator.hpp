@@ -110,6 +110,7 @@ class Speculator {
     const Index k = policy_ ? policy_->places_of(plan) : options_.draft;
     const bool trees = policy_ ? policy_->is_tree(plan) : options_.branches();
     const auto start = std::chrono::steady_clock::now();
+    passes_.took_as_later();
     Index longest_draft = 0;
     for (const Index slot : running_) {
       Sequence& s = slots_[static_cast<std::size_t>(slot)];
@@ -135,9 +136,11 @@ class Speculator {
       if (policy_) policy_->stood(s.want, verdict.accepted, s.branches);
     }
     if (!moves_.empty()) passes_.move(moves_.arrays());
-    // What only some passes pay would mislead: modules that read what was decoded without them, cut drafts.
+    // What only some passes pay would mislead: modules that read what was decoded without them, cut drafts,
+    // work that is being recorded.
     if (policy_ && !catching_up && longest_draft == k) {
-      policy_->took(plan, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      policy_->took(plan, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
+                    passes_.took_as_later());
     }
   }
 
