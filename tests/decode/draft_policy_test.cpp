@@ -114,6 +114,26 @@ TEST_CASE("DraftPolicy: over tables of costs and chances, within 3 % of the best
   CHECK(worst_of_worthless > 0.99);
 }
 
+TEST_CASE("DraftPolicy: passes that are being recorded tell nothing, unless all are") {
+  const std::vector<double> cost{1, 1.1, 1.2, 1.3, 1.4};
+  for (const bool always : {false, true}) {
+    std::vector<int> chosen(5, 0);
+    DraftPolicy policy(4);
+    policy.share(1);
+    for (int pass = 0; pass < 400; ++pass) {
+      const Index k = policy.choose();
+      const auto i = static_cast<std::size_t>(k);
+      const bool recording = always || chosen[i] < (k < 2 ? 2 : 8);
+      policy.took(k, cost[i] * (recording ? 8 : 1), !recording);
+      policy.stood(k, k);
+      ++chosen[i];
+    }
+    INFO("always " << always << ": " << chosen[0] << ", " << chosen[1] << ", " << chosen[2] << ", "
+                   << chosen[3] << ", " << chosen[4]);
+    CHECK(chosen[4] > 280);
+  }
+}
+
 TEST_CASE("DraftPolicy: takes trees where they pay, and chains where not") {
   // A tree's rows cost `row` times the chain's; its first place stands more often.
   const std::vector<double> chain{0.7, 0.7, 0.6}, tree{0.92, 0.88, 0.8};

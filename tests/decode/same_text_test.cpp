@@ -1,12 +1,9 @@
-// Sampled text is the text of plain decoding, whatever drafts, and how often drafts stand. MTPX_TEST_PROMPTS
-// says of how many prompts, over the six that there is time for in every run.
+// Sampled text is the text of plain decoding, whatever drafts, and how often drafts stand.
 
 #include <mtpx/decode/generate.hpp>
 
 #include "support/decoding.hpp"
 #include "support/races.hpp"
-
-#include <cstdlib>
 
 using namespace mtpx;
 using namespace mtpx::test;
@@ -16,11 +13,6 @@ TEST_SUITE_BEGIN("mtpx/decode/speculator.hpp: sampled text");
 namespace {
 
 using TokenIds = std::vector<std::int32_t>;
-
-std::uint64_t prompts_wanted() {
-  const char* const wanted = std::getenv("MTPX_TEST_PROMPTS");
-  return wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : 6;
-}
 
 /// Drafts seen and drafts that stood.
 struct Counts {

@@ -93,8 +93,11 @@ TEST_CASE("DraftTree: levels, children, and places that are in order along the f
 TEST_CASE_TEMPLATE("trees: text is byte-equal to plain text: designs, trees, batches, cuts", T, float, bf16) {
   const std::vector<SamplingOptions> ways{{0.8}, {1.0}, {0.8, 5}, {1.0, 0, 0.9}, {}, {1.0, 2, 0.8}};
   std::vector<TreeIds> prompts;
-  for (std::uint64_t i = 0; i < ways.size(); ++i)
+  std::vector<SamplingOptions> sampling;
+  for (std::uint64_t i = 0; i < prompts_wanted(); ++i) {
     prompts.push_back(random_ids<Device>({1 + static_cast<Index>(i % 7)}, i, 0, 32).to_host());
+    sampling.push_back(ways[i % ways.size()]);
+  }
   double gained = 0;  // tokens a pass over those of chains, all together
   struct Design {
     MtpHeads heads;
@@ -110,16 +113,17 @@ TEST_CASE_TEMPLATE("trees: text is byte-equal to plain text: designs, trees, bat
     c.vocab_size = 32;
     c.mtpx_heads = design.heads;
     const auto model = random_model<T>(c, 91, 0.4);
-    const auto plain = tree_texts(model, prompts, 1, tree_options(0, {}), ways).first;
+    const auto plain = tree_texts(model, prompts, 1, tree_options(0, {}), sampling).first;
     for (const Drafts& drafts :
          {Drafts{2, {3, 2}}, Drafts{4, {2, 1, 2, 3}}, Drafts{GenerateOptions::automatic, {2, 2}}}) {
       if (drafts.k > design.depth && !model.design.chains) continue;
       for (const Index batch : {1, 4}) {
         INFO("design " << static_cast<int>(design.heads) << ", K = " << drafts.k << ", batch " << batch);
-        const auto [texts, s] = tree_texts(model, prompts, batch, tree_options(drafts.k, drafts.tree), ways);
+        const auto [texts, s] =
+            tree_texts(model, prompts, batch, tree_options(drafts.k, drafts.tree), sampling);
         CHECK(texts == plain);
         if (drafts.k < 0) continue;
-        const auto chain = tree_texts(model, prompts, batch, tree_options(drafts.k, {}), ways).second;
+        const auto chain = tree_texts(model, prompts, batch, tree_options(drafts.k, {}), sampling).second;
         CHECK(s.nodes > chain.nodes);
         gained += s.mean_length() - chain.mean_length();
       }

@@ -101,6 +101,7 @@ TEST_CASE("latent_attention: a row's bits do not depend on the rows beside it") 
   const AttentionShape s{3, 70, 2, 3, 2, 4};
   check(Sequences<float>{s});
   check(Sequences<bf16>{s});
+  check(Sequences<double>{{1, 290, 3, 3, 2, 4}});  // cut into parts
 }
 
 TEST_CASE("latent_attention: errors") {

@@ -3,7 +3,16 @@
 
 #include "support/model.hpp"
 
+#include <cstdlib>
+
 namespace mtpx::test {
+
+/// Of how many prompts texts are compared: MTPX_TEST_PROMPTS, over the six that there is time for in every
+/// run.
+inline std::uint64_t prompts_wanted() {
+  const char* const wanted = std::getenv("MTPX_TEST_PROMPTS");
+  return wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : 6;
+}
 
 /// Counts: after token t comes t + 1, after the last one 0. Attention and feed-forward layers add nothing,
 /// embedding and head are (almost) unit matrices. Modules named in `right` draft the truth; the others draft

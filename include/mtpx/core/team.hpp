@@ -62,7 +62,7 @@ class Team {
 
  private:
   /// How long a thread spins. The gap between two parallel parts of a step is shorter, a time slice longer.
-  static constexpr std::chrono::microseconds patience{60};
+  static constexpr std::chrono::microseconds patience{150};
 
   struct alignas(64) Worker {
     std::atomic<int> asleep{0};  // an int: what the system's wait takes as it is

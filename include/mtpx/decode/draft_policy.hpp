@@ -94,8 +94,11 @@ class DraftPolicy {
   bool is_tree(Index plan) const { return in_tree(static_cast<std::size_t>(plan)); }
 
   /// What a pass of a plan took, all sequences together; for each sequence call stood() too.
-  void took(Index plan, double seconds) {
+  /// as_later: whether such passes take as long later. Others are not counted, unless there is no end of
+  /// them.
+  void took(Index plan, double seconds, bool as_later = true) {
     Cost& c = costs_[static_cast<std::size_t>(plan)];
+    if (!as_later && ++c.left_out <= most_left_out) return;
     c.recent[c.count++ % c.recent.size()] = seconds;
   }
 
@@ -132,10 +135,12 @@ class DraftPolicy {
   static constexpr double promising = 1.1;    // ... and by this much to be taken up again
   static constexpr Index first_interval = 32;
   static constexpr Index first_rest = 1024;  // passes
+  static constexpr Index most_left_out = 16;
 
   struct Cost {
     std::array<double, 5> recent{};
     std::size_t count = 0;
+    Index left_out = 0;
   };
   /// How often drafts of a place stood: by all that are remembered, and by the last ten alone, which tell
   /// when something has changed.

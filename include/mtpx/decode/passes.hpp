@@ -6,7 +6,10 @@
 #include <mtpx/ops/next_token.hpp>
 
 #include <compare>
+#include <cstring>
 #include <map>
+#include <memory>
+#include <utility>
 
 namespace mtpx {
 
@@ -28,6 +31,13 @@ struct Draws {
   std::span<const std::int32_t> kept{};  ///< rows of the table, one a row, where distributions are kept
 };
 
+/// A run that belongs to a chain of drafts of one sequence, which nobody waits for: its draft stays on the
+/// device, where the runs behind it find it.
+struct InChain {
+  Index place = -1;  ///< of the draft that the run makes, from 0; -1: it makes none
+  Index told = 0;    ///< so many of its last rows have the newest drafts as their tokens
+};
+
 /// The passes of a model that decodes: rows go in, tokens after the last ones come out. A pass of few rows is
 /// recorded where the device can (see Recorded): its inputs stand at the same addresses every time, so from
 /// the third pass of a kind on the host does no more than to write them and to read the answer.
@@ -45,6 +55,7 @@ class Passes {
         most_kept_(most_kept),
         inputs_(model.device(), {(arrays + (branch > 0 ? 1 + branch : 0)) * most_rows}),
         tokens_(model.device(), {most_answers}),
+        drafts_(model.device(), {most_answers}),
         draws_(model.device(), {most_answers}),
         moves_(model.device(), {3 * most_answers}),
         newest_(modules > 0 && model.design.chains
@@ -60,21 +71,23 @@ class Passes {
   /// What was decoded so far.
   const KvCache<T, D>& cache() const { return cache_; }
 
-  /// Rows [begin, end) of a list through the trunk; answers about the last `count` of them.
-  void trunk(const RowList& list, Index begin, Index end, Answer answer, Index count,
-             const Draws& draws = {}) {
+  /// Rows [begin, end) of a list through the trunk; answers about the last `count` of them.   told: drafts of
+  /// a chain that the last rows have as their tokens; they are answered, too (draft())
+  void trunk(const RowList& list, Index begin, Index end, Answer answer, Index count, const Draws& draws = {},
+             Index told = 0) {
     // A row must find the same path in every pass that is compared with another.
     const Index piece = count > 0 && end - begin == count ? most_alike_rows<T, D>() : end - begin;
     for (Index done = 0; begin < end;) {
       const Index n = std::min(piece, end - begin), asked = std::min(n, count);
       upload(list, begin, begin + n, part_of(draws, done, asked));
+      tell(n, {told, told});
       run({0, false, n, 0, asked, answer, 1, list.depth}, [&] {
         const DecodeRows<D> rows = rows_of(n, list.depth);
         const Hidden<T, D> h = model_.decode(tape_, input(token_id, n).reshape({1, n}), rows, cache_.trunk);
         if (modules_ > 0) store_rows(h.carried.value(), rows, cache_.states[0]);
         ask(0, h.normed.value(), answer, n, asked, 1);
       });
-      if (answer != Answer::kept) fetch(answer, done, asked, 1);  // a round that is settled draws by itself
+      if (answer != Answer::kept) fetch(answer, done, asked, 1, told);  // settled rounds draw by themselves
       begin += n;
       done += asked;
     }
@@ -83,8 +96,9 @@ class Passes {
   /// Rows [begin, end) of a list through a module (from 1), from the states of the depth before it or,
   /// `again`, from what the module's last run that was asked something carried: a row's source is then the
   /// number of the row of that answer.   best: tokens of an answer, the most likely or the first of the race
+  /// chained: the answer about the last row stays on the device, see draft()
   void module(Index module, bool again, const RowList& list, Index begin, Index end, Answer answer,
-              Index count, const Draws& draws = {}, Index best = 1) {
+              Index count, const Draws& draws = {}, Index best = 1, const InChain& chained = {}) {
     const auto depth = static_cast<std::size_t>(module - 1);
     const bool chain = model_.design.chains;
     const Index width = model_.config.hidden_size, first_asked = end - count;
@@ -94,6 +108,7 @@ class Passes {
     for (Index done = 0; begin < end;) {
       const Index n = std::min(piece, end - begin), asked = std::clamp(begin + n - first_asked, Index{0}, n);
       upload(list, begin, begin + n, part_of(draws, done, asked));
+      tell(n, chained);
       run({module, again, n, done, asked, answer, best, list.depth}, [&] {
         const DecodeRows<D> rows = rows_of(n, list.depth);
         const auto ids = [&](Array array) { return input(array, n).reshape({1, n}); };
@@ -109,7 +124,12 @@ class Passes {
           copy_into(carried.slice_front(n - asked, n), newest_.slice_front(done, done + asked));
         }
       });
-      fetch(answer, done, asked, best);
+      if (chained.place < 0) {
+        fetch(answer, done, asked, best);
+      } else {
+        if constexpr (HostMemory<D>) require_token(0, tokens_.data()[0]);
+        copy_on_device(model_.device(), drafts_.data() + chained.place, tokens_.data(), sizeof(std::int32_t));
+      }
       begin += n;
       done += asked;
     }
@@ -151,8 +171,14 @@ class Passes {
       require_token(static_cast<Index>(i), answered_verdicts_[i].next);
   }
 
+  /// Whether all passes since the last call of this took as long as such passes will take later: none was
+  /// being recorded.
+  bool took_as_later() { return std::exchange(as_later_, true); }
+
   /// The answer about row i of those asked about, or token i of them all where several were asked for.
   std::int32_t token(Index i) const { return answered_tokens_[static_cast<std::size_t>(i)]; }
+  /// Draft i of the chain that the trunk was told of last.
+  std::int32_t draft(Index i) const { return answered_drafts_[static_cast<std::size_t>(i)]; }
   /// The logits of row i of those asked about, [V].
   std::span<const acc_t<T>> logits(Index i) const {
     const auto vocab = static_cast<std::size_t>(model_.config.vocab_size);
@@ -222,6 +248,14 @@ class Passes {
     }
   }
 
+  /// Puts drafts that are on the device in the place of the last tokens of n rows.
+  void tell(Index n, const InChain& chained) {
+    if (chained.told == 0) return;
+    copy_on_device(model_.device(), input(token_id, n).data() + n - chained.told,
+                   drafts_.data() + chained.place - chained.told,
+                   static_cast<std::size_t>(chained.told) * sizeof(std::int32_t));
+  }
+
   template <typename Work>
   void run(const Kind& kind, const Work& work) {
     if (kind.answer == Answer::kept && !table_.defined())
@@ -229,7 +263,9 @@ class Passes {
     if (kind.answer == Answer::logits && !logits_.defined())
       logits_ = Tensor<acc_t<T>, D>(model_.device(), {tokens_.size(), model_.config.vocab_size});
     if (kind.asked == 0 || kind.rows > most_alike_rows<T, D>()) return work();  // part of a prompt
-    records_[kind](model_.device(), work);
+    Recorded<D>& record = records_[kind];
+    as_later_ = as_later_ && record.recorded();
+    record(model_.device(), work);
   }
 
   /// The last `count` of n rows of x through the head of a depth (0: the main model).
@@ -245,8 +281,9 @@ class Passes {
                 answer == Answer::kept ? Kept{table_.data(), input(kept_row, n).data()} : Kept{});
   }
 
-  /// The answer about `count` rows becomes that about rows [done, done + count).
-  void fetch(Answer answer, Index done, Index count, Index best) {
+  /// The answer about `count` rows becomes that about rows [done, done + count); `told` drafts of a chain
+  /// come with it.
+  void fetch(Answer answer, Index done, Index count, Index best, Index told = 0) {
     if (answer == Answer::nothing || count == 0) return;
     if (answer == Answer::logits) {
       const Index vocab = model_.config.vocab_size;
@@ -256,10 +293,19 @@ class Passes {
                    static_cast<std::size_t>(count * vocab) * sizeof(acc_t<T>));
       return;
     }
+    // By way of memory that the device writes itself: the host waits for this.
+    const auto size = [](Index numbers) { return static_cast<std::size_t>(numbers) * sizeof(std::int32_t); };
+    if (arrived_ == nullptr) arrived_ = host_buffer(model_.device(), size(tokens_.size() + drafts_.size()));
+    std::byte* const drafts = arrived_.get() + size(tokens_.size());
+    queue_to_host(model_.device(), arrived_.get(), tokens_.data(), size(count * best));
+    queue_to_host(model_.device(), drafts, drafts_.data(), size(told));
+    wait_for_host(model_.device());
     const auto all = static_cast<std::size_t>((done + count) * best);
     answered_tokens_.resize(std::max(answered_tokens_.size(), all));
-    copy_to_host(model_.device(), answered_tokens_.data() + done * best, tokens_.data(),
-                 static_cast<std::size_t>(count * best) * sizeof(std::int32_t));
+    std::memcpy(answered_tokens_.data() + done * best, arrived_.get(), size(count * best));
+    answered_drafts_.resize(static_cast<std::size_t>(told));
+    if (told > 0) std::memcpy(answered_drafts_.data(), drafts, size(told));
+    for (Index i = 0; i < told; ++i) require_token(0, draft(i));
     for (Index i = done; i < done + count; ++i) require_token(i, token(i * best));
   }
 
@@ -277,18 +323,21 @@ class Passes {
   // What recorded passes read and write: the same memory for all of them.
   Tensor<std::int32_t, D> inputs_;  // [arrays * most_rows], and the paths of rows in trees
   Tensor<std::int32_t, D> tokens_;  // [most_answers]
+  Tensor<std::int32_t, D> drafts_;  // [most_answers], of a chain
   Tensor<Draw, D> draws_;           // [most_answers]
   Tensor<std::int32_t, D> moves_;   // [3 * most_answers]
   Tensor<double, D> table_;         // [most_kept, vocab], once distributions are kept
   Tensor<acc_t<T>, D> logits_;      // [most_answers, vocab], once they are asked for
   Tensor<T, D> newest_;             // [most_answers, hidden]
   std::map<Kind, Recorded<D>> records_;
+  bool as_later_ = true;
+  std::shared_ptr<std::byte[]> arrived_;  // answers, where they leave the device
   Tape tape_{Mode::inference};
   // Memory kept between passes.
   Tensor<std::int32_t, D> round_integers_;
   Tensor<double, D> round_numbers_;
   Tensor<Verdict, D> verdicts_;
-  std::vector<std::int32_t> staged_, answered_tokens_;
+  std::vector<std::int32_t> staged_, answered_tokens_, answered_drafts_;
   std::vector<Verdict> answered_verdicts_;
   std::vector<acc_t<T>> answered_logits_;
 };

@@ -3,8 +3,10 @@
 #include <mtpx/core/rng.hpp>
 #include <mtpx/decode/cache.hpp>
 #include <mtpx/decode/tree.hpp>
+#include <mtpx/mtp/design.hpp>
 #include <mtpx/ops/next_token.hpp>
 
+#include <algorithm>
 #include <vector>
 
 namespace mtpx {
@@ -55,6 +57,26 @@ struct Sequence {
     path[0] = static_cast<std::int32_t>(base + 1);
     for (; d > 0; --d, node = tree.parent(node))
       path[static_cast<std::size_t>(d)] = static_cast<std::int32_t>(base + tree.place(node));
+  }
+
+  /// Adds the rows of level d of the tree, of depth k, where `modules` draft. Depths that chain read the
+  /// state of the depth before that was made with the parent's token.
+  void add_level(RowList& rows, Index slot, Index d, Index k, Index modules, const MtpDesign& design) const {
+    const bool again = k > modules;
+    if (!design.reads_token) {  // one state for all of them, whose entry says nothing of the token
+      const Index p = known() - 2 + (again ? k - modules : 0);
+      for (Index node = tree.begin_of(d); node < tree.begin_of(d + 1); ++node)
+        rows.add(tree.token(node), slot, p, p, again ? asked_from : p);
+      return;
+    }
+    const Index base = known() - 1 - std::min(k, modules);
+    if (base + d < 0) return;  // the sequence is shorter than what depth k looks ahead
+    for (Index node = tree.begin_of(d); node < tree.begin_of(d + 1); ++node) {
+      const Index parent = tree.parent(node);
+      const Index source = again ? asked_from + parent - tree.begin_of(d - 1)
+                                 : base + (design.chains ? 1 + tree.place(parent) : d);
+      add_node(rows, slot, node, d, base, source);
+    }
   }
 
   /// So many tokens of the tree, up to the node that stood, and `next` become text; `moves` is told of

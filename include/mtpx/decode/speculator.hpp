@@ -110,6 +110,7 @@ class Speculator {
     const Index k = policy_ ? policy_->places_of(plan) : options_.draft;
     const bool trees = policy_ ? policy_->is_tree(plan) : options_.branches();
     const auto start = std::chrono::steady_clock::now();
+    passes_.took_as_later();
     Index longest_draft = 0;
     for (const Index slot : running_) {
       Sequence& s = slots_[static_cast<std::size_t>(slot)];
@@ -117,11 +118,14 @@ class Speculator {
       s.branches = trees && options_.nodes(s.want) <= room(s);
       longest_draft = std::max(longest_draft, s.want);
     }
-    const bool catching_up = draft(longest_draft);
     const bool by_tokens = longest_draft == 0 || all_of(running_, [&](const Sequence& s) {
                              return options_.same_text(s.sampling);
                            });
-    verify(by_tokens);
+    // The host need not know the drafts of a chain before it knows which of them stand.
+    const bool chain = running_.size() == 1 && branch_of(running_) == 0 && by_tokens && !options_.on_host() &&
+                       longest_draft < most_alike_rows<T, D>();
+    const bool catching_up = draft(longest_draft, chain);
+    verify(by_tokens, chain);
     moves_.clear();
     for (std::size_t n = 0; n < running_.size(); ++n) {
       Sequence& s = slots_[static_cast<std::size_t>(running_[n])];
@@ -135,9 +139,11 @@ class Speculator {
       if (policy_) policy_->stood(s.want, verdict.accepted, s.branches);
     }
     if (!moves_.empty()) passes_.move(moves_.arrays());
-    // What only some passes pay would mislead: modules that read what was decoded without them, cut drafts.
+    // What only some passes pay would mislead: modules that read what was decoded without them, cut drafts,
+    // work that is being recorded.
     if (policy_ && !catching_up && longest_draft == k) {
-      policy_->took(plan, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      policy_->took(plan, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
+                    passes_.took_as_later());
     }
   }
 
@@ -257,8 +263,8 @@ class Speculator {
 
   /// The known tokens' last and the drafts of all running sequences, in one pass; by_tokens: tokens that
   /// plain decoding picks are all that is asked. Otherwise those of a greedy sequence beside sampled ones are
-  /// settled from distributions that are one-hot: with the same outcome.
-  void verify(bool by_tokens) {
+  /// settled from distributions that are one-hot: with the same outcome.   chain: drafts are on the device
+  void verify(bool by_tokens, bool chain) {
     rows_.clear(branch_of(running_));
     draws_.clear();
     kept_.clear();
@@ -275,7 +281,10 @@ class Speculator {
     }
     if (by_tokens) {
       const Answer answer = options_.on_host() ? Answer::logits : picked(running_);
-      passes_.trunk(rows_, 0, rows_.size(), answer, rows_.size(), {draws_, {}});
+      const Index told = chain ? rows_.size() - 1 : 0;
+      passes_.trunk(rows_, 0, rows_.size(), answer, rows_.size(), {draws_, {}}, told);
+      for (Index i = 0; i < told; ++i)
+        slots_[static_cast<std::size_t>(running_[0])].tree.set(i + 1, passes_.draft(i));
       return;
     }
     for (Index r = 0; r < rows_.size(); ++r) kept_.push_back(static_cast<std::int32_t>(r));
@@ -351,30 +360,9 @@ class Speculator {
   /// Candidates of place k, from 1.
   Index candidates(const Sequence& s, Index k) const { return s.branches ? options_.candidates(k) : 1; }
 
-  /// The rows of level d of a sequence's tree, of depth k. Depths that chain read the state of the depth
-  /// before that was made with the parent's token.
-  void add_level(Index slot, Index d, Index k) {
-    const Sequence& s = slots_[static_cast<std::size_t>(slot)];
-    const bool again = k > modules_;
-    if (!model_.design.reads_token) {  // one state for all of them, whose entry says nothing of the token
-      const Index p = s.known() - 2 + (again ? k - modules_ : 0);
-      for (Index node = s.tree.begin_of(d); node < s.tree.begin_of(d + 1); ++node)
-        rows_.add(s.tree.token(node), slot, p, p, again ? s.asked_from : p);
-      return;
-    }
-    const Index base = s.known() - 1 - std::min(k, modules_);
-    if (base + d < 0) return;  // the sequence is shorter than what depth k looks ahead
-    for (Index node = s.tree.begin_of(d); node < s.tree.begin_of(d + 1); ++node) {
-      const Index parent = s.tree.parent(node);
-      const Index source = again ? s.asked_from + parent - s.tree.begin_of(d - 1)
-                                 : base + (model_.design.chains ? 1 + s.tree.place(parent) : d);
-      s.add_node(rows_, slot, node, d, base, source);
-    }
-  }
-
   /// Drafts s.want places for every running sequence, `longest` at most; returns whether modules had more to
-  /// read than the last pass left them.
-  bool draft(Index longest) {
+  /// read than the last pass left them.   chain: drafts stay on the device
+  bool draft(Index longest, bool chain) {
     for (const Index slot : running_) {
       Sequence& s = slots_[static_cast<std::size_t>(slot)];
       s.tree.begin(s.tokens.back(), s.want);
@@ -389,7 +377,7 @@ class Speculator {
       std::erase_if(drafting_, [&](Index slot) { return wants_less(slot, k); });
       // Everything that is not final yet, and the newest rows of each sequence last: only those have logits.
       rows_.clear(branch_of(drafting_));
-      Index best = 1;
+      Index best = 1, known_rows = 0;
       for (const Index slot : drafting_) {
         Sequence& s = slots_[static_cast<std::size_t>(slot)];
         best = std::max(best, candidates(s, k));
@@ -400,7 +388,9 @@ class Speculator {
         const bool entries_by_node = by_node && model_.design.reads_token;
         for (Index p = ready; p < (entries_by_node ? final_entries(s, module) : newest); ++p)
           rows_.add(token_of(s, module, p), slot, p);
-        for (Index d = 1; entries_by_node && reads_back() && d < k - 1; ++d) add_level(slot, d, k);
+        known_rows = rows_.size();
+        for (Index d = 1; entries_by_node && reads_back() && d < k - 1; ++d)
+          s.add_level(rows_, slot, d, k, modules_, model_.design);
         ready = std::max(ready, final_entries(s, module));
       }
       const Index first_asked = rows_.size();
@@ -408,7 +398,7 @@ class Speculator {
         Sequence& s = slots_[static_cast<std::size_t>(slot)];
         const Index from = rows_.size() - first_asked;
         if (by_node) {
-          add_level(slot, k - 1, k);
+          s.add_level(rows_, slot, k - 1, k, modules_, model_.design);
         } else {
           const Index p = s.known() - 2 + (again ? k - modules_ : 0);
           rows_.add(token_of(s, module, p), slot, p, p, again ? s.asked_from : p);
@@ -418,8 +408,10 @@ class Speculator {
       const Index asked = rows_.size() - first_asked;
       const Answer answer = best > 1 ? Answer::raced_cut : drafted(drafting_);
       const bool keeps = answer == Answer::kept;
+      const InChain chained = chain ? InChain{k - 1, by_node ? rows_.size() - known_rows : 0} : InChain{};
+      const Index last = std::max(asked, chained.told);
       Index begin = 0;
-      for (; !keeps && begin + chunk + asked < rows_.size(); begin += chunk)
+      for (; !keeps && begin + chunk + last < rows_.size(); begin += chunk)
         passes_.module(module, false, rows_, begin, begin + chunk, Answer::nothing, 0);
       draws_.clear();
       kept_.clear();
@@ -432,8 +424,17 @@ class Speculator {
                       keeps ? Draw{s.sampling, s.of_round(Sequence::to_draft, i)} : s.draw_of_place(i));
         if (keeps) kept_.push_back(draft_row(slot, k - 1));
       }
-      passes_.module(module, again, rows_, begin, rows_.size(), answer, asked, {draws_, kept_}, best);
-      for (const Index slot : drafting_) grow(slots_[static_cast<std::size_t>(slot)], k, by_node, best);
+      passes_.module(module, again, rows_, begin, rows_.size(), answer, asked, {draws_, kept_}, best,
+                     chained);
+      for (const Index slot : drafting_) {
+        Sequence& s = slots_[static_cast<std::size_t>(slot)];
+        if (!chain) {
+          grow(s, k, by_node, best);
+        } else {
+          s.tree.next_level();
+          s.tree.add(k - 1, 0);  // to be told
+        }
+      }
     }
     return catching_up;
   }

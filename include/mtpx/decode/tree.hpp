@@ -38,6 +38,9 @@ class DraftTree {
     places_.push_back(straight ? depth() : ++last_place_);
   }
 
+  /// Gives a node another token.
+  void set(Index node, std::int32_t token) { tokens_[static_cast<std::size_t>(node)] = token; }
+
   /// Nodes so far.
   Index size() const { return static_cast<Index>(tokens_.size()); }
   /// Levels so far, but for node 0's.

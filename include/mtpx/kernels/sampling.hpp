@@ -74,25 +74,32 @@ std::int32_t argmax(std::span<const A> logits) {
   return static_cast<std::int32_t>(best);
 }
 
+/// p_i = e^((z_i - top) / temperature), where top is the largest of the logits z; 0 for NaN.
+template <typename A>
+void weights_of(std::span<const A> logits, double top, double temperature, std::span<double> p) {
+  for (std::size_t i = 0; i < p.size(); ++i) {
+    const double z = static_cast<double>(logits[i]);
+    p[i] = z == top ? 1.0 : z == z ? exact::exp((z - top) / temperature) : 0.0;
+  }
+}
+
 /// The distribution that tokens are drawn from: softmax(logits / temperature), cut to the top_k, then to the
 /// top_p of what is left, then normalised. Equally likely tokens are kept from the lowest id. Greedy:
 /// one-hot. NaN has no chance beside a number; of NaN alone token 0 is drawn.
 ///
 /// logits: [V]   p: [V], written   order: memory that is kept between calls
-template <typename A>
+///
+/// weigh(logits, top, temperature, p): weights_of() in the device's own way
+template <typename A, typename Weigh>
 void distribution(std::span<const A> logits, const SamplingOptions& options, std::span<double> p,
-                  std::vector<std::int32_t>& order) {
+                  std::vector<std::int32_t>& order, const Weigh& weigh) {
   const auto best = static_cast<std::size_t>(argmax(logits));
   if (options.greedy()) {
     std::fill(p.begin(), p.end(), 0.0);
     p[best] = 1;
     return;
   }
-  const double top = static_cast<double>(logits[best]);
-  for (std::size_t i = 0; i < p.size(); ++i) {
-    const double z = static_cast<double>(logits[i]);
-    p[i] = z == top ? 1.0 : z == z ? exact::exp((z - top) / options.temperature) : 0.0;
-  }
+  weigh(logits, static_cast<double>(logits[best]), options.temperature, p);
   p[best] = 1;
 
   const std::size_t all = p.size();
@@ -137,7 +144,7 @@ template <typename A>
 std::vector<double> distribution(std::span<const A> logits, const SamplingOptions& options) {
   std::vector<double> p(logits.size());
   std::vector<std::int32_t> order;
-  distribution(logits, options, std::span<double>(p), order);
+  distribution(logits, options, std::span<double>(p), order, weights_of<A>);
   return p;
 }
 

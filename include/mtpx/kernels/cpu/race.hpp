@@ -101,20 +101,37 @@ struct Cut {
   bool keeps(A z, std::size_t id) const { return z > level || (z == level && id < end); }
 };
 
-/// The sum over a row of e^((z - top) / temperature).
+/// e^((z - top) / temperature) of a register's logits from i on; 0 for NaN, and where the row has ended.
+template <typename A>
+Vec<double> weights_at(std::span<const A> z, std::size_t i, double top, double temperature) {
+  constexpr auto step = static_cast<std::size_t>(lanes<double>);
+  constexpr double nothing = -std::numeric_limits<double>::infinity();
+  double numbers[step];
+  const std::size_t count = std::min(step, z.size() - i);
+  if (count == step) {
+    for (std::size_t l = 0; l < step; ++l) numbers[l] = static_cast<double>(z[i + l]);
+  } else {
+    for (std::size_t l = 0; l < step; ++l) numbers[l] = l < count ? static_cast<double>(z[i + l]) : nothing;
+  }
+  Vec<double> x = load(numbers);
+  x = x == x ? x : broadcast(nothing);
+  return exp(x == broadcast(top) ? broadcast(0.0) : (x - broadcast(top)) / broadcast(temperature));
+}
+
+/// weights_of() a register at a time.
+template <typename A>
+void weights_of_row(std::span<const A> z, double top, double temperature, std::span<double> p) {
+  constexpr auto step = static_cast<std::size_t>(lanes<double>);
+  for (std::size_t i = 0; i < z.size(); i += step)
+    store_up_to(p.data() + i, weights_at(z, i, top, temperature), static_cast<Index>(z.size() - i));
+}
+
+/// The sum of these over a row.
 template <typename A>
 double total_weight(std::span<const A> z, double top, double temperature) {
-  constexpr auto step = static_cast<std::size_t>(lanes<double>);
   RowSum<double> sum;
-  for (std::size_t i = 0; i < z.size(); i += step) {
-    Vec<double> x;
-    for (std::size_t l = 0; l < step; ++l) {
-      const A v = i + l < z.size() ? z[i + l] : -std::numeric_limits<A>::infinity();
-      x[static_cast<int>(l)] = v == v ? static_cast<double>(v) : -std::numeric_limits<double>::infinity();
-    }
-    x = x == broadcast(top) ? broadcast(0.0) : (x - broadcast(top)) / broadcast(temperature);
-    sum.add(static_cast<Index>(i), exp(x));
-  }
+  for (std::size_t i = 0; i < z.size(); i += static_cast<std::size_t>(lanes<double>))
+    sum.add(static_cast<Index>(i), weights_at(z, i, top, temperature));
   return sum.total();
 }
 

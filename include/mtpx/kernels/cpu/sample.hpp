@@ -57,7 +57,7 @@ void draw_rows(const Cpu& cpu, Rows rows, const A* logits, const Draw* draws, st
         kept.table != nullptr ? kept.table + kept.rows[r] * rows.width : cpu::scratch<double>(rows.width, 2);
     const std::span<double> p(to, width);
     const std::span<const A> z(logits + r * rows.stride, width);
-    distribution(z, draws[r].sampling, p, order);
+    distribution(z, draws[r].sampling, p, order, cpu::weights_of_row<A>);
     const std::int32_t id = sample(p, draws[r].number);
     ids[r] = token_or_not(id, z[static_cast<std::size_t>(id)]);
     if (ids[r] < 0) std::fill(p.begin(), p.end(), std::numeric_limits<double>::quiet_NaN());

@@ -142,6 +142,7 @@ void with_rows(Index m, const Body& body) {
   if (m == 2) return body.template operator()<2>();
   if (m == 3) return body.template operator()<3>();
   if (m == 4) return body.template operator()<4>();
+  if (m == 5) return body.template operator()<5>();
   if (m <= 6) return body.template operator()<6>();
   body.template operator()<few_rows>();
 }

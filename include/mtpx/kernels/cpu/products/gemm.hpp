@@ -53,14 +53,27 @@ void pack_panel(Index k, Index width, Matrix<B> b, T* to) {
     return;
   }
   // Columns of B are contiguous: squares of lanes x lanes are transposed in registers.
+  constexpr int n = static_cast<int>(lanes<T>);
+  constexpr Index line = 64 / static_cast<Index>(sizeof(B));
   for (Index j = 0; j < panel<T>; j += step) {
-    for (Index kk = 0; kk < k; kk += step) {
-      Vec<T> square[step];
-      for (Index jj = 0; jj < step; ++jj) {
-        square[jj] = j + jj < width ? load_up_to(b.at(kk, j + jj), k - kk) : Vec<T>{};
+    Index kk = 0;
+    for (; j + step <= width && kk + step <= k; kk += step) {
+      if (kk % line == 0) {  // as in few(): the next columns are asked for
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) __builtin_prefetch(b.at(kk, j + step + i), 0, 2);
       }
+      Vec<T> square[n];
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) square[i] = load(b.at(kk, j + i));
       transpose<T>(square);
-      for (Index i = 0; i < step && kk + i < k; ++i) store(to + (kk + i) * panel<T> + j, square[i]);
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) store(to + (kk + i) * panel<T> + j, square[i]);
+    }
+    for (; kk < k; kk += step) {
+      Vec<T> square[n];
+      for (int i = 0; i < n; ++i) square[i] = j + i < width ? load_up_to(b.at(kk, j + i), k - kk) : Vec<T>{};
+      transpose<T>(square);
+      for (int i = 0; i < n && kk + i < k; ++i) store(to + (kk + i) * panel<T> + j, square[i]);
     }
   }
 }
