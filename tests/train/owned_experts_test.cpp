@@ -115,31 +115,34 @@ TEST_CASE(
   const Everything want = run.on<double>(Group<Cpu>(Cpu(1)));
   const Layout layout = Layout::parse("Ett|tmmL");
   std::mutex one_at_a_time;
-  on_ranks(4, host_rank, [&](const Group<Cpu>& all) {
-    const Grid<Cpu> grid(all, 2);
-    Transformer<double, Cpu> whole(Cpu(1), run.config);
-    randomize(whole, 1);
-    const ModelSlice slice = layout.slice(grid.stages.rank()).with_experts(grid.data.rank(), 2);
-    Transformer<double, Cpu> model = slice_of(whole, slice);
-    model.activation_checkpointing = true;
-    TrainOptions options = run.options;
-    options.step.expert_room = 1;
-    Trainer<double, Cpu> trainer(model, options, &SharedRun::batch, grid.data, grid.stages);
-    Everything got;
-    for (Index step = 0; step < run.steps; ++step) {
-      const StepReport report = trainer.step();
-      got[cat("report ", step)] = {report.total, report.gradient_norm};
-      for (const double loss : report.loss) got[cat("report ", step)].push_back(loss);
-    }
-    const auto keep = [&](const std::string& name, const auto& tensor) { got[name] = host(tensor); };
-    for_each_tensor(model, keep);
-    trainer.optimizer().for_each_state(model, keep);
-    const auto together = collect_model(model, grid.stages, grid.data);
-    CHECK(together.has_value() == (all.rank() == 0));
-    if (together) for_each_tensor(*together, keep);
-    const std::lock_guard lock(one_at_a_time);
-    check_part(got, want);
-  });
+  for (const double room : {1.0, 2.0}) {
+    CAPTURE(room);
+    on_ranks(4, host_rank, [&](const Group<Cpu>& all) {
+      const Grid<Cpu> grid(all, 2);
+      Transformer<double, Cpu> whole(Cpu(1), run.config);
+      randomize(whole, 1);
+      const ModelSlice slice = layout.slice(grid.stages.rank()).with_experts(grid.data.rank(), 2);
+      Transformer<double, Cpu> model = slice_of(whole, slice);
+      model.activation_checkpointing = true;
+      TrainOptions options = run.options;
+      options.step.expert_room = room;
+      Trainer<double, Cpu> trainer(model, options, &SharedRun::batch, grid.data, grid.stages);
+      Everything got;
+      for (Index step = 0; step < run.steps; ++step) {
+        const StepReport report = trainer.step();
+        got[cat("report ", step)] = {report.total, report.gradient_norm};
+        for (const double loss : report.loss) got[cat("report ", step)].push_back(loss);
+      }
+      const auto keep = [&](const std::string& name, const auto& tensor) { got[name] = host(tensor); };
+      for_each_tensor(model, keep);
+      trainer.optimizer().for_each_state(model, keep);
+      const auto together = collect_model(model, grid.stages, grid.data);
+      CHECK(together.has_value() == (all.rank() == 0));
+      if (together) for_each_tensor(*together, keep);
+      const std::lock_guard lock(one_at_a_time);
+      check_part(got, want);
+    });
+  }
 }
 
 TEST_CASE("TrainStep: a part of the experts that is not the rank's is refused") {

@@ -56,7 +56,9 @@ class OwnedExperts {
           one.master = Tensor<A, D>(device, {size});
           copy_rows(device, 1, size, member.weight.data(), size, one.master.data(), size, false);
         }
-        member.weight.slot()->grad = Tensor<A, D>(device, {group.size() * w[0], w[1], w[2]});
+        Tensor<A, D>& gradients = member.weight.slot()->grad;  // a backward may have filled them
+        const Shape of_ranks{group.size() * w[0], w[1], w[2]};
+        if (!gradients.defined() || gradients.shape() != of_ranks) gradients = Tensor<A, D>(device, of_ranks);
         all_.push_back(std::move(one));
       }
     });
