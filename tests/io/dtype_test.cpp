@@ -45,8 +45,8 @@ std::uint32_t bits(float value) { return std::bit_cast<std::uint32_t>(value); }
 }  // namespace
 
 TEST_CASE("dtype: names and sizes go both ways") {
-  const char* names[] = {"F64", "F32", "F16", "BF16", "F8_E4M3", "I64", "I32", "U8"};
-  const Index sizes[] = {8, 4, 2, 2, 1, 8, 4, 1};
+  const char* names[] = {"F64", "F32", "F16", "BF16", "F8_E4M3", "I64", "I32", "I8", "U8"};
+  const Index sizes[] = {8, 4, 2, 2, 1, 8, 4, 1, 1};
   int i = 0;
   for (DType dtype : all_dtypes) {
     CHECK(dtype_name(dtype) == names[i]);
@@ -171,6 +171,7 @@ TEST_CASE("dtype: whole numbers come from integer types alone") {
   const std::int64_t low = std::numeric_limits<std::int64_t>::min();
   CHECK(converted<std::int64_t>(DType::i64, std::vector<std::int64_t>{low})[0] == low);
   CHECK(converted<std::int64_t>(DType::i32, std::vector<std::int32_t>{-3})[0] == -3);
+  CHECK(converted<std::int64_t>(DType::i8, std::vector<std::int8_t>{-100})[0] == -100);
   CHECK(converted<std::int64_t>(DType::u8, std::vector<std::uint8_t>{200})[0] == 200);
   const std::vector<std::byte> bytes(8);
   std::int64_t number = 5;

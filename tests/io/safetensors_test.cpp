@@ -152,7 +152,8 @@ TEST_CASE("safetensors S7: an unknown dtype is named, the other tensors stay rea
   CHECK(!file.at("x").dtype);
   CHECK(file.bytes(file.at("x")).size() == 3);
   CHECK(folder.error([&] { file.read<float>(file.at("x")); }) ==
-        "[safetensors] f: tensor \"x\": dtype \"F8_E8M0\" is not one of F64 F32 F16 BF16 F8_E4M3 I64 I32 U8");
+        "[safetensors] f: tensor \"x\": dtype \"F8_E8M0\" is not one of F64 F32 F16 BF16 F8_E4M3 I64 I32 I8 "
+        "U8");
   // Its place is checked like any other's.
   CHECK(error_of(R"({"x":{"dtype":"FOO","shape":[3],"data_offsets":[0,5]}})", 4) ==
         "tensor \"x\": data_offsets [0, 5] leave the file, which has 4 bytes of data");

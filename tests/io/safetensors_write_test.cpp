@@ -64,7 +64,8 @@ TEST_CASE("safetensors writer: wide elements first, then by name; an empty file 
   SafeTensorsWriter writer(folder.root / "f", infos);
   std::string order;
   for (const TensorInfo& tensor : writer.tensors()) order += tensor.name + " ";
-  CHECK(order == "F64a F64b I64a I64b F32a F32b I32a I32b BF16a BF16b F16a F16b F8_E4M3a F8_E4M3b U8a U8b ");
+  CHECK(order ==
+        "F64a F64b I64a I64b F32a F32b I32a I32b BF16a BF16b F16a F16b F8_E4M3a F8_E4M3b I8a I8b U8a U8b ");
   write_safetensors(folder.root / "g", {});
   CHECK(folder.read("g") == std::string("\x08\0\0\0\0\0\0\0{}      ", 16));
   CHECK(SafeTensors::open(folder.root / "g").tensors().empty());

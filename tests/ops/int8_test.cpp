@@ -28,8 +28,12 @@ struct Int8Case {
     for (Index r = 0; r < kept.count() * one.out; ++r) {
       for (Index j = 0; j < one.in; ++j) nth(row, j) = static_cast<float>(uniform(stream, r * one.in + j));
       kept.quantize_row(r / one.out, r % one.out, row.data());
-      for (Index j = 0; j < one.in; ++j)
-        numbers.push_back(one.of_stack(r / one.out).at<float>(r % one.out, j));
+      std::vector<std::int8_t> q(row.size());
+      for (Index j = 0; j < one.in; j += run) {
+        const Index columns = std::min(run, one.in - j);
+        const float scale = quantize_block(row.data() + j, 1, columns, one.in, q.data() + j);
+        for (Index k = j; k < j + columns; ++k) numbers.push_back(static_cast<float>(nth(q, k)) * scale);
+      }
     }
   }
   Weight<float, Cpu> whole() const {
