@@ -70,28 +70,8 @@ class Tape {
   /// gradient; an output without one among others that have is given zeros.
   template <typename... Ts, typename D, typename Backward>
   std::tuple<Var<Ts, D>...> record(std::string_view op, std::tuple<Tensor<Ts, D>...> ys, Backward backward) {
-    if (spent_)
-      throw Error(cat("[", op, "] this tape's backward has run; a tape serves one forward and one backward"));
-    if (!recording()) {
-      return std::apply(
-          [this](auto&... y) { return std::tuple(Var<Ts, D>(std::move(y), nullptr, place_)...); }, ys);
-    }
-    auto outputs =
-        std::apply([this](auto&... y) { return std::tuple(Var<Ts, D>(y, fresh_slot(y), place_)...); }, ys);
-    // The step keeps the outputs' gradients, not the outputs: those live only while another op saves them.
-    auto wanted = std::apply(
-        [](const auto&... y) {
-          return std::tuple(Pending<Ts, D>{y.slot(), y.device(), y.shape()}...);
-        },
-        outputs);
-    const Shape shape = std::get<0>(outputs).shape();
-    steps_.push_back({std::string(op), path(), shape, [wanted, backward = std::move(backward)] {
-                        std::apply(
-                            [&](const auto&... y) {
-                              if ((... || y.slot->filled)) backward(y.take()...);
-                            },
-                            wanted);
-                      }});
+    std::tuple<Var<Ts, D>...> outputs = outputs_of(op, std::move(ys));
+    if (recording()) append(op, outputs, Recorded<D, Ts...>(std::move(backward)));
     return outputs;
   }
 
@@ -179,11 +159,6 @@ class Tape {
   };
 
   template <typename T, typename D>
-  static std::shared_ptr<detail::Slot<T, D>> fresh_slot(const Tensor<T, D>&) {
-    return std::make_shared<detail::Slot<T, D>>();
-  }
-
-  template <typename T, typename D>
   struct Pending {
     std::shared_ptr<detail::Slot<T, D>> slot;
     D device;
@@ -195,6 +170,41 @@ class Tape {
       return std::move(slot->grad);
     }
   };
+
+  // An op's backward by the types of its outputs alone: what is below is compiled once for them, and not for
+  // every op.
+  template <typename D, typename... Ts>
+  using Recorded = std::function<void(const Tensor<Ts, D>&...)>;
+
+  template <typename... Ts, typename D>
+  std::tuple<Var<Ts, D>...> outputs_of(std::string_view op, std::tuple<Tensor<Ts, D>...> ys) const {
+    if (spent_)
+      throw Error(cat("[", op, "] this tape's backward has run; a tape serves one forward and one backward"));
+    return std::apply(
+        [this](auto&... y) {
+          return std::tuple(Var<Ts, D>(
+              std::move(y), recording() ? std::make_shared<detail::Slot<Ts, D>>() : nullptr, place_)...);
+        },
+        ys);
+  }
+
+  // The step keeps the outputs' gradients, not the outputs: those live only while another op saves them.
+  template <typename... Ts, typename D>
+  void append(std::string_view op, const std::tuple<Var<Ts, D>...>& outputs, Recorded<D, Ts...> backward) {
+    auto wanted = std::apply(
+        [](const auto&... y) {
+          return std::tuple(Pending<Ts, D>{y.slot(), y.device(), y.shape()}...);
+        },
+        outputs);
+    steps_.push_back({std::string(op), path(), std::get<0>(outputs).shape(),
+                      [wanted = std::move(wanted), backward = std::move(backward)] {
+                        std::apply(
+                            [&](const auto&... y) {
+                              if ((... || y.slot->filled)) backward(y.take()...);
+                            },
+                            wanted);
+                      }});
+  }
 
   const detail::TapePlace place_ = std::make_shared<Tape*>(this);
   Mode mode_;

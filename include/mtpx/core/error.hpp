@@ -75,9 +75,9 @@ const Value& unsigned_nan(const Value& value) {
 }  // namespace detail
 
 /// Concatenates its arguments as `<<` would print them, but for a NaN, which has no sign. Throws
-/// std::bad_alloc.
+/// std::bad_alloc. Texts are for errors and names: it is compiled for its size.
 template <typename... Parts>
-std::string cat(const Parts&... parts) {
+[[gnu::cold]] std::string cat(const Parts&... parts) {
   std::ostringstream stream;
   stream.exceptions(std::ios::badbit);  // a stream swallows bad_alloc, and the text would be cut short
   (stream << ... << detail::unsigned_nan(parts));
@@ -110,30 +110,54 @@ struct Operand {
 };
 
 namespace detail {
-/// What `text` says: itself, what it returns when called, or its path().
-template <typename Text>
-std::string say(const Text& text) {
-  if constexpr (requires { text(); }) {
-    return text();
-  } else if constexpr (requires { text.path(); }) {
-    return text.path();
-  } else {
-    return std::string(text);
+/// A text that is made when it is asked for: what it is given itself, what that returns when called, or its
+/// path(). It refers to what it is given. So require() is compiled once, and not for every rule.
+class Saying {
+ public:
+  Saying() : Saying(std::string_view()) {}
+  template <typename Text>
+  Saying(const Text& text) {
+    if constexpr (std::is_convertible_v<const Text&, std::string_view>) {
+      text_ = text;
+    } else {
+      from_ = &text;
+      say_ = [](const void* from) -> std::string {
+        const Text& made_from = *static_cast<const Text*>(from);
+        if constexpr (requires { made_from(); }) {
+          return made_from();
+        } else {
+          return made_from.path();
+        }
+      };
+    }
   }
+
+  /// The text.
+  std::string str() const { return say_ != nullptr ? say_(from_) : std::string(text_); }
+
+ private:
+  std::string_view text_;
+  const void* from_ = nullptr;
+  std::string (*say_)(const void* from) = nullptr;
+};
+
+/// What require() throws. Not in line: where all is well, a check is a comparison.
+[[noreturn, gnu::noinline, gnu::cold]] inline void refuse(std::string_view op, const Saying& rule,
+                                                          std::initializer_list<Operand> operands,
+                                                          const Saying& path) {
+  std::string text = cat('[', op, "] ", rule.str());
+  for (const Operand& operand : operands) text += cat("\n  ", operand.name, ": ", operand.str());
+  const std::string where = path.str();
+  if (!where.empty()) text += cat("\n  in ", where);
+  throw ShapeError(text);
 }
 }  // namespace detail
 
 /// Throws ShapeError "[op] rule", a line per operand, and "in path" unless `holds`. A rule that takes work to
 /// put into words is a function that returns it; `path` is a text or has a path(), such as the tape.
-template <typename Rule, typename Path = std::string_view>
-void require(bool holds, std::string_view op, const Rule& rule, std::initializer_list<Operand> operands = {},
-             const Path& path = {}) {
-  if (holds) return;
-  std::string text = cat('[', op, "] ", detail::say(rule));
-  for (const Operand& operand : operands) text += cat("\n  ", operand.name, ": ", operand.str());
-  const std::string where = detail::say(path);
-  if (!where.empty()) text += cat("\n  in ", where);
-  throw ShapeError(text);
+inline void require(bool holds, std::string_view op, const detail::Saying& rule,
+                    std::initializer_list<Operand> operands = {}, const detail::Saying& path = {}) {
+  if (!holds) detail::refuse(op, rule, operands, path);
 }
 
 }  // namespace mtpx

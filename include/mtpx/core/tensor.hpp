@@ -45,14 +45,15 @@ class Tensor {
   /// No storage; `defined()` is false.
   Tensor() = default;
 
-  // Written out for the order: the old device may own the pool that the old buffer returns to.
-  Tensor(const Tensor&) = default;
-  Tensor(Tensor&& other) noexcept : Tensor() { swap(other); }
+  // Written out for the order: the old device may own the pool that the old buffer returns to. Not in line:
+  // every op copies, moves and drops a dozen of them, and would be mostly that.
+  [[gnu::noinline]] Tensor(const Tensor& other) = default;
+  [[gnu::noinline]] Tensor(Tensor&& other) noexcept : Tensor() { swap(other); }
   Tensor& operator=(Tensor other) noexcept {
     swap(other);
     return *this;
   }
-  ~Tensor() = default;
+  [[gnu::noinline]] ~Tensor() = default;
 
   /// Storage for `shape`, content undefined.
   Tensor(D device, Shape shape)
