@@ -104,11 +104,10 @@ class TokenizerReader {
     if (!value.is_string()) refuse(cat(where, '.', key), value, "must be a string");
     return value.get<std::string>();
   }
-  template <typename Where>
-  std::int32_t id(const Value& value, const Where& where) const {
+  std::int32_t id(const Value& value, const Saying& where) const {
     constexpr auto most = static_cast<std::uint64_t>(most_tokens - 1);
     if (!value.is_number_unsigned() || value.get<std::uint64_t>() > most)
-      refuse(say(where), value, cat("must be an id of 0 ... ", most));
+      refuse(where.str(), value, cat("must be an id of 0 ... ", most));
     return value.get<std::int32_t>();
   }
 
