@@ -105,7 +105,7 @@ struct Cut {
 template <typename A>
 Vec<double> weights_at(std::span<const A> z, std::size_t i, double top, double temperature) {
   constexpr auto step = static_cast<std::size_t>(lanes<double>);
-  constexpr double nothing = -std::numeric_limits<double>::infinity();
+  constexpr double nothing = std::numeric_limits<double>::quiet_NaN();
   double numbers[step];
   const std::size_t count = std::min(step, z.size() - i);
   if (count == step) {
@@ -113,9 +113,10 @@ Vec<double> weights_at(std::span<const A> z, std::size_t i, double top, double t
   } else {
     for (std::size_t l = 0; l < step; ++l) numbers[l] = l < count ? static_cast<double>(z[i + l]) : nothing;
   }
-  Vec<double> x = load(numbers);
-  x = x == x ? x : broadcast(nothing);
-  return exp(x == broadcast(top) ? broadcast(0.0) : (x - broadcast(top)) / broadcast(temperature));
+  const Vec<double> x = load(numbers);
+  const Vec<double> below =
+      x == broadcast(top) ? broadcast(0.0) : (x - broadcast(top)) / broadcast(temperature);
+  return x == x ? exp(below) : broadcast(0.0);  // by x: the largest of NaN alone is NaN, too
 }
 
 /// weights_of() a register at a time.
