@@ -272,6 +272,10 @@ TEST_CASE("trees: what cannot be served is said") {
   refused(
       tree_options(3, {40, 40, 1}),
       "[generate] tree, draft = 3: a pass would have more than 1024 rows; fewer candidates, or fewer drafts");
+  // As many places as auto may draft: longest_automatic.
+  refused(
+      tree_options(GenerateOptions::automatic, {200}),
+      "[generate] tree, draft = 7: a pass would have more than 1024 rows; fewer candidates, or fewer drafts");
   GenerateOptions drawn = tree_options(2, {2});
   drawn.sampling.temperature = 1;
   drawn.draft_tokens = DraftTokens::drawn;

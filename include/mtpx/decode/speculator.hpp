@@ -41,9 +41,9 @@ class Speculator {
              Index positions = 0)
       : model_(model),
         options_(options),
-        most_drafts_(options.draft != GenerateOptions::automatic ? options.draft : longest_useful(model)),
-        modules_(
-            (options.validate(modules_of(model), model.design), std::min(most_drafts_, modules_of(model)))),
+        most_drafts_(options.most_drafts(modules_of(model), model.design)),
+        modules_((options.validate(modules_of(model), model.design),
+                  std::min(most_drafts_, model.design.drafting(modules_of(model))))),
         most_nodes_(options.nodes(most_drafts_)),
         passes_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_,
                 std::max(chunk + slots, slots * most_nodes_), slots * most_nodes_,
@@ -218,11 +218,6 @@ class Speculator {
   bool reads_back() const { return model_.design.attends || model_.design.chains; }
 
   static Index modules_of(const DraftingModel<T, D>& model) { return model.config.num_nextn_predict_layers; }
-  /// The most tokens that an automatic draft may have: more than there are modules, if they can run again.
-  static Index longest_useful(const DraftingModel<T, D>& model) {
-    const Index modules = modules_of(model);
-    return modules > 0 && model.design.chains ? std::max<Index>(4, modules) : modules;
-  }
   Index longest() const { return model_.config.max_position_embeddings; }
   Index room(const Sequence& s) const { return cache().capacity - s.known(); }
 
