@@ -285,15 +285,13 @@ TEST_CASE("one module for all depths drafts as that module alone does, from one 
     REQUIRE(a.cache().modules.size() == 1);
     a.add(TokenIds{1, 2, 0}, 5);
     b.add(TokenIds{1, 2, 0}, 5);
-    Index e = 0;
     for (int round = 0; round < 30; ++round) {
-      e = static_cast<Index>(a.tokens().size()) - 1;
+      const auto e = static_cast<Index>(a.tokens().size()) - 1;
       a.step();
       b.step();
+      check_caches(many, a.cache(), a.tokens(), e, 1 << 20);
     }
-    check_caches(many, a.cache(), a.tokens(), e, 1 << 20);
     CHECK(a.tokens() == b.tokens());
-    CHECK(a.statistics().accepted == b.statistics().accepted);
     CHECK(a.statistics().accepted[0] > 0);
   }
 }
