@@ -225,6 +225,11 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(0.001, 1.0))
       ->needs(decode)
       ->capture_default_str();
+  command
+      ->add_option("--drafts", d.most_drafts, "Numbers of drafts to measure: 1 to this; 0: none, only auto")
+      ->needs(decode)
+      ->check(CLI::Range(0, 64))
+      ->capture_default_str();
   command->add_flag("--table", d.table, "Lines for people instead of JSON")->needs(decode);
   command->add_option("--temperature", d.temperatures, "0 = greedy; several, separated by commas")
       ->delimiter(',')

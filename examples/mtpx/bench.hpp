@@ -12,6 +12,7 @@ struct DecodeBench {
   std::vector<std::string> data;
   mtpx::Index context = 512;
   mtpx::Index tokens = 64;
+  mtpx::Index most_drafts = 4;
   std::string prompts = "8";  ///< how many, or a file
   double validation = 0.1;    ///< share of the text that prompts come from
   std::vector<double> temperatures{0, 0.8, 1};
@@ -21,7 +22,8 @@ struct DecodeBench {
 
   /// Positions that a pass may need behind a text.
   mtpx::Index room() const {
-    return 6 + (rules.branches() ? rules.nodes(static_cast<mtpx::Index>(rules.tree.size())) : 0);
+    return 2 * most_drafts + 2 +
+           (rules.branches() ? rules.nodes(static_cast<mtpx::Index>(rules.tree.size())) : 0);
   }
 };
 

@@ -18,7 +18,6 @@ namespace {
 using mtpx::Index;
 using Tokens = std::vector<std::int32_t>;
 
-constexpr Index most_drafts = 4;
 constexpr Index in_tree = -2;       // for a number of drafts: as many as --tree has places
 constexpr std::size_t repeats = 3;  // of each prompt with each number of drafts
 
@@ -46,78 +45,93 @@ double bytes_per_token(const mtpx::Transformer<T, D>& model, Index context) {
   return bytes;
 }
 
-/// The terms of the cost model: a pass of the trunk and the head over n rows; of a module over n rows and the
+/// The terms of the cost model: passes as decoding makes them, recorded where the device can, each with the
+/// answer that it waits for. A pass of the trunk and the head over n rows; of a module over n rows and the
 /// head over one, after such a pass, whose weights it finds in the caches; and once more after itself.
 struct Costs {
   using Times = std::vector<double>;
-  std::vector<Times> rows{std::vector<Times>(most_drafts + 2)};   // [n]
-  std::vector<Times> draft{std::vector<Times>(most_drafts + 2)};  // [n]
-  Times draft_again;
+  Index most_drafts, modules;  // modules that draft
+  Times one{};                 // a pass of plain decoding
+  std::vector<Times> rows;     // [n], to most_drafts + 1
+  std::vector<Times> draft;    // [n], as many as a module is fed: to most_drafts + modules
+  Times draft_again{};
 
+  Costs(Index most, Index drafting)
+      : most_drafts(most),
+        modules(std::min(most, drafting)),
+        rows(static_cast<std::size_t>(most + 2)),
+        draft(static_cast<std::size_t>(most + modules + 1)) {}
+
+  /// Behind `context` tokens; options: how tokens are picked.
   template <typename T, typename D>
-  void measure(const mtpx::Transformer<T, D>& model, const Tokens& text, Index context, int rounds) {
-    const D& device = model.device();
-    mtpx::KvCache<T, D> cache(model, 1, context + most_drafts + 2,
-                              std::min<Index>(1, model.config.num_nextn_predict_layers));
-    mtpx::Tape tape(mtpx::Mode::inference);
+  void measure(const mtpx::Transformer<T, D>& model, mtpx::GenerateOptions options, const Tokens& text,
+               Index context, int rounds) {
+    using mtpx::Answer;
+    const Index most_rows = most_drafts + modules;
+    const bool cuts = options.sampling.cuts(model.config.vocab_size);
+    const Answer picked = options.sampling.greedy() ? Answer::tokens
+                          : cuts                    ? Answer::raced_cut
+                                                    : Answer::raced;
+    options.draft = mtpx::GenerateOptions::automatic;
+    const Answer settled = options.same_text() ? picked : Answer::kept;
     const auto token = [&](Index p) {  // behind the text it begins again: what it is costs nothing
       return text[static_cast<std::size_t>(p % static_cast<Index>(text.size()))];
     };
-    const auto pass = [&](Index begin, Index count) {
+    const auto list_of = [&](Index begin, Index count, Index ahead) {
       mtpx::RowList list;
-      for (Index p = begin; p < begin + count; ++p) list.add(token(p), 0, p);
-      const auto ids = mtpx::Tensor<std::int32_t, D>::from(device, {1, count}, list.tokens);
-      const auto at = mtpx::decode_rows(device, list, 0, count);
-      return model.decode(tape, ids, at, cache.trunk);
+      for (Index p = begin; p < begin + count; ++p) list.add(token(p + ahead), 0, p);
+      return list;
     };
-    const auto head = [&](const mtpx::Tensor<T, D>& normed, const mtpx::Weight<T, D>& weight) {
-      return mtpx::linear(tape.constant(normed), weight).value().to_host()[0];
+    // Passes of their own, which have read the text, and what rows behind it find there.
+    const auto read = [&](mtpx::Passes<T, D>& passes, bool drafts) {
+      const Index end = context + most_rows;
+      for (Index begin = 0; begin < end; begin += 256) {
+        const Index count = std::min<Index>(256, end - begin);
+        passes.trunk(list_of(begin, count, 0), 0, count, Answer::nothing, 0);
+        if (drafts) passes.module(1, false, list_of(begin, count, 1), 0, count, Answer::nothing, 0);
+      }
     };
-    mtpx::Weight<T, D> of_drafts;
-    if (model.config.num_nextn_predict_layers > 0)
-      of_drafts = mtpx::DraftingModel<T, D>(model).draft_head(1).weight;
-    for (Index begin = 0; begin < context; begin += 256) pass(begin, std::min<Index>(256, context - begin));
-    // Each several times in a row, as decoding would run it; the first finds the caches as the last left
-    // them.
-    const auto timed = [](const auto& body) {
+    const Index positions = context + most_rows + 1;
+    std::vector<mtpx::Draw> draws;
+    std::vector<std::int32_t> kept;
+    for (Index i = 0; i <= most_rows; ++i) {
+      draws.push_back({options.sampling, 0.5, {1, static_cast<std::uint64_t>(i)}});
+      kept.push_back(static_cast<std::int32_t>(i));
+    }
+    const auto draws_of = [&](Index count) {
+      return mtpx::Draws{std::span(draws).first(static_cast<std::size_t>(count)),
+                         std::span(kept).first(static_cast<std::size_t>(count))};
+    };
+    // Each several times in a row, as decoding would run it; the first times find the caches as others left
+    // them, and are recorded.
+    constexpr int untimed = 3;
+    const auto timed = [&](int round, Times& times, const auto& body) {
       const auto start = Clock::now();
       body();
-      return seconds_since(start);
+      if (round >= untimed) times.push_back(seconds_since(start));
     };
-    for (Index n = 1; n <= most_drafts + 1; ++n) {
-      mtpx::RowList list;
-      for (Index p = context; p < context + n; ++p) list.add(token(p + 1), 0, p);
-      mtpx::Tensor<T, D> carried;
-      const auto verify = [&] {
-        const auto h = pass(context, n);
-        carried = h.carried.value();
-        head(h.normed.value(), model.head(0));
-      };
-      const auto draft_rows = [&](Index count) {
-        const Index width = model.config.hidden_size;
-        const auto rows_of = [&](const mtpx::Tensor<T, D>& x, Index begin, Index end) {
-          return x.reshape({x.shape().rows(), width})
-              .slice_front(begin, end)
-              .reshape({1, end - begin, width});
-        };
-        const auto ids = mtpx::Tensor<std::int32_t, D>::from(
-            device, {1, count}, std::span(list.tokens).first(static_cast<std::size_t>(count)));
-        const auto h = model.decode_mtp(tape, 1, tape.constant(rows_of(carried, 0, count)), ids,
-                                        mtpx::decode_rows(device, list, 0, count), cache.modules[0]);
-        head(rows_of(h.normed.value(), count - 1, count), of_drafts);
-      };
-      verify();
-      for (int round = 0; round < rounds; ++round) {
-        rows[static_cast<std::size_t>(n)].push_back(timed(verify));
-        if (n == 1 || model.config.num_nextn_predict_layers == 0)
-          continue;  // plain decoding: one after the other
-        draft[static_cast<std::size_t>(n)].push_back(timed([&] { draft_rows(n); }));
-        draft_again.push_back(timed([&] { draft_rows(1); }));
-      }
-      if (n > 1 || model.config.num_nextn_predict_layers == 0) continue;
-      for (int round = 0; round < rounds; ++round) {
-        verify();
-        draft[1].push_back(timed([&] { draft_rows(1); }));
+    {
+      mtpx::Passes<T, D> passes(model, 1, positions, 0, 256, 1, 0, 0);
+      read(passes, false);
+      const mtpx::RowList list = list_of(context, 1, 0);
+      for (int round = 0; round < untimed + rounds; ++round)
+        timed(round, one, [&] { passes.trunk(list, 0, 1, picked, 1, draws_of(1)); });
+    }
+    if (modules == 0) return;
+    mtpx::Passes<T, D> passes(model, 1, positions, 1, 256, most_rows + 1, most_rows + 1, 0);
+    read(passes, true);
+    for (Index n = 1; n <= most_rows; ++n) {
+      const Index checked = std::min(n, most_drafts + 1);
+      const mtpx::RowList list = list_of(context, checked, 0), told = list_of(context, n, 1);
+      mtpx::RowList again;
+      again.add(token(context + n + 1), 0, context + n, context + n, 0);
+      for (int round = 0; round < untimed + rounds; ++round) {
+        timed(round, rows[static_cast<std::size_t>(checked)],
+              [&] { passes.trunk(list, 0, checked, settled, checked, draws_of(checked)); });
+        timed(round, draft[static_cast<std::size_t>(n)],
+              [&] { passes.module(1, false, told, 0, n, settled, 1, draws_of(1)); });
+        if (!model.design.chains) continue;
+        timed(round, draft_again, [&] { passes.module(1, true, again, 0, 1, settled, 1, draws_of(1)); });
       }
     }
   }
@@ -239,13 +253,17 @@ struct Rows {
 template <typename T, typename D>
 Rows measure(const DecodeBench& o, const mtpx::Transformer<T, D>& model, const Prompts& prompts,
              double temperature) {
-  Rows rows{temperature, {0}, {}, {}, {}};
+  Rows rows{temperature,
+            {0},
+            {},
+            Costs(o.most_drafts, model.design.drafting(model.config.num_nextn_predict_layers)),
+            {}};
   mtpx::GenerateOptions options = o.rules;
   options.sampling.temperature = temperature;
   const Index modules = model.config.num_nextn_predict_layers;
   if (modules > 0) {
     // Depths that chain can run again; others draft a token each.
-    const Index most = model.design.chains ? most_drafts : std::min(most_drafts, modules);
+    const Index most = model.design.chains ? o.most_drafts : std::min(o.most_drafts, modules);
     for (Index k = 1; k <= most; ++k) rows.ks.push_back(k);
     if (options.same_text()) rows.ks.push_back(mtpx::GenerateOptions::automatic);
     if (options.branches()) rows.ks.push_back(in_tree);
@@ -263,7 +281,7 @@ Rows measure(const DecodeBench& o, const mtpx::Transformer<T, D>& model, const P
   for (std::size_t p = 0; p < prompts.all.size(); ++p) {
     const auto& [text, context] = prompts.all[p];
     const auto prompt = std::span(text).first(static_cast<std::size_t>(context));
-    rows.costs.measure(model, text, context + o.tokens / 2, 8);
+    rows.costs.measure(model, options, text, context + o.tokens / 2, 8);
     std::vector<std::vector<std::pair<double, Index>>> runs(count);
     for (std::size_t turn = 0; turn < repeats * count; ++turn) {
       const std::size_t i = (turn + turn / count + p) % count;  // each comes after each
@@ -333,19 +351,19 @@ std::vector<double> rounded_all(const std::vector<double>& values) {
 }
 
 /// The terms of the cost model of K drafts, and what it promises:
-/// (1 + accepted per pass) / (verify(K + 1 rows) / one row + K draft / one row). Each module also reads what
-/// the last round accepted.
-void add_cost_model(mtpx::Json& line, const Rows& rows, std::size_t i, Index modules) {
+/// (1 + accepted per pass) / (verify(K + 1 rows) / one row + K draft / one row). Module k is fed what the
+/// last round accepted and the k drafts before its own.
+void add_cost_model(mtpx::Json& line, const Rows& rows, std::size_t i) {
   const mtpx::DecodeStatistics& s = rows.all[i].statistics;
   const Index k = rows.ks[i];
-  const double one = median(rows.costs.rows[1]);
+  const double one = median(rows.costs.one);
   const double verify = median(rows.costs.rows[static_cast<std::size_t>(k + 1)]) / one;
-  const Index distinct = std::min(k, modules);  // modules; the last one runs again
-  double drafts = static_cast<double>(k - distinct) * median(rows.costs.draft_again);
+  const Index distinct = std::min(k, rows.costs.modules);  // modules; the last one runs again
+  double drafts = k > distinct ? static_cast<double>(k - distinct) * median(rows.costs.draft_again) : 0;
   for (std::size_t a = 0; a < s.histogram.size(); ++a) {
-    drafts += static_cast<double>(distinct) * static_cast<double>(s.histogram[a]) /
-              static_cast<double>(s.drafts) *
-              median(rows.costs.draft[std::min<std::size_t>(a + 1, most_drafts + 1)]);
+    const double share = static_cast<double>(s.histogram[a]) / static_cast<double>(s.drafts);
+    for (Index module = 1; module <= distinct; ++module)
+      drafts += share * median(rows.costs.draft[a + static_cast<std::size_t>(module)]);
   }
   const double draft = drafts / static_cast<double>(k) / one;
   const double cost = verify + static_cast<double>(k) * draft;
@@ -382,7 +400,7 @@ void print_lines(const DecodeBench& o, const mtpx::Transformer<T, D>& model, con
       line["device"] = device_name(model.device());
       line["dtype"] = dtype_name<T>();
       line["us_per_token"] = rounded(1e6 / plain, 1);
-      line["us_one_row"] = rounded(1e6 * median(rows.costs.rows[1]), 1);
+      line["us_one_row"] = rounded(1e6 * median(rows.costs.one), 1);
       line["mb_per_token"] = rounded(bytes / 1e6, 2);
       line["gbs"] = rounded(bytes * plain / 1e9, 2);
       line["read_gbs"] = rounded(roof / 1e9, 2);
@@ -403,7 +421,7 @@ void print_lines(const DecodeBench& o, const mtpx::Transformer<T, D>& model, con
       line["passes"] = s.passes;
       line["drafts"] = s.drafts;
       add_draft_counts(line, s);
-      if (rows.ks[i] > 0) add_cost_model(line, rows, i, c.num_nextn_predict_layers);
+      if (rows.ks[i] > 0) add_cost_model(line, rows, i);
     }
     std::cout << line.dump() << std::endl;
     if (!written()) return;

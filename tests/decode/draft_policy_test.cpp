@@ -1,4 +1,5 @@
 #include <mtpx/decode/draft_policy.hpp>
+#include <mtpx/decode/options.hpp>
 
 #include <mtpx/core/rng.hpp>
 
@@ -71,6 +72,7 @@ TEST_CASE("DraftPolicy: comes close to the best fixed K, and never much below pl
 
 TEST_CASE("DraftPolicy: over tables of costs and chances, within 3 % of the best fixed K in 1000 passes") {
   // More rows of a pass cost `row` each, a draft `draft`; drafts stand less and less, by `fades` a place.
+  constexpr auto most = static_cast<std::size_t>(GenerateOptions::longest_automatic);
   double worst = 2, worst_of_worthless = 2;
   for (const double row : {0.02, 0.13, 0.3}) {
     for (const double draft : {0.03, 0.2, 0.4}) {
@@ -78,9 +80,9 @@ TEST_CASE("DraftPolicy: over tables of costs and chances, within 3 % of the best
         for (const double fades : {1.0, 0.8}) {
           Machine machine{{1}, {}};
           double chance = first, best = 1, all = 1, tokens = 1;
-          for (int k = 1; k <= 4; ++k, chance *= fades) {
+          for (std::size_t k = 1; k <= most; ++k, chance *= fades) {
             machine.chance.push_back(chance);
-            machine.cost.push_back(1 + k * (row + draft));
+            machine.cost.push_back(1 + static_cast<double>(k) * (row + draft));
             tokens += all *= chance;
             best = std::max(best, tokens / machine.cost.back());
           }
@@ -88,12 +90,12 @@ TEST_CASE("DraftPolicy: over tables of costs and chances, within 3 % of the best
           constexpr int runs = 12;
           for (std::uint64_t run = 0; run < runs; ++run) {
             machine.at = run << 32;
-            std::vector<int> chosen(5, 0);
-            DraftPolicy policy(4);
+            std::vector<int> chosen(most + 1, 0);
+            DraftPolicy policy(most);
             machine.run(policy, 1000, chosen);
             // By the table, not by the noise: what these passes give on average over what the best K does.
             double gave = 0, took = 0;
-            for (std::size_t k = 0; k <= 4; ++k) {
+            for (std::size_t k = 0; k <= most; ++k) {
               double of_pass = 1, together = 1;
               for (std::size_t i = 0; i < k; ++i) of_pass += together *= machine.chance[i];
               gave += chosen[k] * of_pass;
@@ -179,6 +181,35 @@ TEST_CASE("DraftPolicy: notices that drafts have become worthless, and that they
   chosen.assign(5, 0);
   machine.run(policy, 500, chosen);
   CHECK(chosen[1] > 400);
+}
+
+TEST_CASE(
+    "DraftPolicy: in one long sequence, what modules read to be tried again costs no more than it may") {
+  // A row costs `row` of a pass; one that costs next to nothing lets drafts be tried again.
+  for (const double row : {0.0005, 0.05}) {
+    Machine machine{{1, 1.6, 2.2}, {0.02, 0.02}};
+    DraftPolicy policy(2);
+    policy.share(1);
+    policy.read(100, 100 * row);
+    double seconds = 0;
+    int tries = 0;
+    constexpr int passes = 40000;
+    for (Index i = 0, ready = 0; i < passes; ++i) {
+      const Index behind = i - ready, k = policy.choose(behind);
+      double took = machine.cost[static_cast<std::size_t>(k)];
+      if (k > 0) {
+        took += row * static_cast<double>(behind);
+        ready = i + 1;
+      }
+      tries += k > 0 && behind > 0 ? 1 : 0;
+      if (k == 0 || behind < 16) policy.took(k, took);
+      policy.stood(k, 0);
+      seconds += took;
+    }
+    INFO("row " << row << ": " << tries << " tries, " << seconds / passes << " a pass");
+    CHECK(seconds < 1.006 * passes);
+    if (row < 0.01) CHECK(tries >= 2);
+  }
 }
 
 TEST_CASE("DraftPolicy: where drafts do not pay, few sequences read their prompts for them") {

@@ -273,6 +273,29 @@ TEST_CASE("Speculator: drafts are the most likely tokens of the modules, exactly
   }
 }
 
+TEST_CASE("one module for all depths drafts as that module alone does, from one depth's entries") {
+  Config three = small_vocabulary(3, false, 5), one = small_vocabulary(1, false, 5);
+  three.mtpx_heads = one.mtpx_heads = MtpHeads::repeated;
+  const Model many = random_model(three, 61, 0.4), single = random_model(one, 61, 0.4);
+  for (const Index k : {1, 2, 3, 5}) {
+    GenerateOptions options;
+    options.draft = k;
+    options.sampling.temperature = 1;
+    Speculator<double, Cpu> a(many, options), b(single, options);
+    REQUIRE(a.cache().modules.size() == 1);
+    a.add(TokenIds{1, 2, 0}, 5);
+    b.add(TokenIds{1, 2, 0}, 5);
+    for (int round = 0; round < 30; ++round) {
+      const auto e = static_cast<Index>(a.tokens().size()) - 1;
+      a.step();
+      b.step();
+      check_caches(many, a.cache(), a.tokens(), e, 1 << 20);
+    }
+    CHECK(a.tokens() == b.tokens());
+    CHECK(a.statistics().accepted[0] > 0);
+  }
+}
+
 TEST_CASE("Transformer: decoding gives the states of the pass that training uses, trunk and modules") {
   for (const bool mixture : {false, true}) {
     const Model model = random_model(small_vocabulary(3, mixture, 11), 41);

@@ -59,6 +59,25 @@ std::vector<Index> naive_histogram(const Numbers& p, const Numbers& q, const Sam
   return histogram;
 }
 
+/// What the module that all depths share says behind text and drafts: over the text, row by row, and then
+/// again on its own output, a draft at a time. `known` tokens of `branch` are text.
+Numbers said_again(const Transformer<double, Device>& model, const TreeIds& branch, std::size_t known) {
+  const auto count = static_cast<Index>(branch.size());
+  KvCache<double, Device> cache(model, 1, count, 1);
+  Tape tape(Mode::inference);
+  const auto ids = [&](Index p) {
+    return tensor<std::int32_t>({1, 1}, {branch[static_cast<std::size_t>(p)]});
+  };
+  Hidden<double, Device> said;
+  for (Index p = 0; p + 1 < count; ++p) {
+    const auto rows = decode_rows(device(), 0, p, 1);
+    const bool of_text = p + 1 < static_cast<Index>(known);
+    const auto from = of_text ? model.decode(tape, ids(p), rows, cache.trunk).carried : said.carried;
+    said = model.decode_mtp(tape, 1, tape.constant(from.value()), ids(p + 1), rows, cache.modules[0]);
+  }
+  return host(linear(said.normed, model.head(1)).value());
+}
+
 }  // namespace
 
 TEST_CASE("DraftTree: levels, children, and places that are in order along the first children") {
@@ -227,7 +246,9 @@ TEST_CASE("trees: the candidates of each branch are what the depths say of that 
       std::size_t stands = 0;
       for (; stands < 3; ++stands) {
         TreeIds list(static_cast<std::size_t>(options.tree[stands]));
-        const Numbers says = logits(model, branch, static_cast<Index>(stands) + 1).back();
+        const Numbers says = heads == MtpHeads::repeated
+                                 ? said_again(model, branch, known)
+                                 : logits(model, branch, static_cast<Index>(stands) + 1).back();
         race(std::span<const double>(says), options.sampling, {seed, known + stands}, list);
         branch.push_back(decoder.tokens()[known + stands]);
         if (std::find(list.begin(), list.end(), branch.back()) == list.end()) break;
@@ -272,6 +293,10 @@ TEST_CASE("trees: what cannot be served is said") {
   refused(
       tree_options(3, {40, 40, 1}),
       "[generate] tree, draft = 3: a pass would have more than 1024 rows; fewer candidates, or fewer drafts");
+  // As many places as auto may draft: longest_automatic.
+  refused(
+      tree_options(GenerateOptions::automatic, {200}),
+      "[generate] tree, draft = 7: a pass would have more than 1024 rows; fewer candidates, or fewer drafts");
   GenerateOptions drawn = tree_options(2, {2});
   drawn.sampling.temperature = 1;
   drawn.draft_tokens = DraftTokens::drawn;

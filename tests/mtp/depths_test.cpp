@@ -137,7 +137,7 @@ TEST_CASE("MtpDepths: drafts leave the text as it is, and final entries as witho
       for (const Index a : decoder->statistics().accepted) accepted += a;
       if (!model.design.attends) continue;
       const RowByRow fresh(model, before);
-      for (Index module = 1; module <= std::min(k, most_depths); ++module) {
+      for (Index module = 1; module <= std::min(k, model.design.drafting(most_depths)); ++module) {
         const auto at = static_cast<std::size_t>(module - 1);
         const Index final_entries =
             static_cast<Index>(before.size()) - (model.design.reads_token ? module : 1);

@@ -4,10 +4,22 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <vector>
 
 namespace mtpx {
+
+/// Seconds since it was made.
+class Stopwatch {
+ public:
+  /// So far.
+  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+};
 
 /// How many tokens to draft, from what passes were seen to cost and how many drafts stood. With c(K) the time
 /// of a pass with K drafts and a_i the share of drafts at place i that stood where all before them did, a
@@ -21,7 +33,8 @@ namespace mtpx {
 /// Places and costs that were not seen yet are tried a few times; others again now and then, ever more rarely
 /// while nothing changes. Drafting is given up only when luck does not explain any more that it seems not to
 /// pay. Then it rests: modules would have to read all that was decoded without them, so it must promise more
-/// to be taken up again than it must give to go on.
+/// to be taken up again than it must give to go on, and is tried only when that reading costs little beside
+/// what was decoded since.
 class DraftPolicy {
  public:
   /// most: the largest K to consider   trees: whether places can have several candidates, which is then a
@@ -32,7 +45,8 @@ class DraftPolicy {
         places_(2 * (most_ + 1)) {}
 
   /// The plan for the next pass: K; or most + K for trees of K places.
-  Index choose() {
+  /// behind: rows that modules would have to read first, of all sequences
+  Index choose(Index behind = 0) {
     ++passes_;
     for (std::size_t k = 0; k < 2 && k < costs_.size(); ++k) {
       if (costs_[k].count < warm) return static_cast<Index>(k);
@@ -61,7 +75,7 @@ class DraftPolicy {
         return static_cast<Index>(tree);
     }
     if (best == 0) {
-      if (costs_.size() < 2 || passes_ - last_probe_ < rest_) return 0;
+      if (costs_.size() < 2 || passes_ - last_probe_ < rest_ || dear(behind)) return 0;
       rest_ *= 8;  // most of what is decoded while drafting rests is never read by the modules
       last_probe_ = passes_;
       forget();
@@ -102,6 +116,11 @@ class DraftPolicy {
     c.recent[c.count++ % c.recent.size()] = seconds;
   }
 
+  /// What modules took to read `rows` rows of a prompt.
+  void read(Index rows, double seconds) {
+    if (rows > 0) row_ = seconds / static_cast<double>(rows);
+  }
+
   /// `drafted` places were drafted for a sequence, the first `accepted` of them stood.
   void stood(Index drafted, Index accepted, bool tree = false) {
     if (drafted == 0) return;
@@ -128,11 +147,12 @@ class DraftPolicy {
 
  private:
   static constexpr std::size_t warm = 3;
-  static constexpr double memory = 0.995;     // half of an estimate is younger than 140 drafts
-  static constexpr double recently = 0.9;     // ... and of what tells of changes, than 7
-  static constexpr double staleness = 0.995;  // ... and than 140, where they were shorter
-  static constexpr double worthwhile = 1.01;  // drafting must win by this much to go on
-  static constexpr double promising = 1.1;    // ... and by this much to be taken up again
+  static constexpr double memory = 0.995;      // half of an estimate is younger than 140 drafts
+  static constexpr double recently = 0.9;      // ... and of what tells of changes, than 7
+  static constexpr double staleness = 0.995;   // ... and than 140, where they were shorter
+  static constexpr double worthwhile = 1.01;   // drafting must win by this much to go on
+  static constexpr double promising = 1.1;     // ... and by this much to be taken up again
+  static constexpr double affordable = 0.005;  // of the time since drafting was tried last, for catching up
   static constexpr Index first_interval = 32;
   static constexpr Index first_rest = 1024;  // passes
   static constexpr Index most_left_out = 16;
@@ -208,6 +228,12 @@ class DraftPolicy {
     return best;
   }
 
+  /// Whether it costs too much to let modules read so many rows, beside what was decoded without them.
+  bool dear(Index rows) const {
+    return static_cast<double>(rows) * row_ >
+           affordable * static_cast<double>(passes_ - last_probe_) * cost(0);
+  }
+
   /// What drafts were worth before a rest says little of what they are worth now.
   void forget() {
     costs_[1].count = 0;
@@ -235,6 +261,7 @@ class DraftPolicy {
   Index interval_ = first_interval;
   Index rest_ = first_rest;
   Index last_probe_ = 0;
+  double row_ = 0;        // seconds of a row that modules read to catch up
   bool resting_ = false;  // drafting was given up
   Index rested_ = 0;      // sequences begun while drafting rested
   int probe_ = 0;         // what was tried last: a shorter one, a longer one, the other kind

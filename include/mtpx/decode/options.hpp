@@ -24,6 +24,9 @@ enum class DraftTokens {
 struct GenerateOptions {
   static constexpr Index automatic = -1;     ///< of `draft`: as many as pay, from measured costs
   static constexpr Index most_nodes = 1024;  ///< of a tree
+  /// The most tokens that an automatic draft has where modules can run again: a pass then has 8 rows, which
+  /// is what the host's products of few rows read weights once for.
+  static constexpr Index longest_automatic = 7;
 
   Index max_tokens = 128;   ///< most tokens to emit
   Index draft = automatic;  ///< K, tokens drafted per pass; 0: plain decoding; automatic: what pays
@@ -58,6 +61,11 @@ struct GenerateOptions {
   Index candidates(Index k) const {
     return k <= static_cast<Index>(tree.size()) ? tree[static_cast<std::size_t>(k - 1)] : 1;
   }
+  /// The most places that a pass may have drafts for.   modules: D
+  Index most_drafts(Index modules, const MtpDesign& design) const {
+    if (draft != automatic) return draft;
+    return modules > 0 && design.chains ? std::max(longest_automatic, modules) : modules;
+  }
   /// Whether any place has several.
   bool branches() const {
     return std::any_of(tree.begin(), tree.end(), [](Index count) { return count > 1; });
@@ -86,9 +94,9 @@ struct GenerateOptions {
               " heads draft a token each: heads that do not read each other cannot "
               "run again on their own output"));
     for (const Index count : tree) check(count > 0, "tree", count, "a place has one candidate at least");
-    const Index places = draft == automatic ? static_cast<Index>(tree.size()) : draft;
-    if (nodes(places) > most_nodes) {
-      throw ConfigError(cat("[generate] tree, draft = ", draft, ": a pass would have more than ", most_nodes,
+    const Index most = most_drafts(modules, design);
+    if (nodes(most) > most_nodes) {
+      throw ConfigError(cat("[generate] tree, draft = ", most, ": a pass would have more than ", most_nodes,
                             " rows; fewer candidates, or fewer drafts"));
     }
     for (const auto& sequence : stop_sequences)

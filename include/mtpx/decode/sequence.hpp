@@ -33,6 +33,13 @@ struct Sequence {
   /// The drafts of a chain.
   std::span<const std::int32_t> drafts() const { return tree.tokens().subspan(1); }
 
+  /// Rows that modules would read before it has a draft, but for the `usual` ones of a round.
+  Index behind(Index usual) const {
+    Index rows = 0;
+    for (const Index from : ready) rows += std::max<Index>(0, known() - 2 - usual - from);
+    return rows;
+  }
+
   /// Random numbers. A token that is emitted has the noise, or the number in [0, 1), of its place, whatever
   /// was drafted before. What drafts are drawn and kept with is new in every round, since what a round
   /// refused says something about the numbers that it was refused with: and it is none of the others, or a

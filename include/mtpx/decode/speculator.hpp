@@ -7,7 +7,6 @@
 #include <mtpx/decode/sequence.hpp>
 #include <mtpx/model/transformer.hpp>
 
-#include <chrono>
 #include <limits>
 #include <optional>
 
@@ -41,9 +40,9 @@ class Speculator {
              Index positions = 0)
       : model_(model),
         options_(options),
-        most_drafts_(options.draft != GenerateOptions::automatic ? options.draft : longest_useful(model)),
-        modules_(
-            (options.validate(modules_of(model), model.design), std::min(most_drafts_, modules_of(model)))),
+        most_drafts_(options.most_drafts(modules_of(model), model.design)),
+        modules_((options.validate(modules_of(model), model.design),
+                  std::min(most_drafts_, model.design.drafting(modules_of(model))))),
         most_nodes_(options.nodes(most_drafts_)),
         passes_(model, slots, positions > 0 ? std::min(positions, longest()) : longest(), modules_,
                 std::max(chunk + slots, slots * most_nodes_), slots * most_nodes_,
@@ -98,20 +97,22 @@ class Speculator {
   /// One pass of the main model over every sequence that has room: each emits 1 to K + 1 tokens.
   void step() {
     running_.clear();
+    Index behind = 0, longest_draft = 0;
     for (Index slot = 0; slot < static_cast<Index>(slots_.size()); ++slot) {
       Sequence& s = slots_[static_cast<std::size_t>(slot)];
       s.emitted_from = s.tokens.size();
       s.log_probabilities.clear();
-      if (s.active && room(s) > 0) running_.push_back(slot);
+      if (!s.active || room(s) <= 0) continue;
+      running_.push_back(slot);
+      behind += s.behind(most_drafts_ + modules_);
     }
     if (running_.empty()) return;
     if (policy_) policy_->share(static_cast<Index>(running_.size()));
-    const Index plan = policy_ ? policy_->choose() : 0;
+    const Index plan = policy_ ? policy_->choose(behind) : 0;
     const Index k = policy_ ? policy_->places_of(plan) : options_.draft;
     const bool trees = policy_ ? policy_->is_tree(plan) : options_.branches();
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     passes_.took_as_later();
-    Index longest_draft = 0;
     for (const Index slot : running_) {
       Sequence& s = slots_[static_cast<std::size_t>(slot)];
       s.want = std::min(k, room(s) - 1);
@@ -141,10 +142,8 @@ class Speculator {
     if (!moves_.empty()) passes_.move(moves_.arrays());
     // What only some passes pay would mislead: modules that read what was decoded without them, cut drafts,
     // work that is being recorded.
-    if (policy_ && !catching_up && longest_draft == k) {
-      policy_->took(plan, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
-                    passes_.took_as_later());
-    }
+    if (policy_ && !catching_up && longest_draft == k)
+      policy_->took(plan, watch.seconds(), passes_.took_as_later());
   }
 
   /// Forgets a sequence; its slot is free again.
@@ -210,7 +209,13 @@ class Speculator {
     s.log_probabilities.clear();
     s.tokens.push_back(plain_token(s, 0, 0));
     s.active = true;
-    if (!policy_ || policy_->begin_sequence()) read_prompt(slot);
+    if (!policy_ || policy_->begin_sequence()) {
+      const Stopwatch watch;
+      const Index rows = s.behind(0);
+      read_prompt(slot);
+      if (policy_) wait_for_host(model_.device());
+      if (policy_) policy_->read(rows, watch.seconds());
+    }
     ++statistics_.tokens;
   }
 
@@ -218,11 +223,6 @@ class Speculator {
   bool reads_back() const { return model_.design.attends || model_.design.chains; }
 
   static Index modules_of(const DraftingModel<T, D>& model) { return model.config.num_nextn_predict_layers; }
-  /// The most tokens that an automatic draft may have: more than there are modules, if they can run again.
-  static Index longest_useful(const DraftingModel<T, D>& model) {
-    const Index modules = modules_of(model);
-    return modules > 0 && model.design.chains ? std::max<Index>(4, modules) : modules;
-  }
   Index longest() const { return model_.config.max_position_embeddings; }
   Index room(const Sequence& s) const { return cache().capacity - s.known(); }
 

@@ -56,6 +56,9 @@ struct MtpDesign {
   bool follows_token() const { return reads_token || markov_rank > 0; }
   /// Sets of weights for `depth` depths.
   Index modules(Index depth) const { return shares_weights && depth > 1 ? 1 : depth; }
+  /// Of `depth` depths, those that draft with entries of their own. A module that is all of them runs again
+  /// on its own output, a token on, as it was trained to: what was accepted is then read once, not by each.
+  Index drafting(Index depth) const { return chains && reads_token ? modules(depth) : depth; }
   /// Which of them is that of depth k (from 1), from 0.
   std::size_t module(Index k) const { return shares_weights ? 0 : static_cast<std::size_t>(k - 1); }
 };
