@@ -37,15 +37,15 @@ struct Int8Weights {
   constexpr Index words() const {
     return in == 0 ? 0 : (runs() - 1) * words_of_run() + (in - (runs() - 1) * run + word - 1) / word;
   }
-  constexpr Index panel_bytes() const { return words() * panel * word; }     ///< of q
+  constexpr Index panel_size() const { return words() * panel * word; }      ///< numbers of q
   constexpr Index panel_scales() const { return runs() * panel; }            ///< of scales
-  constexpr Index bytes() const { return panels() * panel_bytes(); }         ///< all of q
+  constexpr Index bytes() const { return panels() * panel_size(); }          ///< all of q
   constexpr Index scale_count() const { return panels() * panel_scales(); }  ///< all of scales
 
   /// Where q_ij stands.
   constexpr Index place(Index i, Index j) const {
     const Index at = j % run;
-    return i / panel * panel_bytes() + ((j / run * words_of_run() + at / word) * panel + i % panel) * word +
+    return i / panel * panel_size() + ((j / run * words_of_run() + at / word) * panel + i % panel) * word +
            at % word;
   }
   /// Where s_ij stands.
