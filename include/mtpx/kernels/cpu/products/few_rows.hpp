@@ -24,10 +24,6 @@ inline constexpr Index panel = panel_registers* lanes<T>;
 /// Most rows of A for which B is not packed.
 inline constexpr Index few_rows = 8;
 
-/// Bytes of weights in panels that are asked for before they are read. The panels of a task stand one behind
-/// the other, so what comes behind one is the next.
-inline constexpr Index ahead = 16384;
-
 /// Numbers of type B in a word as wide as a T: of bf16 and float two, else one.
 template <typename T, typename B>
 inline constexpr Index numbers_of_word = static_cast<Index>(sizeof(T) / sizeof(B));

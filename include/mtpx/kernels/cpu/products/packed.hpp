@@ -34,7 +34,9 @@ template <typename B, typename Use>
   using Weights = PackedWeights<B>;
   static_assert(Weights::panel % panel<T> == 0 && Weights::word == numbers_of_word<T, B>);
   constexpr Index per = Weights::word, wide = Weights::panel * per, bytes = static_cast<Index>(sizeof(B));
-  const B* at = b.w.data + b.first / Weights::panel * b.w.panel_size() + b.first % Weights::panel * per;
+  // The panels of a task stand one behind the other, so what comes behind one is the next.
+  constexpr Index ahead = 16384;  // bytes
+  const B* at = b.w.data + b.w.place(b.first, 0);
   Vec<T> words[panel_registers], numbers[panel_registers];
   const auto next_words = [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 4
