@@ -3,8 +3,6 @@
 
 #include <mtpx/autograd/int8_weight.hpp>
 
-#include <optional>
-
 namespace mtpx {
 
 /// Matrices in the order in which products of few rows stream them (PackedWeights), and these products:
@@ -29,17 +27,22 @@ struct PackedWeight {
   PackedWeights<T> matrix() const { return {shape[shape.rank() - 2], shape.width(), numbers.data_or_null()}; }
 };
 
-/// One of the two.
+/// One of the two; the other has no shape.
 template <typename T, typename D>
 struct KeptWeight {
-  std::optional<Int8Weight<D>> int8;
-  std::optional<PackedWeight<T, D>> packed;
+  Int8Weight<D> int8;         ///< or
+  PackedWeight<T, D> packed;  ///< this
 
-  const Shape& shape() const { return int8 ? int8->shape : packed->shape; }
-  const D& device() const { return int8 ? int8->q.device() : packed->numbers.device(); }
-  std::size_t bytes() const { return int8 ? int8->bytes() : packed->numbers.bytes(); }
+  /// Which.
+  bool in_8_bits() const { return int8.shape.rank() > 0; }
+  /// Of the weight.
+  const Shape& shape() const { return in_8_bits() ? int8.shape : packed.shape; }
+  /// Where its numbers are.
+  const D& device() const { return in_8_bits() ? int8.q.device() : packed.numbers.device(); }
+  /// What a token reads of them.
+  std::size_t bytes() const { return in_8_bits() ? int8.bytes() : packed.numbers.bytes(); }
   /// As errors call it.
-  const char* how() const { return int8 ? "kept in 8 bits" : "packed"; }
+  const char* how() const { return in_8_bits() ? "kept in 8 bits" : "packed"; }
 };
 
 }  // namespace mtpx

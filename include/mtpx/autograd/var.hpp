@@ -97,10 +97,12 @@ class Var {
     return value_;
   }
   /// What stands in place of the value of a weight that is kept in 8 bits; null: nothing does.
-  const Int8Weight<D>* int8() const { return kept_ != nullptr && kept_->int8 ? &*kept_->int8 : nullptr; }
+  const Int8Weight<D>* int8() const {
+    return kept_ != nullptr && kept_->in_8_bits() ? &kept_->int8 : nullptr;
+  }
   /// What stands in place of the value of a weight that is packed; null: nothing does.
   const PackedWeight<T, D>* packed() const {
-    return kept_ != nullptr && kept_->packed ? &*kept_->packed : nullptr;
+    return kept_ != nullptr && !kept_->in_8_bits() ? &kept_->packed : nullptr;
   }
   /// Where its numbers are.
   const D& device() const { return kept_ != nullptr ? kept_->device() : value_.device(); }
