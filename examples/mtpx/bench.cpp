@@ -195,7 +195,7 @@ void add_bench(CLI::App& app) {
       command->add_flag("--decode", o.decode,
                         "Time decoding instead: plain, 1 to 4 drafts and auto, in turn, with the cost model");
   DecodeBench& d = o.decoding;
-  d.model.keep_int8 = true;
+  d.model.decodes = true;
   auto* model = d.model.add(*command, "--model", "Model folder to decode with; default: random weights");
   model->needs(decode)->excludes(command->get_option("--config"))->excludes(command->get_option("--preset"));
   d.model.add_mtp(*command, model);

@@ -142,6 +142,7 @@ mtpx::Transformer<T, D> make_model(const DecodeBench& o, const D& device) {
   if (!o.model.folder.empty()) return o.model.load<T>(device).model;
   mtpx::Transformer<T, D> model(device, o.config.read().config);
   mtpx::initialize(model, 0);
+  mtpx::pack_for_decoding(model);
   return model;
 }
 

@@ -288,7 +288,7 @@ void add_chat(CLI::App& app) {
   auto options = std::make_shared<ChatFlags>();
   ChatFlags& o = *options;
   o.generate.max_tokens = 2048;
-  o.model.keep_int8 = true;
+  o.model.decodes = true;
   CLI::App* command = app.add_subcommand(
       "chat", "Converse with a model: a line is a message, /help tells more; answers on standard output");
   o.model.add(*command)->required();

@@ -159,7 +159,7 @@ void add_generate(CLI::App& app) {
   auto options = std::make_shared<GenerateFlags>();
   GenerateFlags& o = *options;
   o.generate.max_tokens = 256;
-  o.model.keep_int8 = true;
+  o.model.decodes = true;
   CLI::App* command =
       app.add_subcommand("generate", "Continue prompts; text on standard output, figures on standard error");
   o.model.add_mtp(*command, o.model.add(*command)->required());

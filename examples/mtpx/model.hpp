@@ -40,7 +40,7 @@ struct ModelSource {
   std::string folder;
   std::string mtp;  ///< a sidecar's file or folder; empty: the folder's own depths
   bool no_mmap = false, no_verify = false;
-  bool keep_int8 = false;  ///< weights in 8 bits stay so: of commands that decode and do nothing else
+  bool decodes = false;  ///< and does nothing else: weights in 8 bits stay so, others are packed
 
   CLI::Option* add(CLI::App& command, const char* name = "--model", const char* help = "Model folder") {
     command.add_flag("--no-mmap", no_mmap,
@@ -59,7 +59,7 @@ struct ModelSource {
         ->needs(model);
   }
 
-  mtpx::SafeTensorsOptions options() const { return {!no_mmap, !no_verify, keep_int8}; }
+  mtpx::SafeTensorsOptions options() const { return {!no_mmap, !no_verify, decodes}; }
   mtpx::ModelConfig config() const {
     return mtp.empty() ? mtpx::read_model_config(folder, options())
                        : mtpx::read_joined_config(folder, mtp, options());
@@ -68,8 +68,10 @@ struct ModelSource {
   mtpx::LoadedModel<T, D> load(const D& device) const {
     LoadingLine line(folder);
     const auto show = [&](mtpx::Index done, mtpx::Index all) { line.show(done, all); };
-    return mtp.empty() ? mtpx::load_model<T>(device, folder, options(), show)
-                       : mtpx::load_joined_model<T>(device, folder, mtp, options(), show);
+    auto loaded = mtp.empty() ? mtpx::load_model<T>(device, folder, options(), show)
+                              : mtpx::load_joined_model<T>(device, folder, mtp, options(), show);
+    if (decodes) mtpx::pack_for_decoding(loaded.model);
+    return loaded;
   }
 };
 

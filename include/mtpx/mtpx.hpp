@@ -14,6 +14,7 @@
 #include <mtpx/model/stage.hpp>
 #include <mtpx/model/transformer.hpp>
 #include <mtpx/model/with_depths.hpp>
+#include <mtpx/nn/pack.hpp>
 #include <mtpx/ops/arithmetic.hpp>
 #include <mtpx/ops/attention.hpp>
 #include <mtpx/ops/decode_block.hpp>

@@ -8,7 +8,8 @@
 //   share_1 .. share_8     time of the loop / time of the product
 //   ratio_2 .. ratio_8     time of the product / time of one row
 //
-// Names: type of the weights/threads. All types have as many bytes; whole numbers have scales beside them.
+// Names: type of the weights, of the activations, whether packed/threads. All types have as many bytes; whole
+// numbers have scales beside them.
 
 #include <mtpx/kernels/cpu.hpp>
 
@@ -50,8 +51,8 @@ void read_all(const Cpu& cpu, const float* from, Index count) {
   });
 }
 
-/// W: type of the weights   X: of activations
-template <typename W, typename X = W>
+/// W: type of the weights   X: of activations   packed: as pack_for_decoding() lays them
+template <typename W, typename X = W, bool packed = false>
 void stream(benchmark::State& state) {
   const Cpu cpu(static_cast<int>(state.range(0)));
   constexpr bool in_8_bits = std::is_same_v<W, std::int8_t>;
@@ -76,6 +77,9 @@ void stream(benchmark::State& state) {
       const double time = stream_seconds([&] {
         if constexpr (in_8_bits) {
           linear_int8_forward(cpu, rows, x.data(), kept, y.data());
+        } else if constexpr (packed) {
+          linear_packed_forward(cpu, rows, x.data(), PackedWeights<W>{out, stream_width, weights.data()},
+                                y.data());
         } else {
           linear_forward(cpu, rows, x.data(), out, weights.data(), y.data());
         }
@@ -96,7 +100,9 @@ void stream_threads(benchmark::internal::Benchmark* bench) {
   bench->Arg(1)->Arg(2)->ArgName("threads")->UseManualTime()->Unit(benchmark::kMillisecond);
 }
 BENCHMARK_TEMPLATE(stream, float)->Apply(stream_threads);
+BENCHMARK_TEMPLATE(stream, float, float, true)->Apply(stream_threads);
 BENCHMARK_TEMPLATE(stream, bf16)->Apply(stream_threads);
+BENCHMARK_TEMPLATE(stream, bf16, bf16, true)->Apply(stream_threads);
 BENCHMARK_TEMPLATE(stream, std::int8_t, float)->Apply(stream_threads);
 
 }  // namespace

@@ -44,7 +44,7 @@ struct Int8Case {
 struct Int8Sizes {
   Index rows, in, out, run;
 };
-// Around panels of 32 rows, words of 4 columns, runs of a scale and the 8 rows of few_rows.hpp.
+// Around panels of 32 rows, runs of a scale, four columns of one and the 8 rows of few_rows.hpp.
 const Int8Sizes int8_sizes[] = {{1, 1, 1, 1},    {1, 128, 32, 128}, {2, 129, 33, 128}, {3, 257, 70, 64},
                                 {5, 96, 96, 96}, {8, 300, 100, 7},  {9, 300, 100, 4},  {70, 65, 31, 1000}};
 

@@ -20,6 +20,8 @@ struct Int8Weight {
   Tensor<std::int8_t, D> q;  ///< Int8Weights::q of each matrix
   Tensor<float, D> scales;   ///< Int8Weights::scales of each
 
+  /// Of no shape.
+  Int8Weight() = default;
   /// Numbers of 0 with scales of NaN, as a Parameter is NaN until it is given numbers.
   Int8Weight(const D& device, const Shape& of, Index columns) : shape(of), run(columns) {
     const Int8Weights one = matrix();

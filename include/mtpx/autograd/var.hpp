@@ -1,7 +1,7 @@
 #pragma once
 // Var: a value on a tape, and Parameter: a value that outlives tapes.
 
-#include <mtpx/autograd/int8_weight.hpp>
+#include <mtpx/autograd/packed_weight.hpp>
 #include <mtpx/core/error.hpp>
 #include <mtpx/core/tensor.hpp>
 #include <mtpx/kernels.hpp>
@@ -72,8 +72,8 @@ class Destination {
 ///
 /// Its value and gradient may outlive its tape; to compute on it, or back from it, then throws Error.
 ///
-/// A weight may be kept in 8 bits in place of a value: see Int8Weight. What does not ask for int8() then gets
-/// an Error.
+/// A weight may be kept in 8 bits, or packed, in place of a value: see Int8Weight and PackedWeight. What does
+/// not ask for int8() and packed() then gets an Error.
 ///
 /// Activations have G = T, parameters G = acc_t<T> (see Weight).
 template <typename T, typename D, typename G = T>
@@ -90,29 +90,35 @@ class Var {
       : value_(std::move(value)), slot_(std::move(slot)), tape_(std::move(tape)) {}
 
   /// Whether there is a value: an optional operand is left out as a Var().
-  bool defined() const { return value_.defined() || int8_ != nullptr; }
+  bool defined() const { return value_.defined() || kept_ != nullptr; }
   /// The numbers; shared with whoever holds the Var.
   const Tensor<T, D>& value() const {
-    if (int8_ != nullptr) refuse_int8();
+    if (kept_ != nullptr) refuse();
     return value_;
   }
   /// What stands in place of the value of a weight that is kept in 8 bits; null: nothing does.
-  const Int8Weight<D>* int8() const { return int8_.get(); }
+  const Int8Weight<D>* int8() const {
+    return kept_ != nullptr && kept_->in_8_bits() ? &kept_->int8 : nullptr;
+  }
+  /// What stands in place of the value of a weight that is packed; null: nothing does.
+  const PackedWeight<T, D>* packed() const {
+    return kept_ != nullptr && !kept_->in_8_bits() ? &kept_->packed : nullptr;
+  }
   /// Where its numbers are.
-  const D& device() const { return int8_ != nullptr ? int8_->q.device() : value_.device(); }
+  const D& device() const { return kept_ != nullptr ? kept_->device() : value_.device(); }
   /// Of the value, and so of its gradient.
-  const Shape& shape() const { return int8_ != nullptr ? int8_->shape : value_.shape(); }
+  const Shape& shape() const { return kept_ != nullptr ? kept_->shape() : value_.shape(); }
   /// Of the value, or of what stands in its place.
-  std::size_t bytes() const { return int8_ != nullptr ? int8_->bytes() : value_.bytes(); }
+  std::size_t bytes() const { return kept_ != nullptr ? kept_->bytes() : value_.bytes(); }
   /// The value as kernels take it.
   Rows rows() const { return value().rows(); }
   /// See Tensor::row_stride().
-  Index row_stride() const { return int8_ != nullptr ? int8_->shape.width() : value_.row_stride(); }
+  Index row_stride() const { return kept_ != nullptr ? kept_->shape().width() : value_.row_stride(); }
   /// The value's first number, in the device's memory.
   T* data() const { return value().data(); }
   /// Whether both are the same numbers in memory.
   bool shares(const Var& other) const {
-    return value_.data_or_null() == other.value_.data_or_null() && int8_ == other.int8_;
+    return value_.data_or_null() == other.value_.data_or_null() && kept_ == other.kept_;
   }
   /// See Tensor::item().
   T item() const { return value().item(); }
@@ -137,15 +143,15 @@ class Var {
   Tensor<G, D> grad() const { return slot_ != nullptr && slot_->filled ? slot_->grad : Tensor<G, D>(); }
 
  protected:
-  Tensor<T, D> value_;                         ///< the numbers
-  std::shared_ptr<detail::Slot<G, D>> slot_;   ///< where its gradient is gathered; null: a constant
-  detail::TapePlace tape_;                     ///< where it was computed; null: a leaf
-  std::shared_ptr<const Int8Weight<D>> int8_;  ///< in place of value_
+  Tensor<T, D> value_;                            ///< the numbers
+  std::shared_ptr<detail::Slot<G, D>> slot_;      ///< where its gradient is gathered; null: a constant
+  detail::TapePlace tape_;                        ///< where it was computed; null: a leaf
+  std::shared_ptr<const KeptWeight<T, D>> kept_;  ///< in place of value_
 
  private:
-  [[noreturn, gnu::noinline, gnu::cold]] void refuse_int8() const {
-    throw Error(cat("[weight] ", int8_->shape.str(),
-                    " is kept in 8 bits, for decoding alone: its numbers cannot be read, trained or saved"));
+  [[noreturn, gnu::noinline, gnu::cold]] void refuse() const {
+    throw Error(cat("[weight] ", kept_->shape().str(), " is ", kept_->how(),
+                    ", for decoding alone: its numbers cannot be read, trained or saved"));
   }
 };
 
@@ -176,14 +182,16 @@ class Parameter : public Weight<T, D> {
       fill_value(this->device(), this->value_.size(), nan, this->data());
     }
   }
-  /// Kept in 8 bits, with a scale for each row's `int8_run` columns; 0: of type T, as above. NaN as well, and
-  /// frozen.
+  /// One that products alone read. Kept in 8 bits, with a scale for each row's `int8_run` columns; 0: of type
+  /// T, as above. NaN as well, and frozen.
   Parameter(const D& device, Shape shape, Index int8_run) {
     if (int8_run == 0) {
       *this = Parameter(device, shape);
     } else {
-      this->int8_ = std::make_shared<const Int8Weight<D>>(device, shape, int8_run);
+      this->kept_ = std::make_shared<const KeptWeight<T, D>>(
+          KeptWeight<T, D>{Int8Weight<D>(device, shape, int8_run), {}});
     }
+    of_products_ = true;
   }
   Parameter(const Parameter&) = delete;
   Parameter& operator=(const Parameter&) = delete;
@@ -199,6 +207,17 @@ class Parameter : public Weight<T, D> {
     this->value_ = std::move(place);
   }
 
+  /// Whether products alone read it, and it has a value: what may be packed.
+  bool can_be_packed() const { return of_products_ && this->kept_ == nullptr; }
+  /// Has packed numbers instead of its value from then on; what shared the value keeps it. Frozen for good.
+  void pack(PackedWeight<T, D> packed) {
+    require(packed.shape == this->shape() && can_be_packed(), "pack",
+            "a weight of products alone, and its shape", {{"parameter", *this}});
+    this->kept_ = std::make_shared<const KeptWeight<T, D>>(KeptWeight<T, D>{{}, std::move(packed)});
+    this->value_ = Tensor<T, D>();
+    this->slot_.reset();
+  }
+
   /// Forgets the gradient; its buffer stays for the next step.
   void zero_grad() {
     if (this->slot_ != nullptr) this->slot_->filled = false;
@@ -208,12 +227,15 @@ class Parameter : public Weight<T, D> {
   void freeze(bool frozen = true) {
     if (frozen) {
       this->slot_.reset();
-    } else if (this->slot_ == nullptr && this->int8_ == nullptr) {
+    } else if (this->slot_ == nullptr && this->kept_ == nullptr) {
       this->slot_ = std::make_shared<detail::Slot<acc_t<T>, D>>();
     }
   }
   /// Whether it has no gradient; see freeze().
   bool frozen() const { return this->slot_ == nullptr; }
+
+ private:
+  bool of_products_ = false;
 };
 
 }  // namespace mtpx

@@ -13,16 +13,14 @@
 namespace mtpx {
 
 /// Weights w [out, in] that are whole numbers q with scales s, in the order in which a product of few rows
-/// meets them: w_ij = q_ij s_ij, rounded once. Panels of 32 rows, one behind the other; of a panel, `word`
-/// numbers of each row after `word` numbers of each row, so that a register holds as many rows as it has
-/// lanes, and its bytes are consecutive columns. A run of columns that share a scale begins with a new word.
-/// Rows and columns that are no multiple are padded by 0.
+/// meets them: w_ij = q_ij s_ij, rounded once. Panels of 32 rows, one behind the other; of a panel, a column
+/// after a column, so that a register holds as many rows as it has lanes. Rows that are no multiple are
+/// padded by 0.
 ///
-///   q:      [panels, words(), 32, word]
+///   q:      [panels, in, 32]
 ///   scales: [panels, runs(), 32]
 struct Int8Weights {
   static constexpr Index panel = 32;  ///< rows of a panel
-  static constexpr Index word = 4;    ///< numbers that stand together
 
   Index out = 0;                   ///< rows of w
   Index in = 0;                    ///< columns of w
@@ -30,24 +28,15 @@ struct Int8Weights {
   const std::int8_t* q = nullptr;  ///< the numbers; null: of a shape alone
   const float* scales = nullptr;   ///< as many as there are rows and runs
 
-  constexpr Index panels() const { return (out + panel - 1) / panel; }      ///< of 32 rows
-  constexpr Index runs() const { return (in + run - 1) / run; }             ///< of a row
-  constexpr Index words_of_run() const { return (run + word - 1) / word; }  ///< of a whole one
-  /// Of a panel's row.
-  constexpr Index words() const {
-    return in == 0 ? 0 : (runs() - 1) * words_of_run() + (in - (runs() - 1) * run + word - 1) / word;
-  }
-  constexpr Index panel_bytes() const { return words() * panel * word; }     ///< of q
+  constexpr Index panels() const { return (out + panel - 1) / panel; }       ///< of 32 rows
+  constexpr Index runs() const { return (in + run - 1) / run; }              ///< of a row
+  constexpr Index panel_size() const { return in * panel; }                  ///< numbers of q
   constexpr Index panel_scales() const { return runs() * panel; }            ///< of scales
-  constexpr Index bytes() const { return panels() * panel_bytes(); }         ///< all of q
+  constexpr Index bytes() const { return panels() * panel_size(); }          ///< all of q
   constexpr Index scale_count() const { return panels() * panel_scales(); }  ///< all of scales
 
   /// Where q_ij stands.
-  constexpr Index place(Index i, Index j) const {
-    const Index at = j % run;
-    return i / panel * panel_bytes() + ((j / run * words_of_run() + at / word) * panel + i % panel) * word +
-           at % word;
-  }
+  constexpr Index place(Index i, Index j) const { return i / panel * panel_size() + j * panel + i % panel; }
   /// Where s_ij stands.
   constexpr Index scale_place(Index i, Index j) const {
     return i / panel * panel_scales() + j / run * panel + i % panel;

@@ -11,6 +11,7 @@
 #include "distillation.hpp"
 #include "functions.hpp"
 #include "int8.hpp"
+#include "packed.hpp"
 #include "sampling.hpp"
 #include "shapes.hpp"
 #include "verify.hpp"
@@ -158,6 +159,21 @@
   MTPX_KERNELS_OF_INT8_PRODUCTS(KERNEL, D, T, T) \
   MTPX_KERNELS_OF_INT8_EXPERTS(KERNEL, D, T)
 
+/// What a device may bring as well: weights in the order in which it streams them, for decoding (packs).
+/// Y: results
+#define MTPX_KERNELS_OF_PACKED_PRODUCTS(KERNEL, D, T, Y) \
+  KERNEL(linear_packed_forward, (const D&, Rows rows, const T* x, const PackedWeights<T>& w, Y* y))
+#define MTPX_KERNELS_OF_PACKED_WEIGHTS(KERNEL, D, T)                                                   \
+  KERNEL(pack_weights, (const D&, Index count, const PackedWeights<T>& shape, const T* w, T* to))      \
+  KERNEL(experts_packed_forward,                                                                       \
+         (const D&, ExpertsShape s, const std::int32_t* offsets, const std::int32_t* slot,             \
+          const std::int32_t* place, const T* x, Index x_stride, const acc_t<T>* weights,              \
+          const PackedWeights<T>& wg, const PackedWeights<T>& wu, const PackedWeights<T>& wd, T* gate, \
+          T* up, T* y))
+#define MTPX_KERNELS_OF_PACKED(KERNEL, D, T)       \
+  MTPX_KERNELS_OF_PACKED_PRODUCTS(KERNEL, D, T, T) \
+  MTPX_KERNELS_OF_PACKED_WEIGHTS(KERNEL, D, T)
+
 // --- Templates of several types --------------------------------------------------------------------------
 
 /// X: activations   W: weights; the router's are of the accumulation type   Y: results, so are decoding's
@@ -256,4 +272,7 @@
 #define MTPX_DECLARE_INT8(D)                                       \
   MTPX_KERNELS_OF_INT8_PRODUCTS(MTPX_DECLARE_KERNEL_OF_2, D, X, W) \
   MTPX_KERNELS_OF_INT8_EXPERTS(MTPX_DECLARE_KERNEL_OF_1, D, X)
+#define MTPX_DECLARE_PACKED(D)                                       \
+  MTPX_KERNELS_OF_PACKED_PRODUCTS(MTPX_DECLARE_KERNEL_OF_2, D, X, W) \
+  MTPX_KERNELS_OF_PACKED_WEIGHTS(MTPX_DECLARE_KERNEL_OF_1, D, X)
 #define MTPX_DECLARE_FUSED_DECODING(D) MTPX_KERNELS_OF_FUSED_DECODING(MTPX_DECLARE_KERNEL_OF_1, D, X)

@@ -36,7 +36,7 @@ ExpertPlan<D> plan_experts(const Tensor<std::int32_t, D>& ids, Index experts, co
 ///
 /// x: [..., D], may be strided   weights: [..., K]   gate, up: [E, F, D]   down: [E, D, F]   returns [..., D]
 /// Saves for backward: x, weights, the plan, and the two products before the gate, [N K, F] each.
-/// Throws ShapeError; of weights in 8 bits, all three, what linear() throws.
+/// Throws ShapeError; of weights in 8 bits or packed, all three, what linear() throws.
 template <typename T, typename D>
 Var<T, D> experts(const Var<T, D>& x, const Var<acc_t<T>, D>& weights, const ExpertPlan<D>& plan,
                   const Weight<T, D>& gate, const Weight<T, D>& up, const Weight<T, D>& down) {
@@ -61,6 +61,13 @@ Var<T, D> experts(const Var<T, D>& x, const Var<acc_t<T>, D>& weights, const Exp
       experts_int8_forward(x.device(), s, plan.offsets.data(), plan.slot.data(), plan.place.data(), x.data(),
                            x.rows().stride, weights.data(), gate.int8()->matrix(), up.int8()->matrix(),
                            down.int8()->matrix(), hidden_gate.data(), hidden_up.data(), y.data());
+    return tape.constant(y);
+  }
+  if (gate.packed() != nullptr && up.packed() != nullptr && down.packed() != nullptr) {
+    detail::check_inference("experts", "that is packed", tape.recording());
+    gate.packed()->experts(x.device(), s, plan.offsets.data(), plan.slot.data(), plan.place.data(), x.data(),
+                           x.rows().stride, weights.data(), gate.packed()->matrix(), up.packed()->matrix(),
+                           down.packed()->matrix(), hidden_gate.data(), hidden_up.data(), y.data());
     return tape.constant(y);
   }
   experts_forward(x.device(), s, plan.offsets.data(), plan.slot.data(), plan.place.data(), x.data(),

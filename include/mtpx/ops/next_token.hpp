@@ -43,6 +43,16 @@ struct TokenHead {
       }
       return;
     }
+    if (w.packed() != nullptr) {
+      if constexpr (HostMemory<D>) {
+        const PackedWeights<T> all = w.packed()->matrix();
+        for (Index i = 0; i < n; ++i) {
+          for (Index j = 0; j < all.in; ++j)
+            rows.data()[i * all.in + j] = all.at(ids[static_cast<std::size_t>(i)], j);
+        }
+      }
+      return;
+    }
     embedding_forward(w.device(), "head of some tokens", Rows{1, n, n}, tokens.data(), w.rows(), w.data(),
                       rows.data());
   }
@@ -63,6 +73,8 @@ Tensor<acc_t<T>, D> logits_of(const Tensor<T, D>& x, const detail::AnyHead<T, D>
   const Tensor<acc_t<T>, D> logits(x.device(), {x.rows().count, head.count()});
   if (head.weight.int8() != nullptr) {
     detail::multiply_int8("next token", x, *head.weight.int8(), logits, false);
+  } else if (const PackedWeight<T, D>* const packed = head.weight.packed()) {
+    packed->logits(x.device(), x.rows(), x.data(), packed->matrix(), logits.data());
   } else {
     linear_forward(x.device(), x.rows(), x.data(), head.count(), head.weight.data(), logits.data());
   }

@@ -69,6 +69,10 @@ Matrix<T> weights_of(const T* w, Index e, Index out, Index in) {
   return transposed(w + e * out * in, in);
 }
 inline Matrix<std::int8_t> weights_of(const Int8Weights& w, Index e, Index, Index) { return {w.of_stack(e)}; }
+template <typename T>
+Matrix<Packed<T>> weights_of(const PackedWeights<T>& w, Index e, Index, Index) {
+  return {w.of_stack(e)};
+}
 
 /// y[rows of e] = x[rows of e] w_e^T   w: [E, out, in], of type W
 template <typename W, typename T, typename Stack>
@@ -108,7 +112,7 @@ void grouped_backward_weight(const Cpu& cpu, Index experts, Index in, Index out,
   });
 }
 
-/// What experts_forward() and experts_int8_forward() are.   W: the type of the weights
+/// What experts_forward() and those with other weights are.   W: the type of the weights
 template <typename W, typename T, typename Stack>
 void run_experts(const Cpu& cpu, ExpertsShape s, const std::int32_t* offsets, const std::int32_t* slot,
                  const std::int32_t* place, const T* x, Index x_stride, const acc_t<T>* weights,
@@ -156,6 +160,16 @@ void experts_int8_forward(const Cpu& cpu, ExpertsShape s, const std::int32_t* of
                           const acc_t<T>* weights, const Int8Weights& wg, const Int8Weights& wu,
                           const Int8Weights& wd, T* gate, T* up, T* y) {
   cpu::run_experts<std::int8_t>(cpu, s, offsets, slot, place, x, x_stride, weights, wg, wu, wd, gate, up, y);
+}
+
+/// The same with stacks of packed weights.
+template <typename T>
+void experts_packed_forward(const Cpu& cpu, ExpertsShape s, const std::int32_t* offsets,
+                            const std::int32_t* slot, const std::int32_t* place, const T* x, Index x_stride,
+                            const acc_t<T>* weights, const PackedWeights<T>& wg, const PackedWeights<T>& wu,
+                            const PackedWeights<T>& wd, T* gate, T* up, T* y) {
+  cpu::run_experts<cpu::Packed<T>>(cpu, s, offsets, slot, place, x, x_stride, weights, wg, wu, wd, gate, up,
+                                   y);
 }
 
 /// With h = silu(g) * u and dh' = dy W_down (not yet weighted):  dweight = dh' . h,  dh = weight dh'.

@@ -20,6 +20,30 @@ void linear_int8_forward(const Cpu& cpu, Rows rows, const X* x, const Int8Weight
                          rows.count, w.out, rows.width, cpu::row_major(x, rows.stride), {w}, y, w.out});
 }
 
+/// y = x W^T with packed weights.   x: [N, I] strided   w: [O, I]
+template <typename T, typename Y>
+void linear_packed_forward(const Cpu& cpu, Rows rows, const T* x, const PackedWeights<T>& w, Y* y) {
+  cpu::multiply(cpu, cpu::Product<T, cpu::Packed<T>, Y>{
+                         rows.count, w.out, rows.width, cpu::row_major(x, rows.stride), {w}, y, w.out});
+}
+
+/// w: `count` matrices, dense   to: count * shape.size() numbers, see PackedWeights
+template <typename T>
+void pack_weights(const Cpu& cpu, Index count, const PackedWeights<T>& shape, const T* w, T* to) {
+  using Weights = PackedWeights<T>;
+  const Index panels = shape.panels();
+  cpu::parallel_for(cpu, count * panels, [&](Index task) {
+    const Index e = task / panels, first = task % panels * Weights::panel;
+    const T* const from = w + (e * shape.out + first) * shape.in;
+    const Index rows = std::min(Weights::panel, shape.out - first);
+    T* const panel = to + task * shape.panel_size();
+    for (Index j = 0; j < shape.words() * Weights::word; ++j) {
+      for (Index i = 0; i < Weights::panel; ++i)
+        panel[shape.place(i, j)] = i < rows && j < shape.in ? from[i * shape.in + j] : T();
+    }
+  });
+}
+
 /// dx = dy W.   dy: [N, O] dense   w: [O, I]   dx: [N, I]
 template <typename X, typename W>
 void linear_backward_input(const Cpu& cpu, Rows rows, Index out, const W* w, const W* dy, Sink<X> dx) {

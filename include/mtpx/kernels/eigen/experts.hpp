@@ -82,6 +82,18 @@ void experts_int8_forward(const Reference& device, ExpertsShape s, const std::in
                   up, y);
 }
 
+/// The same with packed weights.
+template <typename T>
+void experts_packed_forward(const Reference& device, ExpertsShape s, const std::int32_t* offsets,
+                            const std::int32_t* slot, const std::int32_t* place, const T* x, Index x_stride,
+                            const T* weights, const PackedWeights<T>& wg, const PackedWeights<T>& wu,
+                            const PackedWeights<T>& wd, T* gate, T* up, T* y) {
+  const eigen::Matrix<T> G = eigen::whole<T>(wg, s.experts), U = eigen::whole<T>(wu, s.experts),
+                         W_d = eigen::whole<T>(wd, s.experts);
+  experts_forward(device, s, offsets, slot, place, x, x_stride, weights, G.data(), U.data(), W_d.data(), gate,
+                  up, y);
+}
+
 /// With h = silu(gate) * up and dh = W_down^T dy:   dg = dh . h,   dup = g dh silu(gate),
 /// dgate = g dh up silu'(gate),   dx = W_gate^T dgate + W_up^T dup, summed over the chosen experts;
 /// dW_down = dy (g h)^T,   dW_gate = dgate x^T,   dW_up = dup x^T, summed over the expert's tokens.

@@ -18,6 +18,23 @@ void linear_int8_forward(const Reference& device, Rows rows, const T* x, const I
   linear_forward(device, rows, x, w.out, W.data(), y);
 }
 
+/// y = x W^T, packed
+template <typename T>
+void linear_packed_forward(const Reference& device, Rows rows, const T* x, const PackedWeights<T>& w, T* y) {
+  const eigen::Matrix<T> W = eigen::whole<T>(w);
+  linear_forward(device, rows, x, w.out, W.data(), y);
+}
+
+/// packed_place(i, j) = w_ij, the rest 0
+template <typename T>
+void pack_weights(const Reference&, Index count, const PackedWeights<T>& shape, const T* w, T* to) {
+  std::fill_n(to, count * shape.size(), T(0));
+  for (Index i = 0; i < count * shape.out; ++i) {
+    for (Index j = 0; j < shape.in; ++j)
+      to[i / shape.out * shape.size() + shape.place(i % shape.out, j)] = w[i * shape.in + j];
+  }
+}
+
 /// dx = dy W
 template <typename T>
 void linear_backward_input(const Reference&, Rows rows, Index out, const T* w, const T* dy, Sink<T> dx) {

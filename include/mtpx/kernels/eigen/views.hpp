@@ -7,6 +7,7 @@
 #include <mtpx/core/reference.hpp>
 
 #include "../int8.hpp"
+#include "../packed.hpp"
 #include "../shapes.hpp"
 
 #include <cmath>
@@ -102,6 +103,16 @@ Matrix<T> whole(const Int8Weights& w, Index count = 1) {
   Matrix<T> all(count * w.out, w.in);
   for (Index i = 0; i < all.rows(); ++i) {
     for (Index j = 0; j < w.in; ++j) all(i, j) = w.of_stack(i / w.out).template at<T>(i % w.out, j);
+  }
+  return all;
+}
+
+/// Packed weights as they are before, the same.
+template <typename T>
+Matrix<T> whole(const PackedWeights<T>& w, Index count = 1) {
+  Matrix<T> all(count * w.out, w.in);
+  for (Index i = 0; i < all.rows(); ++i) {
+    for (Index j = 0; j < w.in; ++j) all(i, j) = w.of_stack(i / w.out).at(i % w.out, j);
   }
   return all;
 }

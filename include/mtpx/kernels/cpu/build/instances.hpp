@@ -16,6 +16,9 @@ MTPX_KERNELS_IN_ALL_TYPES(MTPX_INSTANCE, Cpu)
 MTPX_KERNELS_OF_INT8(MTPX_INSTANCE, Cpu, float)
 MTPX_KERNELS_OF_INT8(MTPX_INSTANCE, Cpu, bf16)
 MTPX_KERNELS_OF_INT8_PRODUCTS(MTPX_INSTANCE, Cpu, bf16, float)
+MTPX_KERNELS_OF_PACKED(MTPX_INSTANCE, Cpu, float)
+MTPX_KERNELS_OF_PACKED(MTPX_INSTANCE, Cpu, bf16)
+MTPX_KERNELS_OF_PACKED_PRODUCTS(MTPX_INSTANCE, Cpu, bf16, float)
 #undef MTPX_INSTANCE
 
 // Operands of every product: activations, weights, gradients; the router's weights stay in float.
@@ -33,6 +36,9 @@ MTPX_PRODUCT(float, float, bf16)
 MTPX_PRODUCT(float, std::int8_t, float)
 MTPX_PRODUCT(bf16, std::int8_t, bf16)
 MTPX_PRODUCT(bf16, std::int8_t, float)
+MTPX_PRODUCT(float, cpu::Packed<float>, float)
+MTPX_PRODUCT(bf16, cpu::Packed<bf16>, bf16)
+MTPX_PRODUCT(bf16, cpu::Packed<bf16>, float)
 #undef MTPX_PRODUCT
 
 }  // namespace mtpx

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -66,6 +67,30 @@ inline Vec<float> load(const bf16* from) {
   float wide[lanes<float>];
   for (Index i = 0; i < lanes<float>; ++i) wide[i] = static_cast<float>(from[i]);
   return load(wide);
+}
+/// Whole numbers become floats: of SSE2 in three steps, since it has none that widens with the sign.
+inline Vec<float> load(const std::int8_t* from) {
+#if defined(__AVX512F__)
+  std::int64_t two[2];
+  std::memcpy(two, from, sizeof two);
+  const auto wide = _mm512_maskz_cvtepi8_epi32(__mmask16(0xffff), _mm_set_epi64x(two[1], two[0]));
+  return exact::real<Vec<float>>(exact::Ints<Vec<float>>(wide));
+#elif defined(__AVX2__)
+  std::int64_t eight;
+  std::memcpy(&eight, from, sizeof eight);
+  return exact::real<Vec<float>>(exact::Ints<Vec<float>>(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight))));
+#elif defined(__SSE2__) && !defined(__AVX__)
+  std::int32_t four;
+  std::memcpy(&four, from, sizeof four);
+  __m128i n = _mm_cvtsi32_si128(four);
+  n = _mm_unpacklo_epi8(n, n);
+  n = _mm_srai_epi32(_mm_unpacklo_epi16(n, n), 24);
+  return exact::real<Vec<float>>(exact::Ints<Vec<float>>(n));
+#else
+  Vec<float> v;
+  for (int i = 0; i < static_cast<int>(lanes<float>); ++i) v[i] = static_cast<float>(from[i]);
+  return v;
+#endif
 }
 
 template <typename T>

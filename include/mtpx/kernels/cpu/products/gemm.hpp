@@ -13,8 +13,7 @@
 //   for i < m, j < n:  c[i][j] = (accumulate ? c[i][j] : 0) + sum_k a[i][k] * b[k][j]
 
 #include "../core/parallel.hpp"
-#include "few_rows.hpp"
-#include "int8.hpp"
+#include "panels.hpp"
 
 #include <span>
 
