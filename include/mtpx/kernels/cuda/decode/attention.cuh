@@ -7,7 +7,7 @@
 //   3  rotate q, W_UK                         6  o_proj, residual
 //
 // Without q_a_proj there is no second: the first makes the queries, the third the entries, too. Where
-// joins_queries(), the second and the third are one launch of clusters, without q_a_proj the first as well.
+// joins_queries(), the second and the third are one launch of clusters.
 //
 // Values are rounded to bf16 where the ops of nn/mla.hpp round them.
 
@@ -284,7 +284,6 @@ void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* 
                               static_cast<int>(s.rope),
                               p.capacity};
   with_fused_tiles(rows, [&](auto tiles) {
-    if (joined && p.q_rank == 0) return;
     with_split(p.hidden, 0, [&](auto split, auto deep) {
       launch_early(device, "decode_attention", fused_products<tiles(), split(), deep()>,
                    dim3(fused_blocks<split(), deep()>(device, first.out, second.out)), dim3(stream_threads),
@@ -302,15 +301,8 @@ void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* 
     });
   });
   if (joined) {
-    const bool low = p.q_rank > 0;
-    const HeadQueries queries = {low ? q_low.data() : x,
-                                 low ? p.q_norm : p.norm,
-                                 low ? p.latent_eps : p.eps,
-                                 low ? q_rank : hidden,
-                                 low ? p.q_b : p.q_a,
-                                 low ? nullptr : p.kv_a,
-                                 p.kv_b,
-                                 absorbed.data()};
+    const HeadQueries queries = {q_low.data(), p.q_norm, p.latent_eps,   q_rank,
+                                 p.q_b,        p.kv_b,   absorbed.data()};
     with_fused_tiles(rows, [&](auto tiles) {
       const auto run = [&](auto batch) {
         launch_early_clusters(device, "decode_attention", fused_head_queries<tiles(), batch()>, head_blocks,

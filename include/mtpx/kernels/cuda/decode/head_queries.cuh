@@ -13,12 +13,12 @@ inline constexpr int head_most_outputs = head_blocks * head_most_tiles * stream_
 inline constexpr int absorb_columns_of_block = 64;
 inline constexpr int absorb_rows = 4;  // of q that a block holds sums of
 
-/// Whether a launch of clusters takes these heads; the same for every number of rows.
+/// Whether a launch of clusters takes these heads; the same for every number of rows. Without q_rank, where
+/// every head would norm the whole hidden state, it is slower for one row.
 template <typename T>
 bool joins_queries(const DecodeAttention<T>& p) {
-  return p.heads.nope + p.heads.rope <= head_most_outputs &&
-         p.latent <= head_blocks * absorb_columns_of_block &&
-         (p.q_rank > 0 || p.latent + p.heads.rope <= head_most_outputs);
+  return p.q_rank > 0 && p.heads.nope + p.heads.rope <= head_most_outputs &&
+         p.latent <= head_blocks * absorb_columns_of_block;
 }
 
 /// The address of p in the shared memory of block `rank` of the cluster.
@@ -44,7 +44,6 @@ struct HeadQueries {
   float eps = 0;
   int in = 0;
   const bf16* w_q = nullptr;     // [heads * (nope + rope), in]
-  const bf16* w_kv_a = nullptr;  // [latent + rope, in]; null: entries.kv is there already
   const bf16* w_kv_b = nullptr;  // [heads * (nope + v), latent]
   float* absorbed = nullptr;     // [rows, heads, latent + rope]
 };
@@ -69,8 +68,7 @@ __global__ void __launch_bounds__(stream_threads, 2)
   const int rank = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
   const int nope = static_cast<int>(s.nope), rope = static_cast<int>(s.rope),
             heads = static_cast<int>(s.heads), latent = entries.latent;
-  const bool is_entry = head == heads;
-  if (is_entry && p.w_kv_a == nullptr) {
+  if (head == heads) {
 #pragma unroll 1
     for (int row = rank; row < rows; row += head_blocks) make_entry(entries, row);
     return;
@@ -79,8 +77,8 @@ __global__ void __launch_bounds__(stream_threads, 2)
   float* const sums_of = reinterpret_cast<float*>(normed.rows + rows * normed.ld);  // [tiles][warps][rows][8]
   constexpr int tile_sums = stream_rows(tiles) * stream_outputs;
   bf16* const made = reinterpret_cast<bf16*>(sums_of + head_most_tiles * stream_warps * tile_sums);
-  const int outputs = is_entry ? latent + rope : nope + rope;
-  const bf16* const w = is_entry ? p.w_kv_a : p.w_q + head * static_cast<Index>(outputs) * p.in;
+  const int outputs = nope + rope;
+  const bf16* const w = p.w_q + head * static_cast<Index>(outputs) * p.in;
   // This block's outputs: whole tiles of 8, neighbours.
   const int each = (outputs + head_blocks * stream_outputs - 1) / (head_blocks * stream_outputs);
   const int first = rank * each * stream_outputs, end = min(outputs, first + each * stream_outputs);
@@ -102,14 +100,14 @@ __global__ void __launch_bounds__(stream_threads, 2)
 #pragma unroll
     for (int i = 0; i < ahead; ++i) {
       const int n = from + 32 * i;
-      absorbing[i] = load_once(wk + n * latent, !is_entry && n < nope && column < latent);
+      absorbing[i] = load_once(wk + n * latent, n < nope && column < latent);
     }
   };
   load_absorbing(first_n);
   const auto angle = [&](int i) {
     return entries.positions[i / (rope / 2)] * static_cast<Index>(rope / 2) + i % (rope / 2);
   };
-  const bool turns = !is_entry && slab == 0 && thread < rows * (rope / 2);
+  const bool turns = slab == 0 && thread < rows * (rope / 2);
   const float early_cos = turns ? entries.cos[angle(thread)] : 0.0F,
               early_sin = turns ? entries.sin[angle(thread)] : 0.0F;
   normed.take_gain(p.in, p.gain);
@@ -141,12 +139,6 @@ __global__ void __launch_bounds__(stream_threads, 2)
       store_in_cluster(in_block(made + r * outputs + first + c, b), rounded);
   }
   cluster_sync();
-  if (is_entry) {
-    entries.kv = made;
-#pragma unroll 1
-    for (int row = rank; row < rows; row += head_blocks) make_entry(entries, row);
-    return;
-  }
   if (slab >= latent) return;
 #pragma unroll 1
   for (int at = 0; at < rows; at += absorb_rows) {
