@@ -38,6 +38,15 @@ Config fused_config(bool mixture, bool low_rank) {
   return c;
 }
 
+/// The same with heads too wide for a cluster of blocks.
+Config wide_config(bool low_rank) {
+  Config c = fused_config(true, low_rank);
+  c.num_hidden_layers = 1;
+  c.num_attention_heads = 3;
+  c.qk_nope_head_dim = 184;
+  return c;
+}
+
 /// The same with rows of weights that are read six loads deep, more outputs than a GPU has room for at once,
 /// and heads enough for wider blocks of them.
 Config long_config() {
@@ -102,8 +111,9 @@ TokenIds text(const Transformer<T, D>& model, const TokenIds& prompt, Index draf
 
 TEST_CASE("twins: a fused block is the block op by op, and a row's bits are its own") {
   std::vector<std::pair<Config, double>> all{{long_config(), 0.03}};  // and how large weights are
-  for (const bool mixture : {true, false}) {
-    for (const bool low_rank : {true, false}) all.emplace_back(fused_config(mixture, low_rank), 0.1);
+  for (const bool low_rank : {true, false}) {
+    for (const bool mixture : {true, false}) all.emplace_back(fused_config(mixture, low_rank), 0.1);
+    all.emplace_back(wide_config(low_rank), 0.1);
   }
   for (const auto& [c, scale] : all) {
     INFO("hidden " << c.hidden_size << ", experts " << c.n_routed_experts << ", low rank " << c.q_lora_rank);
@@ -304,6 +314,48 @@ TEST_CASE("twins: text of the GPU is the host's; drafted text is plain text, bat
   v2.scoring_func = ScoringFunc::softmax;
   v2.norm_topk_prob = false;
   check(bf16{}, v2, false);
+}
+
+TEST_CASE("twins: sequences that come and go have the texts of plain decoding") {
+  const auto model = random_model<bf16, Cuda>(fused_config(true, true), 5, 0.3);
+  constexpr Index most = 90;  // tokens of a text
+  std::vector<TokenIds> prompts, plain;
+  for (std::uint64_t i = 0; i < 9; ++i) {
+    prompts.push_back(random_tokens(2 + 7 * static_cast<Index>(i), model.config.vocab_size, 20 + i));
+    plain.push_back(prompts.back());
+    const TokenIds more = text(model, prompts.back(), 0, most + 10);
+    plain.back().insert(plain.back().end(), more.begin(), more.end());
+  }
+  GenerateOptions options;
+  options.draft = 1;
+  constexpr Index slots = 6;
+  Speculator<bf16, Cuda> decoder(model, options, slots);
+  std::vector<std::pair<Index, std::size_t>> running;  // slot, prompt
+  for (std::uint64_t round = 0; round < 1000; ++round) {
+    const auto dice = Philox::block(11, 5, round);
+    if (static_cast<Index>(running.size()) < slots && dice[0] % 4 == 0) {
+      const std::size_t which = dice[1] % prompts.size();
+      running.emplace_back(decoder.add(prompts[which], 1), which);
+    } else if (!running.empty() && dice[0] % 8 == 1) {
+      const auto gone = running.begin() + static_cast<std::ptrdiff_t>(dice[1] % running.size());
+      decoder.remove(gone->first);
+      running.erase(gone);
+    } else if (!running.empty()) {
+      decoder.step();
+    }
+    for (auto at = running.begin(); at != running.end();) {
+      const auto& tokens = decoder.tokens(at->first);
+      const TokenIds& want = plain[at->second];
+      REQUIRE(tokens.size() <= want.size());
+      REQUIRE(std::equal(tokens.begin(), tokens.end(), want.begin()));
+      if (static_cast<Index>(tokens.size() - prompts[at->second].size()) < most) {
+        ++at;
+        continue;
+      }
+      decoder.remove(at->first);
+      at = running.erase(at);
+    }
+  }
 }
 
 TEST_CASE("twins: texts of drawn drafts and of every rule are the host's, alone and side by side") {

@@ -6,56 +6,17 @@
 //   2  norm, q_b_proj; the new cache entries  5  join the parts, W_UV
 //   3  rotate q, W_UK                         6  o_proj, residual
 //
-// Without q_a_proj there is no second: the first makes the queries, the third the entries, too.
+// Without q_a_proj there is no second: the first makes the queries, the third the entries, too. Where
+// joins_queries(), the second and the third are one launch of clusters.
 //
 // Values are rounded to bf16 where the ops of nn/mla.hpp round them.
 
-#include "../../decode_shapes.hpp"
 #include "../latent_attention.cuh"
-#include "products.cuh"
+#include "head_queries.cuh"
 
 namespace mtpx::cuda {
 
 // --- 2: queries and cache entries ------------------------------------------------------------------------
-
-/// Where a row's cache entry is made from and where it goes.
-struct NewEntries {
-  const bf16* kv = nullptr;  // [rows, latent + rope]: the product, neither normed nor rotated
-  const float* gain = nullptr;
-  float eps = 0;
-  const float *cos = nullptr, *sin = nullptr;
-  const std::int32_t *sequences = nullptr, *positions = nullptr, *places = nullptr;
-  bf16* cache = nullptr;
-  int latent = 0, rope = 0;
-  Index capacity = 0;
-};
-
-/// The cache entry of a row, by one block, once its product is there.
-__device__ __forceinline__ void make_entry(const NewEntries& to, Index row) {
-  const int width = to.latent + to.rope;
-  const bf16* const kv = to.kv + row * width;  // [latent | rope]
-  const int position = to.positions[row];
-  bf16* const entry =
-      to.cache + (to.sequences[row] * to.capacity + to.places[row]) * width;  // [latent | rope]
-  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
-  const auto table = [&](const float* of, int j) {
-    return j < to.rope / 2 ? of[position * static_cast<Index>(to.rope / 2) + j] : 0.0F;
-  };
-  const float early_cos = table(to.cos, lane), early_sin = table(to.sin, lane);
-  let_next_start();
-  wait_for_previous();
-  if (warp == 0) warp_norm(to.latent, kv, to.gain, to.eps, entry);
-  if (warp == 1) {
-#pragma unroll 1
-    for (int j = lane; j < to.rope / 2; j += 32) {
-      const float c = j < 32 ? early_cos : table(to.cos, j), s = j < 32 ? early_sin : table(to.sin, j);
-      const float even = widen(kv[to.latent + 2 * j]), odd = widen(kv[to.latent + 2 * j + 1]);
-      const exact::Rotated<float> pair(even, odd, c, s);
-      entry[to.latent + 2 * j] = narrow<bf16>(pair.even);
-      entry[to.latent + 2 * j + 1] = narrow<bf16>(pair.odd);
-    }
-  }
-}
 
 /// q_b_proj of the normed low-rank queries; one further block per row makes its cache entry.
 template <int tiles, int split, bool deep>
@@ -68,9 +29,6 @@ __global__ void __launch_bounds__(stream_threads, fused_resident)
 }
 
 // --- 3: absorbed queries ---------------------------------------------------------------------------------
-
-inline constexpr int absorb_columns_of_block = 64;
-inline constexpr int absorb_rows = 4;  // of q that a block holds sums of
 
 /// absorbed = [q_nope W_UK | rotated q_rope].   Block: 64 columns of a head, four rows of q. A warp takes
 /// four rows of W_UK at a time, eight neighbouring columns a lane. Blocks of a head too many make the cache
@@ -305,7 +263,8 @@ void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* 
   const int q_width = static_cast<int>(s.heads * (s.nope + s.rope)),
             width = latent + static_cast<int>(s.rope);
   const int v_width = static_cast<int>(s.heads * s.v), parts = latent_most(p.capacity);
-  const Workspace<bf16> q_low(device, rows * p.q_rank), q(device, rows * Index{q_width});
+  const bool joined = device.properties().major >= 9 && joins_queries(p);
+  const Workspace<bf16> q_low(device, rows * p.q_rank), q(device, joined ? 0 : rows * Index{q_width});
   const Workspace<bf16> kv(device, rows * Index{width}), o(device, rows * Index{v_width});
   const Workspace<float> absorbed(device, rows * s.heads * width);
   const Workspace<float> memory(device, LatentPartials<float>::numbers(rows, s.heads, latent, parts));
@@ -331,7 +290,7 @@ void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* 
                    NormedRows::bytes(rows, hidden), rows, hidden, x, p.hidden, first, second,
                    Around{p.norm, p.eps, nullptr});
     });
-    if (p.q_rank == 0) return;
+    if (joined || p.q_rank == 0) return;
     with_split(p.q_rank, 0, [&](auto split, auto deep) {
       const FusedMatrix queries = {p.q_b, q_width, q.data()};
       launch_early(device, "decode_attention", fused_queries<tiles(), split(), deep()>,
@@ -341,13 +300,30 @@ void decode_attention(const Cuda& device, const DecodeAttention<T>& p, const T* 
                    entries);
     });
   });
-  const bool entries_left = p.q_rank == 0;
-  launch_early(
-      device, "decode_attention", fused_absorb,
-      dim3(static_cast<unsigned>(ceil_div(latent, absorb_columns_of_block)),
-           static_cast<unsigned>(s.heads + entries_left), static_cast<unsigned>(ceil_div(rows, absorb_rows))),
-      dim3(stream_threads), 0, s, latent, rows, static_cast<const bf16*>(q.data()), p.kv_b, p.cos, p.sin,
-      p.positions, absorbed.data(), entries);
+  if (joined) {
+    const HeadQueries queries = {q_low.data(), p.q_norm, p.latent_eps,   q_rank,
+                                 p.q_b,        p.kv_b,   absorbed.data()};
+    with_fused_tiles(rows, [&](auto tiles) {
+      const auto run = [&](auto batch) {
+        launch_early_clusters(device, "decode_attention", fused_head_queries<tiles(), batch()>, head_blocks,
+                              dim3(head_blocks, static_cast<unsigned>(s.heads + 1)), dim3(stream_threads),
+                              head_queries_shared<tiles()>(rows, queries.in), s, rows, queries, entries);
+      };
+      if (queries.in <= 3 * stream_warps * stream_step) {
+        run(std::integral_constant<int, 3>{});
+      } else {
+        run(std::integral_constant<int, 6>{});
+      }
+    });
+  } else {
+    const bool entries_left = p.q_rank == 0;
+    launch_early(device, "decode_attention", fused_absorb,
+                 dim3(static_cast<unsigned>(ceil_div(latent, absorb_columns_of_block)),
+                      static_cast<unsigned>(s.heads + entries_left),
+                      static_cast<unsigned>(ceil_div(rows, absorb_rows))),
+                 dim3(stream_threads), 0, s, latent, rows, static_cast<const bf16*>(q.data()), p.kv_b, p.cos,
+                 p.sin, p.positions, absorbed.data(), entries);
+  }
   queue_latent_parts<bf16>(device, LatentShape{rows, s.heads, latent, s.rope, p.capacity}, p.sequences,
                            p.positions, p.paths, absorbed.data(), p.cache, p.scale, partials, true);
   // Every block joins the parts again: no more blocks of a head than the chip needs to be full.

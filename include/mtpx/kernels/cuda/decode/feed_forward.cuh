@@ -5,6 +5,8 @@
 //   2  gate and up of the chosen experts and of the shared one, activation
 //   3  their down products, weighted sum, shared, residual
 //
+// A dense network has no first: the second norms.
+//
 // Values are rounded to bf16 where the ops of nn/moe.hpp round them.
 
 #include "../core/top_indices.cuh"
@@ -39,15 +41,6 @@ __device__ __forceinline__ int take_best(unsigned (&key)[each]) {
 
 inline constexpr int router_cluster = 8;  // blocks, at most
 
-/// All threads of all blocks of a cluster: what they stored in each other's shared memory can be read.
-__device__ __forceinline__ void cluster_sync() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "barrier.cluster.arrive.aligned;\n"
-      "barrier.cluster.wait.aligned;" ::
-          : "memory");
-#endif
-}
 /// *p = x in the shared memory of the cluster's first block.
 __device__ __forceinline__ void store_in_first(float* p, float x) {
 #if __CUDA_ARCH__ >= 900
@@ -69,7 +62,7 @@ inline unsigned router_blocks(Index experts) {
 
 /// Everything before the experts, in one cluster of blocks: y = norm(x), scores = sigmoid(y w^T), a warp an
 /// expert, which meet in the first block's shared memory; that block chooses as route_forward() does and
-/// plans as plan_experts() does: a warp a row, then a thread a slot. No experts: y alone.
+/// plans as plan_experts() does: a warp a row, then a thread a slot.
 ///   x, y: [rows, width]   w: [E, width]   bias: [E]   weights: [rows, K]   offsets: [E + 1]
 ///   slot, place: [rows * K]
 ///   each: experts of a lane, at most   kept: packs of a router's row that a lane loads early
@@ -144,7 +137,7 @@ __global__ void __launch_bounds__(stream_threads)
     });
   }
   cluster_sync();
-  if (rank != 0 || experts == 0) return;
+  if (rank != 0) return;
   const int group_size = experts / static_cast<int>(r.n_group);
 #pragma unroll 1
   for (int row = warp; row < rows; row += stream_warps) {
@@ -252,7 +245,8 @@ void decode_feed_forward(const Cuda& device, const DecodeFeedForward<T>& p, cons
   const Routing& r = p.routing;
   const int experts = static_cast<int>(r.n_experts);
   const Index slots = experts > 0 ? p.rows * r.top_k : 0;
-  const Workspace<bf16> normed(device, rows * p.hidden), hidden_rows(device, slots * p.inner);
+  const Workspace<bf16> normed(device, experts > 0 ? rows * p.hidden : 0),
+      hidden_rows(device, slots * p.inner);
   const Workspace<bf16> shared_rows(device, rows * p.shared_inner);
   const Workspace<float> weights(device, slots);
   const Workspace<std::int32_t> offsets(device, r.n_experts + 1), slot(device, slots), place(device, slots);
@@ -265,25 +259,28 @@ void decode_feed_forward(const Cuda& device, const DecodeFeedForward<T>& p, cons
         hidden, h, p.norm, p.eps, r, p.router, p.bias, normed.data(), weights.data(), offsets.data(),
         slot.data(), place.data());
   };
-  const auto with_each = [&](auto kept) {
+  const auto route_with = [&](auto kept) {
     if (experts <= 32) return route(std::integral_constant<int, 1>{}, kept);
     if (experts <= 64) return route(std::integral_constant<int, 2>{}, kept);
     route(std::integral_constant<int, 8>{}, kept);
   };
-  if (hidden <= 8 * 32 * wide<float>) {
-    with_each(std::integral_constant<int, 8>{});
-  } else {
-    with_each(std::integral_constant<int, 16>{});
-  }
   ExpertsPass<T> pass;
-  if (experts > 0) {
+  if (experts == 0) {
+    pass.gain = p.norm;
+    pass.eps = p.eps;
+  } else {
+    if (hidden <= 8 * 32 * wide<float>) {
+      route_with(std::integral_constant<int, 8>{});
+    } else {
+      route_with(std::integral_constant<int, 16>{});
+    }
     pass.plan = {static_cast<int>(slots), experts,     static_cast<int>(r.top_k),
                  offsets.data(),          slot.data(), place.data()};
     pass.routed = {p.gate, p.up, p.down, static_cast<int>(p.inner)};
   }
   pass.rows = rows;
   pass.width = hidden;
-  pass.x = normed.data();
+  pass.x = experts > 0 ? normed.data() : h;
   pass.stride = hidden;
   pass.shared = {p.shared_gate, p.shared_up, p.shared_down, static_cast<int>(p.shared_inner)};
   pass.weights = weights.data();

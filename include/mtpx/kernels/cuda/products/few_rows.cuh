@@ -65,6 +65,16 @@ __device__ __forceinline__ void let_next_start() {
 #endif
 }
 
+/// All threads of all blocks of a cluster: what they stored in each other's shared memory can be read.
+__device__ __forceinline__ void cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "barrier.cluster.arrive.aligned;\n"
+      "barrier.cluster.wait.aligned;" ::
+          : "memory");
+#endif
+}
+
 // --- The pieces of a bf16 product ------------------------------------------------------------------------
 
 inline constexpr int stream_warps = 8;  // of a block

@@ -5,7 +5,7 @@
 // ../decode/feed_forward.cuh asks for it.
 
 #include "../core/silu.cuh"
-#include "few_rows.cuh"
+#include "normed_rows.cuh"
 
 namespace mtpx::cuda {
 
@@ -53,17 +53,22 @@ __device__ __forceinline__ int2 expert_at(const ExpertPlanView& plan, int p) {
 }
 
 /// Both first products and the activation. Blocks: the shared network's outputs, then those of the expert
-/// that owns sorted place 0, 1, 2, ..., if one begins there. Dynamic shared memory: a group of rows of x.
-///   x: [rows, in]   hidden: [slots, inner], sorted   shared_hidden: [rows, shared.inner]
-///   gate, up: [slots, inner], what was activated, or null
-template <int tiles, int split, bool deep>
+/// that owns sorted place 0, 1, 2, ..., if one begins there. Dynamic shared memory: a group of rows of x, or
+/// NormedRows.
+///   x: [rows, in]   gain: norms: of a norm of x first, where there is the shared network alone   hidden:
+///   [slots, inner], sorted   shared_hidden: [rows, shared.inner] gate, up: [slots, inner], what was
+///   activated, or null
+template <int tiles, int split, bool deep, bool norms>
 __global__ void __launch_bounds__(stream_threads, deep ? 2 : 3)
-    stream_swiglu(int rows, int in, Index stride, const bf16* x, ExpertPlanView plan, ExpertWeights routed,
-                  ExpertWeights shared, bf16* gate, bf16* up, bf16* hidden, bf16* shared_hidden) {
+    stream_swiglu(int rows, int in, Index stride, const bf16* x, const float* gain, float eps,
+                  ExpertPlanView plan, ExpertWeights routed, ExpertWeights shared, bf16* gate, bf16* up,
+                  bf16* hidden, bf16* shared_hidden) {
   extern __shared__ float4 memory[];
   __shared__ float sums_of[2][stream_warps][stream_rows(tiles) * stream_outputs];
   constexpr int columns = stream_outputs * (stream_warps / split);
-  bf16* const staged = reinterpret_cast<bf16*>(memory);  // [rows of a group][in + row_pad]
+  const NormedRows normed(memory, in);
+  bf16* const staged =
+      norms ? normed.rows : reinterpret_cast<bf16*>(memory);  // [rows of a group][in + row_pad]
   const int warp = static_cast<int>(threadIdx.x / 32), row = static_cast<int>(threadIdx.x % 32 / 4);
   const int shared_blocks = (shared.inner + columns - 1) / columns;
   const bool is_shared = static_cast<int>(blockIdx.x) < shared_blocks;
@@ -84,10 +89,15 @@ __global__ void __launch_bounds__(stream_threads, deep ? 2 : 3)
     ups.load(up_row, part.first, part.end);
   };
   if (is_shared) begin(0);
+  if constexpr (norms) {
+    normed.take_gain(in, gain);
+    let_next_start();
+  }
   wait_for_previous();
   let_next_start();  // not before the plan is there: stream_down() reads it early
   const int packs = in / wide<bf16>, thread = static_cast<int>(threadIdx.x);
-  const bool alone = rows == 1 && thread < packs;  // the first pack of the only row is on its way early
+  const bool alone =
+      !norms && rows == 1 && thread < packs;  // the first pack of the only row is on its way early
   const uint4 early = load_pack(x + thread * wide<bf16>, alone);
   int2 expert = make_int2(0, rows);  // and its rows
   if (!is_shared) {
@@ -102,8 +112,9 @@ __global__ void __launch_bounds__(stream_threads, deep ? 2 : 3)
       __syncthreads();
       begin(expert.x);
     }
+    if constexpr (norms) normed.take_rows(rows, in, x, stride, eps);  // one group
     if (alone) *reinterpret_cast<uint4*>(staged + thread * wide<bf16>) = early;
-    for (int i = alone ? thread + stream_threads : thread; i < some * packs; i += stream_threads) {
+    for (int i = alone ? thread + stream_threads : thread; !norms && i < some * packs; i += stream_threads) {
       const int r = i / packs, c = i % packs * wide<bf16>;
       const Index from = is_shared ? done + r : plan.slot[place + done + r] / plan.top_k;
       *reinterpret_cast<uint4*>(staged + r * (in + row_pad) + c) =
@@ -300,6 +311,8 @@ struct ExpertsPass {
   int width = 0;
   const T* x = nullptr;  // [rows, width], `stride` apart
   Index stride = 0;
+  const float* gain = nullptr;  // see stream_swiglu()
+  float eps = 0;
   ExpertPlanView plan;
   ExpertWeights routed, shared;
   const float* weights = nullptr;  // [rows, top_k]
@@ -326,12 +339,19 @@ void run_experts(const Cuda& device, const ExpertsPass<T>& p, bool early) {
     with_fused_tiles(p.rows, [&](auto tiles) {
       const int columns = stream_outputs * (stream_warps / split());
       const auto blocks = [&](int inner) { return static_cast<unsigned>(ceil_div(inner, columns)); };
-      start(stream_swiglu<tiles(), split(), deep()>,
-            blocks(p.shared.inner) + static_cast<unsigned>(p.plan.slots) * blocks(p.routed.inner),
+      const unsigned grid =
+          blocks(p.shared.inner) + static_cast<unsigned>(p.plan.slots) * blocks(p.routed.inner);
+      const auto run = [&](auto norms, std::size_t memory) {
+        start(stream_swiglu<tiles(), split(), deep(), norms()>, grid, memory, p.rows, p.width, p.stride, p.x,
+              p.gain, p.eps, p.plan, p.routed, p.shared, p.gate, p.up, p.hidden, p.shared_hidden);
+      };
+      if (p.gain != nullptr) {
+        run(std::true_type{}, NormedRows::bytes(p.rows, p.width));
+      } else {
+        run(std::false_type{},
             static_cast<std::size_t>(std::min(most_rows, stream_rows(tiles())) * (p.width + row_pad)) *
-                sizeof(bf16),
-            p.rows, p.width, p.stride, p.x, p.plan, p.routed, p.shared, p.gate, p.up, p.hidden,
-            p.shared_hidden);
+                sizeof(bf16));
+      }
     });
   });
   const auto down = [&](auto split, auto deep) {
