@@ -146,7 +146,7 @@ class AdamW {
   explicit AdamW(const AdamWOptions& options = {}) : options_(options) {}
   /// One whose state the ranks of a group share out: see Shards, also for `bucket`. With a group of one the
   /// same as above.
-  AdamW(const AdamWOptions& options, const Group<D>& group, Index bucket = Shards<T, D>::usual_bucket)
+  AdamW(const AdamWOptions& options, const Group<D>& group, Index bucket = usual_bucket)
       : options_(options),
         shards_(group.size() > 1 ? std::make_unique<Shards<T, D>>(group, bucket) : nullptr) {}
   AdamW(const AdamW&) = delete;

@@ -4,10 +4,13 @@
 #include <mtpx/comm/group.hpp>
 #include <mtpx/kernels.hpp>
 #include <mtpx/nn/module.hpp>
+#include <mtpx/train/bucket_order.hpp>
 #include <mtpx/train/owned_experts.hpp>
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -66,6 +69,9 @@ class FlatParameters {
     m = Tensor<A, D>::zeros(device, {own});
     v = Tensor<A, D>::zeros(device, {own});
     chunk_sums_ = Tensor<double, D>::zeros(device, {buckets_ * share_});
+    shown_[0] = group.share(values_.data(), values_.bytes());
+    shown_[1] = group.share(gradients_.data(), gradients_.bytes());
+    order_ = BucketOrder(buckets_);
     for (Index b = 0; b < buckets_; ++b) {
       for (FlatEntry& entry : entries) find_pieces(entry, b);
     }
@@ -76,6 +82,7 @@ class FlatParameters {
     FlatEntry& entry = entries[which];
     parameter.move_to(view(values_, entry));
     entry.place = parameter.data();
+    slots_.push_back(parameter.slot());
     const Tensor<A, D> before = std::exchange(parameter.slot()->grad, view(gradients_, entry));
     if (!parameter.slot()->filled) return;
     const Index size = before.size();
@@ -92,20 +99,17 @@ class FlatParameters {
   }
 
   /// Sends every shard of a micro-batch's gradient to its owner, who adds what has arrived in the order of
-  /// the ranks; behind what is there already unless it is the first.
-  void exchange(const Group<D>& group, bool first) {
-    const Index part = share_ * chunk;
-    for (Index b = 0; b < buckets_; ++b) {
-      group.all_to_all(gradients_.data() + b * ranks_ * part, arrived_.data(),
-                       static_cast<std::size_t>(part) * sizeof(A));
-      fold_parts(group.device(), part, ranks_, arrived_.data(), Sink<A>{sum_.data() + b * part, !first});
-    }
+  /// the ranks; behind what is there already unless it is the first. In the midst of a backward those buckets
+  /// that it writes to no more, at its end the rest. Beside the device's own work, which may write gradients
+  /// again behind beside.join().
+  void send_ready(const Group<D>& group, Beside<D>& beside, bool first) {
+    order_.look(writes(), [&](Index bucket) { exchange(group, beside, bucket, first); });
   }
-  /// What a parameter without a gradient in this micro-batch adds.
-  void clear(const D& device, const FlatEntry& entry) {
-    set_zero(device, gradients_.data() + entry.first * chunk,
-             static_cast<std::size_t>(entry.shape.size()) * sizeof(A));
+  void send_rest(const Group<D>& group, Beside<D>& beside, bool first) {
+    order_.finish(writes(), [&](Index bucket) { exchange(group, beside, bucket, first); });
   }
+  /// The next backward may be another one.
+  void forget_order() { order_.forget(); }
 
   /// The sums of squares of all chunks, of all ranks, in the order of the flat memory.
   Tensor<double, D> squares(const Group<D>& group) {
@@ -120,9 +124,9 @@ class FlatParameters {
     group.all_gather(chunk_sums_.data(), gathered.data(), chunk_sums_.bytes());
     if (buckets_ == 1) return gathered;
     Tensor<double, D> ordered(device, {ranks_ * each});
-    for (Index b = 0; b < buckets_; ++b)
-      copy_rows(device, ranks_, share_, gathered.data() + b * share_, each,
-                ordered.data() + b * ranks_ * share_, share_, false);
+    for (Index r = 0; r < ranks_; ++r)
+      copy_rows(device, buckets_, share_, gathered.data() + r * each, share_, ordered.data() + r * share_,
+                ranks_ * share_, false);
     return ordered;
   }
 
@@ -148,11 +152,8 @@ class FlatParameters {
     return list;
   }
   void gather_values(const Group<D>& group) const {
-    const Index part = share_ * chunk;
-    for (Index b = 0; b < buckets_; ++b) {
-      V* const bucket = values_.data() + b * ranks_ * part;
-      group.all_gather(bucket + rank_ * part, bucket, static_cast<std::size_t>(part) * sizeof(V));
-    }
+    group.gather_blocks(values_.data(), static_cast<std::size_t>(buckets_),
+                        static_cast<std::size_t>(share_ * chunk) * sizeof(V));
   }
 
   /// What of every parameter the ranks hold together, in flat memory of its own.
@@ -188,6 +189,38 @@ class FlatParameters {
     Index count = 0;
   };
 
+  /// Calls visit(number, begin, end) for the entries that have chunks begin .. end - 1 of a bucket.
+  template <typename Visit>
+  void each_entry(Index bucket, const Visit& visit) const {
+    const Index own = bucket * ranks_ * share_, next = own + ranks_ * share_;
+    auto entry = std::upper_bound(
+        entries.begin(), entries.end(), own,
+        [](Index chunk_of, const FlatEntry& one) { return chunk_of < one.first + one.chunks; });
+    for (; entry != entries.end() && entry->first < next; ++entry)
+      visit(static_cast<std::size_t>(entry - entries.begin()), std::max(entry->first, own),
+            std::min(entry->first + entry->chunks, next));
+  }
+  auto writes() const {
+    return [this](Index bucket) {
+      Index all = 0;
+      each_entry(bucket, [&](std::size_t which, Index, Index) { all += slots_[which]->writes; });
+      return all;
+    };
+  }
+  void exchange(const Group<D>& group, Beside<D>& beside, Index bucket, bool first) {
+    each_entry(bucket, [&](std::size_t which, Index begin, Index end) {
+      if (slots_[which]->filled) return;  // one without a gradient adds zeros
+      set_zero(group.device(), gradients_.data() + begin * chunk,
+               static_cast<std::size_t>((end - begin) * chunk) * sizeof(A));
+    });
+    const Index part = share_ * chunk;
+    beside([&](const D& device) {
+      group.on(device).all_to_all(gradients_.data() + bucket * ranks_ * part, arrived_.data(),
+                                  static_cast<std::size_t>(part) * sizeof(A));
+      fold_parts(device, part, ranks_, arrived_.data(), Sink<A>{sum_.data() + bucket * part, !first});
+    });
+  }
+
   void find_pieces(const FlatEntry& entry, Index bucket) {
     const Index own = (bucket * ranks_ + rank_) * share_;  // first chunk of this rank's
     const Index begin = std::max(entry.first, own), end = std::min(entry.first + entry.chunks, own + share_);
@@ -198,17 +231,23 @@ class FlatParameters {
   }
 
   Index chunks_ = 0, buckets_ = 1, share_ = 0, ranks_ = 1, rank_ = 0;
-  std::vector<Piece> pieces_;     // in the order of the flat memory
+  std::vector<Piece> pieces_;                       // in the order of the flat memory
+  std::vector<std::shared_ptr<Slot<A, D>>> slots_;  // of the entries
+  BucketOrder order_;
   Tensor<V, D> values_;           // [buckets, ranks, share, chunk]
   Tensor<A, D> gradients_;        // the same, of one micro-batch
   Tensor<A, D> arrived_;          // [ranks, share, chunk], of one bucket
   Tensor<A, D> sum_;              // [buckets, share, chunk]
   Tensor<double, D> chunk_sums_;  // [buckets, share]
+  std::shared_ptr<void> shown_[2];
 };
 
 }  // namespace mtpx::detail
 
 namespace mtpx {
+
+/// Bytes of gradients that a rank gets from each other one at once: many for any wire, few beside a model.
+inline constexpr Index usual_bucket = Index{16} << 20;
 
 /// What AdamW keeps where a group of ranks trains one model by data (ZeRO, Rajbhandari et al. 2019,
 /// arXiv 1910.02054: the optimiser's state, stage 1, and the sum of the gradients, stage 2, are shared out).
@@ -227,8 +266,6 @@ template <typename T, typename D>
 class Shards {
  public:
   using A = acc_t<T>;  ///< type of gradients, moments and masters
-
-  static constexpr Index usual_bucket = Index{16} << 20;  ///< many bytes for any wire, few beside a model
 
   /// bucket: bytes of gradients that a rank gets from each other one at once, about; it changes no bit
   explicit Shards(Group<D> group, Index bucket = usual_bucket) : group_(std::move(group)), bucket_(bucket) {}
@@ -255,7 +292,23 @@ class Shards {
       flat(parameter).adopt(which++, parameter);
     });
     own_.make_masters(group_.device());
+    beside_.emplace(group_.device());
     made_ = true;
+  }
+
+  /// For the midst of a backward, between its steps and before the first: gradients that are final leave, so
+  /// that they are on their way while it runs. Backwards between which it is called are alike, until
+  /// forget_order(); add() follows each, and the next one calls it, too. Without it all leave in add().
+  void send_ready() {
+    if (!made_) return;
+    if (!std::exchange(watched_, true)) beside_->join();
+    own_.send_ready(group_, *beside_, first_);
+    if constexpr (mixed) sums_.send_ready(group_, *beside_, first_);
+  }
+  /// The next backward may be another one: it is watched before gradients leave early again.
+  void forget_order() {
+    own_.forget_order();
+    sums_.forget_order();
   }
 
   /// Takes the gradients of one micro-batch of every rank, which then begin at zero. A step that has taken
@@ -273,13 +326,12 @@ class Shards {
               cat("[shards] ", name, " trains now, and did not when the ranks shared the parameters out"));
         return;
       }
-      const bool filled = parameter.grad().defined();
-      if (!filled) flat(parameter).clear(group_.device(), *entry);
-      entry->taking = entry->taking || filled;
-      parameter.zero_grad();
+      entry->taking = entry->taking || parameter.grad().defined();
     });
-    own_.exchange(group_, first_);
-    if constexpr (mixed) sums_.exchange(group_, first_);
+    own_.send_rest(group_, *beside_, first_);
+    if constexpr (mixed) sums_.send_rest(group_, *beside_, first_);
+    for_each_parameter(module, [](const std::string&, auto& parameter) { parameter.zero_grad(); });
+    if (!std::exchange(watched_, false)) beside_->join();
     first_ = false;
   }
 
@@ -288,6 +340,7 @@ class Shards {
   template <typename Module>
   Tensor<double, D> squares(Module& module, Index more) {
     if (first_) add(module);
+    beside_->join();
     const Tensor<double, D> own = own_.squares(group_), of_experts = experts_.squares(group_);
     Tensor<double, D> others;
     if constexpr (mixed) others = sums_.squares(group_);
@@ -339,7 +392,10 @@ class Shards {
     for (auto& entry : own_.entries) entry.taking = false;
     for (auto& entry : sums_.entries) entry.taking = false;
     experts_.forget();
+    forget_order();
+    if (beside_) beside_->forget();
     first_ = true;
+    watched_ = false;
   }
 
   /// which: 0 m, 1 v, 2 masters. Calls visit(find), find(parameter) being the whole tensor, or undefined
@@ -404,7 +460,8 @@ class Shards {
   detail::FlatParameters<T, D> own_;
   detail::OwnedExperts<T, D> experts_;
   detail::FlatParameters<A, D> sums_;  // those of the type of sums, where that is another
-  bool made_ = false, first_ = true;
+  std::optional<Beside<D>> beside_;
+  bool made_ = false, first_ = true, watched_ = false;  // watched: send_ready() was called in this backward
 };
 
 }  // namespace mtpx
