@@ -4,7 +4,7 @@
 # Usage: tests/program/without_mpi_test.sh PROGRAM PROGRAM_WITHOUT_MPI
 set -euo pipefail
 # shellcheck source=tests/program/common.sh
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/common.sh" "$1"
 without=$2
 train=(train --data "$work/text.txt" --config "$work/config.json" --batch 1 --seq 32 --accumulation 2 --steps 3 --device cpu --threads 1)
 
