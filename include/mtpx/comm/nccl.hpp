@@ -73,8 +73,9 @@ class NcclWire {
     demand(calls_.all_gather(from, to, bytes, detail::NcclCalls::bytes, comm_, device.stream()),
            "ncclAllGather");
   }
-  /// See Group::share() and Group::gather_blocks().
+  /// See Group::share().
   std::shared_ptr<void> share(void* memory, std::size_t bytes) { return peers_->share(memory, bytes); }
+  /// See Group::gather_blocks().
   void gather_blocks(const Cuda& device, void* memory, std::size_t blocks, std::size_t bytes) {
     const std::size_t block = bytes * static_cast<std::size_t>(size());
     if (!peers_->shares(memory, blocks * block) || device.planned())

@@ -383,15 +383,18 @@ class Beside<Cuda> {
     for (const cudaEvent_t event : {fork_, join_}) (void)cudaEventDestroy(event);
   }
 
+  /// work(device): queued on that stream, behind what the device's own has.
   template <typename Work>
   void operator()(const Work& work) {
     order(device_, fork_, beside_);
     pending_ = true;
     work(beside_);
   }
+  /// The device's own stream waits for it.
   void join() {
     if (std::exchange(pending_, false)) order(beside_, join_, device_);
   }
+  /// The host does.
   void forget() {
     if (std::exchange(pending_, false)) beside_.synchronize();
   }
