@@ -8,6 +8,9 @@
 #include <mtpx/comm/nccl.hpp>
 #endif
 
+#include <functional>
+#include <memory>
+
 namespace program {
 
 /// The processes that this one was started with; itself alone where nothing says otherwise. Waits for the
@@ -18,12 +21,31 @@ mtpx::World join_world();
 void take_share(DeviceOptions& o, const mtpx::World& world);
 
 /// The ranks as a device's tensors meet them.
-inline mtpx::Group<mtpx::Cpu> group_of(const mtpx::World& world, const mtpx::Cpu& cpu) {
-  return world.host().on(cpu);
+template <typename D>
+struct Ranks {
+  mtpx::Group<D> all;
+  std::function<void()> give_up{};  // ends what the device waits for, see NcclWire::give_up()
+
+  /// Returns what work() does. Where a rank is gone, the device waits for it no more when the exception
+  /// leaves.
+  template <typename Work>
+  auto run(const Work& work) const {
+    try {
+      return work();
+    } catch (const mtpx::CommError&) {
+      if (give_up) give_up();
+      throw;
+    }
+  }
+};
+inline Ranks<mtpx::Cpu> ranks_of(const mtpx::World& world, const mtpx::Cpu& cpu) {
+  return {world.host().on(cpu)};
 }
 #ifdef MTPX_CUDA
-inline mtpx::Group<mtpx::Cuda> group_of(const mtpx::World& world, const mtpx::Cuda& gpu) {
-  return mtpx::nccl_group(world, gpu);
+inline Ranks<mtpx::Cuda> ranks_of(const mtpx::World& world, const mtpx::Cuda& gpu) {
+  if (world.size() == 1) return {mtpx::Group<mtpx::Cuda>(gpu)};
+  const auto wire = std::make_shared<mtpx::NcclWire>(world, gpu);
+  return {mtpx::Group<mtpx::Cuda>(gpu, wire), [wire] { wire->give_up(); }};
 }
 #endif
 

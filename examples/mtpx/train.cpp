@@ -84,7 +84,8 @@ void run(TrainFlags o, const D& device, const mtpx::World& world) {
   const bool leads = world.rank() == 0, writes = leads && !o.dry_run;
   std::optional<mtpx::Layout> layout;
   if (!o.layout.empty()) layout = mtpx::Layout::parse(o.layout);
-  const mtpx::Grid<D> grid(group_of(world, device), layout ? static_cast<int>(layout->stages()) : 1);
+  const Ranks<D> ranks = ranks_of(world, device);
+  const mtpx::Grid<D> grid(ranks.all, layout ? static_cast<int>(layout->stages()) : 1);
   RunFolder out(o.out, o.checkpoints, writes);
   const auto say = [&](const std::string& line) {
     if (leads) std::cout << line << std::endl;
@@ -131,12 +132,15 @@ void run(TrainFlags o, const D& device, const mtpx::World& world) {
   if (in.windows.windows() == 0) to.progress.say("notice: no text is left over for validation");
   if (from) to.progress.say(mtpx::cat("resumed from ", from->folder.string(), ", behind step ", done));
   Signals::watch();
-  const double elapsed = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved, world).run();
-  with_whole_model(trainer, loaded.model, [&](const auto& model) {
-    write_output([&] {
-      if (o.sidecar) return mtpx::save_sidecar(o.out, model, main_model);
-      mtpx::save_model(o.out, model, loaded.extra, !o.export_no_mtp, in.tokenizer_files);
+  const double elapsed = ranks.run([&] {
+    const double seconds = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved, world).run();
+    with_whole_model(trainer, loaded.model, [&](const auto& model) {
+      write_output([&] {
+        if (o.sidecar) return mtpx::save_sidecar(o.out, model, main_model);
+        mtpx::save_model(o.out, model, loaded.extra, !o.export_no_mtp, in.tokenizer_files);
+      });
     });
+    return seconds;
   });
   to.times.add(memory_row(trainer.steps_done(), device.peak_bytes(), host_memory_peak()));
   const auto tokens = static_cast<double>((trainer.steps_done() - done) * o.batches.batch * o.batches.seq *

@@ -105,6 +105,16 @@ class NcclWire {
     }
     demand(calls_.group_end(), "ncclGroupEnd");
   }
+  /// Ends what the device waits for, which may be a rank that is gone: what NCCL's kernels wait for and what
+  /// its streams do, one behind the other in any order. Whoever learns by the host that a rank is gone calls
+  /// it before letting go of what waits: giving memory back waits for the device. Nothing can be moved after.
+  void give_up() {
+    if (comm_ == nullptr) return;
+    const detail::CurrentGpu current(device_.ordinal(), std::nothrow);
+    std::thread releases([this] { peers_->release(device_.stream()); });
+    (void)calls_.comm_abort(std::exchange(comm_, nullptr));
+    releases.join();
+  }
   /// Waits for the device, then for the other hosts.
   void barrier(const Cuda& device) {
     check(device);
@@ -143,13 +153,6 @@ class NcclWire {
   }
 
  private:
-  /// Ends what the device waits for: what NCCL's kernels do and what its streams do, one behind the other in
-  /// any order.
-  void give_up() {
-    std::thread releases([this] { peers_->release(device_.stream()); });
-    (void)calls_.comm_abort(std::exchange(comm_, nullptr));
-    releases.join();
-  }
   [[noreturn]] void abort(const std::string& text) {
     give_up();
     throw CommError(text);
