@@ -81,7 +81,7 @@ void run(const BenchFlags& o, const D& device, const mtpx::World& world) {
   mtpx::Config config = o.config.read().config;
   set_depths(config, o.depth, o.heads);
   const mtpx::Layout layout = layout_of(o, config);
-  const mtpx::Grid<D> grid(ranks_of(world, device).all, static_cast<int>(layout.stages()));
+  const mtpx::Grid<D> grid(group_of(world, device), static_cast<int>(layout.stages()));
   const mtpx::Index copies = grid.data.size();
   if (o.accumulation % copies != 0)
     throw mtpx::ConfigError(mtpx::cat("[bench] --accumulation ", o.accumulation,

@@ -8,9 +8,6 @@
 #include <mtpx/comm/nccl.hpp>
 #endif
 
-#include <functional>
-#include <memory>
-
 namespace program {
 
 /// The processes that this one was started with; itself alone where nothing says otherwise. Waits for the
@@ -21,32 +18,30 @@ mtpx::World join_world();
 void take_share(DeviceOptions& o, const mtpx::World& world);
 
 /// The ranks as a device's tensors meet them.
-template <typename D>
-struct Ranks {
-  mtpx::Group<D> all;
-  std::function<void()> give_up{};  // ends what the device waits for, see NcclWire::give_up()
-
-  /// Returns what work() does. Where a rank is gone, the device waits for it no more when the exception
-  /// leaves.
-  template <typename Work>
-  auto run(const Work& work) const {
-    try {
-      return work();
-    } catch (const mtpx::CommError&) {
-      if (give_up) give_up();
-      throw;
-    }
-  }
-};
-inline Ranks<mtpx::Cpu> ranks_of(const mtpx::World& world, const mtpx::Cpu& cpu) {
-  return {world.host().on(cpu)};
+inline mtpx::Group<mtpx::Cpu> group_of(const mtpx::World& world, const mtpx::Cpu& cpu) {
+  return world.host().on(cpu);
 }
 #ifdef MTPX_CUDA
-inline Ranks<mtpx::Cuda> ranks_of(const mtpx::World& world, const mtpx::Cuda& gpu) {
-  if (world.size() == 1) return {mtpx::Group<mtpx::Cuda>(gpu)};
-  const auto wire = std::make_shared<mtpx::NcclWire>(world, gpu);
-  return {mtpx::Group<mtpx::Cuda>(gpu, wire), [wire] { wire->give_up(); }};
+inline mtpx::Group<mtpx::Cuda> group_of(const mtpx::World& world, const mtpx::Cuda& gpu) {
+  return mtpx::nccl_group(world, gpu);
 }
 #endif
+
+/// Says what happened and ends the process, as a signal would.
+[[noreturn]] void end_at_once(const mtpx::CommError& error);
+
+/// Returns what work() does. Where a rank is gone, a GPU may wait for it for ever, and everything that gives
+/// its memory back waits for the GPU: then the process ends here, behind done(), which finishes what is still
+/// worth it.
+template <typename D, typename Work, typename Done>
+auto while_all_live(const D&, const Work& work, const Done& done) {
+  try {
+    return work();
+  } catch (const mtpx::CommError& error) {
+    if constexpr (mtpx::HostMemory<D>) throw;
+    done();
+    end_at_once(error);
+  }
+}
 
 }  // namespace program

@@ -84,8 +84,7 @@ void run(TrainFlags o, const D& device, const mtpx::World& world) {
   const bool leads = world.rank() == 0, writes = leads && !o.dry_run;
   std::optional<mtpx::Layout> layout;
   if (!o.layout.empty()) layout = mtpx::Layout::parse(o.layout);
-  const Ranks<D> ranks = ranks_of(world, device);
-  const mtpx::Grid<D> grid(ranks.all, layout ? static_cast<int>(layout->stages()) : 1);
+  const mtpx::Grid<D> grid(group_of(world, device), layout ? static_cast<int>(layout->stages()) : 1);
   RunFolder out(o.out, o.checkpoints, writes);
   const auto say = [&](const std::string& line) {
     if (leads) std::cout << line << std::endl;
@@ -132,7 +131,7 @@ void run(TrainFlags o, const D& device, const mtpx::World& world) {
   if (in.windows.windows() == 0) to.progress.say("notice: no text is left over for validation");
   if (from) to.progress.say(mtpx::cat("resumed from ", from->folder.string(), ", behind step ", done));
   Signals::watch();
-  const double elapsed = ranks.run([&] {
+  const auto train_and_write = [&] {
     const double seconds = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved, world).run();
     with_whole_model(trainer, loaded.model, [&](const auto& model) {
       write_output([&] {
@@ -141,6 +140,13 @@ void run(TrainFlags o, const D& device, const mtpx::World& world) {
       });
     });
     return seconds;
+  };
+  const double elapsed = while_all_live(device, train_and_write, [&] {
+    try {
+      out.checkpoints().wait();  // what is being written was copied before
+    } catch (const mtpx::FileError& error) {
+      say(error.what());
+    }
   });
   to.times.add(memory_row(trainer.steps_done(), device.peak_bytes(), host_memory_peak()));
   const auto tokens = static_cast<double>((trainer.steps_done() - done) * o.batches.batch * o.batches.seq *

@@ -34,7 +34,7 @@ class NcclWire {
     std::memcpy(id.bytes, text.data(), sizeof id.bytes);
     const Cuda::Current current(device);
     demand(calls_.comm_init_rank(&comm_, world.size(), id, world.rank()), "ncclCommInitRank");
-    peers_ = std::make_unique<detail::PeerMemory>(world, device);
+    peers_ = std::make_shared<detail::PeerMemory>(world, device);
   }
   NcclWire(const NcclWire&) = delete;
   NcclWire& operator=(const NcclWire&) = delete;
@@ -105,15 +105,17 @@ class NcclWire {
     }
     demand(calls_.group_end(), "ncclGroupEnd");
   }
-  /// Ends what the device waits for, which may be a rank that is gone: what NCCL's kernels wait for and what
-  /// its streams do, one behind the other in any order. Whoever learns by the host that a rank is gone calls
-  /// it before letting go of what waits: giving memory back waits for the device. Nothing can be moved after.
+  /// Begins to end what the device waits for, which may be a rank that is gone, and does not wait for that:
+  /// what NCCL's kernels wait for and what its streams do, one behind the other in any order. Whoever learns
+  /// by the host that a rank is gone calls it before letting go of what is queued, for giving memory back
+  /// waits for the device. Nothing can be moved after it.
   void give_up() {
     if (comm_ == nullptr) return;
-    const detail::CurrentGpu current(device_.ordinal(), std::nothrow);
-    std::thread releases([this] { peers_->release(device_.stream()); });
-    (void)calls_.comm_abort(std::exchange(comm_, nullptr));
-    releases.join();
+    std::thread([peers = peers_, device = device_] { peers->release(device.stream()); }).detach();
+    std::thread([abort = calls_.comm_abort, comm = std::exchange(comm_, nullptr), device = device_] {
+      const detail::CurrentGpu current(device.ordinal(), std::nothrow);
+      (void)abort(comm);
+    }).detach();
   }
   /// Waits for the device, then for the other hosts.
   void barrier(const Cuda& device) {
@@ -167,7 +169,7 @@ class NcclWire {
   World world_;
   Cuda device_;
   detail::NcclCalls::Comm comm_ = nullptr;
-  std::unique_ptr<detail::PeerMemory> peers_;
+  std::shared_ptr<detail::PeerMemory> peers_;
 };
 
 /// The ranks of a world, a GPU each. Of one rank it needs no library. Throws CommError.
