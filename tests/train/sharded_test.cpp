@@ -242,7 +242,8 @@ TEST_CASE_TEMPLATE("Shards: buckets that leave while backward runs change no bit
     run.steps = run.options.steps = 4;
     run.options.step.bucket = 1;
     check_shared<T>(run);
-    run.options.step.loss.distill = 0.5;  // heads that do not chain: the main head's tape stays
+    if (name != "parallel heads") return;
+    run.options.step.loss.distill = 0.5;  // the main head's tape stays
     check_shared<T>(run, {2});
   });
 }
