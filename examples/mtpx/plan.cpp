@@ -27,6 +27,7 @@ struct PlanFlags {
   std::string heads;
   std::string layout;
   bool share_experts = false;
+  double wire = 0;
   std::vector<std::string> times;
   bool activation_checkpointing = false;
   bool json = false;
@@ -72,6 +73,29 @@ mtpx::ModelCosts costs_of(const PlanFlags& o, const mtpx::Config& c) {
   return costs;
 }
 
+/// Milliseconds that each mixture waits for what copies send each other of a micro-batch where they share the
+/// experts out, added to its layer: rows and results forward, and as many back (see experts_across()).
+/// size: of a number
+mtpx::ModelCosts with_exchange(const PlanFlags& o, const mtpx::Config& c, mtpx::ModelCosts costs,
+                               mtpx::Index copies, std::size_t size) {
+  if (!o.share_experts || o.wire == 0 || copies == 1) return costs;
+  const auto add = [&](double& cost, mtpx::Index layer, mtpx::Index time) {
+    if (!c.is_moe(layer)) return;
+    const auto slots = static_cast<double>(o.batch * time * c.num_experts_per_tok);
+    const double rows = std::ceil(mtpx::StepOptions{}.expert_room * slots / static_cast<double>(copies));
+    const double bytes = 4 * static_cast<double>(copies - 1) * rows * static_cast<double>(c.hidden_size) *
+                         static_cast<double>(size);
+    cost += bytes / (o.wire * 1e6);
+  };
+  for (std::size_t i = 0; i < costs.layers.size(); ++i)
+    add(costs.layers[i], static_cast<mtpx::Index>(i), o.seq);
+  for (std::size_t k = 0; k < costs.depths.size(); ++k) {
+    const auto depth = static_cast<mtpx::Index>(k);
+    add(costs.depths[k], c.num_hidden_layers + depth, o.seq - depth - 1);
+  }
+  return costs;
+}
+
 /// A layout of some of the ranks, with as many copies of it as the others make.
 struct PlannedLayout {
   mtpx::Layout layout;
@@ -91,7 +115,10 @@ struct PlannedLayout {
 template <typename T, typename D>
 PlannedLayout plan_layout(const PlanFlags& o, const mtpx::Config& config, const mtpx::ModelCosts& costs,
                           const D& device, const mtpx::Layout& layout) {
-  PlannedLayout one{layout, o.ranks / layout.stages(), 0, mtpx::stage_costs(layout, costs), {}, {}};
+  const mtpx::Index copies = o.ranks / layout.stages();
+  PlannedLayout one{layout, copies,
+                    0,      mtpx::stage_costs(layout, with_exchange(o, config, costs, copies, sizeof(T))),
+                    {},     {}};
   one.micros = o.micros / one.copies;
   one.run = mtpx::simulate_costs(one.costs, one.micros);
   mtpx::TrainOptions options{.steps = 2, .accumulation = o.micros};
@@ -128,14 +155,17 @@ void print_table(const std::vector<std::vector<std::string>>& rows) {
   }
 }
 
-/// All layouts in short, the first one stage by stage.
-void print_plan(const std::vector<PlannedLayout>& all) {
+/// All layouts in short, the first one stage by stage.   timed: costs are milliseconds
+void print_plan(const std::vector<PlannedLayout>& all, bool timed) {
   std::vector<std::vector<std::string>> rows{
       {"layout", "stages", "copies", "micro-batches", "balance", "efficiency", "memory of a rank"}};
-  for (const PlannedLayout& one : all)
+  if (timed) rows[0].push_back("ms a step");
+  for (const PlannedLayout& one : all) {
     rows.push_back({one.layout.text(), std::to_string(one.layout.stages()), std::to_string(one.copies),
                     std::to_string(one.micros), percent(mtpx::balance_of(one.costs)),
                     percent(one.run.efficiency()), size_text(one.most_memory())});
+    if (timed) rows.back().push_back(fixed(one.run.time, 1));
+  }
   print_table(rows);
   const PlannedLayout& first = all.front();
   std::cout << '\n' << first.layout.text() << ", stage by stage\n";
@@ -152,7 +182,7 @@ void print_plan(const std::vector<PlannedLayout>& all) {
   print_table(rows);
 }
 
-mtpx::Json to_json(const PlannedLayout& one) {
+mtpx::Json to_json(const PlannedLayout& one, bool timed) {
   mtpx::Json stages = mtpx::Json::array();
   for (std::size_t s = 0; s < one.costs.size(); ++s) {
     const mtpx::TrainingPlan& m = one.memory[s];
@@ -166,13 +196,15 @@ mtpx::Json to_json(const PlannedLayout& one) {
                       {"step_bytes", m.step},
                       {"peak_bytes", m.peak}});
   }
-  return {{"layout", one.layout.text()},
-          {"stages", one.layout.stages()},
-          {"copies", one.copies},
-          {"micro_batches", one.micros},
-          {"balance", mtpx::balance_of(one.costs)},
-          {"efficiency", one.run.efficiency()},
-          {"stage", std::move(stages)}};
+  mtpx::Json line{{"layout", one.layout.text()},
+                  {"stages", one.layout.stages()},
+                  {"copies", one.copies},
+                  {"micro_batches", one.micros},
+                  {"balance", mtpx::balance_of(one.costs)},
+                  {"efficiency", one.run.efficiency()},
+                  {"stage", std::move(stages)}};
+  if (timed) line["step_ms"] = one.run.time;
+  return line;
 }
 
 /// The layouts to plan: --layout, or the best for each number of stages that divides the ranks.
@@ -218,7 +250,7 @@ void run_plan(const PlanFlags& o) {
   });
   if (o.json) {
     mtpx::Json lines = mtpx::Json::array();
-    for (const PlannedLayout& one : all) lines.push_back(to_json(one));
+    for (const PlannedLayout& one : all) lines.push_back(to_json(one, !o.times.empty()));
     std::cout << mtpx::Json{{"ranks", o.ranks},
                             {"micro_batches", o.micros},
                             {"batch", o.batch},
@@ -233,7 +265,7 @@ void run_plan(const PlanFlags& o) {
   std::cout << o.ranks << " ranks, " << o.micros << " micro-batches of " << o.batch << " x " << o.seq
             << " tokens, " << o.device.dtype
             << "; costs: " << (o.times.empty() ? "counted operations" : "--times") << '\n';
-  print_plan(all);
+  print_plan(all, !o.times.empty());
 }
 
 }  // namespace
@@ -261,14 +293,21 @@ void add_plan(CLI::App& app) {
                       "Plan this one, as Etttt|tttt|tttt|mL: E the embedding, t a layer, m a depth, L the "
                       "output head, | the next stage; t*4 and (tt|)*2 repeat. Default: the most even ones");
   command->add_flag("--share-experts", o.share_experts,
-                    "Copies have a part of the experts of every mixture each: memory, not time");
+                    "Copies have a part of the experts of every mixture each: less memory, and with --wire "
+                    "the time of their exchange");
+  command
+      ->add_option("--wire", o.wire,
+                   "GB/s that a rank sends to the others: with --share-experts and --times in ms, what "
+                   "mixtures wait for tokens is added to their layers")
+      ->check(CLI::PositiveNumber);
   command
       ->add_option("--times", o.times,
-                   "Measured times of the letters, as t=3.5,m=12,L=6, instead of counted operations")
+                   "Measured times of the letters in ms, as t=3.5,m=12,L=6, instead of counted operations")
       ->delimiter(',');
   command->add_flag("--checkpoint-activations", o.activation_checkpointing,
                     "Less memory, one more forward, whose time is not in the costs");
   command->add_flag("--json", o.json, "One line of JSON instead of tables");
+  command->get_option("--wire")->needs("--share-experts")->needs("--times");
   o.device.add(*command);
   command->callback([options] { run_plan(*options); });
 }

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iostream>
 #include <string>
 #include <thread>
 
@@ -31,6 +32,12 @@ void take_share(DeviceOptions& o, const mtpx::World& world) {
   o.ordinal = world.local_rank();
   const int here = world.local_size(), all = static_cast<int>(std::thread::hardware_concurrency());
   if (o.threads == 0 && here > 1) o.threads = std::max(1, all / here);
+}
+
+void end_at_once(const mtpx::CommError& error) {
+  std::cout.flush();
+  std::cerr << "mtpx: " << error.what() << std::endl;
+  std::_Exit(peer_gone);
 }
 
 }  // namespace program

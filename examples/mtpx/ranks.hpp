@@ -27,4 +27,21 @@ inline mtpx::Group<mtpx::Cuda> group_of(const mtpx::World& world, const mtpx::Cu
 }
 #endif
 
+/// Says what happened and ends the process, as a signal would.
+[[noreturn]] void end_at_once(const mtpx::CommError& error);
+
+/// Returns what work() does. Where a rank is gone, a GPU may wait for it for ever, and everything that gives
+/// its memory back waits for the GPU: then the process ends here, behind done(), which finishes what is still
+/// worth it.
+template <typename D, typename Work, typename Done>
+auto while_all_live(const D&, const Work& work, const Done& done) {
+  try {
+    return work();
+  } catch (const mtpx::CommError& error) {
+    if constexpr (mtpx::HostMemory<D>) throw;
+    done();
+    end_at_once(error);
+  }
+}
+
 }  // namespace program

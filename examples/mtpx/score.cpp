@@ -1,5 +1,7 @@
 // mtpx score: the losses of a model on given tokens or text, and what they came from.
 
+#include "ranks.hpp"
+#include "run_folder.hpp"
 #include "text.hpp"
 
 #include <mtpx/reference.hpp>
@@ -23,6 +25,7 @@ struct ScoreFlags {
   Index batch = 8;
   Index seq = 256;
   DeviceOptions device;
+  mtpx::Json facts;
 };
 
 /// Rows of a tokens file [B, T + 1] as evaluate() reads them, `batch` at a time: each is one document.
@@ -165,15 +168,28 @@ mtpx::Json report(mtpx::Evaluation e, const mtpx::Config& config, const mtpx::Mt
           {"bits_per_byte", has_text ? mtpx::Json(e.bits_per_byte()) : mtpx::Json(nullptr)}};
 }
 
+/// Ranks must have been told the same.
+void require_same(const mtpx::World& world, const ScoreFlags& o, const mtpx::Config& config,
+                  const std::string& tokens) {
+  mtpx::Json told = o.facts;
+  told["config"] = mtpx::Json::parse(mtpx::config_json(config));
+  told["tokens"] = tokens;
+  world.require_same("score", told.dump(1));
+}
+
+/// Ranks share the rows; the first one reports.
 template <typename T, typename D>
-void run(const ScoreFlags& o, const D& device) {
+void run(const ScoreFlags& o, const D& device, const mtpx::World& world) {
+  const bool leads = world.rank() == 0;
   const auto model = o.model.load<T>(device).model;
   mtpx::MtpLossOptions weights = mtpx::published_weights(model.design);
   if (o.lambda >= 0) weights.lambda = o.lambda;
   mtpx::Evaluation evaluation;
   if (!o.tokens.empty()) {
     const TokenRows tokens(o.tokens, model.config, o.batch);
-    evaluation = mtpx::evaluate(model, tokens);
+    require_same(world, o, model.config, mtpx::cat(tokens.rows(), " rows of ", tokens.seq()));
+    evaluation = mtpx::evaluate(model, tokens, false, {}, world.host());
+    if (!leads) return world.host().barrier();
     const mtpx::Json line = report(evaluation, model.config, weights, model.config.vocab_size == 256);
     if (o.gradients) add_gradients(model, tokens, weights);
     if (!o.dump.empty()) {
@@ -181,7 +197,7 @@ void run(const ScoreFlags& o, const D& device) {
     }
     std::cout << line.dump() << std::endl;
     if (written()) say_if_past(model.config, tokens.seq());
-    return;
+    return world.host().barrier();  // who leaves first would look lost
   }
   const mtpx::Tokenizer tokenizer = tokenizer_of(o.model.folder, model.config, o.model.options());
   if (o.seq > model.config.max_position_embeddings) {
@@ -195,17 +211,21 @@ void run(const ScoreFlags& o, const D& device) {
     throw mtpx::ConfigError(mtpx::cat("[score] --seq ", o.seq, ": the text has ", tokens.size(),
                                       " tokens; a window takes ", o.seq + 1));
   }
-  evaluation = mtpx::evaluate(model, windows, false, token_bytes(tokenizer, model.config));
-  std::cout << report(evaluation, model.config, weights, true).dump() << std::endl;
-  if (written()) say_if_past(model.config, o.seq);
+  require_same(world, o, model.config, mtpx::cat(tokens.size()));
+  evaluation = mtpx::evaluate(model, windows, false, token_bytes(tokenizer, model.config), world.host());
+  if (leads) {
+    std::cout << report(evaluation, model.config, weights, true).dump() << std::endl;
+    if (written()) say_if_past(model.config, o.seq);
+  }
+  world.host().barrier();  // who leaves first would look lost
 }
 
-void run_reference(const ScoreFlags& o, bool asks_for_dtype) {
+void run_reference(const ScoreFlags& o, bool asks_for_dtype, const mtpx::World& world) {
   if (asks_for_dtype && o.device.dtype != "float64") {
     throw mtpx::ConfigError(
         mtpx::cat("[device] --device reference: computes in float64, not in ", o.device.dtype));
   }
-  run<double>(o, mtpx::Reference());
+  run<double>(o, mtpx::Reference(), world);
 }
 
 }  // namespace
@@ -236,11 +256,15 @@ void add_score(CLI::App& app) {
       ->capture_default_str();
   o.device.add(*command, {"float32", "bf16", "float64"}, true);
   command->callback([options, command] {
-    if (options->device.device == "reference") return run_reference(*options, command->count("--dtype") > 0);
+    const mtpx::World world = join_world();
+    options->facts = run_facts(*command);
+    if (options->device.device == "reference")
+      return run_reference(*options, command->count("--dtype") > 0, world);
+    take_share(options->device, world);
     with_device(options->device, [&](const auto& device) {
-      if (options->device.dtype == "float64") return run<double>(*options, device);
-      if (options->device.dtype == "bf16") return run<mtpx::bf16>(*options, device);
-      run<float>(*options, device);
+      if (options->device.dtype == "float64") return run<double>(*options, device, world);
+      if (options->device.dtype == "bf16") return run<mtpx::bf16>(*options, device, world);
+      run<float>(*options, device, world);
     });
   });
 }

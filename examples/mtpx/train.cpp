@@ -131,12 +131,22 @@ void run(TrainFlags o, const D& device, const mtpx::World& world) {
   if (in.windows.windows() == 0) to.progress.say("notice: no text is left over for validation");
   if (from) to.progress.say(mtpx::cat("resumed from ", from->folder.string(), ", behind step ", done));
   Signals::watch();
-  const double elapsed = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved, world).run();
-  with_whole_model(trainer, loaded.model, [&](const auto& model) {
-    write_output([&] {
-      if (o.sidecar) return mtpx::save_sidecar(o.out, model, main_model);
-      mtpx::save_model(o.out, model, loaded.extra, !o.export_no_mtp, in.tokenizer_files);
+  const auto train_and_write = [&] {
+    const double seconds = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved, world).run();
+    with_whole_model(trainer, loaded.model, [&](const auto& model) {
+      write_output([&] {
+        if (o.sidecar) return mtpx::save_sidecar(o.out, model, main_model);
+        mtpx::save_model(o.out, model, loaded.extra, !o.export_no_mtp, in.tokenizer_files);
+      });
     });
+    return seconds;
+  };
+  const double elapsed = while_all_live(device, train_and_write, [&] {
+    try {
+      out.checkpoints().wait();  // what is being written was copied before
+    } catch (const mtpx::FileError& error) {
+      say(error.what());
+    }
   });
   to.times.add(memory_row(trainer.steps_done(), device.peak_bytes(), host_memory_peak()));
   const auto tokens = static_cast<double>((trainer.steps_done() - done) * o.batches.batch * o.batches.seq *

@@ -45,9 +45,7 @@ struct Watchers {
 
 template <typename T, typename D>
 void report_evaluation(Watchers& to, const mtpx::Transformer<T, D>& model, const mtpx::Tokenizer& tokenizer,
-                       const mtpx::ValidationWindows& windows, mtpx::Index step, const TrainFlags& o) {
-  const mtpx::Evaluation e =
-      mtpx::evaluate(model, windows, o.train.mask_documents, token_bytes(tokenizer, model.config));
+                       const mtpx::Evaluation& e, mtpx::Index step, const TrainFlags& o) {
   if (e.empty()) return;
   to.progress.say(
       mtpx::cat("  validation at step ", step, ": ", fixed(e.bits_per_byte(), 3), " bits per byte"));
@@ -146,11 +144,7 @@ class TrainLoop {
       const bool at_once = mtpx::HostMemory<D>;
       const bool reads = at_once || evaluate || saves || to_.progress.shows(step) || step % 50 == 0;
       if (reads && !catch_up()) continue;
-      if (evaluate) {
-        with_whole_model(trainer_, loaded_.model, [&](const auto& model) {
-          report_evaluation(to_, model, in_.tokenizer, in_.windows, step, o_);
-        });
-      }
+      if (evaluate) validate(step);
       if (saves) {
         Signals::wants_save = 0;
         save();
@@ -164,6 +158,24 @@ class TrainLoop {
   }
 
  private:
+  /// Ranks that have whole models share the windows; else the one that leads takes them all.
+  void validate(mtpx::Index step) {
+    const auto figures = [&](const auto& model, const mtpx::Group<mtpx::Cpu>& ranks) {
+      return mtpx::evaluate(model, in_.windows, o_.train.mask_documents,
+                            token_bytes(in_.tokenizer, model.config), ranks);
+    };
+    const auto report = [&](const auto& model, const mtpx::Evaluation& e) {
+      report_evaluation(to_, model, in_.tokenizer, e, step, o_);
+    };
+    if (trainer_.stages().size() == 1 && loaded_.model.slice.expert_parts == 1) {
+      const mtpx::Evaluation e = figures(loaded_.model, world_.host());
+      if (world_.rank() == 0) report(loaded_.model, e);
+      return;
+    }
+    with_whole_model(trainer_, loaded_.model,
+                     [&](const auto& model) { report(model, figures(model, mtpx::World().host())); });
+  }
+
   /// Makes what signals ask one rank what all are asked: whether to end.
   bool agree_on_signals() const {
     if (world_.size() > 1) {

@@ -20,7 +20,7 @@ compile() {  # COMPILER FLAG... -- PRECOMPILED HEADER...
 }
 export -f compile
 
-headers=$(find include -name '*.hpp' | grep -vE 'cuda|comm/(mpi|nccl)\.hpp' | sort)  # those need the CUDA toolkit or MPI
+headers=$(find include -name '*.hpp' | grep -vE 'cuda|comm/(mpi|nccl|peer_memory)\.hpp' | sort)  # those need the CUDA toolkit or MPI
 
 # Parsing what many headers read is most of the price, so these are precompiled, some of them together (+). A header gets the
 # first of which it includes all itself, directly or not: then nothing is hidden that it forgot, because it would have it

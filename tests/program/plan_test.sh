@@ -9,11 +9,15 @@ plan=(plan --config "$work/config.json" --batch 2 --seq 32)
 # Two layers, two depths: on four ranks as four stages, two copies of two, four copies of all.
 "$mtpx" "${plan[@]}" --times t=4,m=3,L=2 >"$work/table" || fail "plan: exit code $?"
 for row in '^4 ranks, 16 micro-batches of 2 x 32 tokens, float32; costs: --times$' \
-  '^layout +stages +copies +micro-batches +balance +efficiency +memory of a rank$' \
+  '^layout +stages +copies +micro-batches +balance +efficiency +memory of a rank +ms a step$' \
   '^E\|t\|t\|mmL +4 +1 +16 +50\.0 % ' '^Ett\|mmL +2 +2 +8 +100\.0 % +88\.9 % ' \
-  '^EttmmL +1 +4 +4 +100\.0 % +100\.0 % +[0-9.]+ MiB$' '^E\|t\|t\|mmL, stage by stage$' '^3 +50\.0 % '; do
+  '^EttmmL +1 +4 +4 +100\.0 % +100\.0 % +[0-9.]+ MiB +64\.0$' '^E\|t\|t\|mmL, stage by stage$' '^3 +50\.0 % '; do
   grep -qE "$row" "$work/table" || fail "plan does not show '$row': $(cat "$work/table")"
 done
+
+# Experts shared out: 1.5 times 32, 31 and 30 rows of 128 bytes to each of three others, there and back, forward and backward.
+"$mtpx" "${plan[@]}" --times t=4,m=3,L=2 --layout EttmmL --share-experts --wire 0.001 >"$work/table" || fail "plan --wire: exit code $?"
+grep -qE '^EttmmL +1 +4 +4 +.* 924\.2$' "$work/table" || fail "plan --wire: $(cat "$work/table")"
 
 # As JSON, by counted operations; weights of the stages are those of the model.
 "$mtpx" "${plan[@]}" --ranks 2 --json >"$work/json" || fail "plan --json: exit code $?"

@@ -31,6 +31,11 @@ if [[ -n ${MPIRUN-} ]]; then
   $MPIRUN -n 2 "$mtpx" "${train[@]}" --out "$work/mpi" >"$work/log" 2>&1 || fail "mpirun: exit code $?: $(cat "$work/log")"
   same "mpirun" "$work/mpi"
 fi
+# Ranks that share a text score it as one does.
+score=(score --model "$work/one" --data "$work/text.txt" --seq 16 --batch 2 --device cpu --threads 1)
+"$mtpx" "${score[@]}" >"$work/score.1" || fail "score: exit code $?"
+"$mtpx" launch -n 3 -- "${score[@]}" >"$work/score.3" 2>"$work/log" || fail "score of 3 ranks: exit code $?: $(cat "$work/log")"
+cmp "$work/score.1" "$work/score.3" || fail "3 ranks score $(cat "$work/score.3") and one $(cat "$work/score.1")"
 
 # Goes on from a checkpoint of one process with four, and with two that share the experts out, and from one of four with one.
 for grid in '4' '1' '2 --share-experts'; do

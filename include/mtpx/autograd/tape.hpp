@@ -108,10 +108,12 @@ class Tape {
     }
   }
 
-  /// Runs and drops all steps, last first: a loop, however deep the model.
-  void run() {
+  /// Runs and drops all steps, last first: a loop, however deep the model.   before_each: unless it is empty,
+  /// called before each of them
+  void run(const std::function<void()>& before_each = {}) {
     spent_ = true;
     while (!steps_.empty()) {
+      if (before_each) before_each();
       const std::function<void()> step = std::move(steps_.back().backward);
       steps_.pop_back();
       step();

@@ -18,11 +18,13 @@ class Tape;
 
 namespace detail {
 
-/// Where a gradient is gathered. `filled` says whether anybody has written it yet.
+/// Where a gradient is gathered. `filled` says whether anybody has written it yet, `writes` how often
+/// somebody has.
 template <typename G, typename D>
 struct Slot {
   Tensor<G, D> grad;
   bool filled = false;
+  Index writes = 0;
 };
 
 /// Where a tape is, shared by all that was computed on it: null inside once the tape is gone.
@@ -48,6 +50,7 @@ class Destination {
     if (!slot_->grad.defined()) slot_->grad = Tensor<G, D>(device_, shape_);
     const bool accumulate = slot_->filled;
     slot_->filled = true;
+    ++slot_->writes;
     return {slot_->grad.data(), accumulate};
   }
 

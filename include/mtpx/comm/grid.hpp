@@ -1,7 +1,7 @@
 #pragma once
 // Ranks in rows and columns: copies of a pipeline, and its stages.
 
-#include <mtpx/comm/pairs.hpp>
+#include <mtpx/comm/group.hpp>
 #include <mtpx/core/tensor.hpp>
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 #pragma once
 // Processes that work on one thing, as seen by what computes: who am I among how many, and moving bytes.
 
-#include <mtpx/core/device.hpp>
+#include <mtpx/comm/pairs.hpp>
 #include <mtpx/core/error.hpp>
 
 #include <cstddef>
@@ -10,23 +10,6 @@
 #include <utility>
 
 namespace mtpx {
-
-/// One message of an exchange between two ranks. Those of two ranks are matched in the order in which they
-/// stand.
-struct Transfer {
-  int peer = 0;                ///< the other rank
-  bool sends = false;          ///< to the peer, or from it
-  const void* from = nullptr;  ///< what is sent stands here
-  void* to = nullptr;          ///< what is received goes here
-  std::size_t bytes = 0;       ///< the same on both sides
-
-  /// A message to `peer`.
-  static Transfer send(int peer, const void* from, std::size_t bytes) {
-    return {peer, true, from, nullptr, bytes};
-  }
-  /// A message from `peer`.
-  static Transfer receive(int peer, void* to, std::size_t bytes) { return {peer, false, nullptr, to, bytes}; }
-};
 
 /// What carries bytes of device D's memory between the ranks of a group: MPI, NCCL, threads of a test. Every
 /// rank makes the same calls in the same order. It adds nothing up: sums are our kernels' (fold_parts), in an
@@ -102,6 +85,16 @@ class Group {
     }
     if (calls_ != nullptr && !transfers.empty()) calls_->send_receive(wire_.get(), device_, transfers);
   }
+  /// Part p of each block of `memory` [blocks, size, bytes_each] is rank p's: to all, in place.
+  void gather_blocks(void* memory, std::size_t blocks, std::size_t bytes_each) const {
+    if (calls_ != nullptr) calls_->gather_blocks(wire_.get(), device_, memory, blocks, bytes_each);
+  }
+  /// Says that all_to_all() will often be called from inside these bytes, and gather_blocks() with them: a
+  /// wire may show them to the other ranks. Every rank has as many and makes the call. They are the caller's,
+  /// who drops the handle before giving them away.
+  std::shared_ptr<void> share(void* memory, std::size_t bytes) const {
+    return calls_ != nullptr ? calls_->share(wire_.get(), memory, bytes) : nullptr;
+  }
   /// Returns when every rank is here.
   void barrier() const {
     if (calls_ != nullptr) calls_->barrier(wire_.get(), device_);
@@ -116,6 +109,8 @@ class Group {
     void (*all_to_all)(void*, const D&, const void*, void*, std::size_t);
     void (*all_gather)(void*, const D&, const void*, void*, std::size_t);
     void (*send_receive)(void*, const D&, std::span<const Transfer>);
+    void (*gather_blocks)(void*, const D&, void*, std::size_t, std::size_t);
+    std::shared_ptr<void> (*share)(void*, void*, std::size_t);
     void (*barrier)(void*, const D&);
     void (*check)(void*, const D&);
   };
@@ -129,6 +124,21 @@ class Group {
       },
       [](void* wire, const D& device, std::span<const Transfer> transfers) {
         static_cast<Wire*>(wire)->send_receive(device, transfers);
+      },
+      [](void* wire, const D& device, void* memory, std::size_t blocks, std::size_t bytes) {
+        Wire& own = *static_cast<Wire*>(wire);
+        if constexpr (requires { own.gather_blocks(device, memory, blocks, bytes); }) {
+          own.gather_blocks(device, memory, blocks, bytes);
+        } else {
+          detail::gather_blocks_by_pairs(own, device, memory, blocks, bytes);
+        }
+      },
+      [](void* wire, void* memory, std::size_t bytes) {
+        if constexpr (requires { static_cast<Wire*>(wire)->share(memory, bytes); }) {
+          return static_cast<Wire*>(wire)->share(memory, bytes);
+        } else {
+          return std::shared_ptr<void>();
+        }
       },
       [](void* wire, const D& device) { static_cast<Wire*>(wire)->barrier(device); },
       [](void* wire, const D& device) { static_cast<Wire*>(wire)->check(device); }};

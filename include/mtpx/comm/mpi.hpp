@@ -2,7 +2,7 @@
 // Ranks that mpirun started. Needs an MPI library, which nothing else of mtpx does: whoever includes this
 // file links it (CMake: MTPX_MPI; Debian: libopenmpi-dev).
 
-#include <mtpx/comm/pairs.hpp>
+#include <mtpx/comm/group.hpp>
 #include <mtpx/comm/world.hpp>
 
 // The C interface alone.

@@ -2,8 +2,7 @@
 // Several GPUs through NCCL.
 
 #include <mtpx/comm/nccl_calls.hpp>
-#include <mtpx/comm/world.hpp>
-#include <mtpx/core/cuda.hpp>
+#include <mtpx/comm/peer_memory.hpp>
 
 #include <chrono>
 #include <cstddef>
@@ -16,10 +15,15 @@
 
 namespace mtpx {
 
-/// NCCL between the GPUs of a run, one for each process. All calls are queued on the device's own stream, so
-/// they are recorded with what stands around them, and a buffer may be handed on as soon as the host has
-/// dropped it. The first run of what is recorded makes the connections; every rank records and replays the
-/// same in the same order. Not for multicast over NVLink: NCCL_NVLS_ENABLE=0 where that is not to be had.
+/// NCCL between the GPUs of a run, one for each process. All calls are queued on the stream of the device
+/// that they are given, so they are recorded with what stands around them, and a buffer may be handed on as
+/// soon as the host has dropped it. The first run of what is recorded makes the connections; every rank
+/// records and replays the same in the same order. Not for multicast over NVLink: NCCL_NVLS_ENABLE=0 where
+/// that is not to be had.
+///
+/// NCCL's kernels take processors from what computes beside them. So what is exchanged from memory that ranks
+/// show each other (share()) goes by copy engines where GPUs reach each other, see detail::PeerMemory;
+/// MTPX_PEER_COPIES=0: never.
 class NcclWire {
  public:
   /// Waits for all. Throws CommError.
@@ -30,14 +34,18 @@ class NcclWire {
     std::memcpy(id.bytes, text.data(), sizeof id.bytes);
     const Cuda::Current current(device);
     demand(calls_.comm_init_rank(&comm_, world.size(), id, world.rank()), "ncclCommInitRank");
+    peers_ = std::make_shared<detail::PeerMemory>(world, device);
   }
   NcclWire(const NcclWire&) = delete;
   NcclWire& operator=(const NcclWire&) = delete;
   ~NcclWire() {
     if (comm_ == nullptr) return;
     const detail::CurrentGpu current(device_.ordinal(), std::nothrow);
-    // Who leaves by an exception does not wait for the others.
-    (void)(std::uncaught_exceptions() > 0 ? calls_.comm_abort(comm_) : calls_.comm_destroy(comm_));
+    if (std::uncaught_exceptions() > 0) {
+      give_up();  // who leaves by an exception waits for nobody
+    } else {
+      (void)calls_.comm_destroy(comm_);
+    }
   }
 
   /// This process's number, from 0.
@@ -47,7 +55,16 @@ class NcclWire {
 
   /// See HasCollectives, also for the following.
   void all_to_all(const Cuda& device, const void* from, void* to, std::size_t bytes) {
-    detail::all_to_all_by_pairs(*this, device, from, to, bytes);
+    if (!peers_->shares(from, bytes * static_cast<std::size_t>(size())) || device.planned())
+      return detail::all_to_all_by_pairs(*this, device, from, to, bytes);
+    const auto own = [&](int part) { return detail::part_of(from, part, bytes); };
+    peers_->meet(device.stream(), 0);
+    copy_on_device(device, detail::part_of(to, rank(), bytes), own(rank()), bytes);
+    for (int ahead = 1; ahead < size(); ++ahead) {
+      const int peer = (rank() + ahead) % size();
+      copy_on_device(device, detail::part_of(to, peer, bytes), peers_->of(peer, own(rank())), bytes);
+    }
+    peers_->meet(device.stream(), 1);
   }
   /// Every rank's part to all.
   void all_gather(const Cuda& device, const void* from, void* to, std::size_t bytes) {
@@ -55,6 +72,23 @@ class NcclWire {
     const Cuda::Current current(device);
     demand(calls_.all_gather(from, to, bytes, detail::NcclCalls::bytes, comm_, device.stream()),
            "ncclAllGather");
+  }
+  /// See Group::share().
+  std::shared_ptr<void> share(void* memory, std::size_t bytes) { return peers_->share(memory, bytes); }
+  /// See Group::gather_blocks().
+  void gather_blocks(const Cuda& device, void* memory, std::size_t blocks, std::size_t bytes) {
+    const std::size_t block = bytes * static_cast<std::size_t>(size());
+    if (!peers_->shares(memory, blocks * block) || device.planned())
+      return detail::gather_blocks_by_pairs(*this, device, memory, blocks, bytes);
+    peers_->meet(device.stream(), 0);
+    for (int ahead = 1; ahead < size(); ++ahead) {
+      const int peer = (rank() + ahead) % size();
+      for (std::size_t i = 0; i < blocks; ++i) {
+        std::byte* const place = detail::part_of(memory, peer, bytes) + i * block;
+        copy_on_device(device, place, peers_->of(peer, place), bytes);
+      }
+    }
+    peers_->meet(device.stream(), 1);
   }
   /// All in one group of NCCL's: a lone send would keep the GPU from the receive behind it.
   void send_receive(const Cuda& device, std::span<const Transfer> transfers) {
@@ -71,6 +105,18 @@ class NcclWire {
     }
     demand(calls_.group_end(), "ncclGroupEnd");
   }
+  /// Begins to end what the device waits for, which may be a rank that is gone, and does not wait for that:
+  /// what NCCL's kernels wait for and what its streams do, one behind the other in any order. Whoever learns
+  /// by the host that a rank is gone calls it before letting go of what is queued, for giving memory back
+  /// waits for the device. Nothing can be moved after it.
+  void give_up() {
+    if (comm_ == nullptr) return;
+    std::thread([peers = peers_, device = device_] { peers->release(device.stream()); }).detach();
+    std::thread([abort = calls_.comm_abort, comm = std::exchange(comm_, nullptr), device = device_] {
+      const detail::CurrentGpu current(device.ordinal(), std::nothrow);
+      (void)abort(comm);
+    }).detach();
+  }
   /// Waits for the device, then for the other hosts.
   void barrier(const Cuda& device) {
     check(device);
@@ -86,7 +132,10 @@ class NcclWire {
     while (true) {
       const cudaError_t status = cudaStreamQuery(device.stream());
       if (status == cudaSuccess) return;
-      if (status != cudaErrorNotReady) detail::cuda_check(status, "cuda");
+      if (status != cudaErrorNotReady) {
+        if (text.empty()) world_.host().check();  // memory of one that is gone
+        detail::cuda_check(status, "cuda");
+      }
       int error = 0;
       if (calls_.comm_get_async_error(comm_, &error) != detail::NcclCalls::ok) error = detail::NcclCalls::ok;
       if (error != detail::NcclCalls::ok && error != detail::NcclCalls::in_progress)
@@ -98,7 +147,7 @@ class NcclWire {
           text = found.what();
           gone = Clock::now();
         }
-      } else if (Clock::now() - gone > std::chrono::seconds(10)) {
+      } else if (Clock::now() - gone > std::chrono::seconds(1)) {
         abort(text);
       }
       std::this_thread::sleep_for(std::chrono::microseconds(50));
@@ -107,7 +156,7 @@ class NcclWire {
 
  private:
   [[noreturn]] void abort(const std::string& text) {
-    (void)calls_.comm_abort(std::exchange(comm_, nullptr));
+    give_up();
     throw CommError(text);
   }
   void demand(int result, const char* what) const {
@@ -120,6 +169,7 @@ class NcclWire {
   World world_;
   Cuda device_;
   detail::NcclCalls::Comm comm_ = nullptr;
+  std::shared_ptr<detail::PeerMemory> peers_;
 };
 
 /// The ranks of a world, a GPU each. Of one rank it needs no library. Throws CommError.

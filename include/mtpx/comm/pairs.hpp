@@ -1,7 +1,8 @@
 #pragma once
 // Collectives out of messages between two ranks, for wires that have nothing better.
 
-#include <mtpx/comm/group.hpp>
+#include <mtpx/comm/transfer.hpp>
+#include <mtpx/core/device.hpp>
 
 #include <cstddef>
 #include <vector>
@@ -45,6 +46,21 @@ void all_gather_by_pairs(Wire& wire, const D& device, const void* from, void* to
   wire.send_receive(device, pairs(
                                 wire, bytes, [&](int) { return from; },
                                 [&](int peer) { return part_of(to, peer, bytes); }));
+}
+
+/// See Group::gather_blocks(): all blocks at once.
+template <typename Wire, typename D>
+void gather_blocks_by_pairs(Wire& wire, const D& device, void* memory, std::size_t blocks,
+                            std::size_t bytes) {
+  std::vector<Transfer> all;
+  for (std::size_t i = 0; i < blocks; ++i) {
+    std::byte* const block = part_of(memory, wire.size(), i * bytes);
+    const auto part = [&](int rank) { return part_of(block, rank, bytes); };
+    const auto of_block = pairs(
+        wire, bytes, [&](int) { return part(wire.rank()); }, part);
+    all.insert(all.end(), of_block.begin(), of_block.end());
+  }
+  wire.send_receive(device, all);
 }
 
 }  // namespace mtpx::detail

@@ -1,7 +1,7 @@
 #pragma once
 // Ranks that meet at an address: sockets of the system, no library.
 
-#include <mtpx/comm/pairs.hpp>
+#include <mtpx/comm/group.hpp>
 
 #include <netdb.h>
 #include <netinet/in.h>

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
 #include <optional>
@@ -128,6 +129,14 @@ class Cuda {
   explicit Cuda(Planned, int ordinal = 0)
       : state_(std::make_shared<State>(ordinal, std::make_shared<detail::PlannedMemory>())) {}
 
+  /// Another handle to the same GPU, with a stream of its own, whose work goes first where both have some.
+  Cuda beside() const {
+    Cuda other{Empty{}};
+    other.state_ = std::make_shared<State>(
+        ordinal(), planned() ? std::make_shared<detail::PlannedMemory>() : nullptr, true);
+    return other;
+  }
+
   /// Whether this process can use GPU `ordinal`. If not, `why` (unless null) is told CUDA's reason.
   static bool available(int ordinal = 0, std::string* why = nullptr) {
     int count = 0;
@@ -200,20 +209,24 @@ class Cuda {
   }
 
   struct State {
-    State(int device, std::shared_ptr<detail::PlannedMemory> addresses)
-        : ordinal(device), planned(std::move(addresses)) {
+    State(int device, std::shared_ptr<detail::PlannedMemory> addresses, bool goes_first = false)
+        : ordinal(device), is_beside(goes_first), planned(std::move(addresses)) {
       current = add_pool(Pool::Cutting::on).get();
       std::string why;
       if (!available(device, &why)) throw DeviceError(cat("[cuda] device ", device, ": ", why));
       const detail::CurrentGpu now(device);
       detail::cuda_check(cudaGetDeviceProperties(&properties, device), "cuda");
-      detail::cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cuda");
+      int last = 0, first = 0;
+      detail::cuda_check(cudaDeviceGetStreamPriorityRange(&last, &first), "cuda");
+      detail::cuda_check(
+          cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, goes_first ? first : last), "cuda");
     }
     State(const State&) = delete;
     State& operator=(const State&) = delete;
     ~State() {
       const detail::CurrentGpu now(ordinal, std::nothrow);
-      (void)cudaStreamSynchronize(stream);
+      // What an exception has left beside may wait for a rank that is gone, until its wire is.
+      if (!is_beside || std::uncaught_exceptions() == 0) (void)cudaStreamSynchronize(stream);
       owned.clear();
       pinned.reset();
       (void)cudaStreamDestroy(stream);
@@ -236,6 +249,7 @@ class Cuda {
     }
 
     int ordinal;
+    bool is_beside;
     std::shared_ptr<detail::PlannedMemory> planned;
     cudaDeviceProp properties{};
     cudaStream_t stream = nullptr;
@@ -351,6 +365,52 @@ class Recorded<Cuda> {
   std::shared_ptr<Pool> pool_;
   cudaGraphExec_t graph_ = nullptr;
   bool warm_ = false;
+};
+
+/// On a stream of its own; while work is recorded, a branch of the graph.
+template <>
+class Beside<Cuda> {
+ public:
+  explicit Beside(const Cuda& device) : device_(device), beside_(device.beside()) {
+    const Cuda::Current current(device);
+    for (cudaEvent_t* const event : {&fork_, &join_})
+      detail::cuda_check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cuda");
+  }
+  Beside(const Beside&) = delete;
+  Beside& operator=(const Beside&) = delete;
+  ~Beside() {
+    const detail::CurrentGpu current(device_.ordinal(), std::nothrow);
+    for (const cudaEvent_t event : {fork_, join_}) (void)cudaEventDestroy(event);
+  }
+
+  /// work(device): queued on that stream, behind what the device's own has.
+  template <typename Work>
+  void operator()(const Work& work) {
+    order(device_, fork_, beside_);
+    pending_ = true;
+    work(beside_);
+  }
+  /// The device's own stream waits for it.
+  void join() {
+    if (std::exchange(pending_, false)) order(beside_, join_, device_);
+  }
+  /// The host does.
+  void forget() {
+    if (std::exchange(pending_, false)) beside_.synchronize();
+  }
+
+ private:
+  /// What is queued on `second` from here on waits for what `first` has.
+  static void order(const Cuda& first, cudaEvent_t event, const Cuda& second) {
+    if (first.planned()) return;
+    const Cuda::Current current(first);
+    detail::cuda_check(cudaEventRecord(event, first.stream()), "cuda");
+    detail::cuda_check(cudaStreamWaitEvent(second.stream(), event, 0), "cuda");
+  }
+
+  Cuda device_, beside_;
+  cudaEvent_t fork_ = nullptr, join_ = nullptr;
+  bool pending_ = false;
 };
 
 // Transfers and fills of raw bytes, in the order of the stream.

@@ -2,6 +2,7 @@
 // What a device is. A device is a handle: copying it shares what it stands for. Beside what is written here
 // it brings the kernels of kernels/list.hpp, found by its type.
 
+#include <mtpx/core/beside.hpp>
 #include <mtpx/core/pool.hpp>
 #include <mtpx/core/recorded.hpp>
 
@@ -82,6 +83,7 @@ void set_zero(const D&, void* to, std::size_t bytes) {
 ///                                into pieces of the host's memory, in order; with host memory there is one
 ///                                piece, the memory itself
 ///   Recorded<D>                  work that is the same every time (core/recorded.hpp)
+///   Beside<D>                    work beside its own (core/beside.hpp)
 template <typename D>
 concept IsDevice = std::copyable<D> && std::same_as<decltype(D::memory), const Memory> &&
     requires(const D& device, void* to, const void* from, std::size_t bytes, Recorded<D>& recorded,

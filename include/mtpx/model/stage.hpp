@@ -4,6 +4,7 @@
 #include <mtpx/model/loss.hpp>
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -105,19 +106,22 @@ class StagePass {
   /// What forward() hands to the slice behind; nothing of a slice with the head.
   const StageState<T, D>& made() const { return made_; }
 
-  /// Runs the slice back and adds `share` times the gradients to the parameters'.   gradient: of made()
-  void backward(const StageState<T, D>& gradient) {
+  /// Runs the slice back and adds `share` times the gradients to the parameters'.
+  ///
+  /// gradient: of made()   before_each: see Tape::run()
+  void backward(const StageState<T, D>& gradient, const std::function<void()>& before_each = {}) {
     if (!model_.slice.head) {
       tape_.seed(z_, gradient.x[0]);
       if (!model_.detach_depths) {
         for (std::size_t i = 0; i < looked_up_.size(); ++i) tape_.seed(looked_up_[i], gradient.x[i + 1]);
       }
       seed_balance(tape_, balance_);
-      tape_.run();
+      tape_.run(before_each);
     } else if (model_.design.chains) {
-      tape_.backward(loss_.total, share_of(1));
+      tape_.seed(loss_.total, share_of(1));
+      tape_.run(before_each);
     } else {
-      head_by_head();
+      head_by_head(before_each);
     }
     give_back(gradient);
   }
@@ -188,7 +192,7 @@ class StagePass {
       given_.x.push_back(model_.slice.head ? of(depths_[i]) : gradient.x[i + 1]);
   }
 
-  void head_by_head() {
+  void head_by_head(const std::function<void()>& before_each) {
     const Index depth = model_.config.num_nextn_predict_layers;
     const auto heads = static_cast<std::size_t>(last()) + 1;
     std::vector<BalanceLosses<T, D>> balance(heads);
@@ -207,10 +211,10 @@ class StagePass {
       const Var<A, D>& loss = losses[i].loss;
       if (loss.wants_grad()) head.seed(loss, share_of(options_.weight(k, depth)));
       seed_balance(head, balance[i]);
-      head.run();
+      head.run(before_each);
     }
     seed_balance(tape_, balance_);
-    tape_.run();
+    tape_.run(before_each);
 
     Tape sum(Mode::inference);
     BalanceLosses<T, D> all;

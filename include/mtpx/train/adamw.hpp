@@ -33,10 +33,14 @@ struct ByType {
   std::vector<Item<bf16>> halves;
 
   template <typename N>
-  std::vector<Item<N>>& of() {
+  const std::vector<Item<N>>& of() const {
     if constexpr (std::is_same_v<N, float>) return floats;
     if constexpr (std::is_same_v<N, double>) return doubles;
     if constexpr (std::is_same_v<N, bf16>) return halves;
+  }
+  template <typename N>
+  std::vector<Item<N>>& of() {
+    return const_cast<std::vector<Item<N>>&>(std::as_const(*this).template of<N>());
   }
 };
 template <typename A>
@@ -146,7 +150,7 @@ class AdamW {
   explicit AdamW(const AdamWOptions& options = {}) : options_(options) {}
   /// One whose state the ranks of a group share out: see Shards, also for `bucket`. With a group of one the
   /// same as above.
-  AdamW(const AdamWOptions& options, const Group<D>& group, Index bucket = Shards<T, D>::usual_bucket)
+  AdamW(const AdamWOptions& options, const Group<D>& group, Index bucket = usual_bucket)
       : options_(options),
         shards_(group.size() > 1 ? std::make_unique<Shards<T, D>>(group, bucket) : nullptr) {}
   AdamW(const AdamW&) = delete;
@@ -256,10 +260,10 @@ class AdamW {
     const auto run = [&](const auto& list) {
       if (!list.empty()) adamw_step(device, std::span(list), s, rates_.data(), clip.scale.data());
     };
+    if (shards_) return shards_->move(parameters, run);
     run(parameters.floats);
     run(parameters.doubles);
     run(parameters.halves);
-    if (shards_) shards_->spread();
   }
 
   /// Calls visit(name, tensor) for the state of a module's parameters under their published names, experts

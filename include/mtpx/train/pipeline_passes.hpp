@@ -6,6 +6,7 @@
 #include <mtpx/train/pipeline.hpp>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -45,10 +46,11 @@ class PipelinePasses {
   /// One step's passes: adds to the parameters' gradients.
   ///
   /// inputs: a batch per micro-batch, all of one shape   share: 1 over all micro-batches of the step
+  /// before_each: see Tape::run(), of the backwards
   /// done(micro, pass) is called behind each backward, micro-batch by micro-batch in order
   template <typename Done>
   void run(const std::vector<Batch<D>>& inputs, const MtpLossOptions& options, double share,
-           const Done& done) {
+           const std::function<void()>& before_each, const Done& done) {
     reserve(inputs[0].batch(), inputs[0].time());
     std::vector<Transfer> group;
     std::vector<std::unique_ptr<StagePass<T, D>>> sent;  // whose gradients are on their way
@@ -71,7 +73,7 @@ class PipelinePasses {
         pass = std::make_unique<StagePass<T, D>>(model_, input, options, static_cast<acc_t<T>>(share));
         pass->forward(states_[slot]);
       } else {
-        pass->backward(gradients_[static_cast<std::size_t>(action.micro % 2)]);
+        pass->backward(gradients_[static_cast<std::size_t>(action.micro % 2)], before_each);
         done(action.micro, *pass);
         if (model_.slice.embedding) pass.reset();
       }

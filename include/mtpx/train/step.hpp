@@ -7,6 +7,7 @@
 #include <mtpx/train/pipeline_passes.hpp>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -21,6 +22,7 @@ struct StepOptions {
   double clip = 1.0;                ///< of the global gradient norm; 0: none
   double bias_update_speed = 1e-3;  ///< gamma of the router biases; 0: they stay
   double expert_room = 1.5;         ///< of ranks that share experts out, see ExpertExchange
+  Index bucket = usual_bucket;      ///< of ranks that share the optimiser's state, see Shards
 };
 
 /// Forward, backward, clip, AdamW, router biases. Micro-batches' gradients are added one after the other, see
@@ -60,7 +62,7 @@ class TrainStep {
         inputs_(std::move(inputs)),
         options_(options),
         group_(group),
-        optimizer_(options.adamw, group),
+        optimizer_(options.adamw, group, options.bucket),
         passes_(model, static_cast<Index>(inputs_.size()), stages),
         figures_(stages) {
     require(!inputs_.empty(), "train", "a step takes at least one batch");
@@ -79,7 +81,8 @@ class TrainStep {
       across_ = std::make_shared<ExpertExchange<A, D>>(group, options.expert_room);
       model.share_experts(across_);
     }
-    if (group.size() > 1) own_losses_ = Tensor<A, D>(model.device(), {2 + depths});
+    if (group.size() > 1)
+      own_losses_ = Tensor<A, D>(model.device(), {static_cast<Index>(inputs_.size()), 2 + depths});
     norm_ = Tensor<double, D>(model.device(), {1});
     halted_ = Tensor<double, D>(model.device(), {1});
     fill_value(model.device(), 1, 0.0, halted_.data());
@@ -97,6 +100,7 @@ class TrainStep {
       constants_ = constants;
       record_.forget();
       figures_.forget();
+      if (optimizer_.shards() != nullptr) optimizer_.shards()->forget_order();
       passes_.reserve(inputs_[0].batch(), inputs_[0].time());
       Index parameters = 0;
       for_each_parameter(model_, [&](const std::string&, auto&) { ++parameters; });
@@ -176,8 +180,10 @@ class TrainStep {
     Shards<T, D>* const shards = optimizer_.shards();
     const Index all = micros(), width = losses_.shape().width();
     const double share = 1.0 / static_cast<double>(all);
-    passes_.run(inputs_, options_.loss, share, [&](Index micro, StagePass<T, D>& pass) {
-      if (model_.slice.head) keep(pass.loss(), losses_.data() + micro * group_.size() * width);
+    std::function<void()> before_each;
+    if (shards != nullptr) before_each = [shards] { shards->send_ready(); };
+    passes_.run(inputs_, options_.loss, share, before_each, [&](Index micro, StagePass<T, D>& pass) {
+      if (model_.slice.head) keep(pass.loss(), micro);
       if (shards != nullptr) {
         shards->add(model_);
       } else {
@@ -185,6 +191,7 @@ class TrainStep {
       }
     });
     if (shards != nullptr) {
+      if (model_.slice.head) gather_losses();
       add_up_loads();
     } else {
       sums_.finish(model_);
@@ -218,15 +225,24 @@ class TrainStep {
     scale_into(device, 1, 1.0, nothing.data(), Sink<double>{squares.data(), true});
   }
 
-  /// Writes a micro-batch's losses, and those of the other ranks of the group, to rows of [1 + heads].
-  void keep(const MtpLoss<T, D>& loss, A* rows) {
-    A* to = group_.size() > 1 ? own_losses_.data() : rows;
+  /// Writes the losses of one of this rank's micro-batches.
+  void keep(const MtpLoss<T, D>& loss, Index micro) {
+    const Tensor<A, D>& rows = group_.size() > 1 ? own_losses_ : losses_;
+    A* to = rows.data() + micro * rows.shape().width();
     const auto write = [&](const Var<A, D>& number) {
       copy_rows(model_.device(), 1, 1, number.data(), 1, to++, 1, false);
     };
     write(loss.total);
     for (const auto& depth : loss.depths) write(depth.loss);
-    if (group_.size() > 1) group_.all_gather(own_losses_.data(), rows, own_losses_.bytes());
+  }
+  /// The losses of all ranks' micro-batches, in the order of these.
+  void gather_losses() {
+    const Index ranks = group_.size(), width = losses_.shape().width();
+    const Tensor<A, D> all(model_.device(), {ranks, own_losses_.size()});
+    group_.all_gather(own_losses_.data(), all.data(), own_losses_.bytes());
+    for (Index rank = 0; rank < ranks; ++rank)
+      copy_rows(model_.device(), micros() / ranks, width, all.data() + rank * own_losses_.size(), width,
+                losses_.data() + rank * width, ranks * width, false);
   }
 
   /// The experts' loads of all ranks: counts, whose sums are exact in any order.

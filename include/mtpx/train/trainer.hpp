@@ -294,45 +294,73 @@ class Trainer {
   Index steps_ = 0;
 };
 
-/// Loss and acceptance of all depths over validation windows (any type with size() and at(i) -> HostBatch).
-/// token_bytes: how many bytes of text each id stands for; none given: a byte each.
-template <typename T, typename D, typename Windows>
-Evaluation evaluate(const Transformer<T, D>& model, const Windows& windows, bool mask_documents = false,
-                    std::span<const std::int32_t> token_bytes = {}) {
-  Evaluation result;
-  std::vector<double> hits, same;
-  for (Index i = 0; i < windows.size(); ++i) {
-    const HostBatch host = windows.at(i);
-    const Batch<D> batch = upload(model.device(), host, mask_documents);
-    Tape tape(Mode::inference);
-    const auto loss = mtp_loss(model, model(tape, batch), batch);
-    const std::vector<std::int32_t> main = loss.depths[0].argmax.to_host();
-    const std::size_t depths = loss.depths.size();
-    for (auto* sums : {&result.loss, &hits, &same}) sums->resize(std::max(sums->size(), depths), 0.0);
-    result.rows.resize(std::max(result.rows.size(), depths), 0);
-    for (std::size_t k = 0; k < depths; ++k) {
-      const auto row_loss = loss.depths[k].row_loss.to_host();
-      const auto best = loss.depths[k].argmax.to_host();
-      const auto ahead = static_cast<Index>(k);
-      for (Index b = 0; b < host.batch; ++b) {
-        for (Index t = 0; t + ahead < host.seq; ++t) {
-          if (!host.is_label(b, t, ahead + 1)) continue;
-          const auto at = static_cast<std::size_t>(b * (host.seq - ahead) + t);
-          const std::int32_t label = host.token(b, t + ahead + 1);
-          ++result.rows[k];
-          if (k == 0) result.bytes += token_bytes.empty() ? 1 : token_bytes[static_cast<std::size_t>(label)];
-          result.loss[k] += static_cast<double>(row_loss[at]);
-          hits[k] += best[at] == label ? 1 : 0;
-          same[k] += best[at] == main[static_cast<std::size_t>(b * host.seq + t + ahead)] ? 1 : 0;
-        }
+namespace detail {
+
+/// What is summed over a window batch: bytes of the main head's labels; then of each depth rows that count,
+/// loss, hits and agreements.
+template <typename T, typename D>
+std::vector<double> evaluation_sums(const Transformer<T, D>& model, const HostBatch& host,
+                                    bool mask_documents, std::span<const std::int32_t> token_bytes) {
+  const Batch<D> batch = upload(model.device(), host, mask_documents);
+  Tape tape(Mode::inference);
+  const auto loss = mtp_loss(model, model(tape, batch), batch);
+  const std::vector<std::int32_t> main = loss.depths[0].argmax.to_host();
+  std::vector<double> sums(1);
+  for (std::size_t k = 0; k < loss.depths.size(); ++k) {
+    const auto row_loss = loss.depths[k].row_loss.to_host();
+    const auto best = loss.depths[k].argmax.to_host();
+    const auto ahead = static_cast<Index>(k);
+    double rows = 0, total = 0, hits = 0, same = 0;
+    for (Index b = 0; b < host.batch; ++b) {
+      for (Index t = 0; t + ahead < host.seq; ++t) {
+        if (!host.is_label(b, t, ahead + 1)) continue;
+        const auto at = static_cast<std::size_t>(b * (host.seq - ahead) + t);
+        const std::int32_t label = host.token(b, t + ahead + 1);
+        rows += 1;
+        if (k == 0) sums[0] += token_bytes.empty() ? 1 : token_bytes[static_cast<std::size_t>(label)];
+        total += static_cast<double>(row_loss[at]);
+        hits += best[at] == label ? 1 : 0;
+        same += best[at] == main[static_cast<std::size_t>(b * host.seq + t + ahead)] ? 1 : 0;
       }
     }
+    sums.insert(sums.end(), {rows, total, hits, same});
   }
-  for (std::size_t k = 0; k < result.rows.size(); ++k) {
-    const double rows = std::max(1.0, static_cast<double>(result.rows[k]));
-    result.loss[k] /= rows;
-    result.accuracy.push_back(hits[k] / rows);
-    result.agreement.push_back(same[k] / rows);
+  return sums;
+}
+
+}  // namespace detail
+
+/// Loss and acceptance of all depths over validation windows (any type with size() and at(i) -> HostBatch).
+/// Sums are those of each at(i), added in the order of i.
+///
+/// token_bytes: how many bytes of text each id stands for; none given: a byte each   ranks: that share the
+/// windows, each with the whole model; every rank makes the call and gets what one of them alone would get
+template <typename T, typename D, typename Windows>
+Evaluation evaluate(const Transformer<T, D>& model, const Windows& windows, bool mask_documents = false,
+                    std::span<const std::int32_t> token_bytes = {},
+                    const Group<Cpu>& ranks = Group<Cpu>(Cpu(1))) {
+  const Index size = ranks.size(), each = (windows.size() + size - 1) / size;
+  const auto width = static_cast<std::size_t>(1 + 4 * (1 + model.config.num_nextn_predict_layers));
+  const auto place = [&](Index rank, Index n) { return static_cast<std::size_t>(rank * each + n) * width; };
+  std::vector<double> all(place(size, 0));
+  for (Index n = 0; n * size + ranks.rank() < windows.size(); ++n) {
+    const std::vector<double> sums =
+        detail::evaluation_sums(model, windows.at(n * size + ranks.rank()), mask_documents, token_bytes);
+    std::copy(sums.begin(), sums.end(), all.begin() + static_cast<std::ptrdiff_t>(place(ranks.rank(), n)));
+  }
+  ranks.all_gather(all.data() + place(ranks.rank(), 0), all.data(), place(1, 0) * sizeof(double));
+  std::vector<double> sums(width);
+  for (Index i = 0; i < windows.size(); ++i) {
+    for (std::size_t j = 0; j < width; ++j) sums[j] += all[place(i % size, i / size) + j];
+  }
+  Evaluation result;
+  result.bytes = static_cast<Index>(sums[0]);
+  for (std::size_t at = 1; at < width; at += 4) {
+    const double rows = std::max(1.0, sums[at]);
+    result.rows.push_back(static_cast<Index>(sums[at]));
+    result.loss.push_back(sums[at + 1] / rows);
+    result.accuracy.push_back(sums[at + 2] / rows);
+    result.agreement.push_back(sums[at + 3] / rows);
   }
   return result;
 }
