@@ -80,14 +80,9 @@
   HOW template class AdamW<T, D>;                                                                       \
   HOW template void AdamW<T, D>::step(Transformer<T, D>&, const GradientClip<D>&, double);              \
   HOW template void AdamW<T, D>::step(Transformer<T, D>&, double, double);                              \
-  HOW template void AdamW<T, D>::update(Transformer<T, D>&, const GradientClip<D>&);                    \
-  HOW template detail::ByType<AdamWTensor> AdamW<T, D>::gather(Transformer<T, D>&);                     \
   HOW template GradientClip<D> AdamW<T, D>::clip(Transformer<T, D>&, double, const Tensor<double, D>&,  \
                                                  const Tensor<acc_t<T>, D>&);                           \
   HOW template class Shards<T, D>;                                                                      \
-  HOW template void Shards<T, D>::reserve(Transformer<T, D>&);                                          \
-  HOW template void Shards<T, D>::add(Transformer<T, D>&);                                              \
-  HOW template Tensor<double, D> Shards<T, D>::squares(Transformer<T, D>&, Index);                      \
   HOW template GradientClip<D> detail::clip_norm(const D&, Transformer<T, D>&, double,                  \
                                                  const Tensor<double, D>&, const Tensor<acc_t<T>, D>&); \
   HOW template class GradientSums<T, D>;                                                                \

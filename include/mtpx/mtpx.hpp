@@ -1,11 +1,12 @@
 #pragma once
-// All of mtpx but io/, which needs a JSON library, what is written with Eigen: <mtpx/core/eigen.hpp> and
-// <mtpx/reference.hpp>, and <mtpx/text/chat_template.hpp>. Depends on the standard library alone.
+// What a program needs that trains a model and writes with it, in one process. Doors of their own have, since
+// every file that includes them pays for them: <mtpx/text.hpp>, <mtpx/distributed.hpp>,
+// <mtpx/core/eigen.hpp>, <mtpx/reference.hpp> and io/, which needs a JSON library. Depends on the standard
+// library alone.
 
 #include <mtpx/autograd/checkpoint.hpp>
 #include <mtpx/autograd/gradcheck.hpp>
 #include <mtpx/autograd/tape.hpp>
-#include <mtpx/comm/grid.hpp>
 #include <mtpx/comm/group.hpp>
 #include <mtpx/core/cpu.hpp>
 #include <mtpx/decode/generate.hpp>
@@ -40,19 +41,10 @@
 #include <mtpx/ops/softmax.hpp>
 #include <mtpx/ops/state_cache.hpp>
 #include <mtpx/ops/swiglu.hpp>
-#include <mtpx/text/bpe_train.hpp>
-#include <mtpx/text/tokenizer.hpp>
-#include <mtpx/train/across_stages.hpp>
 #include <mtpx/train/adamw.hpp>
 #include <mtpx/train/batches.hpp>
 #include <mtpx/train/corpus.hpp>
 #include <mtpx/train/gradient_sums.hpp>
-#include <mtpx/train/layout.hpp>
-#include <mtpx/train/layout_costs.hpp>
-#include <mtpx/train/learn_bpe.hpp>
-#include <mtpx/train/pipeline.hpp>
-#include <mtpx/train/pipeline_passes.hpp>
-#include <mtpx/train/plan.hpp>
 #include <mtpx/train/schedule.hpp>
 #include <mtpx/train/sharded.hpp>
 #include <mtpx/train/tokens.hpp>

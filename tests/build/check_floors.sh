@@ -9,7 +9,7 @@ status=0
 find include instances -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu' \) -exec awk '
   # Floor of a file, named from include/ ("mtpx/core/shape.hpp") or from the repository ("instances/...").
   function floor_of(name) {
-    if (name ~ /^(mtpx\/(mtpx|instances|io\/instances)\.hpp$|instances\/)/) return 8
+    if (name ~ /^(mtpx\/(mtpx|text|distributed|instances|io\/instances)\.hpp$|instances\/)/) return 8
     if (name ~ /^mtpx\/(core|comm)\// || name == "mtpx/version.hpp") return 0
     if (name ~ /^mtpx\/kernels\// || name ~ /^mtpx\/(kernels|reference)\.hpp$/) return 1
     if (name ~ /^mtpx\/autograd\//) return 2
@@ -47,7 +47,7 @@ find include instances -type f \( -name '*.hpp' -o -name '*.cuh' -o -name '*.cpp
       # Kernels include their siblings; the doors to them are kernels.hpp and reference.hpp.
       if (floor != 1) complain("write <mtpx/...>")
       if (name ~ /include\//) complain("write <mtpx/...>")
-    } else if (file ~ /^mtpx\/core\// && name !~ /^[a-z_]+$/ && file !~ /cuda|core\/(eigen|planned)/) {
+    } else if (file ~ /^mtpx\/core\// && name !~ /^[a-z_]+$/ && file !~ /cuda|core\/(eigen|planned|clock|thread)/) {
       complain("core knows only the standard library and core")
     }
 

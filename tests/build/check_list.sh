@@ -46,7 +46,7 @@ refuses swiglu_backward '
 #define swiglu_backward swiglu_backwards
 #include <mtpx/kernels/cpu/swiglu.hpp>
 #undef swiglu_backward
-#include <mtpx/kernels.hpp>'
+#include <mtpx/kernels/cpu/build/check.hpp>'
 refuses decode_tokens "$(gpu "${heads//decode_tokens/decode_token}")"
 refuses clip_scale "$(gpu "${heads//double max_norm/float max_norm}")"
 

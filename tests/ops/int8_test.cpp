@@ -1,5 +1,6 @@
 #include <mtpx/decode/generate.hpp>
 #include <mtpx/ops/experts.hpp>
+#include <mtpx/ops/int8.hpp>
 #include <mtpx/ops/linear.hpp>
 #include <mtpx/ops/next_token.hpp>
 #include <mtpx/reference.hpp>
@@ -20,7 +21,7 @@ struct Int8Case {
   std::vector<float> numbers;
 
   Int8Case(const Shape& shape, Index run, std::uint64_t stream) {
-    const Parameter<float, Cpu> parameter(Cpu(1), shape, run);
+    const Parameter<float, Cpu> parameter(Cpu(1), shape, Int8Run(run, &int8_products<float, Cpu>));
     weight = parameter;
     const Int8Weight<Cpu>& kept = *parameter.int8();
     const Int8Weights one = kept.matrix();
@@ -160,7 +161,7 @@ TEST_CASE("8-bit weights: a model writes the text of the floats that they stand 
       return model;
     }();
     c.int8_blocks = BlockSize{1, 3};
-    Transformer<float, Cpu> kept(Cpu(2), c);
+    Transformer<float, Cpu> kept(Cpu(2), c, int8_products<float, Cpu>);
     initialize(kept, 1, 0.3);
     take_numbers(kept, whole);
     for (const double temperature : {0.0, 1.0}) {
@@ -189,7 +190,7 @@ TEST_CASE("8-bit weights: a model writes the text of the floats that they stand 
 }
 
 TEST_CASE("8-bit weights: nothing else is done with them") {
-  const Parameter<float, Cpu> parameter(Cpu(1), {2, 3}, 2);
+  const Parameter<float, Cpu> parameter(Cpu(1), {2, 3}, Int8Run(2, &int8_products<float, Cpu>));
   const auto text = [](const auto& action) {
     try {
       action();
@@ -206,7 +207,7 @@ TEST_CASE("8-bit weights: nothing else is done with them") {
   const auto x = random_tensor<float, Cpu>({1, 3}, 1);
   CHECK(text([&] { linear<float, float, Cpu>(tape.constant(x), parameter); }) ==
         "[linear] a weight in 8 bits has no backward; use a tape in inference mode");
-  const Parameter<double, Cpu> exact(Cpu(1), {2, 3}, 2);
+  const Parameter<double, Cpu> exact(Cpu(1), {2, 3}, Int8Run(2, &int8_products<double, Cpu>));
   Tape quiet(Mode::inference);
   CHECK(text([&] {
           linear<double, double, Cpu>(quiet.constant(random_tensor<double, Cpu>({1, 3}, 1)), exact);

@@ -1,6 +1,7 @@
 #include <mtpx/decode/generate.hpp>
 #include <mtpx/nn/pack.hpp>
 #include <mtpx/ops/experts.hpp>
+#include <mtpx/ops/int8.hpp>
 #include <mtpx/ops/linear.hpp>
 #include <mtpx/ops/next_token.hpp>
 #include <mtpx/reference.hpp>
@@ -22,7 +23,7 @@ struct PackedCase {
   Parameter<T, Cpu> packed;
 
   PackedCase(const Shape& shape, std::uint64_t stream)
-      : rows(random_tensor<T, Cpu>(shape, stream)), packed(Cpu(2), shape, 0) {
+      : rows(random_tensor<T, Cpu>(shape, stream)), packed(Cpu(2), shape, Int8Run()) {
     std::copy_n(rows.data(), rows.size(), packed.data());
     pack(packed);
   }
@@ -127,14 +128,14 @@ template <typename T>
 void check_packed_text() {
   for (const bool mixture : {true, false}) {
     const Config c = mixture ? mixture_config(2) : dense_config(2);
-    const Cpu cpu(2);
-    Transformer<T, Cpu> model(cpu, c);
+    const Cpu host(2);
+    Transformer<T, Cpu> model(host, c);
     initialize(model, 1, 0.3);
     Ints want[2];
     for (const bool packed : {false, true}) {
       if (packed) {
         pack_for_decoding(model);
-        CHECK(cpu.pool().reserved_bytes() == cpu.pool().bytes_in_use());  // the rows are gone
+        CHECK(host.pool().reserved_bytes() == host.pool().bytes_in_use());  // the rows are gone
       }
       for (const double temperature : {0.0, 1.0}) {
         for (const Index draft : {0, 3}) {
@@ -191,11 +192,11 @@ TEST_CASE("packed weights: nothing else is done with them") {
   Parameter<float, Cpu> table(Cpu(1), {2, 3});
   PackedCase<float>::pack(table);
   CHECK(table.value().defined());
-  Parameter<double, Cpu> exact(Cpu(1), {2, 3}, 0);
+  Parameter<double, Cpu> exact(Cpu(1), {2, 3}, Int8Run());
   PackedCase<double>::Alone module{exact};
   pack_for_decoding(module);
   CHECK(exact.packed() == nullptr);
-  Parameter<float, Cpu> in_8_bits(Cpu(1), {2, 3}, 2);
+  Parameter<float, Cpu> in_8_bits(Cpu(1), {2, 3}, Int8Run(2, &int8_products<float, Cpu>));
   PackedCase<float>::pack(in_8_bits);
   CHECK(in_8_bits.int8() != nullptr);
 }

@@ -6,24 +6,68 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 namespace mtpx {
 
+template <typename D>
+struct Int8Weight;
+
+/// How weights in 8 bits come about on device D.
+template <typename D>
+struct Int8Making {
+  /// A new one, as Int8Weight(device, shape, columns), which knows its `making`
+  std::shared_ptr<const Int8Weight<D>> (*make)(const D& device, const Shape& shape, Index columns,
+                                               const Int8Making& making);
+  /// Int8Weight::quantize_row(); throws DeviceError where the memory is not the host's
+  void (*quantize_row)(const Int8Weight<D>& weight, Index e, Index i, const float* numbers);
+};
+/// What is done with weights in 8 bits on device D, for activations of type T: the one is int8_products<T, D>
+/// (ops/int8.hpp). A weight brings it along, so whoever has none does not compile it.
+template <typename T, typename D>
+struct Int8Products : Int8Making<D> {
+  /// y = x W^T; `op` heads what is thrown
+  template <typename Y>
+  using Multiply = void (*)(std::string_view op, const Tensor<T, D>& x, const Int8Weight<D>& w,
+                            const Tensor<Y, D>& y, bool recording);
+  /// The sums of experts_int8_forward()
+  using Experts = void (*)(bool recording, const ExpertsShape& s, const std::int32_t* offsets,
+                           const std::int32_t* slot, const std::int32_t* place, const Tensor<T, D>& x,
+                           const acc_t<T>* weights, const Int8Weight<D>& gate, const Int8Weight<D>& up,
+                           const Int8Weight<D>& down, T* hidden_gate, T* hidden_up, T* y);
+  Multiply<T> multiply;                 ///< to activations
+  Multiply<acc_t<T>> multiply_to_sums;  ///< to logits
+  Experts experts;                      ///< a mixture, all three weights in 8 bits
+};
+
+/// Whether a parameter is kept in 8 bits, and how: see Parameter.
+struct Int8Run {
+  Index columns = 0;               ///< that share a scale of a row; 0: it is kept in numbers of its type
+  const void* products = nullptr;  ///< the Int8Making<D> of its device
+
+  Int8Run() = default;
+  template <typename T, typename D>
+  Int8Run(Index shared, const Int8Products<T, D>* of)
+      : columns(shared), products(static_cast<const Int8Making<D>*>(of)) {}
+};
+
 /// Matrices of whole numbers with scales, in the order in which products read them (Int8Weights): what
 /// decoding reads in place of a weight. It has no gradient and is no operand of anything else.
 template <typename D>
 struct Int8Weight {
-  Shape shape;               ///< of the weight: [out, in], or [E, out, in]
-  Index run = 1;             ///< columns that share a row's scale
-  Tensor<std::int8_t, D> q;  ///< Int8Weights::q of each matrix
-  Tensor<float, D> scales;   ///< Int8Weights::scales of each
+  Shape shape;                            ///< of the weight: [out, in], or [E, out, in]
+  Index run = 1;                          ///< columns that share a row's scale
+  Tensor<std::int8_t, D> q;               ///< Int8Weights::q of each matrix
+  Tensor<float, D> scales;                ///< Int8Weights::scales of each
+  const Int8Making<D>* making = nullptr;  ///< what is done with it
 
   /// Of no shape.
   Int8Weight() = default;
   /// Numbers of 0 with scales of NaN, as a Parameter is NaN until it is given numbers.
-  Int8Weight(const D& device, const Shape& of, Index columns) : shape(of), run(columns) {
+  [[gnu::cold]] Int8Weight(const D& device, const Shape& of, Index columns) : shape(of), run(columns) {
     const Int8Weights one = matrix();
     q = Tensor<std::int8_t, D>::zeros(device, {count(), one.bytes()});
     scales = Tensor<float, D>(device, {count(), one.scale_count()});
@@ -43,7 +87,7 @@ struct Int8Weight {
     scales.data()[e * to.scale_count() + to.scale_place(i, j)] = scale;
   }
   /// Row i of matrix e from numbers, each run for itself (quantize_block()).
-  void quantize_row(Index e, Index i, const float* numbers) const requires HostMemory<D> {
+  [[gnu::cold]] void quantize_row(Index e, Index i, const float* numbers) const requires HostMemory<D> {
     const Int8Weights to = matrix();
     std::vector<std::int8_t> row(static_cast<std::size_t>(to.in));
     for (Index j = 0; j < to.in; j += to.run) {
@@ -51,6 +95,12 @@ struct Int8Weight {
       put_scale(e, i, j, quantize_block(numbers + j, 1, columns, to.in, row.data() + j));
     }
     put_row(e, i, row.data());
+  }
+
+  /// Its products with activations of type T.
+  template <typename T>
+  const Int8Products<T, D>& products() const {
+    return *static_cast<const Int8Products<T, D>*>(making);
   }
 
   /// How many matrices it is.

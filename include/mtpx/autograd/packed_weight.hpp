@@ -3,6 +3,9 @@
 
 #include <mtpx/autograd/int8_weight.hpp>
 
+#include <memory>
+#include <string_view>
+
 namespace mtpx {
 
 /// Matrices in the order in which products of few rows stream them (PackedWeights), and these products:
@@ -27,22 +30,31 @@ struct PackedWeight {
   PackedWeights<T> matrix() const { return {shape[shape.rank() - 2], shape.width(), numbers.data_or_null()}; }
 };
 
-/// One of the two; the other has no shape.
+/// One of the two.
 template <typename T, typename D>
 struct KeptWeight {
-  Int8Weight<D> int8;         ///< or
-  PackedWeight<T, D> packed;  ///< this
+  std::shared_ptr<const Int8Weight<D>> int8;  ///< or, where that is null,
+  PackedWeight<T, D> packed;                  ///< this
 
   /// Which.
-  bool in_8_bits() const { return int8.shape.rank() > 0; }
+  bool in_8_bits() const { return int8 != nullptr; }
   /// Of the weight.
-  const Shape& shape() const { return in_8_bits() ? int8.shape : packed.shape; }
+  const Shape& shape() const { return in_8_bits() ? int8->shape : packed.shape; }
   /// Where its numbers are.
-  const D& device() const { return in_8_bits() ? int8.q.device() : packed.numbers.device(); }
+  const D& device() const { return in_8_bits() ? int8->q.device() : packed.numbers.device(); }
   /// What a token reads of them.
-  std::size_t bytes() const { return in_8_bits() ? int8.bytes() : packed.numbers.bytes(); }
+  std::size_t bytes() const { return in_8_bits() ? int8->bytes() : packed.numbers.bytes(); }
   /// As errors call it.
   const char* how() const { return in_8_bits() ? "kept in 8 bits" : "packed"; }
 };
+
+namespace detail {
+/// Throws where an op with a weight that is `kept` so, and not as it is trained, would be recorded.
+[[gnu::noinline, gnu::cold]] inline void check_inference(std::string_view op, std::string_view kept,
+                                                         bool recording) {
+  if (recording)
+    throw Error(cat("[", op, "] a weight ", kept, " has no backward; use a tape in inference mode"));
+}
+}  // namespace detail
 
 }  // namespace mtpx

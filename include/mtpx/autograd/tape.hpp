@@ -5,9 +5,11 @@
 #include <mtpx/core/error.hpp>
 #include <mtpx/kernels.hpp>
 
-#include <functional>
+#include <initializer_list>
+#include <memory>
 #include <ostream>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -15,6 +17,73 @@ namespace mtpx {
 
 /// What a forward is for: a backward behind it, or its values alone.
 enum class Mode { training, inference };
+
+namespace detail {
+
+/// One op on a tape: what it is called, and its backward.
+struct TapeStep {
+  TapeStep() = default;
+  TapeStep(const TapeStep&) = delete;
+  TapeStep& operator=(const TapeStep&) = delete;
+  virtual ~TapeStep() = default;
+  virtual void run() = 0;
+
+  std::string op;
+  std::string path;
+  Shape shape;  // of the first output
+};
+
+/// One whose outputs have types Ts. It keeps their gradients, not the outputs: those live only while another
+/// op saves them.
+template <typename D, typename... Ts>
+class StepOf : public TapeStep {
+ public:
+  /// Which outputs they are.
+  [[gnu::noinline]] void await(const Var<Ts, D>&... outputs) {
+    wanted_ = {Pending<Ts>{outputs.slot(), outputs.device(), outputs.shape()}...};
+    shape = std::get<0>(wanted_).shape;
+  }
+  void run() final {
+    std::apply(
+        [this](const auto&... y) {
+          if ((... || y.slot->filled)) backward(y.take()...);
+        },
+        wanted_);
+  }
+
+ private:
+  virtual void backward(const Tensor<Ts, D>&... dys) = 0;
+
+  template <typename T>
+  struct Pending {
+    std::shared_ptr<Slot<T, D>> slot;
+    D device{typename D::Empty{}};
+    Shape shape;
+
+    Tensor<T, D> take() const {
+      if (!slot->filled) return Tensor<T, D>::zeros(device, shape);
+      slot->filled = false;
+      return std::move(slot->grad);
+    }
+  };
+
+  std::tuple<Pending<Ts>...> wanted_;
+};
+
+/// The op's own part of it: a function, and what that saved.
+template <typename Backward, typename D, typename... Ts>
+class OpStep final : public StepOf<D, Ts...> {
+ public:
+  explicit OpStep(Backward&& backward) : backward_(std::move(backward)) {}
+  [[gnu::noinline]] ~OpStep() override = default;  // else it stands in place twice
+
+ private:
+  void backward(const Tensor<Ts, D>&... dys) override { backward_(dys...); }
+
+  Backward backward_;
+};
+
+}  // namespace detail
 
 /// A plain list of backward steps. Pass it once per forward, at `embedding(tape, ...)`; every Var that is
 /// computed from there carries it along. A tape serves one forward and one backward.
@@ -63,16 +132,30 @@ class Tape {
   /// `backward(const Tensor<T, D>& dy)`. The lambda's captures are the saved activations.
   template <typename T, typename D, typename Backward>
   Var<T, D> record(std::string_view op, Tensor<T, D> y, Backward backward) {
-    return std::get<0>(record(op, std::tuple(std::move(y)), std::move(backward)));
+    Var<T, D> output = output_of(op, std::move(y));
+    if (recording()) {
+      auto* const step = new detail::OpStep<Backward, D, T>(std::move(backward));
+      append(op, step);
+      step->await(output);
+    }
+    return output;
   }
 
   /// The same for an op with several outputs: `backward(dy0, dy1, ...)`. Skipped when no output has a
   /// gradient; an output without one among others that have is given zeros.
   template <typename... Ts, typename D, typename Backward>
   std::tuple<Var<Ts, D>...> record(std::string_view op, std::tuple<Tensor<Ts, D>...> ys, Backward backward) {
-    std::tuple<Var<Ts, D>...> outputs = outputs_of(op, std::move(ys));
-    if (recording()) append(op, outputs, Recorded<D, Ts...>(std::move(backward)));
-    return outputs;
+    return std::apply(
+        [&](auto&... y) {
+          std::tuple<Var<Ts, D>...> outputs(output_of(op, std::move(y))...);
+          if (recording()) {
+            auto* const step = new detail::OpStep<Backward, D, Ts...>(std::move(backward));
+            append(op, step);
+            std::apply([&](const auto&... output) { step->await(output...); }, outputs);
+          }
+          return outputs;
+        },
+        ys);
   }
 
   /// d(loss)/d(everything that wants it), for a loss of one number.
@@ -114,9 +197,9 @@ class Tape {
     spent_ = true;
     while (!steps_.empty()) {
       if (before_each) before_each();
-      const std::function<void()> step = std::move(steps_.back().backward);
+      const std::unique_ptr<detail::TapeStep> step = std::move(steps_.back());
       steps_.pop_back();
-      step();
+      step->run();
     }
   }
 
@@ -125,8 +208,8 @@ class Tape {
 
   /// One line per op: its module path, name and the shape of its first output.
   void print(std::ostream& out) const {
-    for (const Step& step : steps_) {
-      out << step.path << (step.path.empty() ? "" : ".") << step.op << ' ' << step.shape.str() << '\n';
+    for (const auto& step : steps_) {
+      out << step->path << (step->path.empty() ? "" : ".") << step->op << ' ' << step->shape.str() << '\n';
     }
   }
 
@@ -153,89 +236,53 @@ class Tape {
   }
 
  private:
-  struct Step {
-    std::string op;
-    std::string path;
-    Shape shape;
-    std::function<void()> backward;
-  };
-
   template <typename T, typename D>
-  struct Pending {
-    std::shared_ptr<detail::Slot<T, D>> slot;
-    D device;
-    Shape shape;
-
-    Tensor<T, D> take() const {
-      if (!slot->filled) return Tensor<T, D>::zeros(device, shape);
-      slot->filled = false;
-      return std::move(slot->grad);
-    }
-  };
-
-  // An op's backward by the types of its outputs alone: what is below is compiled once for them, and not for
-  // every op.
-  template <typename D, typename... Ts>
-  using Recorded = std::function<void(const Tensor<Ts, D>&...)>;
-
-  template <typename... Ts, typename D>
-  std::tuple<Var<Ts, D>...> outputs_of(std::string_view op, std::tuple<Tensor<Ts, D>...> ys) const {
-    if (spent_)
-      throw Error(cat("[", op, "] this tape's backward has run; a tape serves one forward and one backward"));
-    return std::apply(
-        [this](auto&... y) {
-          return std::tuple(Var<Ts, D>(
-              std::move(y), recording() ? std::make_shared<detail::Slot<Ts, D>>() : nullptr, place_)...);
-        },
-        ys);
+  [[gnu::noinline]] Var<T, D> output_of(std::string_view op, Tensor<T, D>&& y) const {
+    if (spent_) refuse_spent(op);
+    return Var<T, D>(std::move(y), recording() ? std::make_shared<detail::Slot<T, D>>() : nullptr, place_);
   }
 
-  // The step keeps the outputs' gradients, not the outputs: those live only while another op saves them.
-  template <typename... Ts, typename D>
-  void append(std::string_view op, const std::tuple<Var<Ts, D>...>& outputs, Recorded<D, Ts...> backward) {
-    auto wanted = std::apply(
-        [](const auto&... y) {
-          return std::tuple(Pending<Ts, D>{y.slot(), y.device(), y.shape()}...);
-        },
-        outputs);
-    steps_.push_back({std::string(op), path(), std::get<0>(outputs).shape(),
-                      [wanted = std::move(wanted), backward = std::move(backward)] {
-                        std::apply(
-                            [&](const auto&... y) {
-                              if ((... || y.slot->filled)) backward(y.take()...);
-                            },
-                            wanted);
-                      }});
+  [[gnu::noinline]] void append(std::string_view op, detail::TapeStep* step) {
+    std::unique_ptr<detail::TapeStep> owned(step);
+    step->op = op;
+    step->path = path();
+    steps_.push_back(std::move(owned));
+  }
+
+  [[noreturn, gnu::noinline, gnu::cold]] static void refuse_spent(std::string_view op) {
+    throw Error(cat("[", op, "] this tape's backward has run; a tape serves one forward and one backward"));
   }
 
   const detail::TapePlace place_ = std::make_shared<Tape*>(this);
   Mode mode_;
   bool statistics_;
   bool spent_ = false;
-  std::vector<Step> steps_;
+  std::vector<std::unique_ptr<detail::TapeStep>> steps_;
   std::vector<std::string> scopes_;
 };
 
-/// The one tape that the operands of `op` are on. Throws when there is none or more than one, and when it is
-/// gone.
-template <typename... Vars>
-Tape& tape_of(std::string_view op, const Vars&... vars) {
+namespace detail {
+inline Tape& tape_among(std::string_view op, std::initializer_list<Tape*> tapes) {
   Tape* tape = nullptr;
-  bool several = false;
-  (
-      [&] {
-        Tape* const its = vars.tape(op);
-        if (its == nullptr) return;
-        if (tape != nullptr && tape != its) several = true;
-        tape = its;
-      }(),
-      ...);
-  if (several) throw Error(cat("[", op, "] the operands are on two different tapes"));
+  for (Tape* const its : tapes) {
+    if (its == nullptr) continue;
+    if (tape != nullptr && tape != its)
+      throw Error(cat("[", op, "] the operands are on two different tapes"));
+    tape = its;
+  }
   if (tape == nullptr) {
     throw Error(
         cat("[", op, "] no operand is on a tape; start with embedding(tape, ...) or tape.input(...)"));
   }
   return *tape;
+}
+}  // namespace detail
+
+/// The one tape that the operands of `op` are on. Throws when there is none or more than one, and when it is
+/// gone.
+template <typename... Vars>
+Tape& tape_of(std::string_view op, const Vars&... vars) {
+  return detail::tape_among(op, {vars.tape(op)...});
 }
 
 }  // namespace mtpx

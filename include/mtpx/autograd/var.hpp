@@ -27,6 +27,11 @@ struct Slot {
   Index writes = 0;
 };
 
+/// Not in line, as all that is said of errors.
+[[noreturn, gnu::noinline, gnu::cold]] inline void refuse_lost_tape(std::string_view op) {
+  throw Error(cat("[", op, "] the tape of an operand is gone; it must live while ops use what is on it"));
+}
+
 /// Where a tape is, shared by all that was computed on it: null inside once the tape is gone.
 using TapePlace = std::shared_ptr<Tape*>;
 
@@ -37,15 +42,21 @@ using TapePlace = std::shared_ptr<Tape*>;
 template <typename G, typename D>
 class Destination {
  public:
-  Destination(std::shared_ptr<detail::Slot<G, D>> slot, D device, Shape shape)
-      : slot_(std::move(slot)), device_(std::move(device)), shape_(shape) {}
+  Destination(std::shared_ptr<detail::Slot<G, D>> slot, const D& device, const Shape& shape)
+      : slot_(std::move(slot)), device_(device), shape_(shape) {}
+  // Not in line, as those of Tensor and Var.
+  [[gnu::noinline]] Destination(const Destination&) = default;
+  [[gnu::noinline]] Destination(Destination&&) noexcept = default;
+  [[gnu::noinline]] Destination& operator=(const Destination&) = default;
+  [[gnu::noinline]] Destination& operator=(Destination&&) noexcept = default;
+  [[gnu::noinline]] ~Destination() = default;
 
   /// Of the value, and so of its gradient.
   const Shape& shape() const { return shape_; }
 
   /// Where a backward kernel writes the gradient: [rows, width], dense. The first call for a gradient says
   /// overwrite, later ones say add.
-  Sink<G> sink() const {
+  [[gnu::noinline]] Sink<G> sink() const {
     if (slot_ == nullptr) return {};
     if (!slot_->grad.defined()) slot_->grad = Tensor<G, D>(device_, shape_);
     const bool accumulate = slot_->filled;
@@ -87,9 +98,15 @@ class Var {
   using device_type = D;    ///< where both are
 
   Var() = default;
+  // Not in line, as Tensor's are not: four handles, and an op copies, moves and drops a dozen of them.
+  [[gnu::noinline]] Var(const Var& other) = default;
+  [[gnu::noinline]] Var(Var&& other) noexcept = default;
+  [[gnu::noinline]] Var& operator=(const Var& other) = default;
+  [[gnu::noinline]] Var& operator=(Var&& other) noexcept = default;
+  [[gnu::noinline]] ~Var() = default;
   /// A constant.
-  explicit Var(Tensor<T, D> value) : value_(std::move(value)) {}
-  Var(Tensor<T, D> value, std::shared_ptr<detail::Slot<G, D>> slot, detail::TapePlace tape)
+  [[gnu::noinline]] explicit Var(Tensor<T, D> value) : value_(std::move(value)) {}
+  [[gnu::noinline]] Var(Tensor<T, D> value, std::shared_ptr<detail::Slot<G, D>> slot, detail::TapePlace tape)
       : value_(std::move(value)), slot_(std::move(slot)), tape_(std::move(tape)) {}
 
   /// Whether there is a value: an optional operand is left out as a Var().
@@ -101,7 +118,7 @@ class Var {
   }
   /// What stands in place of the value of a weight that is kept in 8 bits; null: nothing does.
   const Int8Weight<D>* int8() const {
-    return kept_ != nullptr && kept_->in_8_bits() ? &kept_->int8 : nullptr;
+    return kept_ != nullptr && kept_->in_8_bits() ? kept_->int8.get() : nullptr;
   }
   /// What stands in place of the value of a weight that is packed; null: nothing does.
   const PackedWeight<T, D>* packed() const {
@@ -128,8 +145,7 @@ class Var {
   /// Null for a leaf. Throws Error, headed by `op`, once the tape is gone.
   Tape* tape(std::string_view op = "tape") const {
     if (tape_ == nullptr) return nullptr;
-    if (*tape_ == nullptr)
-      throw Error(cat("[", op, "] the tape of an operand is gone; it must live while ops use what is on it"));
+    if (*tape_ == nullptr) detail::refuse_lost_tape(op);
     return *tape_;
   }
   /// Where its gradient is gathered; null for a constant.
@@ -138,12 +154,14 @@ class Var {
   bool wants_grad() const { return slot_ != nullptr; }
 
   /// What to capture in place of the operand when backward needs its gradient alone.
-  Destination<G, D> destination() const { return {slot_, device(), shape()}; }
+  [[gnu::noinline]] Destination<G, D> destination() const { return {slot_, device(), shape()}; }
   /// Where backward writes the gradient now, see Destination::sink().
-  Sink<G> sink() const { return destination().sink(); }
+  [[gnu::noinline]] Sink<G> sink() const { return destination().sink(); }
 
   /// The gradient gathered so far; undefined while there is none.
-  Tensor<G, D> grad() const { return slot_ != nullptr && slot_->filled ? slot_->grad : Tensor<G, D>(); }
+  [[gnu::noinline]] Tensor<G, D> grad() const {
+    return slot_ != nullptr && slot_->filled ? slot_->grad : Tensor<G, D>();
+  }
 
  protected:
   Tensor<T, D> value_;                            ///< the numbers
@@ -179,20 +197,21 @@ class Parameter : public Weight<T, D> {
   Parameter() = default;
   explicit Parameter(Tensor<T, D> value)
       : Weight<T, D>(std::move(value), std::make_shared<detail::Slot<acc_t<T>, D>>(), nullptr) {}
-  Parameter(D device, Shape shape) : Parameter(Tensor<T, D>(std::move(device), shape)) {
+  Parameter(const D& device, const Shape& shape) : Parameter(Tensor<T, D>(device, shape)) {
     if constexpr (!NoMemory<D>) {
       const T nan(std::numeric_limits<acc_t<T>>::quiet_NaN());
       fill_value(this->device(), this->value_.size(), nan, this->data());
     }
   }
-  /// One that products alone read. Kept in 8 bits, with a scale for each row's `int8_run` columns; 0: of type
-  /// T, as above. NaN as well, and frozen.
-  Parameter(const D& device, Shape shape, Index int8_run) {
-    if (int8_run == 0) {
+  /// One that products alone read. Kept in 8 bits, with a scale for each row's `int8_run.columns` columns; 0:
+  /// of type T, as above. NaN as well, and frozen.
+  [[gnu::noinline]] Parameter(const D& device, const Shape& shape, const Int8Run& int8_run) {
+    if (int8_run.columns == 0) {
       *this = Parameter(device, shape);
     } else {
+      const auto& making = *static_cast<const Int8Making<D>*>(int8_run.products);
       this->kept_ = std::make_shared<const KeptWeight<T, D>>(
-          KeptWeight<T, D>{Int8Weight<D>(device, shape, int8_run), {}});
+          KeptWeight<T, D>{making.make(device, shape, int8_run.columns, making), {}});
     }
     of_products_ = true;
   }

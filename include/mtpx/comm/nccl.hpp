@@ -21,9 +21,9 @@ namespace mtpx {
 /// records and replays the same in the same order. Not for multicast over NVLink: NCCL_NVLS_ENABLE=0 where
 /// that is not to be had.
 ///
-/// NCCL's kernels take processors from what computes beside them. So what is exchanged from memory that ranks
-/// show each other (share()) goes by copy engines where GPUs reach each other, see detail::PeerMemory;
-/// MTPX_PEER_COPIES=0: never.
+/// NCCL's kernels take processors from what computes beside them. With MTPX_PEER_COPIES=1 what is exchanged
+/// from memory that ranks show each other (share()) goes by copy engines where GPUs reach each other, see
+/// detail::PeerMemory. Not unasked, until a run of many steps is seen to have the bytes of one GPU's.
 class NcclWire {
  public:
   /// Waits for all. Throws CommError.

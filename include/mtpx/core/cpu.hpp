@@ -4,11 +4,11 @@
 #include <mtpx/core/device.hpp>
 #include <mtpx/core/planned.hpp>
 #include <mtpx/core/team.hpp>
+#include <mtpx/core/thread.hpp>
 
 #include <algorithm>
 #include <memory>
 #include <new>
-#include <thread>
 
 namespace mtpx {
 
@@ -39,10 +39,7 @@ class Cpu {
   /// Threads that share the work of one kernel, the caller among them.
   int threads() const { return state_->threads; }
   /// Another number from the next kernel on; 0: every processor that this process may run on.
-  void set_threads(int threads) const {
-    state_->threads =
-        threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  }
+  void set_threads(int threads) const { state_->threads = threads > 0 ? threads : detail::processors(); }
   /// The threads behind parallel_for(); they start when they are first needed and end with the last handle.
   Team& team() const { return state_->team; }
   /// Where tensors come from.

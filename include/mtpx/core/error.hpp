@@ -74,39 +74,77 @@ const Value& unsigned_nan(const Value& value) {
 }
 }  // namespace detail
 
+namespace detail {
+/// Something to print, and how: what a text is put together from, so that it is compiled once.
+struct Piece {
+  template <typename Value>
+  explicit Piece(const Value& what)
+      : value(&what), print([](std::ostream& out, const void* from) {
+          out << unsigned_nan(*static_cast<const Value*>(from));
+        }) {}
+  explicit Piece(std::string_view what) : text(what) {}
+  explicit Piece(const std::string& what) : text(what) {}
+  explicit Piece(const char* what) : text(what) {}
+
+  std::string_view text;                                ///< if nothing is to be printed
+  const void* value = nullptr;                          ///< what is
+  void (*print)(std::ostream&, const void*) = nullptr;  ///< null: a text
+};
+
+[[gnu::noinline, gnu::cold]] inline std::string joined(std::initializer_list<Piece> pieces) {
+  std::ostringstream stream;
+  stream.exceptions(std::ios::badbit);  // a stream swallows bad_alloc, and the text would be cut short
+  for (const Piece& one : pieces) {
+    if (one.print != nullptr) {
+      one.print(stream, one.value);
+    } else {
+      stream << one.text;
+    }
+  }
+  return stream.str();
+}
+}  // namespace detail
+
 /// Concatenates its arguments as `<<` would print them, but for a NaN, which has no sign. Throws
 /// std::bad_alloc. Texts are for errors and names: it is compiled for its size.
 template <typename... Parts>
 [[gnu::cold]] std::string cat(const Parts&... parts) {
-  std::ostringstream stream;
-  stream.exceptions(std::ios::badbit);  // a stream swallows bad_alloc, and the text would be cut short
-  (stream << ... << detail::unsigned_nan(parts));
-  return stream.str();
+  return detail::joined({detail::Piece(parts)...});
 }
 
 /// An operand in an error text, by the name its docstring gives it: a shape, or a Tensor or Var, of which the
-/// text also says whether its rows are apart, and whether there is anything at all.
+/// text also says whether its rows are apart, and whether there is anything at all. It refers to what it is
+/// given, and looks at it when it is asked for the text.
 ///
 ///   x: [4, 2]      y: [4, 2], rows 6 apart      w: undefined
-struct Operand {
-  Operand(std::string_view called, const Shape& extents)
-      : name(called), shape(extents), row_stride(extents.width()) {}
+class Operand {
+ public:
   template <typename X>
-  requires requires(const X& x) { Shape(x.shape()), Index(x.row_stride()), bool(x.defined()); }
   Operand(std::string_view called, const X& x)
-      : name(called), shape(x.shape()), row_stride(x.row_stride()), defined(x.defined()) {}
+      : name(called), of_(&x), say_([](const void* of) {
+          const X& operand = *static_cast<const X*>(of);
+          if constexpr (std::is_same_v<X, Shape>) {
+            return text_of(true, operand, operand.width());
+          } else {
+            return text_of(operand.defined(), operand.shape(), operand.row_stride());
+          }
+        }) {}
 
   /// What the text says behind the name.
-  std::string str() const {
+  std::string str() const { return say_(of_); }
+
+  std::string_view name;  ///< as the docstring has it
+
+ private:
+  [[gnu::noinline, gnu::cold]] static std::string text_of(bool defined, const Shape& shape,
+                                                          Index row_stride) {
     if (!defined) return "undefined";
     const bool apart = row_stride != shape.width() && shape.rows() > 1;
     return apart ? cat(shape.str(), ", rows ", row_stride, " apart") : shape.str();
   }
 
-  std::string_view name;  ///< as the docstring has it
-  Shape shape;            ///< as it is
-  Index row_stride;       ///< numbers from a row's first to the next row's
-  bool defined = true;    ///< whether there is anything at all
+  const void* of_;
+  std::string (*say_)(const void* of);
 };
 
 namespace detail {

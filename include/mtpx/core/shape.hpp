@@ -15,13 +15,16 @@ namespace mtpx {
 using Index = std::int64_t;
 
 /// The extents of a tensor, outermost first, kept inline: at most `max_rank` of them.
+///
+/// What loops over them is not in line, here and in tensors: every op checks shapes in a dozen places, and
+/// would be mostly that.
 class Shape {
  public:
   static constexpr int max_rank = 6;  ///< axes at most
 
   Shape() = default;
   /// Throws std::length_error for more than max_rank extents.
-  Shape(std::initializer_list<Index> extents) : rank_(static_cast<int>(extents.size())) {
+  [[gnu::noinline]] Shape(std::initializer_list<Index> extents) : rank_(static_cast<int>(extents.size())) {
     if (extents.size() > max_rank) throw std::length_error("[shape] a tensor has at most 6 axes");
     std::copy(extents.begin(), extents.end(), extents_.begin());
   }
@@ -35,7 +38,7 @@ class Shape {
   Index width() const { return rank_ == 0 ? 1 : (*this)[rank_ - 1]; }
 
   /// Product of all extents but the last: the number of rows.
-  Index rows() const {
+  [[gnu::noinline]] Index rows() const {
     Index count = 1;
     for (int axis = 0; axis + 1 < rank_; ++axis) count *= (*this)[axis];
     return count;
@@ -45,7 +48,7 @@ class Shape {
   Index size() const { return rows() * width(); }
 
   /// The same shape with another last extent.
-  Shape with_width(Index width) const {
+  [[gnu::noinline]] Shape with_width(Index width) const {
     Shape shape = *this;
     if (shape.rank_ == 0) shape.rank_ = 1;
     shape.extents_[static_cast<std::size_t>(shape.rank_ - 1)] = width;
@@ -56,24 +59,30 @@ class Shape {
   Shape with_front(Index front) const { return rank_ > 0 ? with_axis(0, front) : *this; }
 
   /// The same shape with another extent of one of its axes.
-  Shape with_axis(int axis, Index extent) const {
+  [[gnu::noinline]] Shape with_axis(int axis, Index extent) const {
     Shape shape = *this;
     shape.extents_[static_cast<std::size_t>(axis)] = extent;
     return shape;
   }
 
   /// The same shape with one axis more, the last. Throws std::length_error at max_rank.
-  Shape with_last_axis(Index width) const {
+  [[gnu::noinline]] Shape with_last_axis(Index width) const {
     if (rank_ == max_rank) throw std::length_error("[shape] a tensor has at most 6 axes");
     Shape shape = *this;
     shape.extents_[static_cast<std::size_t>(shape.rank_++)] = width;
     return shape;
   }
 
-  friend bool operator==(const Shape& a, const Shape& b) = default;
+  [[gnu::noinline]] friend bool operator==(const Shape& a, const Shape& b) {
+    if (a.rank_ != b.rank_) return false;
+    for (int axis = 0; axis < a.rank_; ++axis) {
+      if (a[axis] != b[axis]) return false;
+    }
+    return true;
+  }
 
   /// "[2, 3, 4]"; "[]" for rank 0.
-  std::string str() const {
+  [[gnu::noinline, gnu::cold]] std::string str() const {
     std::string text = "[";
     for (int axis = 0; axis < rank_; ++axis) {
       if (axis > 0) text += ", ";

@@ -1,16 +1,15 @@
 #pragma once
 // The host's threads: they share tasks, and where there are none they wait a moment, then sleep.
 
+#include <mtpx/core/clock.hpp>
 #include <mtpx/core/shape.hpp>
+#include <mtpx/core/thread.hpp>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -62,11 +61,13 @@ class Team {
 
  private:
   /// How long a thread spins. The gap between two parallel parts of a step is shorter, a time slice longer.
-  static constexpr std::chrono::microseconds patience{150};
+  static constexpr std::int64_t patience = 150'000;  // nanoseconds
 
   struct alignas(64) Worker {
     std::atomic<int> asleep{0};  // an int: what the system's wait takes as it is
-    std::thread thread;
+    Team* team = nullptr;
+    std::size_t place = 0;
+    detail::Thread thread;
   };
 
   static bool& in_task() {
@@ -77,16 +78,15 @@ class Team {
   /// Spins until done() or for as long as it has patience; returns whether it is done.
   template <typename Done>
   static bool soon(const Done& done) {
-    using Clock = std::chrono::steady_clock;
-    for (Clock::time_point until{};;) {
+    for (std::int64_t until = 0;;) {
       for (int i = 0; i < 32; ++i) {
         if (done()) return true;
 #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
 #endif
       }
-      const Clock::time_point now = Clock::now();
-      if (until == Clock::time_point{}) until = now + patience;
+      const std::int64_t now = nanoseconds_now();
+      if (until == 0) until = now + patience;
       if (now >= until) return false;
     }
   }
@@ -96,11 +96,14 @@ class Team {
     while (workers_.size() < helpers) {
       auto worker = std::make_unique<Worker>();
       workers_.reserve(workers_.size() + 1);
-      try {
-        worker->thread = std::thread(&Team::serve, this, worker.get(), workers_.size());
-      } catch (const std::system_error&) {
-        return workers_.size();
-      }
+      worker->team = this;
+      worker->place = workers_.size();
+      const auto serve = [](void* self) -> void* {
+        Worker* const mine = static_cast<Worker*>(self);
+        mine->team->serve(mine, mine->place);
+        return nullptr;
+      };
+      if (!worker->thread.start(serve, worker.get())) return workers_.size();
       workers_.push_back(std::move(worker));
     }
     return helpers;

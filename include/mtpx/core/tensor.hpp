@@ -49,34 +49,34 @@ class Tensor {
   // every op copies, moves and drops a dozen of them, and would be mostly that.
   [[gnu::noinline]] Tensor(const Tensor& other) = default;
   [[gnu::noinline]] Tensor(Tensor&& other) noexcept : Tensor() { swap(other); }
-  Tensor& operator=(Tensor other) noexcept {
+  [[gnu::noinline]] Tensor& operator=(Tensor other) noexcept {
     swap(other);
     return *this;
   }
   [[gnu::noinline]] ~Tensor() = default;
 
   /// Storage for `shape`, content undefined.
-  Tensor(D device, Shape shape)
-      : device_(std::move(device)),
+  [[gnu::noinline]] Tensor(const D& device, const Shape& shape)
+      : device_(device),
         buffer_(device_.pool(), static_cast<std::size_t>(shape.size()) * sizeof(T)),
         data_(static_cast<T*>(buffer_.data())),
         shape_(shape),
         row_stride_(shape.width()) {}
 
   /// Storage for `shape`, all 0.
-  static Tensor zeros(D device, Shape shape) {
-    Tensor tensor(std::move(device), shape);
+  [[gnu::noinline]] static Tensor zeros(const D& device, const Shape& shape) {
+    Tensor tensor(device, shape);
     set_zero(tensor.device_, tensor.data_, tensor.bytes());
     return tensor;
   }
 
   /// A copy of host numbers, row by row; as many as `shape` has, else ShapeError. (The data() of an Eigen
   /// matrix is column by column unless it says RowMajor: from(device, m) of core/eigen.hpp copies either.)
-  static Tensor from(D device, Shape shape, std::span<const T> values) {
+  [[gnu::noinline]] static Tensor from(const D& device, const Shape& shape, std::span<const T> values) {
     require(static_cast<Index>(values.size()) == shape.size(), "tensor",
             "as many values as the shape has elements",
             {{"shape", shape}, {"values", Shape{static_cast<Index>(values.size())}}});
-    Tensor tensor(std::move(device), shape);
+    Tensor tensor(device, shape);
     copy_to_device(tensor.device_, tensor.data_, values.data(), tensor.bytes());
     return tensor;
   }
@@ -147,7 +147,7 @@ class Tensor {
   /// Numbers from a row's first to the next row's; the width where rows touch.
   Index row_stride() const { return row_stride_; }
   /// The numbers as kernels take them.
-  Rows rows() const {
+  [[gnu::noinline]] Rows rows() const {
     check_defined("rows");
     return {shape_.rows(), shape_.width(), row_stride_};
   }
@@ -157,7 +157,7 @@ class Tensor {
   bool contiguous() const { return row_stride_ == shape_.width() || shape_.rows() <= 1; }
 
   /// The same elements under another shape. The last extent may change only if rows touch each other.
-  Tensor reshape(Shape shape) const {
+  [[gnu::noinline]] Tensor reshape(const Shape& shape) const {
     check_defined("reshape");
     require(shape.size() == size(), "reshape", "as many elements as before",
             {{"from", *this}, {"to", shape}});
@@ -171,7 +171,7 @@ class Tensor {
   }
 
   /// Columns [begin, begin + width) of every row.
-  Tensor narrow_last(Index begin, Index width) const {
+  [[gnu::noinline]] Tensor narrow_last(Index begin, Index width) const {
     check_defined("narrow_last");
     require(begin >= 0 && width >= 0 && begin + width <= shape_.width(), "narrow_last",
             [&] { return cat("columns ", begin, " to ", begin + width, " must lie inside the rows"); },
@@ -183,7 +183,7 @@ class Tensor {
   }
 
   /// Entries [begin, end) of the first axis.
-  Tensor slice_front(Index begin, Index end) const {
+  [[gnu::noinline]] Tensor slice_front(Index begin, Index end) const {
     check_defined("slice_front");
     require(shape_.rank() >= 2 || contiguous(), "slice_front", "a strided vector has no front",
             {{"x", *this}});

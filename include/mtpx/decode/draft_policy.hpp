@@ -1,11 +1,12 @@
 #pragma once
 
+#include <mtpx/core/clock.hpp>
 #include <mtpx/core/shape.hpp>
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <vector>
 
 namespace mtpx {
@@ -14,11 +15,10 @@ namespace mtpx {
 class Stopwatch {
  public:
   /// So far.
-  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  double seconds() const { return 1e-9 * static_cast<double>(nanoseconds_now() - start_); }
 
  private:
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point start_ = Clock::now();
+  std::int64_t start_ = nanoseconds_now();
 };
 
 /// How many tokens to draft, from what passes were seen to cost and how many drafts stood. With c(K) the time

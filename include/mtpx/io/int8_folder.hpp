@@ -54,7 +54,7 @@ class Int8Copy {
   Int8Copy(const ModelConfig& from, const Config& made, const WeightFiles& files, const Int8Options& options,
            const Cpu& host)
       : files_(files), block_(from.block_size), options_(options), host_(host) {
-    const Transformer<float, Meta> model(Meta(), made);
+    const Transformer<float, Meta> model(Meta(), made, int8_products<float, Meta>);
     const auto keep = [&](const std::string& name, const auto&...) {
       const SafeTensorsEntry& entry = *files.find(name).entry;
       tensors_.push_back({name, has_scales(entry) ? DType::bf16 : *entry.dtype, entry.shape});

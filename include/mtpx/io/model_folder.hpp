@@ -11,6 +11,7 @@
 #include <mtpx/io/weight_files.hpp>
 #include <mtpx/kernels.hpp>
 #include <mtpx/model/transformer.hpp>
+#include <mtpx/ops/int8.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -442,7 +443,10 @@ LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const Weight
     if (entry.checksum) count.add(entry);
   });
 
-  LoadedModel<T, D> loaded{Transformer<T, D>(device, config.config), std::move(config.extra)};
+  LoadedModel<T, D> loaded{config.config.int8_blocks
+                               ? Transformer<T, D>(device, config.config, int8_products<T, D>)
+                               : Transformer<T, D>(device, config.config),
+                           std::move(config.extra)};
   if (const auto ids = files.find(draft_ids_name); ids.entry != nullptr)
     loaded.model.draft_from(read_draft_ids(ids));
   for_each_tensor_of_numbers(loaded.model, [&](const std::string& name, const auto& tensor) {

@@ -8,16 +8,14 @@
 // inlined function included: so fma() says where that is wanted, and product() where it is not. Division and
 // square root are rounded correctly everywhere.
 
+#include "instructions.hpp"
+
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
 #include <utility>
-
-#if defined(__FMA__) && !defined(__CUDACC__)
-#include <immintrin.h>
-#endif
 
 // Under these flags a compiler reorders sums and forgets NaN, so bits would depend on the processor, the
 // compiler and the number of threads, and a step with a gradient that is not finite would not be noticed.
@@ -120,16 +118,11 @@ MTPX_ANYWHERE V fma(V a, V b, V c) {
   if constexpr (std::is_same_v<V, float>) return __builtin_fmaf(a, b, c);
   if constexpr (std::is_same_v<V, double>) return __builtin_fma(a, b, c);
 #endif
-#if defined(__AVX512F__) && !defined(__CUDACC__)
-  if constexpr (sizeof(V) == 64 && std::is_same_v<Element<V>, float>)
-    return V(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
-  if constexpr (sizeof(V) == 64 && std::is_same_v<Element<V>, double>)
-    return V(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
-#elif defined(__FMA__) && !defined(__CUDACC__)
-  if constexpr (sizeof(V) == 32 && std::is_same_v<Element<V>, float>)
-    return V(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
-  if constexpr (sizeof(V) == 32 && std::is_same_v<Element<V>, double>)
-    return V(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
+#if (defined(__AVX512F__) || defined(__FMA__)) && !defined(__CUDACC__)
+  if constexpr (sizeof(V) == processor::register_bytes && std::is_same_v<Element<V>, float>)
+    return V(processor::fma(processor::Floats(a), processor::Floats(b), processor::Floats(c)));
+  if constexpr (sizeof(V) == processor::register_bytes && std::is_same_v<Element<V>, double>)
+    return V(processor::fma(processor::Doubles(a), processor::Doubles(b), processor::Doubles(c)));
 #endif
 #if MTPX_FMA_AT_RUN_TIME
   if (__builtin_cpu_supports("fma")) return detail::fma_of_processor(a, b, c);

@@ -126,7 +126,7 @@ struct Config {
   }
 
   /// Every rule that does not hold, each as "key = value, ...: the rule"; empty for a valid configuration.
-  std::vector<std::string> violations() const {
+  [[gnu::cold]] std::vector<std::string> violations() const {
     std::vector<std::string> found;
     count_violations(found);
     const bool counts_hold = found.empty();
@@ -137,7 +137,7 @@ struct Config {
   }
 
   /// Throws ConfigError listing all violations, one a line.
-  void validate() const {
+  [[gnu::cold]] void validate() const {
     const std::vector<std::string> found = violations();
     if (found.empty()) return;
     std::string text = "[config] these values do not add up";
@@ -155,7 +155,7 @@ struct Config {
     Index least;
   };
 
-  void count_violations(std::vector<std::string>& found) const {
+  [[gnu::cold]] void count_violations(std::vector<std::string>& found) const {
     std::vector<Count> counts = {{"vocab_size", vocab_size, 1},
                                  {"hidden_size", hidden_size, 1},
                                  {"intermediate_size", intermediate_size, 1},
@@ -196,7 +196,7 @@ struct Config {
   }
 
   // Negated comparisons, so that NaN breaks every rule.
-  void fraction_violations(std::vector<std::string>& found) const {
+  [[gnu::cold]] void fraction_violations(std::vector<std::string>& found) const {
     const auto finite_above = [&found](const char* name, double value, double bound) {
       if (!(value > bound && std::isfinite(value))) {
         found.push_back(cat(name, " = ", value, ": must be a finite number above ", bound));
@@ -231,7 +231,7 @@ struct Config {
     return true;
   }
 
-  void relation_violations(std::vector<std::string>& found) const {
+  [[gnu::cold]] void relation_violations(std::vector<std::string>& found) const {
     if (sound({qk_rope_head_dim}) && qk_rope_head_dim % 2 != 0) {
       found.push_back(cat("qk_rope_head_dim = ", qk_rope_head_dim, ": must be even, it is rotated in pairs"));
     }
@@ -265,8 +265,8 @@ struct Config {
     if (n_routed_experts > 0) expert_violations(found);
   }
 
-  void own_violations(const char* name, const std::vector<Index>& own,
-                      std::vector<std::string>& found) const {
+  [[gnu::cold]] void own_violations(const char* name, const std::vector<Index>& own,
+                                    std::vector<std::string>& found) const {
     Index last = 0;
     for (const Index k : own) {
       if (k <= last || k > num_mtp_modules()) {
@@ -277,7 +277,7 @@ struct Config {
     }
   }
 
-  void expert_violations(std::vector<std::string>& found) const {
+  [[gnu::cold]] void expert_violations(std::vector<std::string>& found) const {
     if (scoring_func == ScoringFunc::softmax && norm_topk_prob) {
       found.push_back(
           "norm_topk_prob = true: published programs of DeepSeek-V2 disagree about it, it must be false");
@@ -310,7 +310,7 @@ struct Config {
   }
 
   // Only for counts within their ranges.
-  void size_violations(std::vector<std::string>& found) const {
+  [[gnu::cold]] void size_violations(std::vector<std::string>& found) const {
     // Weights, gradients and two moments in float. A kind of layer that is absent counts once, so that the
     // exact count, which computes the size of one layer of either kind, cannot overflow either.
     const double count = parameters<double>(std::max<Index>(dense_blocks(), 1),

@@ -47,9 +47,14 @@ struct Transformer {
 
   /// A part of one, whose members and their names are those of the whole. Throws ConfigError for what is no
   /// part of it, too.
-  Transformer(const D& device, const Config& c, const MtpDesign& facts, const ModelSlice& part)
-      : config(c), design(facts), slice(part) {
+  [[gnu::cold]] Transformer(const D& device, const Config& c, const MtpDesign& facts, const ModelSlice& part,
+                            const Int8Products<T, D>* products = nullptr)
+      : config(c), design(facts), slice(part), int8_products_(products) {
     c.validate();
+    if (c.int8_blocks && products == nullptr)
+      throw ConfigError(
+          "[model] int8_blocks: weights in 8 bits need int8_products<T, D> (mtpx/ops/int8.hpp), or "
+          "load_model()");
     config.mtpx_draft_vocabulary = 0;  // until draft_from() says which
     if (design.own_layers < 0 || design.own_layers > c.num_hidden_layers) {
       throw ConfigError(cat("[model] own_layers = ", design.own_layers, ", num_hidden_layers = ",
@@ -65,6 +70,11 @@ struct Transformer {
     rope_table = make_rope_table<acc_t<T>>(device, c.max_position_embeddings, c.qk_rope_head_dim,
                                            c.rope_theta, c.rope_scaling);
   }
+
+  /// One whose matrices are kept in 8 bits where the configuration says int8_blocks.   products:
+  /// int8_products<T, D>
+  Transformer(const D& device, const Config& c, const Int8Products<T, D>& products)
+      : Transformer(device, c, c.design(), ModelSlice::whole(c.num_hidden_layers), &products) {}
 
   /// Where its weights are.
   const D& device() const { return rope_table.cos.device(); }
@@ -103,7 +113,7 @@ struct Transformer {
                    c.q_lora_rank,      c.kv_lora_rank,
                    c.qk_nope_head_dim, c.qk_rope_head_dim,
                    c.v_head_dim,       attention_scale(c.qk_head_dim(), c.rope_scaling),
-                   c.int8_run()};
+                   int8_run()};
     o.intermediate = c.intermediate_size;
     o.eps = c.rms_norm_eps;
     if (c.is_moe(layer)) {
@@ -115,7 +125,7 @@ struct Transformer {
                          c.aux_loss_alpha,
                          slice.expert_part,
                          slice.expert_parts,
-                         c.int8_run()};
+                         int8_run()};
     }
     return o;
   }
@@ -255,7 +265,7 @@ struct Transformer {
     for_each_trained_moe(*this, [=](Moe<T, D>& moe) { moe.update_bias(speed, scale); });
   }
   /// Where the other experts are, of a slice that has not all: before its first pass.
-  void share_experts(const std::shared_ptr<ExpertExchange<acc_t<T>, D>>& across) {
+  void share_experts(const std::shared_ptr<const RankedExperts<T, D>>& across) {
     for (auto& layer : layers) {
       if (layer.moe) layer.moe->across = across;
     }
@@ -291,6 +301,10 @@ struct Transformer {
   std::vector<ModuleLeaf<T, D>> leaves() const { return list_leaves<T, D>(const_cast<Transformer&>(*this)); }
 
  private:
+  /// How its matrices are kept.
+  Int8Run int8_run() const { return {config.int8_run(), int8_products_}; }
+
+  const Int8Products<T, D>* int8_products_ = nullptr;
   bool main_frozen_ = false;
   std::vector<std::int32_t> draft_ids_;
   std::vector<std::string> names_;  // of layers, depths included
@@ -308,7 +322,7 @@ struct Transformer {
     }
   }
 
-  void check_slice() const {
+  [[gnu::cold]] void check_slice() const {
     const Index layers_of_all = config.num_hidden_layers, own = design.own_layers;
     const auto rule = [&](bool holds, const std::string& why) {
       if (!holds)
@@ -331,10 +345,10 @@ struct Transformer {
   }
 
   /// What ends a model: the norm, the output head and the depths.   table: the shape of an embedding
-  void add_head(const D& device, const Shape& table) {
+  [[gnu::cold]] void add_head(const D& device, const Shape& table) {
     const Config& c = config;
     norm = RmsNorm<T, D>(device, c.hidden_size, c.rms_norm_eps);
-    if (!c.tie_word_embeddings) lm_head.emplace(device, c.hidden_size, c.vocab_size, c.int8_run());
+    if (!c.tie_word_embeddings) lm_head.emplace(device, c.hidden_size, c.vocab_size, int8_run());
     for (Index k = 0; k < design.modules(c.num_nextn_predict_layers); ++k)
       mtp.emplace_back(device, block_options(c.num_hidden_layers + k), design, c.mtp_concat, c.mtp_hidden);
     if (design.markov_rank > 0) {
@@ -343,7 +357,7 @@ struct Transformer {
     }
     for (const Index k : c.mtpx_own_embeddings) mtp[design.module(k)].embed_tokens.emplace(device, table);
     for (const Index k : c.mtpx_own_heads)
-      mtp[design.module(k)].head.emplace(device, c.hidden_size, c.vocab_size, c.int8_run());
+      mtp[design.module(k)].head.emplace(device, c.hidden_size, c.vocab_size, int8_run());
   }
 
   /// The layer behind the last one that all heads share, of those that there are here.

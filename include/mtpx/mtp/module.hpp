@@ -33,7 +33,7 @@ struct MtpInput {
   MtpConcat order = MtpConcat::embedding_hidden;  ///< which comes first in eh_proj
 
   MtpInput() = default;
-  MtpInput(const D& device, Index hidden, double eps, MtpConcat concat_order, Index int8_run = 0)
+  MtpInput(const D& device, Index hidden, double eps, MtpConcat concat_order, const Int8Run& int8_run = {})
       : enorm(device, hidden, eps),
         hnorm(device, hidden, eps),
         eh_proj(device, 2 * hidden, hidden, int8_run),
@@ -107,8 +107,8 @@ struct MtpModule {
   };
 
   MtpModule() = default;
-  MtpModule(const D& device, const BlockOptions& o, const MtpDesign& design, MtpConcat order,
-            MtpHidden hidden)
+  [[gnu::cold]] MtpModule(const D& device, const BlockOptions& o, const MtpDesign& design, MtpConcat order,
+                          MtpHidden hidden)
       : carries(hidden) {
     const Index width = o.attention.hidden;
     if (design.reads_token) input.emplace(device, width, o.eps, order, o.attention.int8_run);

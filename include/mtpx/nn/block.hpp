@@ -32,7 +32,7 @@ struct Block {
   using Output = typename Moe<T, D>::Output;  ///< of a layer: its state, and a balance loss
 
   Block() = default;
-  Block(const D& device, const BlockOptions& o)
+  [[gnu::cold]] Block(const D& device, const BlockOptions& o)
       : input_layernorm(device, o.attention.hidden, o.eps),
         self_attn(device, o.attention),
         post_attention_layernorm(device, o.attention.hidden, o.eps) {

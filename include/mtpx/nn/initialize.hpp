@@ -31,7 +31,8 @@ void initialize(Module& module, std::uint64_t seed, double deviation) {
       const Int8Weights one = weight.matrix();
       const Tensor<float, D> numbers(weight.q.device(), {one.out, one.in});
       draw(name, numbers);
-      for (Index i = 0; i < one.out; ++i) weight.quantize_row(e, i, numbers.data() + i * one.in);
+      for (Index i = 0; i < one.out; ++i)
+        weight.making->quantize_row(weight, e, i, numbers.data() + i * one.in);
     } else {
       throw DeviceError(cat("[initialize] ", name, ": weights in 8 bits are made in the host's memory"));
     }

@@ -21,7 +21,8 @@ struct Linear {
   Linear(const D& device, Index in, Index out) : weight(device, {out, in}) {}
   /// Of a weight that nothing but this product reads.   int8_run: 0, or how many columns share a scale of a
   /// weight in 8 bits (see Parameter)
-  Linear(const D& device, Index in, Index out, Index int8_run) : weight(device, {out, in}, int8_run) {}
+  Linear(const D& device, Index in, Index out, const Int8Run& int8_run)
+      : weight(device, {out, in}, int8_run) {}
   Linear(const D& device, Index in, Index out, WithBias) : Linear(device, in, out) {
     bias.emplace(device, Shape{out});
   }

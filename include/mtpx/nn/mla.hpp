@@ -20,7 +20,7 @@ struct MlaOptions {
   Index rope = 0;          ///< width of their rotated part
   Index v = 0;             ///< width of a head's value
   double scale = 0;        ///< of the scores, see attention_scale()
-  Index int8_run = 0;      ///< of the weights but kv_b_proj, which is read by heads and from both sides
+  Int8Run int8_run{};      ///< of the weights but kv_b_proj, which is read by heads and from both sides
 };
 
 /// Epsilon of the two latent norms: the published code's default, whatever the model's rms_norm_eps.
@@ -28,8 +28,8 @@ inline constexpr double latent_norm_eps = 1e-6;
 
 /// cos and sin of positions 0 .. positions - 1 for the rotated part of heads, computed in double.
 template <typename A, typename D>
-RopeTable<A, D> make_rope_table(const D& device, Index positions, Index rope, double theta,
-                                const std::optional<RopeScaling>& scaling) {
+[[gnu::cold]] RopeTable<A, D> make_rope_table(const D& device, Index positions, Index rope, double theta,
+                                              const std::optional<RopeScaling>& scaling) {
   const std::vector<double> frequencies = rope_frequencies(rope, theta, scaling);
   const double magnitude = rope_magnitude(scaling);
   const auto table = [&](double (*function)(double)) {
@@ -67,7 +67,7 @@ struct Mla {
   Linear<T, D> o_proj;                         ///< W_O, [hidden, H * v]
 
   Mla() = default;
-  Mla(const D& device, const MlaOptions& o)
+  [[gnu::cold]] Mla(const D& device, const MlaOptions& o)
       : options(o),
         kv_a_proj_with_mqa(device, o.hidden, o.kv_lora_rank + o.rope, o.int8_run),
         kv_a_layernorm(device, o.kv_lora_rank, latent_norm_eps),

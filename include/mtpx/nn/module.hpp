@@ -53,7 +53,7 @@ struct IsOptional : std::false_type {};
 template <typename M>
 struct IsOptional<std::optional<M>> : std::true_type {};
 
-inline std::string join(const std::string& prefix, std::string_view name) {
+[[gnu::cold]] inline std::string join(const std::string& prefix, std::string_view name) {
   if (prefix.empty() || name.empty()) return prefix + std::string(name);
   return prefix + "." + std::string(name);
 }
@@ -138,6 +138,27 @@ std::vector<ModuleLeaf<T, D>> list_leaves(Module& module) {
   return all;
 }
 
+/// The leaves below a module of type T, whatever module: who takes it is compiled once for T and D, and not
+/// for each module. It refers to the module's members.
+template <typename T, typename D>
+class Leaves {
+ public:
+  template <typename Module>
+  requires(!std::is_same_v<std::remove_const_t<Module>, Leaves>) Leaves(Module& module) {
+    if constexpr (requires { module.leaves(); }) {
+      all_ = module.leaves();
+    } else {
+      all_ = list_leaves<T, D>(module);
+    }
+  }
+
+  /// See walk().
+  const std::vector<ModuleLeaf<T, D>>& leaves() const { return all_; }
+
+ private:
+  std::vector<ModuleLeaf<T, D>> all_;
+};
+
 /// Calls visit(name, parameter) for every trainable tensor, experts stacked.
 template <typename Module, typename Visit>
 void for_each_parameter(Module& module, const Visit& visit) {
@@ -166,7 +187,7 @@ D device_of(const Module& module) {
 
 namespace detail {
 /// experts.gate_proj -> experts.<e>.gate_proj.weight
-inline std::string expert_name(const std::string& stacked, Index e) {
+[[gnu::cold]] inline std::string expert_name(const std::string& stacked, Index e) {
   const std::size_t dot = stacked.rfind('.');
   return join(stacked.substr(0, dot), std::to_string(e)) + stacked.substr(dot) + ".weight";
 }

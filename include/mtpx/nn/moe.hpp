@@ -2,7 +2,7 @@
 
 #include <mtpx/nn/swiglu.hpp>
 #include <mtpx/ops/arithmetic.hpp>
-#include <mtpx/ops/experts_across.hpp>
+#include <mtpx/ops/experts.hpp>
 #include <mtpx/ops/fill.hpp>
 #include <mtpx/ops/router.hpp>
 #include <mtpx/ops/softmax.hpp>
@@ -18,7 +18,7 @@ struct MoeOptions {
   double balance_alpha = 0;  ///< weight of the sequence-wise balance loss; 0 = none
   Index part = 0;            ///< which part of the experts this rank has
   Index parts = 1;           ///< of how many equal ones; see Moe::across
-  Index int8_run = 0;        ///< of the experts' weights (see Parameter); the router's are numbers
+  Int8Run int8_run{};        ///< of the experts' weights (see Parameter); the router's are numbers
 
   /// Experts of this rank.
   Index own() const { return routing.n_experts / parts; }
@@ -61,7 +61,7 @@ struct Moe {
   Experts<T, D> experts;                       ///< those that are chosen among
   std::optional<SwiGlu<T, D>> shared_experts;  ///< what every token goes through; absent where shared = 0
   /// Where the other experts are, if this rank has not all.
-  std::shared_ptr<ExpertExchange<acc_t<T>, D>> across;
+  std::shared_ptr<const RankedExperts<T, D>> across;
   Tensor<acc_t<T>, D> load;       ///< [E]: slots each expert received since the last update_bias()
   Tensor<acc_t<T>, D> last_load;  ///< [E]: what update_bias() forgot last: the load of the latest step
 
@@ -72,7 +72,7 @@ struct Moe {
   };
 
   Moe() = default;
-  Moe(const D& device, const MoeOptions& o)
+  [[gnu::cold]] Moe(const D& device, const MoeOptions& o)
       : options(o),
         gate{Linear<acc_t<T>, D>(device, o.hidden, o.routing.n_experts), {}},
         experts{stacked(device, o, o.inner, o.hidden), stacked(device, o, o.inner, o.hidden),
@@ -102,8 +102,8 @@ struct Moe {
     } else {
       if (across == nullptr)
         throw Error("[moe] other ranks have experts, and it was not said which: share_experts()");
-      out.y = experts_across<T, D>(across, x, chosen.weights, chosen.ids, plan, gate_proj.weight,
-                                   up_proj.weight, down_proj.weight);
+      out.y =
+          (*across)(x, chosen.weights, chosen.ids, plan, gate_proj.weight, up_proj.weight, down_proj.weight);
     }
     if (shared_experts) out.y = add(out.y, (*shared_experts)(x));
     // Part of a training pass even where nothing is recorded: in the first run under checkpoint().

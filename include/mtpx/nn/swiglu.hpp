@@ -11,7 +11,7 @@ struct SwiGlu {
   Linear<T, D> gate_proj, up_proj, down_proj;  ///< [inner, hidden] twice, [hidden, inner]
 
   SwiGlu() = default;
-  SwiGlu(const D& device, Index hidden, Index inner, Index int8_run = 0)
+  SwiGlu(const D& device, Index hidden, Index inner, const Int8Run& int8_run = {})
       : gate_proj(device, hidden, inner, int8_run),
         up_proj(device, hidden, inner, int8_run),
         down_proj(device, inner, hidden, int8_run) {}

@@ -55,12 +55,10 @@ Var<T, D> experts(const Var<T, D>& x, const Var<acc_t<T>, D>& weights, const Exp
   Tensor<T, D> hidden_up(x.device(), {s.slots(), s.inner});
   Tensor<T, D> y(x.device(), x.shape());
   if (gate.int8() != nullptr && up.int8() != nullptr && down.int8() != nullptr) {
-    constexpr bool can = multiplies_int8<T, T, D>;
-    detail::check_int8<can>("experts", tape.recording());
-    if constexpr (can)
-      experts_int8_forward(x.device(), s, plan.offsets.data(), plan.slot.data(), plan.place.data(), x.data(),
-                           x.rows().stride, weights.data(), gate.int8()->matrix(), up.int8()->matrix(),
-                           down.int8()->matrix(), hidden_gate.data(), hidden_up.data(), y.data());
+    gate.int8()->template products<T>().experts(tape.recording(), s, plan.offsets.data(), plan.slot.data(),
+                                                plan.place.data(), x.value(), weights.data(), *gate.int8(),
+                                                *up.int8(), *down.int8(), hidden_gate.data(),
+                                                hidden_up.data(), y.data());
     return tape.constant(y);
   }
   if (gate.packed() != nullptr && up.packed() != nullptr && down.packed() != nullptr) {
@@ -85,7 +83,20 @@ Var<T, D> experts(const Var<T, D>& x, const Var<acc_t<T>, D>& weights, const Exp
                      });
 }
 
-/// The same out of primitives, expert by expert.   T: float or double
+/// experts() where the experts stand on several ranks. Of a model on one rank nothing of it is compiled: a
+/// mixture has a handle to it, which whoever has ranks makes: ranked_experts().
+template <typename T, typename D>
+class RankedExperts {
+ public:
+  virtual ~RankedExperts() = default;
+  /// See experts_across().
+  virtual Var<T, D> operator()(const Var<T, D>& x, const Var<acc_t<T>, D>& weights,
+                               const Tensor<std::int32_t, D>& ids, const ExpertPlan<D>& plan,
+                               const Weight<T, D>& gate, const Weight<T, D>& up,
+                               const Weight<T, D>& down) const = 0;
+};
+
+/// The same as experts() out of primitives, expert by expert.   T: float or double
 template <typename T, typename D>
 Var<T, D> experts_composed(const Var<T, D>& x, const Var<T, D>& weights, const ExpertPlan<D>& plan,
                            const Weight<T, D>& gate, const Weight<T, D>& up, const Weight<T, D>& down) {

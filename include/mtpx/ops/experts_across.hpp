@@ -200,4 +200,29 @@ Var<T, D> experts_across(const std::shared_ptr<ExpertExchange<acc_t<T>, D>>& acr
                      });
 }
 
+namespace detail {
+/// experts_across() as a mixture calls it.
+template <typename T, typename D>
+class ExpertsOfRanks final : public RankedExperts<T, D> {
+ public:
+  explicit ExpertsOfRanks(std::shared_ptr<ExpertExchange<acc_t<T>, D>> across) : across_(std::move(across)) {}
+  Var<T, D> operator()(const Var<T, D>& x, const Var<acc_t<T>, D>& weights,
+                       const Tensor<std::int32_t, D>& ids, const ExpertPlan<D>& plan,
+                       const Weight<T, D>& gate, const Weight<T, D>& up,
+                       const Weight<T, D>& down) const override {
+    return experts_across<T, D>(across_, x, weights, ids, plan, gate, up, down);
+  }
+
+ private:
+  std::shared_ptr<ExpertExchange<acc_t<T>, D>> across_;
+};
+}  // namespace detail
+
+/// What the mixtures of a model are to know of the ranks that have their experts.
+template <typename T, typename D>
+std::shared_ptr<const RankedExperts<T, D>> ranked_experts(
+    const std::shared_ptr<ExpertExchange<acc_t<T>, D>>& across) {
+  return std::make_shared<const detail::ExpertsOfRanks<T, D>>(across);
+}
+
 }  // namespace mtpx

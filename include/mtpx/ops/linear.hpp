@@ -3,39 +3,9 @@
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/kernels.hpp>
 
+#include <type_traits>
+
 namespace mtpx {
-
-/// Whether D multiplies with weights in 8 bits, of activations of type X, to results of type Y.
-template <typename X, typename Y, typename D>
-inline constexpr bool multiplies_int8 =
-    std::is_same_v<acc_t<Y>, float>&& requires(const D& device, const X* x, const Int8Weights& w, Y* y) {
-  linear_int8_forward(device, Rows{}, x, w, y);
-};
-
-namespace detail {
-/// Throws where an op with a weight that is `kept` so, and not as it is trained, would be recorded.
-inline void check_inference(std::string_view op, std::string_view kept, bool recording) {
-  if (recording)
-    throw Error(cat("[", op, "] a weight ", kept, " has no backward; use a tape in inference mode"));
-}
-
-/// Throws what is to be said of an op with a weight in 8 bits that is not for it.
-template <bool multiplies>
-void check_int8(std::string_view op, bool recording) {
-  if (!multiplies)
-    throw DeviceError(cat("[", op, "] a weight in 8 bits: this device has no products with them"));
-  check_inference(op, "in 8 bits", recording);
-}
-
-/// y = x W^T with a weight in 8 bits, into memory of any such type.
-template <typename X, typename Y, typename D>
-void multiply_int8(std::string_view op, const Tensor<X, D>& x, const Int8Weight<D>& w, const Tensor<Y, D>& y,
-                   bool recording) {
-  constexpr bool can = multiplies_int8<X, Y, D>;
-  check_int8<can>(op, recording);
-  if constexpr (can) linear_int8_forward(x.device(), x.rows(), x.data(), w.matrix(), y.data());
-}
-}  // namespace detail
 
 /// A product with a weight matrix, no bias.
 ///
@@ -54,7 +24,11 @@ Var<W, D> linear(const Var<X, D>& x, const Weight<W, D>& w) {
   const Index out = w.shape()[0];
   Tensor<W, D> y(x.device(), x.shape().with_width(out));
   if (w.int8() != nullptr) {
-    detail::multiply_int8("linear", x.value(), *w.int8(), y, tape.recording());
+    if constexpr (std::is_same_v<X, W>) {
+      w.int8()->template products<W>().multiply("linear", x.value(), *w.int8(), y, tape.recording());
+    } else {
+      throw Error("[linear] a weight in 8 bits needs activations of its type");
+    }
     return tape.constant(y);
   }
   if constexpr (std::is_same_v<X, W>) {

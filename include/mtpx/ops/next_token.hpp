@@ -39,7 +39,7 @@ struct TokenHead {
             rows.data()[i * all.in + j] = T(all.at<float>(ids[static_cast<std::size_t>(i)], j));
         }
       } else {
-        detail::check_int8<false>("head of some tokens", false);
+        throw DeviceError("[head of some tokens] a weight in 8 bits: this device has no products with them");
       }
       return;
     }
@@ -72,7 +72,8 @@ template <typename T, typename D>
 Tensor<acc_t<T>, D> logits_of(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head) {
   const Tensor<acc_t<T>, D> logits(x.device(), {x.rows().count, head.count()});
   if (head.weight.int8() != nullptr) {
-    detail::multiply_int8("next token", x, *head.weight.int8(), logits, false);
+    const Int8Weight<D>& w = *head.weight.int8();
+    w.template products<T>().multiply_to_sums("next token", x, w, logits, false);
   } else if (const PackedWeight<T, D>* const packed = head.weight.packed()) {
     packed->logits(x.device(), x.rows(), x.data(), packed->matrix(), logits.data());
   } else {

@@ -3,6 +3,7 @@
 #include <mtpx/kernels.hpp>
 #include <mtpx/nn/module.hpp>
 #include <mtpx/train/sharded.hpp>
+#include <mtpx/train/shared_state.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -22,31 +23,6 @@ struct GradientClip {
   Tensor<double, D> norm;   ///< [1]
   Tensor<double, D> scale;  ///< [1], at most 1
 };
-
-namespace detail {
-
-/// Something of every parameter that takes part, apart by type: bf16 models have float parameters, too.
-template <template <typename> typename Item>
-struct ByType {
-  std::vector<Item<float>> floats;
-  std::vector<Item<double>> doubles;
-  std::vector<Item<bf16>> halves;
-
-  template <typename N>
-  const std::vector<Item<N>>& of() const {
-    if constexpr (std::is_same_v<N, float>) return floats;
-    if constexpr (std::is_same_v<N, double>) return doubles;
-    if constexpr (std::is_same_v<N, bf16>) return halves;
-  }
-  template <typename N>
-  std::vector<Item<N>>& of() {
-    return const_cast<std::vector<Item<N>>&>(std::as_const(*this).template of<N>());
-  }
-};
-template <typename A>
-using ConstSpan = std::span<const A>;
-
-}  // namespace detail
 
 namespace detail {
 /// *square = 0 times the squares of what is watched: NaN where that is not finite, and else nothing to a
@@ -70,27 +46,46 @@ GradientClip<D> clip_by(const D& device, const Tensor<double, D>& squares, doubl
   return clip;
 }
 
+/// The gradients of a module's parameters, apart by type. Of a type that the module has not, nothing is
+/// compiled.
+template <typename D>
+struct Gradients {
+  std::vector<std::span<const float>> floats;
+  std::vector<std::span<const double>> doubles;
+  void (*add_floats)(const D&, std::span<const std::span<const float>>, double* squares) = nullptr;
+  void (*add_doubles)(const D&, std::span<const std::span<const double>>, double* squares) = nullptr;
+
+  template <typename A>
+  void add(const Tensor<A, D>& gradient) {
+    const auto add_squares = [](const D& device, std::span<const std::span<const A>> all, double* squares) {
+      sums_of_squares(device, all, squares);
+    };
+    const std::span<const A> numbers(gradient.data(), static_cast<std::size_t>(gradient.size()));
+    if constexpr (std::is_same_v<A, float>) {
+      floats.push_back(numbers);
+      add_floats = add_squares;
+    } else {
+      doubles.push_back(numbers);
+      add_doubles = add_squares;
+    }
+  }
+};
+
 /// The sum of squares of every gradient of a module, in the parameters' order, then what watch() makes of
 /// `watched`: [how many], at least one.
 template <typename Module, typename A, typename D>
 Tensor<double, D> squares_of(const D& device, Module& module, const Tensor<A, D>& watched) {
-  ByType<ConstSpan> gradients;
+  Gradients<D> gradients;
   for_each_parameter(module, [&](const std::string&, auto& parameter) {
     const auto grad = parameter.grad();
-    using G = typename std::remove_cvref_t<decltype(grad)>::value_type;
-    if (grad.defined())
-      gradients.template of<G>().emplace_back(grad.data(), static_cast<std::size_t>(grad.size()));
+    if (grad.defined()) gradients.add(grad);
   });
   const std::size_t floats = gradients.floats.size(), doubles = gradients.doubles.size();
   const std::size_t parts = floats + doubles + (watched.defined() ? 1 : 0);
   Tensor<double, D> squares(device, {static_cast<Index>(std::max<std::size_t>(1, parts))});
   if (parts == 0) fill_value(device, 1, 0.0, squares.data());
-  if (floats > 0)
-    sums_of_squares(device, std::span<const std::span<const float>>(gradients.floats), squares.data());
-  if (doubles > 0) {
-    sums_of_squares(device, std::span<const std::span<const double>>(gradients.doubles),
-                    squares.data() + floats);
-  }
+  if (floats > 0) gradients.add_floats(device, gradients.floats, squares.data());
+  if (doubles > 0) gradients.add_doubles(device, gradients.doubles, squares.data() + floats);
   watch(device, watched, squares.data() + floats + doubles);
   return squares;
 }
@@ -114,12 +109,6 @@ auto clip_norm(Module& module, double max_norm,
                const Tensor<A, std::remove_cvref_t<decltype(module.device())>>& watched = {}) {
   return detail::clip_norm(module.device(), module, max_norm, halted, watched);
 }
-
-/// What a parameter, or a group of them, has of its own in an AdamW update.
-struct AdamWGroup {
-  double rate = 1;          ///< times the learning rate; 0: it stays, though its moments move
-  double weight_decay = 0;  ///< of this parameter
-};
 
 /// AdamW's constants; defaults of DeepSeek-V3 sec. 4.2.
 struct AdamWOptions {
@@ -152,7 +141,7 @@ class AdamW {
   /// same as above.
   AdamW(const AdamWOptions& options, const Group<D>& group, Index bucket = usual_bucket)
       : options_(options),
-        shards_(group.size() > 1 ? std::make_unique<Shards<T, D>>(group, bucket) : nullptr) {}
+        shared_(group.size() > 1 ? std::make_unique<Shards<T, D>>(group, bucket) : nullptr) {}
   AdamW(const AdamW&) = delete;
   AdamW& operator=(const AdamW&) = delete;
   AdamW(AdamW&&) = default;
@@ -169,15 +158,15 @@ class AdamW {
   template <typename Module>
   void step(Module& module, double lr, double max_norm = 0) {
     const Tensor<double, D> none;
-    step(module, clip(module, max_norm, none, none), lr);
+    step(module, clip(module, max_norm, none, Tensor<A, D>()), lr);
   }
 
   /// What is shared out among ranks; null where nothing is.
-  Shards<T, D>* shards() const { return shards_.get(); }
+  Shards<T, D>* shards() const { return static_cast<Shards<T, D>*>(shared_.get()); }
 
   /// clip_norm() of the gradients that update() will take: the module's or, where ranks share, the sums of
   /// all ranks'. `watched` is then the same everywhere, and so is the result.
-  template <typename Module, typename W = double>
+  template <typename Module, typename W = A>
   GradientClip<D> clip(Module& module, double max_norm, const Tensor<double, D>& halted = {},
                        const Tensor<W, D>& watched = {}) {
     return detail::clip_by(device_of<D>(module), squares(module, watched), max_norm, halted);
@@ -185,11 +174,12 @@ class AdamW {
 
   /// What clip() adds up: the sum of squares of each of these gradients, in the parameters' order, and what
   /// makes it NaN where a number of `watched` is not finite.
-  template <typename Module, typename W = double>
+  template <typename Module, typename W = A>
   Tensor<double, D> squares(Module& module, const Tensor<W, D>& watched = {}) {
     const D device = device_of<D>(module);
-    if (!shards_) return detail::squares_of(device, module, watched);
-    const Tensor<double, D> all = shards_->squares(module, watched.defined() ? 1 : 0);
+    Leaves<T, D> leaves(module);
+    if (!shared_) return detail::squares_of(device, leaves, watched);
+    const Tensor<double, D> all = shared_->squares(std::move(leaves), watched.defined() ? 1 : 0);
     detail::watch(device, watched, all.data() + all.size() - 1);
     return all;
   }
@@ -197,9 +187,8 @@ class AdamW {
   /// Makes now what update() makes at a parameter's first gradient: its moments and master, and the
   /// gradient's own memory. Before a step is recorded, so that nothing which lasts stands in memory of the
   /// record.
-  template <typename Module>
-  void reserve(Module& module) {
-    if (shards_) return shards_->reserve(module);
+  void reserve(Leaves<T, D> module) {
+    if (shared_) return shared_->reserve(std::move(module));
     for_each_parameter(module, [&](const std::string&, auto& parameter) {
       if (parameter.frozen()) return;
       Tensor<A, D>& grad = parameter.slot()->grad;
@@ -219,22 +208,20 @@ class AdamW {
   }
 
   /// ... and the work, which is the same in every step.
-  template <typename Module>
-  void update(Module& module, const GradientClip<D>& clip) {
-    move(rates_.device(), gather(module), clip);
+  void update(Leaves<T, D> module, const GradientClip<D>& clip) {
+    move(rates_.device(), gather(std::move(module)), clip);
   }
 
   /// The two halves of update(): what moves, after which gradients are forgotten. It may throw, and no
   /// parameter has changed then ...
-  template <typename Module>
-  detail::ByType<AdamWTensor> gather(Module& module) {
-    detail::ByType<AdamWTensor> parameters;
+  detail::Moving<T> gather(Leaves<T, D> module) {
+    detail::Moving<T> parameters;
     const auto group_of = [&](const std::string& name, const Shape& shape) {
       const AdamWGroup usual{1, shape.rank() > 1 ? options_.weight_decay : 0.0};
       return options_.group ? options_.group(name, usual) : usual;
     };
-    if (shards_) {
-      shards_->gather(module, group_of, parameters);
+    if (shared_) {
+      shared_->gather(std::move(module), group_of, parameters);
       return parameters;
     }
     for_each_parameter(module, [&](const std::string& name, auto& parameter) {
@@ -255,15 +242,12 @@ class AdamW {
   }
 
   /// ... and its move.
-  void move(const D& device, const detail::ByType<AdamWTensor>& parameters, const GradientClip<D>& clip) {
-    const AdamWStep s{options_.beta1, options_.beta2, options_.eps};
-    const auto run = [&](const auto& list) {
-      if (!list.empty()) adamw_step(device, std::span(list), s, rates_.data(), clip.scale.data());
-    };
-    if (shards_) return shards_->move(parameters, run);
-    run(parameters.floats);
-    run(parameters.doubles);
-    run(parameters.halves);
+  void move(const D& device, const detail::Moving<T>& parameters, const GradientClip<D>& clip) {
+    const AdamWStep step{options_.beta1, options_.beta2, options_.eps};
+    const detail::AdamWMove<D> move{device, step, rates_.data(), clip.scale.data()};
+    if (shared_) return shared_->move(parameters, move);
+    move(std::span<const AdamWTensor<T>>(parameters.own));
+    if constexpr (!std::is_same_v<T, A>) move(std::span<const AdamWTensor<A>>(parameters.sums));
   }
 
   /// Calls visit(name, tensor) for the state of a module's parameters under their published names, experts
@@ -277,9 +261,17 @@ class AdamW {
   /// and set_steps() a run goes on to the same bits. State that is not there yet is made; a frozen parameter
   /// is visited only where it has some. Where ranks share, all of them make this call, and the tensors are
   /// whole ones, of one kind at a time, whose shares are taken back behind each kind's visits.
-  template <typename Module, typename Visit>
-  void for_each_state(Module& module, const Visit& visit) {
-    if (shards_) return for_each_whole(module, visit);
+  template <typename Visit>
+  void for_each_state(Leaves<T, D> module, const Visit& visit) {
+    if (shared_) {
+      const char* const names[] = {".exp_avg", ".exp_avg_sq", ".master"};
+      for (int which = 0; which < 3; ++which) {
+        shared_->show_whole(module, which, [&](const std::string& name, const Tensor<A, D>& tensor) {
+          if (tensor.defined()) visit(name + names[which], tensor);
+        });
+      }
+      return;
+    }
     const auto each = [&](const char* what, const auto& pick) {
       const auto show = [&](const std::string& name, const Tensor<A, D>& tensor) {
         if (tensor.defined()) visit(name + what, tensor);
@@ -313,22 +305,6 @@ class AdamW {
     bool orphaned() const { return rounded.defined() ? rounded.unique() : master.unique(); }
   };
 
-  template <typename Module, typename Visit>
-  void for_each_whole(Module& module, const Visit& visit) {
-    shards_->reserve(module);
-    const char* const names[] = {".exp_avg", ".exp_avg_sq", ".master"};
-    for (int which = 0; which < 3; ++which) {
-      shards_->with_whole(which, [&](const auto& find) {
-        detail::visit_published<false>(
-            module,
-            [&](const std::string& name, const Tensor<A, D>& tensor) {
-              if (tensor.defined()) visit(name + names[which], tensor);
-            },
-            find);
-      });
-    }
-  }
-
   template <typename P>
   Moments& state_of(const P& parameter) {
     const auto found = states_.find(parameter.data());
@@ -357,7 +333,7 @@ class AdamW {
   }
 
   AdamWOptions options_;
-  std::unique_ptr<Shards<T, D>> shards_;
+  std::unique_ptr<detail::SharedState<T, D>> shared_;
   Index steps_ = 0;
   Tensor<double, D> rates_;  // [3]: lr and the two bias corrections of the step
   // By where the parameter's numbers stand, which does not change while it lives: freezing renews its slot,

@@ -37,8 +37,7 @@ class OwnedExperts {
   static constexpr bool rounds = !std::is_same_v<T, A>;  ///< whether a master is another number
 
   /// Finds the weights that are shared out, and makes what is kept of them. All ranks have as many.
-  template <typename Module>
-  void reserve(Module& module, const Group<D>& group) {
+  void reserve(Leaves<T, D>& module, const Group<D>& group) {
     const D& device = group.device();
     walk(module, "", [&](const std::string&, auto& member) {
       if constexpr (std::is_same_v<std::remove_cvref_t<decltype(member)>, StackedWeight<T, D>>) {

@@ -4,6 +4,7 @@
 #include <mtpx/comm/group.hpp>
 #include <mtpx/train/flat_parameters.hpp>
 #include <mtpx/train/owned_experts.hpp>
+#include <mtpx/train/shared_state.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -33,7 +34,7 @@ inline constexpr Index usual_bucket = Index{16} << 20;
 /// detail::OwnedExperts. The module's parameters move to flat memory and stay there; none may be
 /// added, and none that was frozen then may train.
 template <typename T, typename D>
-class Shards {
+class Shards final : public detail::SharedState<T, D> {
  public:
   using A = acc_t<T>;  ///< type of gradients, moments and masters
 
@@ -45,8 +46,7 @@ class Shards {
 
   /// Moves the parameters that train to flat memory, and makes what is kept of this rank's part. Done by the
   /// first of all other calls; before a step is recorded.
-  template <typename Module>
-  void reserve(Module& module) {
+  void reserve(Leaves<T, D> module) override {
     if (made_) return;
     experts_.reserve(module, group_);
     for_each_parameter(module, [&](const std::string& name, auto& parameter) {
@@ -83,9 +83,8 @@ class Shards {
 
   /// Takes the gradients of one micro-batch of every rank, which then begin at zero. A step that has taken
   /// none takes those that there are.
-  template <typename Module>
-  void add(Module& module) {
-    reserve(module);
+  void add(Leaves<T, D> module) {
+    if (!made_) reserve(module);
     for_each_parameter(module, [&](const std::string& name, auto& parameter) {
       if (auto* const owned = experts_.find(parameter))
         return experts_.add(*owned, parameter, group_, first_);
@@ -107,8 +106,7 @@ class Shards {
 
   /// The squares of the gradients' norms, a number for each parameter that has a gradient, in the module's
   /// order; with room for `more` behind them.
-  template <typename Module>
-  Tensor<double, D> squares(Module& module, Index more) {
+  Tensor<double, D> squares(Leaves<T, D> module, Index more) override {
     if (first_) add(module);
     beside_->join();
     const Tensor<double, D> own = own_.squares(group_), of_experts = experts_.squares(group_);
@@ -138,8 +136,7 @@ class Shards {
   }
 
   /// What moves on this rank; gradients are then forgotten. See AdamW::gather().
-  template <typename Module, typename GroupOf, typename Parameters>
-  void gather(Module& module, const GroupOf& group_of, Parameters& to) {
+  void gather(Leaves<T, D> module, const detail::GroupOf& group_of, detail::Moving<T>& to) override {
     if (first_) add(module);
     experts_moving_ = 0;
     to.template of<T>() = own_.moving(group_of);
@@ -154,9 +151,8 @@ class Shards {
     });
     first_ = true;
   }
-  /// Calls move(list) for parts of what gather() made, and tells all ranks what has moved.
-  template <typename Parameters, typename Move>
-  void move(const Parameters& parameters, const Move& move) {
+  /// Moves parts of what gather() made, and tells all ranks what has moved.
+  void move(const detail::Moving<T>& parameters, const detail::AdamWMove<D>& move) override {
     const std::span all(parameters.template of<T>());
     const std::size_t of_experts = experts_moving_;
     own_.move(group_, *beside_, all.first(all.size() - of_experts), move);
@@ -175,16 +171,17 @@ class Shards {
     watched_ = false;
   }
 
-  /// which: 0 m, 1 v, 2 masters. Calls visit(find), find(parameter) being the whole tensor, or undefined
-  /// where there is none; what then stands in it is kept.
-  template <typename Visit>
-  void with_whole(int which, const Visit& visit) {
+  /// which: 0 m, 1 v, 2 masters. Calls show(name, tensor) for the whole tensor of every parameter under its
+  /// published name, undefined where there is none; what then stands in it is kept.
+  void show_whole(Leaves<T, D> module, int which,
+                  const typename detail::SharedState<T, D>::Show& show) override {
+    if (!made_) reserve(module);
     const auto shard = [&](const auto& of) { return which == 0 ? of.m : which == 1 ? of.v : of.master; };
     const auto whole = [&](auto& flat) {
       return shard(flat).defined() ? flat.whole(group_, shard(flat)) : Tensor<A, D>();
     };
     const Tensor<A, D> own = whole(own_), others = whole(sums_);
-    visit([&](const auto& parameter) {
+    detail::visit_published<false>(module, show, [&](const auto& parameter) {
       if (const auto* const owned = experts_.find(parameter)) {
         const Tensor<A, D>& state = shard(*owned);
         return state.defined() ? state.reshape(owned->shape) : Tensor<A, D>();

@@ -2,6 +2,7 @@
 // One optimiser step, which a device that can record it does without the host.
 
 #include <mtpx/core/recorded.hpp>
+#include <mtpx/ops/experts_across.hpp>
 #include <mtpx/train/adamw.hpp>
 #include <mtpx/train/gradient_sums.hpp>
 #include <mtpx/train/pipeline_passes.hpp>
@@ -79,7 +80,7 @@ class TrainStep {
                               " of the experts: ranks that share a step's micro-batches have one part each"));
       }
       across_ = std::make_shared<ExpertExchange<A, D>>(group, options.expert_room);
-      model.share_experts(across_);
+      model.share_experts(ranked_experts<T, D>(across_));
     }
     if (group.size() > 1)
       own_losses_ = Tensor<A, D>(model.device(), {static_cast<Index>(inputs_.size()), 2 + depths});

@@ -17,13 +17,8 @@ typedef std::uint64_t LongWords __attribute__((vector_size(register_bytes)));
 struct LowProducts {
   LongWords operator()(LongWords x, std::uint32_t m) const {
     const LongWords factor = LongWords{} + m;
-#if defined(__AVX512F__)
-    // With a mask: the other form reads what g++ 12 takes for an uninitialized register.
-    return (LongWords)_mm512_maskz_mul_epu32(0xff, (__m512i)x, (__m512i)factor);
-#elif defined(__AVX2__)
-    return (LongWords)_mm256_mul_epu32((__m256i)x, (__m256i)factor);
-#elif defined(__SSE2__) && !defined(__AVX__)
-    return (LongWords)_mm_mul_epu32((__m128i)x, (__m128i)factor);
+#if defined(__SSE2__)
+    return LongWords(processor::low_products(processor::LongWords(x), processor::LongWords(factor)));
 #else
     return (x & 0xffffffffU) * factor;
 #endif

@@ -2,6 +2,7 @@
 
 #define MTPX_EXTERN
 #include <mtpx/kernels/cpu.hpp>
+#include <mtpx/kernels/cpu/build/check.hpp>
 
 namespace mtpx {
 namespace {

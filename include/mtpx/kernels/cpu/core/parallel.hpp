@@ -11,15 +11,21 @@ namespace mtpx::cpu {
 
 namespace detail {
 
-/// One copy of a task's code for all callers. Inlined into several, a compiler may fuse a * b + c * d
-/// differently in each, and the bits would depend on whether threads were started.
-template <typename Body>
+/// Runs call(body, task) for task = 0 .. tasks - 1. Not in line and not copied for a caller, and so is no
+/// task's code: inlined into several places, a compiler may fuse a * b + c * d differently in each, and the
+/// bits would depend on whether threads were started. And so it is compiled once, and not for every kernel.
 #ifndef __clang__
 __attribute__((noclone))
 #endif
-__attribute__((noinline)) void
-run_task(const Body& body, Index task) {
-  body(task);
+__attribute__((noinline)) inline void
+run_tasks(const Cpu& cpu, Index tasks, bool worth_sharing, void (*call)(const void* body, Index task),
+          const void* body) {
+  if (cpu.planned()) return;
+  if (worth_sharing && tasks > 1 && cpu.threads() > 1) {
+    cpu.team().run(tasks, cpu.threads(), call, body);
+    return;
+  }
+  for (Index task = 0; task < tasks; ++task) call(body, task);
 }
 
 }  // namespace detail
@@ -30,15 +36,8 @@ run_task(const Body& body, Index task) {
 /// plans runs none.
 template <typename Body>
 void parallel_for(const Cpu& cpu, Index tasks, const Body& body, bool worth_sharing = true) {
-  if (cpu.planned()) return;
-  if (worth_sharing && tasks > 1 && cpu.threads() > 1) {
-    const auto call = [](const void* context, Index task) {
-      detail::run_task(*static_cast<const Body*>(context), task);
-    };
-    cpu.team().run(tasks, cpu.threads(), call, &body);
-    return;
-  }
-  for (Index task = 0; task < tasks; ++task) detail::run_task(body, task);
+  const auto call = [](const void* context, Index task) { (*static_cast<const Body*>(context))(task); };
+  detail::run_tasks(cpu, tasks, worth_sharing, call, &body);
 }
 
 /// The same for tasks that may throw: all are run, then the exception of the first task that had one comes
@@ -74,7 +73,15 @@ void parallel_chunks(const Cpu& cpu, Index count, Index cost, const Body& body) 
   constexpr Index task_cost = 32768;
   const Index chunk = std::max<Index>(1, task_cost / std::max<Index>(1, cost));
   const Index tasks = (count + chunk - 1) / chunk;
-  parallel_for(cpu, tasks, [&](Index task) { body(task * chunk, std::min(count, (task + 1) * chunk)); });
+  const struct Chunks {
+    const Body& body;
+    Index count, chunk;
+  } chunks{body, count, chunk};
+  const auto call = [](const void* context, Index task) {
+    const Chunks& of = *static_cast<const Chunks*>(context);
+    of.body(task * of.chunk, std::min(of.count, (task + 1) * of.chunk));
+  };
+  detail::run_tasks(cpu, tasks, true, call, &chunks);
 }
 
 }  // namespace mtpx::cpu

@@ -9,6 +9,7 @@
 #include <mtpx/core/shape.hpp>
 
 #include "../../formulas.hpp"
+#include "../../instructions.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -18,16 +19,10 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
 namespace mtpx::cpu {
 
-#if defined(__AVX512F__)
-inline constexpr int register_bytes = 64;
-#elif defined(__AVX__)
-inline constexpr int register_bytes = 32;
+#if defined(__SSE2__)
+using processor::register_bytes;
 #else
 inline constexpr int register_bytes = 16;
 #endif
@@ -68,24 +63,10 @@ inline Vec<float> load(const bf16* from) {
   for (Index i = 0; i < lanes<float>; ++i) wide[i] = static_cast<float>(from[i]);
   return load(wide);
 }
-/// Whole numbers become floats: of SSE2 in three steps, since it has none that widens with the sign.
+/// Whole numbers become floats.
 inline Vec<float> load(const std::int8_t* from) {
-#if defined(__AVX512F__)
-  std::int64_t two[2];
-  std::memcpy(two, from, sizeof two);
-  const auto wide = _mm512_maskz_cvtepi8_epi32(__mmask16(0xffff), _mm_set_epi64x(two[1], two[0]));
-  return exact::real<Vec<float>>(exact::Ints<Vec<float>>(wide));
-#elif defined(__AVX2__)
-  std::int64_t eight;
-  std::memcpy(&eight, from, sizeof eight);
-  return exact::real<Vec<float>>(exact::Ints<Vec<float>>(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight))));
-#elif defined(__SSE2__) && !defined(__AVX__)
-  std::int32_t four;
-  std::memcpy(&four, from, sizeof four);
-  __m128i n = _mm_cvtsi32_si128(four);
-  n = _mm_unpacklo_epi8(n, n);
-  n = _mm_srai_epi32(_mm_unpacklo_epi16(n, n), 24);
-  return exact::real<Vec<float>>(exact::Ints<Vec<float>>(n));
+#if defined(__SSE2__)
+  return exact::real<Vec<float>>(exact::Ints<Vec<float>>(processor::widen(from)));
 #else
   Vec<float> v;
   for (int i = 0; i < static_cast<int>(lanes<float>); ++i) v[i] = static_cast<float>(from[i]);
@@ -145,20 +126,11 @@ using exact::fma;
 using exact::product;
 using exact::sigmoid;
 
-/// The square root of every element, correctly rounded: the processor's own instruction. With AVX-512 in its
-/// masked form, because g++ 12 warns of the undefined source that it gives the plain one.
+/// The square root of every element, correctly rounded: the processor's own instruction.
 template <typename T>
 inline Vec<T> sqrt(Vec<T> v) {
-  constexpr bool is_float = std::is_same_v<T, float>;
-#if defined(__AVX512F__)
-  if constexpr (is_float) return Vec<T>(_mm512_mask_sqrt_ps(__m512(v), __mmask16(0xffff), __m512(v)));
-  if constexpr (!is_float) return Vec<T>(_mm512_mask_sqrt_pd(__m512d(v), __mmask8(0xff), __m512d(v)));
-#elif defined(__AVX__)
-  if constexpr (is_float) return Vec<T>(_mm256_sqrt_ps(__m256(v)));
-  if constexpr (!is_float) return Vec<T>(_mm256_sqrt_pd(__m256d(v)));
-#elif defined(__SSE2__)
-  if constexpr (is_float) return Vec<T>(_mm_sqrt_ps(__m128(v)));
-  if constexpr (!is_float) return Vec<T>(_mm_sqrt_pd(__m128d(v)));
+#if defined(__SSE2__)
+  return processor::sqrt(v);
 #else
   for (int i = 0; i < static_cast<int>(lanes<T>); ++i) v[i] = std::sqrt(v[i]);
   return v;

@@ -1,0 +1,7 @@
+#pragma once
+// Text: tokenizers, learning them, and files of text.
+
+#include <mtpx/text/bpe_train.hpp>
+#include <mtpx/text/tokenizer.hpp>
+#include <mtpx/train/corpus.hpp>
+#include <mtpx/train/learn_bpe.hpp>
