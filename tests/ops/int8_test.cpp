@@ -212,6 +212,9 @@ TEST_CASE("8-bit weights: nothing else is done with them") {
   CHECK(text([&] {
           linear<double, double, Cpu>(quiet.constant(random_tensor<double, Cpu>({1, 3}, 1)), exact);
         }) == "[linear] a weight in 8 bits: this device has no products with them");
+  CHECK(text([&] {
+          Parameter<bf16, Cpu>(Cpu(1), {2, 3}, Int8Run(2, &int8_products<float, Cpu>));
+        }) == "[parameter] a weight in 8 bits needs the int8_products of its own type and device");
 }
 
 TEST_SUITE_END();

@@ -43,15 +43,22 @@ struct Int8Products : Int8Making<D> {
   Experts experts;                      ///< a mixture, all three weights in 8 bits
 };
 
+namespace detail {
+/// Its address stands for two types.
+template <typename T, typename D>
+inline constexpr char int8_types = 0;
+}  // namespace detail
+
 /// Whether a parameter is kept in 8 bits, and how: see Parameter.
 struct Int8Run {
   Index columns = 0;               ///< that share a scale of a row; 0: it is kept in numbers of its type
   const void* products = nullptr;  ///< the Int8Making<D> of its device
+  const void* types = nullptr;     ///< the detail::int8_types of the products
 
   Int8Run() = default;
   template <typename T, typename D>
   Int8Run(Index shared, const Int8Products<T, D>* of)
-      : columns(shared), products(static_cast<const Int8Making<D>*>(of)) {}
+      : columns(shared), products(static_cast<const Int8Making<D>*>(of)), types(&detail::int8_types<T, D>) {}
 };
 
 /// Matrices of whole numbers with scales, in the order in which products read them (Int8Weights): what

@@ -209,6 +209,8 @@ class Parameter : public Weight<T, D> {
     if (int8_run.columns == 0) {
       *this = Parameter(device, shape);
     } else {
+      if (int8_run.products == nullptr || int8_run.types != &detail::int8_types<T, D>)
+        throw Error("[parameter] a weight in 8 bits needs the int8_products of its own type and device");
       const auto& making = *static_cast<const Int8Making<D>*>(int8_run.products);
       this->kept_ = std::make_shared<const KeptWeight<T, D>>(
           KeptWeight<T, D>{making.make(device, shape, int8_run.columns, making), {}});
