@@ -102,6 +102,7 @@ void run(DistillFlags o, const mtpx::World& world) {
         "[distill] --generate writes its text in one process: train on that text with several");
   t.freeze_main = true;
   if (o.generate > 0 && !t.dry_run) {
+    refuse_int8(t.init.config().config, t.init.folder);
     const RunFolder out(t.out, t.checkpoints, false);
     out.check(t.force);
     make_out("distill", t.out);

@@ -100,4 +100,7 @@ struct TrainInput {
 TrainInput read_input(TrainFlags& o, const std::optional<mtpx::Checkpoint>& from, const char* device,
                       const RunFolder& out, const std::function<void(const std::string&)>& say);
 
+/// Throws ConfigError if the configuration, which was read from there, keeps weights in 8 bits.
+void refuse_int8(const mtpx::Config& config, const std::string& from);
+
 }  // namespace program

@@ -55,10 +55,7 @@ void set_weights(TrainFlags& o, const mtpx::Config& config) {
 mtpx::ModelConfig resolve(TrainFlags& o) {
   mtpx::ModelConfig source = o.init.folder.empty() ? o.config.read() : o.init.config();
   mtpx::Config& config = source.config;
-  if (config.int8_blocks)
-    throw mtpx::ConfigError(mtpx::cat("[train] ", o.init.folder.empty() ? o.config.file : o.init.folder,
-                                      ": weights in 8 bits (mtpx_int8) are not trained: begin with the model "
-                                      "that they were made of"));
+  refuse_int8(config, o.init.folder.empty() ? o.config.file : o.init.folder);
   set_depths(config, o.depth, o.heads, o.copy_modules);
   if (o.markov_rank >= 0) config.mtpx_markov_rank = o.markov_rank;
   if (o.vocabulary > 0) config.vocab_size = o.vocabulary;
@@ -76,6 +73,13 @@ mtpx::ModelConfig resolve(TrainFlags& o) {
 }
 
 }  // namespace
+
+void refuse_int8(const mtpx::Config& config, const std::string& from) {
+  if (config.int8_blocks)
+    throw mtpx::ConfigError(mtpx::cat("[train] ", from,
+                                      ": weights in 8 bits (mtpx_int8) are not trained: begin with the model "
+                                      "that they were made of"));
+}
 
 TrainInput read_input(TrainFlags& o, const std::optional<mtpx::Checkpoint>& from, const char* device,
                       const RunFolder& out, const std::function<void(const std::string&)>& say) {

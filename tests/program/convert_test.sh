@@ -47,8 +47,10 @@ for draft in 0 2; do
 done
 cmp "$work/text0" "$work/text2" || fail "drafts change the text of a model in 8 bits"
 "$1" score --model "$work/q" --data "$0" --seq 16 --device cpu | grep -q '"loss":' || fail "a model in 8 bits has no score"
-expect 2 "mtpx: [train] $work/q: weights in 8 bits (mtpx_int8) are not trained: begin with the model that they were made of" \
-  train --init "$work/q" --data "$0" --steps 1 --out "$work/none"
+for run in "train --init" "distill --generate 64 --model"; do # shellcheck disable=SC2086
+  expect 2 "mtpx: [train] $work/q: weights in 8 bits (mtpx_int8) are not trained: begin with the model that they were made of" \
+    $run "$work/q" --data "$0" --steps 1 --out "$work/none"
+done
 expect 2 "mtpx: [quantize] --out $work/q: has a model already; --force replaces it" quantize --model "$work/m" --out "$work/q"
 expect 2 "mtpx: [int8] $work/q: its weights are in 8 bits already" quantize --model "$work/q" --out "$work/none"
 [[ ! -e $work/none ]] || fail "a refused run left a folder"
