@@ -171,8 +171,9 @@ class Cuda {
   const cudaDeviceProp& properties() const { return state_->properties; }
   /// Whether nothing is queued: see Planned.
   bool planned() const { return state_->planned != nullptr; }
-  /// Host memory for uploads, and room in it.
+  /// Host memory for uploads.
   PinnedRing& pinned() const { return *state_->pinned; }
+  /// Room in it, as PinnedRing::claim() says.
   void* claim(std::size_t bytes) const {
     return pinned().claim(bytes, [this](cudaEvent_t event) {
       await([event] { return cudaEventQuery(event); }, [event] { return cudaEventSynchronize(event); });
@@ -185,6 +186,7 @@ class Cuda {
   }
   /// What is done again and again while the host waits for this handle's work: look(first), which may throw.
   void while_waiting(std::function<void(bool)> look) const { state_->look = std::move(look); }
+  /// Whether something is.
   bool looks_while_waiting() const { return state_->look != nullptr; }
 
   /// What one handle owns besides memory, made on first use and destroyed with it: library handles, say.
