@@ -42,6 +42,10 @@ for parts in '2 --share-experts' '4 --layout Et|tmmL' '4 --layout Et|tmmL --shar
   cmp "$work/score.1" "$work/score.parts" || fail "score by $parts: $(cat "$work/score.parts") and by one $(cat "$work/score.1")"
 done
 
+# What a rank takes is planned with balanced experts, whatever stood in memory before.
+"$mtpx" launch -n 2 -- train --data "$work/text.txt" --preset tiny --seq 32 --accumulation 2 --steps 2 --share-experts --device cpu --threads 1 \
+  --dry-run --out "$work/planned" >"$work/log" 2>&1 || fail "a plan of shared experts: exit code $?: $(cat "$work/log")"
+
 # Goes on from a checkpoint of one process with four, and with two that share the experts out, and from one of four with one.
 for grid in '4' '1' '2 --share-experts'; do
   rm -rf "$work/resumed" && cp -r "$work/$([[ $grid == 1 ]] && echo experts4 || echo one)" "$work/resumed"
