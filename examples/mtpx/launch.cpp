@@ -1,5 +1,6 @@
 // mtpx launch: several processes of this program as the ranks of one run.
 
+#include "first_failure.hpp"
 #include "program.hpp"
 
 #include <mtpx/comm/tcp.hpp>
@@ -75,24 +76,16 @@ pid_t start(const LaunchFlags& o, int rank, int port) {
   std::_Exit(device_failed);
 }
 
-/// How a rank ended, for people; empty where well.
-std::string ending(int status) {
-  if (WIFSIGNALED(status)) return mtpx::cat("was ended by signal ", WTERMSIG(status));
-  return WEXITSTATUS(status) == 0 ? std::string() : mtpx::cat("ended with exit code ", WEXITSTATUS(status));
-}
-
 /// Waits for all. When one fails the others are asked to end, and made to some seconds later. Returns the
-/// exit code of the rank that failed first; one that only noticed that another is gone did not, nor one that
-/// was asked to.
+/// run's exit code.
 int wait_for_all(int ranks) {
   constexpr int patience = 10;  // seconds
-  int failed = -1, how = 0;
-  std::string text;
+  FirstFailure failure(peer_gone);
   for (int left = ranks; left > 0; --left) {
     int status = 0;
     pid_t ended = -1;
     const auto asked = Clock::now();
-    while (failed >= 0 && (ended = ::waitpid(-1, &status, WNOHANG)) == 0) {
+    while (failure && (ended = ::waitpid(-1, &status, WNOHANG)) == 0) {
       if (seconds_since(asked) > patience) Launched::tell(SIGKILL);
       (void)::usleep(20000);
     }
@@ -102,18 +95,10 @@ int wait_for_all(int ranks) {
     int rank = 0;
     while (rank < ranks && Launched::ranks[rank] != ended) ++rank;
     Launched::ranks[rank] = 0;
-    const std::string said = ending(status);
-    const bool noticed = WIFEXITED(status) && WEXITSTATUS(status) == peer_gone;
-    const bool asked_to = WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM;
-    if (said.empty() || (failed >= 0 && (noticed || asked_to || how != peer_gone))) continue;
-    if (failed < 0) Launched::tell(SIGTERM);
-    failed = rank;
-    how = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-    text = said;
+    if (failure.add(rank, status)) Launched::tell(SIGTERM);
   }
-  if (failed < 0) return 0;
-  std::cerr << "mtpx: rank " << failed << " of " << ranks << ' ' << text << "; so did the run\n";
-  return how;
+  if (failure) std::cerr << "mtpx: " << failure.text(ranks) << "; so did the run\n";
+  return failure.code();
 }
 
 void launch(const LaunchFlags& o) {

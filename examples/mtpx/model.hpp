@@ -64,12 +64,14 @@ struct ModelSource {
     return mtp.empty() ? mtpx::read_model_config(folder, options())
                        : mtpx::read_joined_config(folder, mtp, options());
   }
+  /// slice: of the model, to be read alone; none: all
   template <typename T, typename D>
-  mtpx::LoadedModel<T, D> load(const D& device) const {
+  mtpx::LoadedModel<T, D> load(const D& device, const std::optional<mtpx::ModelSlice>& slice = {}) const {
     LoadingLine line(folder);
     const auto show = [&](mtpx::Index done, mtpx::Index all) { line.show(done, all); };
-    auto loaded = mtp.empty() ? mtpx::load_model<T>(device, folder, options(), show)
+    auto loaded = mtp.empty() ? mtpx::load_model<T>(device, folder, options(), show, slice)
                               : mtpx::load_joined_model<T>(device, folder, mtp, options(), show);
+    if (slice && loaded.model.slice != *slice) loaded.model = mtpx::slice_of(loaded.model, *slice);
     if (decodes) mtpx::pack_for_decoding(loaded.model);
     return loaded;
   }

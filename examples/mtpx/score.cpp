@@ -4,11 +4,17 @@
 #include "run_folder.hpp"
 #include "text.hpp"
 
+#include <mtpx/comm/grid.hpp>
 #include <mtpx/reference.hpp>
+#include <mtpx/train/evaluate_parts.hpp>
+#include <mtpx/train/layout.hpp>
 
 #include <cmath>
 #include <iostream>
 #include <limits>
+#include <memory>
+#include <optional>
+#include <type_traits>
 
 namespace program {
 namespace {
@@ -22,6 +28,8 @@ struct ScoreFlags {
   std::string dump;
   bool gradients = false;
   double lambda = -1;
+  std::string layout;          ///< of a pipeline; empty: every rank has the whole model
+  bool share_experts = false;  ///< each copy has a part of the experts of every mixture
   Index batch = 8;
   Index seq = 256;
   DeviceOptions device;
@@ -177,18 +185,62 @@ void require_same(const mtpx::World& world, const ScoreFlags& o, const mtpx::Con
   world.require_same("score", told.dump(1));
 }
 
+/// What this rank has of the model, and those that have the rest.
+template <typename T, typename D>
+class Part {
+ public:
+  Part(const ScoreFlags& o, const D& device, const mtpx::World& world) : ranks_(world.host()) {
+    if (o.layout.empty() && !o.share_experts) {
+      model.emplace(o.model.load<T>(device).model);
+      return;
+    }
+    if constexpr (std::is_same_v<D, mtpx::Reference>) {
+      throw mtpx::ConfigError(
+          "[device] --device reference: has the whole model, without --layout or --share-experts");
+    } else {
+      const mtpx::Config config = o.model.config().config;
+      const mtpx::Layout layout = o.layout.empty() ? mtpx::Layout::of_counts({config.num_hidden_layers},
+                                                                             config.num_nextn_predict_layers)
+                                                   : mtpx::Layout::parse(o.layout);
+      layout.check(config);
+      grid_.emplace(group_of(world, device), static_cast<int>(layout.stages()));
+      mtpx::ModelSlice slice = layout.slice(grid_->stages.rank());
+      if (o.share_experts) slice = slice.with_experts(grid_->data.rank(), grid_->data.size());
+      model.emplace(o.model.load<T>(device, slice).model);
+      if (slice.expert_parts == 1) return;
+      using Exchange = mtpx::ExpertExchange<mtpx::acc_t<T>, D>;
+      const double room = grid_->data.size();  // which always suffices
+      model->share_experts(mtpx::ranked_experts<T, D>(std::make_shared<Exchange>(grid_->data, room)));
+    }
+  }
+
+  template <typename Windows>
+  mtpx::Evaluation evaluate(const Windows& windows, const std::vector<std::int32_t>& bytes) const {
+    if (!grid_) return mtpx::evaluate(*model, windows, false, bytes, ranks_);
+    return mtpx::evaluate(*model, windows, false, bytes, grid_->stages, grid_->data, ranks_,
+                          [] { return false; });
+  }
+
+  std::optional<mtpx::Transformer<T, D>> model;
+
+ private:
+  mtpx::Group<mtpx::Cpu> ranks_;
+  std::optional<mtpx::Grid<D>> grid_;
+};
+
 /// Ranks share the rows; the first one reports.
 template <typename T, typename D>
 void run(const ScoreFlags& o, const D& device, const mtpx::World& world) {
   const bool leads = world.rank() == 0;
-  const auto model = o.model.load<T>(device).model;
+  const Part<T, D> part(o, device, world);
+  const mtpx::Transformer<T, D>& model = *part.model;
   mtpx::MtpLossOptions weights = mtpx::published_weights(model.design);
   if (o.lambda >= 0) weights.lambda = o.lambda;
   mtpx::Evaluation evaluation;
   if (!o.tokens.empty()) {
     const TokenRows tokens(o.tokens, model.config, o.batch);
     require_same(world, o, model.config, mtpx::cat(tokens.rows(), " rows of ", tokens.seq()));
-    evaluation = mtpx::evaluate(model, tokens, false, {}, world.host());
+    evaluation = part.evaluate(tokens, {});
     if (!leads) return world.host().barrier();
     const mtpx::Json line = report(evaluation, model.config, weights, model.config.vocab_size == 256);
     if (o.gradients) add_gradients(model, tokens, weights);
@@ -212,7 +264,7 @@ void run(const ScoreFlags& o, const D& device, const mtpx::World& world) {
                                       " tokens; a window takes ", o.seq + 1));
   }
   require_same(world, o, model.config, mtpx::cat(tokens.size()));
-  evaluation = mtpx::evaluate(model, windows, false, token_bytes(tokenizer, model.config), world.host());
+  evaluation = part.evaluate(windows, token_bytes(tokenizer, model.config));
   if (leads) {
     std::cout << report(evaluation, model.config, weights, true).dump() << std::endl;
     if (written()) say_if_past(model.config, o.seq);
@@ -254,6 +306,16 @@ void add_score(CLI::App& app) {
   command->add_option("--seq", o.seq, "Tokens per window of --data")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
+  command
+      ->add_option(
+          "--layout", o.layout,
+          "Stages of a pipeline, whose copies are the ranks that `mtpx launch` started; see `mtpx plan`. "
+          "Default: each rank has the whole model")
+      ->excludes(dump);
+  command
+      ->add_flag("--share-experts", o.share_experts,
+                 "Copies have a part of the experts of every mixture each, as mtpx train")
+      ->excludes(dump);
   o.device.add(*command, {"float32", "bf16", "float64"}, true);
   command->callback([options, command] {
     const mtpx::World world = join_world();

@@ -17,10 +17,16 @@ mtpx::LoadedModel<T, D> first_model(const TrainFlags& o, const TrainInput& in, c
   using Model = mtpx::Transformer<T, D>;
   mtpx::Config config = in.source.config;
   const bool anew = o.init.folder.empty();
+  std::optional<mtpx::ModelSlice> part;  // of the folder, where depths stay as they are
+  if (!anew && !from_checkpoint) {
+    mtpx::Config there = o.init.config().config;
+    there.mtpx_draft_vocabulary = config.mtpx_draft_vocabulary;
+    if (there == config) part = slice;
+  }
   mtpx::LoadedModel<T, D> loaded =
       anew || from_checkpoint
           ? mtpx::LoadedModel<T, D>{Model(device, config, config.design(), slice), in.source.extra}
-          : o.init.load<T>(device);
+          : o.init.load<T>(device, part);
   config.mtpx_draft_vocabulary = loaded.model.config.mtpx_draft_vocabulary;
   if (anew && !from_checkpoint) {
     mtpx::initialize(loaded.model, o.batches.seed);
@@ -133,11 +139,14 @@ void run(TrainFlags o, const D& device, const mtpx::World& world) {
   Signals::watch();
   const auto train_and_write = [&] {
     const double seconds = TrainLoop<T, D>(o, in, out, to, loaded, trainer, skipped, saved, world).run();
-    with_whole_model(trainer, loaded.model, [&](const auto& model) {
+    if (!o.sidecar) {
       write_output([&] {
-        if (o.sidecar) return mtpx::save_sidecar(o.out, model, main_model);
-        mtpx::save_model(o.out, model, loaded.extra, !o.export_no_mtp, in.tokenizer_files);
+        mtpx::save_trained(o.out, trainer, loaded.model, loaded.extra, !o.export_no_mtp, in.tokenizer_files);
       });
+      return seconds;
+    }
+    with_whole_model(trainer, loaded.model, [&](const auto& model) {
+      write_output([&] { mtpx::save_sidecar(o.out, model, main_model); });
     });
     return seconds;
   };

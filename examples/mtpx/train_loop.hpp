@@ -8,6 +8,7 @@
 #include "train.hpp"
 
 #include <mtpx/io/train_state.hpp>
+#include <mtpx/train/evaluate_parts.hpp>
 
 #include <csignal>
 #include <iostream>
@@ -43,10 +44,10 @@ struct Watchers {
   std::optional<mtpx::EventFile> events;
 };
 
-template <typename T, typename D>
-void report_evaluation(Watchers& to, const mtpx::Transformer<T, D>& model, const mtpx::Tokenizer& tokenizer,
-                       const mtpx::Evaluation& e, mtpx::Index step, const TrainFlags& o) {
-  if (e.empty()) return;
+/// more: what the model writes behind the prompt   loads: expert_loads() of the model
+inline void report_evaluation(Watchers& to, const mtpx::Evaluation& e, mtpx::Index step,
+                              const std::string& prompt, const std::string& more,
+                              const std::vector<std::vector<double>>& loads) {
   to.progress.say(
       mtpx::cat("  validation at step ", step, ": ", fixed(e.bits_per_byte(), 3), " bits per byte"));
   for (std::size_t k = 0; k < e.loss.size(); ++k) {
@@ -56,10 +57,8 @@ void report_evaluation(Watchers& to, const mtpx::Transformer<T, D>& model, const
     if (k > 0) line += mtpx::cat("  equals the main head's choice ", fixed(100 * e.agreement[k], 1), " %");
     to.progress.say(line);
   }
-  const auto loads = expert_loads(model);
-  const std::string more = o.prompt.empty() ? "" : sample(model, tokenizer, o.prompt);
-  if (!more.empty()) to.progress.say(mtpx::cat("  sample: ", mtpx::Json(o.prompt + more).dump()));
-  to.metrics.add(evaluation_row(step, e, more.empty() ? "" : o.prompt + more, loads));
+  if (!more.empty()) to.progress.say(mtpx::cat("  sample: ", mtpx::Json(prompt + more).dump()));
+  to.metrics.add(evaluation_row(step, e, more.empty() ? "" : prompt + more, loads));
   if (to.events) write_output([&] { add_events(*to.events, step, e, loads); });
 }
 
@@ -135,11 +134,12 @@ class TrainLoop {
     const auto begin = Clock::now();
     start_ = begin;
     to_.progress.begin(trainer_.steps_done(), step_tokens_, peak > 0 ? work / peak : 0);
-    while (trainer_.steps_done() < o_.train.steps && !agree_on_signals()) {
+    Asked asked;
+    while (trainer_.steps_done() < o_.train.steps && !(asked = agree_on_signals()).ends) {
       trainer_.advance();
       const mtpx::Index step = trainer_.steps_done();
       const bool evaluate = step % every == 0 || step == o_.train.steps;
-      const bool saves = (save_every > 0 && step % save_every == 0) || Signals::wants_save != 0;
+      const bool saves = (save_every > 0 && step % save_every == 0) || asked.saves;
       // To read figures is to wait for the device: a GPU, which has steps queued, is asked now and then.
       const bool at_once = mtpx::HostMemory<D>;
       const bool reads = at_once || evaluate || saves || to_.progress.shows(step) || step % 50 == 0;
@@ -152,42 +152,57 @@ class TrainLoop {
       if (evaluate || saves) start_ = Clock::now();
     }
     while (!catch_up()) continue;
-    if (Signals::caught != 0) save();
+    if (asked.ends) save();
     finish_save();
     return seconds_since(begin);
   }
 
  private:
-  /// Ranks that have whole models share the windows; else the one that leads takes them all.
+  /// Ranks share the windows, stages and parts of the experts the model; the rank that leads has it whole
+  /// only to write a sample.
   void validate(mtpx::Index step) {
-    const auto figures = [&](const auto& model, const mtpx::Group<mtpx::Cpu>& ranks) {
-      return mtpx::evaluate(model, in_.windows, o_.train.mask_documents,
-                            token_bytes(in_.tokenizer, model.config), ranks);
-    };
-    const auto report = [&](const auto& model, const mtpx::Evaluation& e) {
-      report_evaluation(to_, model, in_.tokenizer, e, step, o_);
-    };
-    if (trainer_.stages().size() == 1 && loaded_.model.slice.expert_parts == 1) {
-      const mtpx::Evaluation e = figures(loaded_.model, world_.host());
-      if (world_.rank() == 0) report(loaded_.model, e);
-      return;
-    }
-    with_whole_model(trainer_, loaded_.model,
-                     [&](const auto& model) { report(model, figures(model, mtpx::World().host())); });
+    const mtpx::Transformer<T, D>& part = loaded_.model;
+    const mtpx::Evaluation e = mtpx::evaluate(trainer_, part, in_.windows, o_.train.mask_documents,
+                                              token_bytes(in_.tokenizer, part.config), world_.host());
+    if (e.empty()) return;
+    const auto loads = loads_of_all();
+    std::string more;
+    if (!o_.prompt.empty())
+      with_whole_model(trainer_, part,
+                       [&](const auto& model) { more = sample(model, in_.tokenizer, o_.prompt); });
+    if (world_.rank() == 0) report_evaluation(to_, e, step, o_.prompt, more, loads);
   }
 
-  /// Makes what signals ask one rank what all are asked: whether to end.
-  bool agree_on_signals() const {
-    if (world_.size() > 1) {
-      const int own[] = {Signals::caught, Signals::wants_save};
-      std::vector<int> all(2 * static_cast<std::size_t>(world_.size()));
-      world_.host().all_gather(own, all.data(), sizeof own);
-      for (std::size_t i = 0; i < all.size(); i += 2) {
-        if (all[i] != 0) Signals::caught = all[i];
-        if (all[i + 1] != 0) Signals::wants_save = 1;
-      }
+  /// Those of the first copy's stages, one behind the other; rank 0 has them.
+  std::vector<std::vector<double>> loads_of_all() const {
+    const auto own = expert_loads(loaded_.model);
+    const auto stages = static_cast<std::size_t>(trainer_.stages().size());
+    if (stages == 1) return own;
+    std::vector<std::vector<double>> all;
+    const std::vector<std::string> texts = world_.exchange(mtpx::Json(own).dump());
+    for (std::size_t stage = 0; stage < stages; ++stage) {
+      for (const auto& layer : mtpx::Json::parse(texts[stage])) all.push_back(layer);
     }
-    return Signals::caught != 0;
+    return all;
+  }
+
+  /// What signals ask for: to end, to save.
+  struct Asked {
+    bool ends = false, saves = false;
+  };
+  /// Makes what signals ask one rank what all are asked. One that comes while ranks agree is for the next
+  /// time, or ranks would not do the same.
+  Asked agree_on_signals() const {
+    const int own[] = {Signals::caught, Signals::wants_save};
+    std::vector<int> all(2 * static_cast<std::size_t>(world_.size()));
+    world_.host().all_gather(own, all.data(), sizeof own);
+    Asked asked;
+    for (std::size_t i = 0; i < all.size(); i += 2) {
+      if (all[i] != 0) Signals::caught = all[i];
+      asked.ends = asked.ends || all[i] != 0;
+      asked.saves = asked.saves || all[i + 1] != 0;
+    }
+    return asked;
   }
 
   void record() {

@@ -19,6 +19,7 @@ struct TrainNeeds {
   std::size_t checkpoint = 0;   ///< bytes of one on the disk
   std::size_t model = 0;        ///< bytes of the model's files
   std::size_t copy = 0;         ///< host memory that checkpoints are copied to; 0: no step saves
+  std::size_t together = 0;     ///< host memory in which a model in parts is put together
   mtpx::Index checkpoints = 0;  ///< that the disk holds at once, at most
   std::size_t disk_held = 0;    ///< of those, by checkpoints that are there
   bool on_host = true;          ///< tensors are in the host's memory
@@ -27,8 +28,8 @@ struct TrainNeeds {
 
   /// Of the device's memory, where that is not the host's.
   std::size_t device_bytes() const { return on_host ? 0 : plan.peak; }
-  /// Of the host's: tensors, the copy, and the largest tensor again, which a file is written from.
-  std::size_t host_bytes() const { return (on_host ? plan.reserved : 0) + copy + plan.largest; }
+  /// Of the host's: tensors, copies, and the largest tensor again, which a file is written from.
+  std::size_t host_bytes() const { return (on_host ? plan.reserved : 0) + copy + together + plan.largest; }
   /// Of the disk: checkpoints, the one that is being written included, and the model beside a former one.
   std::size_t disk_bytes() const;
 };
@@ -43,8 +44,8 @@ std::size_t file_bytes(const Each& each) {
 }
 
 /// Plans what one stage of a pipeline takes of the run, or a rank with a part of the experts, on one of so
-/// many copies. The first puts the whole
-/// model together where it validates and saves.
+/// many copies. The first has the whole model in its host's memory where it writes it, and beside its own
+/// where it writes a sample or a sidecar.
 template <typename T, typename D>
 TrainNeeds needs_of_stage(const D& planned, const TrainFlags& o, const TrainInput& in,
                           const mtpx::Layout& layout, mtpx::Index stage, int copies) {
@@ -63,9 +64,11 @@ TrainNeeds needs_of_stage(const D& planned, const TrainFlags& o, const TrainInpu
     needs.checkpoint += states * static_cast<std::size_t>(tensor.size()) * sizeof(A);
   });
   if (stage == 0) {
-    needs.plan.peak += needs.model;
-    needs.plan.reserved += needs.model;
+    const std::size_t beside = o.prompt.empty() && !o.sidecar ? 0 : needs.model;
+    needs.plan.peak += beside;
+    needs.plan.reserved += beside;
     needs.plan.saved = needs.checkpoint;
+    needs.together = needs.model;
   }
   needs.on_host = mtpx::HostMemory<D>;
   return needs;

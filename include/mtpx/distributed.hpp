@@ -5,6 +5,7 @@
 #include <mtpx/comm/grid.hpp>
 #include <mtpx/comm/group.hpp>
 #include <mtpx/train/across_stages.hpp>
+#include <mtpx/train/evaluate_parts.hpp>
 #include <mtpx/train/layout.hpp>
 #include <mtpx/train/layout_costs.hpp>
 #include <mtpx/train/pipeline.hpp>

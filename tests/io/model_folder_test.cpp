@@ -64,6 +64,37 @@ TEST_CASE("a folder keeps the tokens that drafts are picked from; ones that cann
   CHECK(main.model.config.mtpx_draft_vocabulary == 0);
 }
 
+TEST_CASE("load_model: slices read their parts of the folder, and compare the checksums of these alone") {
+  const Folder folder;
+  auto whole = random_model<float>(mixture_config(2), 1);
+  whole.draft_from({1, 4, 10});
+  save_model(folder.root, whole);
+  const ModelSlice first{true, 0, 2, false}, last{false, 2, 3, true};
+  std::set<std::string> seen;
+  for (const ModelSlice& slice : {first, last.with_experts(0, 2), last.with_experts(1, 2)}) {
+    const auto part = load_model<float>(device(), folder.root, {}, {}, slice);
+    CHECK(part.model.slice == slice);
+    CHECK(part.model.draft_ids() == whole.draft_ids());
+    const auto got = tensors(part.model);
+    check_bits(got, tensors(slice_of(whole, slice)));
+    for (const auto& [name, values] : got) seen.insert(name);
+  }
+  CHECK(seen.size() == tensors(whole).size());
+
+  const std::filesystem::path file = folder.root / "model.safetensors";
+  std::string bytes = folder.read("model.safetensors"), norm(32, '\0');
+  {
+    const SafeTensors weights = SafeTensors::open(file);
+    weights.read_bytes(weights.at("model.norm.weight"), 0, std::as_writable_bytes(std::span(norm)));
+  }
+  REQUIRE(bytes.find(norm) == bytes.rfind(norm));
+  bytes[bytes.find(norm)] ^= 1;
+  folder.write("model.safetensors", bytes);
+  CHECK_NOTHROW(load_model<float>(device(), folder.root, {}, {}, first));
+  CHECK(folder.error<FileError>([&] { load_model<float>(device(), folder.root, {}, {}, last); })
+            .find("model.norm.weight") != std::string::npos);
+}
+
 TEST_CASE_TEMPLATE("save_model, load_model, save_model: the same bytes and numbers", T, float, double, bf16) {
   const Folder folder;
   Config c = mixture_config(2);

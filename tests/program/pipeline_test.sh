@@ -5,7 +5,7 @@ set -euo pipefail
 # shellcheck source=tests/program/common.sh
 source "$(dirname "$0")/common.sh"
 train=(train --data "$work/text.txt" --config "$work/config.json" --seq 32 --batch 2 --accumulation 4 --steps 6
-  --eval-every 3 --eval-windows 5 --save-every 3 --threads 1)
+  --eval-every 3 --eval-windows 5 --save-every 3 --prompt fox --threads 1)
 
 # run OUT RANKS ARGUMENTS...
 run() {
@@ -39,10 +39,12 @@ for from in one two; do
   same resumed
   rm -r "$work/resumed"
 done
-# A model that is there, with depths of another number.
-run init_one 1 --init "$work/one" --depth 1
-run init_two 2 --init "$work/one" --depth 1 --layout 'Et|tmL'
-cmp "$work/init_one/model.safetensors" "$work/init_two/model.safetensors" || fail "--init: another model"
+# A model that is there, with depths of another number, which are then left out.
+run init_one 1 --init "$work/one" --depth 1 --export-no-mtp
+run init_two 2 --init "$work/one" --depth 1 --export-no-mtp --layout 'Et|tmL'
+for file in model.safetensors config.json metrics.jsonl; do
+  cmp "$work/init_one/$file" "$work/init_two/$file" || fail "--init: another $file"
+done
 
 expect 2 'mtpx: [grid] 1 ranks are no copies of a pipeline of 2 stages' "${train[@]}" --out "$work/no" --layout 'Et|tmmL'
 expect 2 'mtpx: [layout] "Et|tm", place 6: it ends with L, the output head' "${train[@]}" --out "$work/no" --layout 'Et|tm'

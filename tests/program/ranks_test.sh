@@ -36,6 +36,15 @@ score=(score --model "$work/one" --data "$work/text.txt" --seq 16 --batch 2 --de
 "$mtpx" "${score[@]}" >"$work/score.1" || fail "score: exit code $?"
 "$mtpx" launch -n 3 -- "${score[@]}" >"$work/score.3" 2>"$work/log" || fail "score of 3 ranks: exit code $?: $(cat "$work/log")"
 cmp "$work/score.1" "$work/score.3" || fail "3 ranks score $(cat "$work/score.3") and one $(cat "$work/score.1")"
+for parts in '2 --share-experts' '4 --layout Et|tmmL' '4 --layout Et|tmmL --share-experts'; do
+  # shellcheck disable=SC2086
+  "$mtpx" launch -n "${parts%% *}" -- "${score[@]}" ${parts#* } >"$work/score.parts" 2>"$work/log" || fail "score by $parts: exit code $?: $(cat "$work/log")"
+  cmp "$work/score.1" "$work/score.parts" || fail "score by $parts: $(cat "$work/score.parts") and by one $(cat "$work/score.1")"
+done
+
+# What a rank takes is planned with balanced experts, whatever stood in memory before.
+"$mtpx" launch -n 2 -- train --data "$work/text.txt" --preset tiny --seq 32 --accumulation 2 --steps 2 --share-experts --device cpu --threads 1 \
+  --dry-run --out "$work/planned" >"$work/log" 2>&1 || fail "a plan of shared experts: exit code $?: $(cat "$work/log")"
 
 # Goes on from a checkpoint of one process with four, and with two that share the experts out, and from one of four with one.
 for grid in '4' '1' '2 --share-experts'; do
@@ -121,16 +130,19 @@ wait "$launcher" || status=$?
 "$mtpx" launch -n 4 -- "${long[@]}" --out "$work/ended" --resume auto >"$work/log" 2>&1 || fail "behind SIGTERM: exit code $?: $(cat "$work/log")"
 cmp "$work/undisturbed/model.safetensors" "$work/ended/model.safetensors" || fail "a run that was ended has other bytes"
 
-# Saves that fail on the rank that writes: the run goes on, and a signal ends all ranks.
-"$mtpx" launch -n 2 -- "${long[@]/#$((30 * ${KILLS:-6} + 20))/100000}" --on-failed-save go-on --out "$work/unsaved" >"$work/log" 2>&1 &
-launcher=$! begin=$SECONDS status=0
-until [[ -s $work/unsaved/checkpoints/latest ]] || ((SECONDS - begin > 60)); do sleep 0.01; done
-mv "$work/unsaved/checkpoints" "$work/unsaved/before" && touch "$work/unsaved/checkpoints"
-until grep -q 'the run goes on' "$work/log" || ((SECONDS - begin > 60)); do sleep 0.01; done
-kill -TERM "$launcher"
-timeout 30 tail --pid="$launcher" -f /dev/null || { fail "ranks wait for ever behind a save that failed: $(cat "$work/log")"; pkill -9 -P "$launcher"; }
-wait "$launcher" || status=$?
-[[ $status == 143 && -s $work/unsaved/model.safetensors ]] || fail "behind a save that failed: exit code $status: $(cat "$work/log")"
+# Saves that fail on the rank that writes: the run goes on, and a signal ends all ranks, whenever it comes to each.
+for turn in 1 2 3 4 5; do
+  rm -rf "$work/unsaved"
+  "$mtpx" launch -n 2 -- "${long[@]/#$((30 * ${KILLS:-6} + 20))/100000}" --on-failed-save go-on --out "$work/unsaved" >"$work/log" 2>&1 &
+  launcher=$! begin=$SECONDS status=0
+  until [[ -s $work/unsaved/checkpoints/latest ]] || ((SECONDS - begin > 60)); do sleep 0.01; done
+  mv "$work/unsaved/checkpoints" "$work/unsaved/before" && touch "$work/unsaved/checkpoints"
+  until grep -q 'the run goes on' "$work/log" || ((SECONDS - begin > 60)); do sleep 0.01; done
+  kill -TERM "$launcher"
+  timeout 30 tail --pid="$launcher" -f /dev/null || { fail "ranks wait for ever behind a save that failed: $(cat "$work/log")"; pkill -9 -P "$launcher"; }
+  wait "$launcher" || status=$?
+  [[ $status == 143 && -s $work/unsaved/model.safetensors ]] || fail "behind a save that failed, $turn: exit code $status: $(cat "$work/log")"
+done
 
 [[ $failures == 0 ]] && echo "ranks: all checks passed; $killed ranks were killed, the others ended in $slowest s at most"
 exit $((failures > 0))

@@ -16,7 +16,8 @@ struct SharedRun {
   TrainOptions options{.steps = 20, .accumulation = 4, .lr = {.peak = 1e-2, .warmup = 2}};
   Index steps = 20;
   bool frozen = false;
-  bool experts = false;  // each rank has a part of them, and ends with that part of everything
+  Index freezes = -1, thaws = -1;  // steps before which the main model is frozen, and trains again
+  bool experts = false;            // each rank has a part of them, and ends with that part of everything
 
   static HostBatch batch(Index n) {
     HostBatch batch;
@@ -37,6 +38,7 @@ struct SharedRun {
     Trainer<T, Cpu> trainer(model, options, &SharedRun::batch, group);
     Everything all;
     for (Index step = 0; step < steps; ++step) {
+      if (step == freezes || step == thaws) model.freeze_main(step == freezes);
       const StepReport report = trainer.step();
       Numbers& to = all[cat("report ", step)];
       to = {report.total, report.gradient_norm};

@@ -183,6 +183,38 @@ TEST_CASE("Shards: state that is assigned is gone on from; what trains only late
         }) == "[shards] small trains now, and did not when the ranks shared the parameters out");
 }
 
+TEST_CASE_TEMPLATE("Shards: what is frozen for a while and trains again has the bits of one rank", T, float,
+                   bf16) {
+  for (const bool experts : {false, true}) {
+    if (experts && std::is_same_v<T, bf16>) continue;
+    SharedRun run{mixture_config(2)};
+    run.steps = run.options.steps = 6;
+    run.options.step.bucket = 1;
+    run.freezes = 2, run.thaws = 4;
+    run.experts = experts;
+    CAPTURE(experts);
+    const Everything want = run.on<T>(Group<Cpu>(Cpu(1)));
+    std::mutex one_at_a_time;
+    on_ranks(2, one_thread, [&](const Group<Cpu>& group) {
+      const Everything got = run.on<T>(group);
+      const std::lock_guard lock(one_at_a_time);
+      check_part(got, want);
+    });
+  }
+  CHECK(error_text<Error>([] {
+          on_ranks(2, one_thread, [](const Group<Cpu>& group) {
+            SeveralSizes<T> module(group.device());
+            Shards<T, Cpu> shards(group);
+            shards.reserve(module);
+            shards.send_ready();
+            module.small.freeze();
+            module.small.freeze(false);
+            module.backward(0);
+            shards.add(module);
+          });
+        }) == "[shards] small trains again, which reserve() was not told");
+}
+
 TEST_CASE("Shards: a step that is not finite changes nothing on any rank") {
   SharedRun run{mixture_config(1)};
   run.options.lr.peak = 1e160;  // the second step's weights are no numbers to compute with

@@ -39,4 +39,31 @@ TEST_CASE("Beside: behind what was queued before, before what is queued behind j
   }
 }
 
+TEST_CASE("Cuda: whoever looks while the host waits may end the wait; the work goes on") {
+  const Cuda gpu;
+  constexpr Index count = 1 << 26, launches = 400;
+  const Tensor<float, Cuda> numbers(gpu, {count});
+  const auto work = [&] {
+    for (Index i = 0; i < launches; ++i) fill_value(gpu, count, static_cast<float>(i), numbers.data());
+  };
+  Index looks = 0, waits = 0;
+  gpu.while_waiting([&](bool first) {
+    waits += first ? 1 : 0;
+    if (++looks == 3) throw Error("gone");
+  });
+  work();
+  CHECK(error_text<Error>([&] { gpu.synchronize(); }) == "gone");
+  CHECK(waits == 1);
+  float last = 0;
+  copy_to_host(gpu, &last, numbers.data() + count - 1, sizeof last);
+  CHECK(last == launches - 1);
+  CHECK(waits == 2);
+  CHECK(looks > 3);
+  gpu.while_waiting({});
+  const Index before = looks;
+  work();
+  gpu.synchronize();
+  CHECK(looks == before);
+}
+
 TEST_SUITE_END();

@@ -21,9 +21,11 @@ namespace mtpx {
 /// records and replays the same in the same order. Not for multicast over NVLink: NCCL_NVLS_ENABLE=0 where
 /// that is not to be had.
 ///
-/// NCCL's kernels take processors from what computes beside them. With MTPX_PEER_COPIES=1 what is exchanged
-/// from memory that ranks show each other (share()) goes by copy engines where GPUs reach each other, see
-/// detail::PeerMemory. Not unasked, until a run of many steps is seen to have the bytes of one GPU's.
+/// NCCL's kernels take processors from what computes beside them. So what is exchanged from memory that ranks
+/// show each other (share()) goes by copy engines where all GPUs reach each other, unless MTPX_PEER_COPIES is
+/// 0: see detail::PeerMemory.
+///
+/// As long as it lives the host's waits for that GPU end, by a CommError, where a rank is gone.
 class NcclWire {
  public:
   /// Waits for all. Throws CommError.
@@ -35,10 +37,12 @@ class NcclWire {
     const Cuda::Current current(device);
     demand(calls_.comm_init_rank(&comm_, world.size(), id, world.rank()), "ncclCommInitRank");
     peers_ = std::make_shared<detail::PeerMemory>(world, device);
+    device.while_waiting([this](bool first) { look(first); });
   }
   NcclWire(const NcclWire&) = delete;
   NcclWire& operator=(const NcclWire&) = delete;
   ~NcclWire() {
+    device_.while_waiting({});
     if (comm_ == nullptr) return;
     const detail::CurrentGpu current(device_.ordinal(), std::nothrow);
     if (std::uncaught_exceptions() > 0) {
@@ -122,39 +126,39 @@ class NcclWire {
     check(device);
     world_.host().barrier();
   }
-  /// Waits for the device's work, as long as all ranks live: one that is gone leaves a kernel that waits for
-  /// it, which is aborted.
+  /// Waits for the device's work, as long as all ranks live.
   void check(const Cuda& device) {
-    using Clock = std::chrono::steady_clock;
-    const Cuda::Current current(device);
-    Clock::time_point gone{};
-    std::string text;
-    while (true) {
-      const cudaError_t status = cudaStreamQuery(device.stream());
-      if (status == cudaSuccess) return;
-      if (status != cudaErrorNotReady) {
-        if (text.empty()) world_.host().check();  // memory of one that is gone
-        detail::cuda_check(status, "cuda");
-      }
-      int error = 0;
-      if (calls_.comm_get_async_error(comm_, &error) != detail::NcclCalls::ok) error = detail::NcclCalls::ok;
-      if (error != detail::NcclCalls::ok && error != detail::NcclCalls::in_progress)
-        abort(cat("[nccl] ", calls_.get_error_string(error), ": ", calls_.get_last_error(comm_)));
-      if (text.empty()) {
-        try {
-          world_.host().check();
-        } catch (const CommError& found) {  // it may have done all that is waited for, and left
-          text = found.what();
-          gone = Clock::now();
-        }
-      } else if (Clock::now() - gone > std::chrono::seconds(1)) {
-        abort(text);
-      }
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    try {
+      device.synchronize();
+    } catch (const DeviceError&) {
+      world_.host().check();  // memory of one that is gone
+      throw;
     }
   }
 
  private:
+  /// While the host waits for the device, wherever that is: a rank that is gone leaves a kernel that waits
+  /// for it, which is aborted a second later, for it may have done all that is waited for before it left.
+  void look(bool first) {
+    using Clock = std::chrono::steady_clock;
+    if (comm_ == nullptr) throw CommError("[nccl] given up before");
+    if (first) gone_.clear();
+    int error = 0;
+    if (calls_.comm_get_async_error(comm_, &error) != detail::NcclCalls::ok) error = detail::NcclCalls::ok;
+    if (error != detail::NcclCalls::ok && error != detail::NcclCalls::in_progress)
+      abort(cat("[nccl] ", calls_.get_error_string(error), ": ", calls_.get_last_error(comm_)));
+    if (gone_.empty()) {
+      try {
+        world_.host().check();
+      } catch (const CommError& found) {
+        gone_ = found.what();
+        since_ = Clock::now();
+      }
+    } else if (Clock::now() - since_ > std::chrono::seconds(1)) {
+      abort(gone_);
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
   [[noreturn]] void abort(const std::string& text) {
     give_up();
     throw CommError(text);
@@ -170,6 +174,8 @@ class NcclWire {
   Cuda device_;
   detail::NcclCalls::Comm comm_ = nullptr;
   std::shared_ptr<detail::PeerMemory> peers_;
+  std::string gone_;  // what says that a rank is gone, of one wait; and since when
+  std::chrono::steady_clock::time_point since_;
 };
 
 /// The ranks of a world, a GPU each. Of one rank it needs no library. Throws CommError.

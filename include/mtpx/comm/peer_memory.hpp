@@ -46,8 +46,8 @@ class PeerMemory {
     const Cuda::Current current(device);
     const auto size = static_cast<std::size_t>(world.size());
     const char* const wanted = std::getenv("MTPX_PEER_COPIES");
-    bool able = wanted != nullptr && std::string_view(wanted) == "1" && world.local_size() == world.size() &&
-                !device.planned();
+    bool able = (wanted == nullptr || std::string_view(wanted) != "0") &&
+                world.local_size() == world.size() && !device.planned();
     write_ = driver_function<Write>("cuStreamWriteValue32");
     wait_ = driver_function<Wait>("cuStreamWaitValue32");
     range_ = driver_function<Range>("cuMemGetAddressRange");

@@ -12,6 +12,7 @@
 #include <array>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <new>
 #include <optional>
@@ -75,8 +76,9 @@ class PinnedRing {
     if (memory_ != nullptr) (void)cudaFreeHost(memory_);
   }
 
-  /// Room for `bytes`, at most batch_bytes, that nobody reads any more: to be filled and sent.
-  void* claim(std::size_t bytes) {
+  /// Room for `bytes`, at most batch_bytes, to be filled and sent.   wait(event): until nobody reads it
+  template <typename Wait>
+  void* claim(std::size_t bytes, const Wait& wait) {
     if (memory_ == nullptr) {
       detail::cuda_check(cudaMallocHost(reinterpret_cast<void**>(&memory_), done_.size() * slot_bytes),
                          "pinned");
@@ -84,8 +86,7 @@ class PinnedRing {
         detail::cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "pinned");
     }
     if (first_ + slots(bytes) > done_.size()) first_ = 0;
-    for (std::size_t i = 0; i < slots(bytes); ++i)
-      detail::cuda_check(cudaEventSynchronize(done_[first_ + i]), "pinned");
+    for (std::size_t i = 0; i < slots(bytes); ++i) wait(done_[first_ + i]);
     return memory_ + first_ * slot_bytes;
   }
   /// Queues the copy of what was claimed.
@@ -172,12 +173,21 @@ class Cuda {
   bool planned() const { return state_->planned != nullptr; }
   /// Host memory for uploads.
   PinnedRing& pinned() const { return *state_->pinned; }
+  /// Room in it, as PinnedRing::claim() says.
+  void* claim(std::size_t bytes) const {
+    return pinned().claim(bytes, [this](cudaEvent_t event) {
+      await([event] { return cudaEventQuery(event); }, [event] { return cudaEventSynchronize(event); });
+    });
+  }
 
   /// Waits until everything queued so far is done. Throws DeviceError for what went wrong there.
   void synchronize() const {
-    const detail::CurrentGpu current(state_->ordinal);
-    detail::cuda_check(cudaStreamSynchronize(state_->stream), "cuda");
+    await([this] { return cudaStreamQuery(stream()); }, [this] { return cudaStreamSynchronize(stream()); });
   }
+  /// What is done again and again while the host waits for this handle's work: look(first), which may throw.
+  void while_waiting(std::function<void(bool)> look) const { state_->look = std::move(look); }
+  /// Whether something is.
+  bool looks_while_waiting() const { return state_->look != nullptr; }
 
   /// What one handle owns besides memory, made on first use and destroyed with it: library handles, say.
   /// key: the address of something unique to the caller   make: returns a shared_ptr<void>; it and what it
@@ -206,6 +216,17 @@ class Cuda {
   static void release(int ordinal, void* data) {
     const detail::CurrentGpu current(ordinal, std::nothrow);
     (void)cudaFree(data);
+  }
+
+  /// Waits until query() is not cudaErrorNotReady; wait() does the same where there is nothing to look at.
+  template <typename Query, typename Wait>
+  void await(const Query& query, const Wait& wait) const {
+    const detail::CurrentGpu current(state_->ordinal);
+    if (!state_->look) return detail::cuda_check(wait(), "cuda");
+    cudaError_t status = cudaSuccess;
+    for (bool first = true; (status = query()) == cudaErrorNotReady; first = false) state_->look(first);
+    (void)cudaGetLastError();  // it was none
+    detail::cuda_check(status, "cuda");
   }
 
   struct State {
@@ -256,6 +277,7 @@ class Cuda {
     std::vector<std::shared_ptr<Pool>> pools;  // the ordinary one, then those of records
     Pool* current = nullptr;
     std::optional<PinnedRing> pinned{std::in_place};
+    std::function<void(bool)> look;  // see while_waiting()
     std::vector<std::pair<const void*, std::shared_ptr<void>>> owned;
   };
   std::shared_ptr<State> state_;
@@ -423,24 +445,21 @@ void fill_by_host(const Cuda& device, void* to, std::size_t bytes, const Fill& f
   const Cuda::Current current(device);
   for (std::size_t at = 0; at < bytes; at += PinnedRing::batch_bytes) {
     const std::size_t size = std::min(PinnedRing::batch_bytes, bytes - at);
-    fill(device.pinned().claim(size), at, size);
+    fill(device.claim(size), at, size);
     device.pinned().send(device.stream(), static_cast<char*>(to) + at, size);
   }
 }
 /// Returns when `from` may change, which is before the device is done.
 inline void copy_to_device(const Cuda& device, void* to, const void* from, std::size_t bytes) {
-  if (device.planned()) return;
-  const Cuda::Current current(device);
-  for (std::size_t at = 0; at < bytes; at += PinnedRing::slot_bytes) {
-    const std::size_t size = std::min(PinnedRing::slot_bytes, bytes - at);
-    std::memcpy(device.pinned().claim(size), static_cast<const char*>(from) + at, size);
-    device.pinned().send(device.stream(), static_cast<char*>(to) + at, size);
-  }
+  fill_by_host(device, to, bytes, [from](void* place, std::size_t at, std::size_t size) {
+    std::memcpy(place, static_cast<const char*>(from) + at, size);
+  });
 }
 /// Waits for the device.
 inline void copy_to_host(const Cuda& device, void* to, const void* from, std::size_t bytes) {
   if (bytes == 0 || device.planned()) return;
   const Cuda::Current current(device);
+  if (device.looks_while_waiting()) device.synchronize();  // a copy to ordinary memory waits by itself
   detail::cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device.stream()), "copy");
   device.synchronize();
 }

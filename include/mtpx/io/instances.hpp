@@ -22,6 +22,7 @@
 /// Checkpoints of a run, in the types that the program trains in.
 #define MTPX_RUN(HOW, T, D)                  \
   MTPX_INSTANCE_OF(HOW, save_training<T, D>) \
+  MTPX_INSTANCE_OF(HOW, save_trained<T, D>)  \
   MTPX_INSTANCE_OF(HOW, load_training<T, D>)
 
 #define MTPX_MODEL_FOLDERS(HOW, D)                \

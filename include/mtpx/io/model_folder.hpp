@@ -5,6 +5,7 @@
 #include <mtpx/io/config_json.hpp>
 #include <mtpx/io/folder_weight.hpp>
 #include <mtpx/io/load_progress.hpp>
+#include <mtpx/io/place_folder.hpp>
 #include <mtpx/io/tensor_file.hpp>
 #include <mtpx/io/tensor_problems.hpp>
 #include <mtpx/io/tokenizer_files.hpp>
@@ -23,11 +24,6 @@ namespace mtpx {
 
 namespace detail {
 
-constexpr const char* weights_key = "mtpx_weights";  // in config.json: the digest of model.safetensors
-/// The tensor of the tokens that drafts are picked from, [mtpx_draft_vocabulary] I32; where these are not
-/// all.
-constexpr const char* draft_ids_name = "mtpx.draft_ids";
-
 /// Everything that a file of the model holds: weights, states, and the tokens that drafts are picked from.
 template <typename T, typename D, typename Visit>
 void for_each_of_file(const Transformer<T, D>& model, const Visit& visit) {
@@ -38,42 +34,12 @@ void for_each_of_file(const Transformer<T, D>& model, const Visit& visit) {
           Tensor<std::int32_t, D>::from(model.device(), {static_cast<Index>(ids.size())}, ids));
 }
 
-/// A number type as config.json's torch_dtype names it.
-template <typename T>
-constexpr const char* torch_name() {
-  return std::is_same_v<T, double> ? "float64" : std::is_same_v<T, float> ? "float32" : "bfloat16";
-}
-
-/// Keys of a config.json, with the type that weights are written in.
-template <typename T>
-Json with_dtype(Json keys) {
-  keys[keys.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name<T>();
-  return keys;
-}
-
 /// That tensor, of dtype I32.
 inline std::vector<std::int32_t> read_draft_ids(const WeightFiles::Weight& tensor) {
   std::vector<std::int32_t> ids;
   for (const std::int64_t id : tensor.file->read<std::int64_t>(*tensor.entry))
     ids.push_back(static_cast<std::int32_t>(id));
   return ids;
-}
-
-/// Whether two tensors hold the same numbers. They have one shape, and a dtype of numbers.
-inline bool same_numbers(const WeightFiles::Weight& a, const WeightFiles::Weight& b) {
-  if (a.entry->dtype != b.entry->dtype) {
-    return a.file->read<double>(*a.entry) == b.file->read<double>(*b.entry);
-  }
-  const Index step = Index{1} << 20, size = a.entry->bytes();
-  std::vector<std::byte> left, right;
-  for (Index done = 0; done < size; done += step) {
-    left.resize(static_cast<std::size_t>(std::min(step, size - done)));
-    right.resize(left.size());
-    a.file->read_bytes(*a.entry, done, left);
-    b.file->read_bytes(*b.entry, done, right);
-    if (left != right) return false;
-  }
-  return true;
 }
 
 /// What an MTP layer may share with the main model, and what it is a copy of then.
@@ -227,13 +193,6 @@ void check_weights(const ModelConfig& config, const WeightFiles& files) {
   check.finish();
 }
 
-/// What the weights of a model folder say of the files beside them.
-inline FileMetadata folder_metadata(std::string config, const std::optional<TokenizerFiles>& tokenizer) {
-  FileMetadata metadata = {{"format", "pt"}, {"config", std::move(config)}};
-  if (tokenizer) metadata.emplace(tokenizer_key, tokenizer_mark(tokenizer->tokenizer));
-  return metadata;
-}
-
 /// Compares config.json with the text of it that the weights' metadata has. One that bears the digest of
 /// other weights is of a save that ended between its two renames: the text counts. Throws FileError, field by
 /// field, where any other says something else. What mtpx reads of it is compared, not its bytes: keys of
@@ -299,47 +258,6 @@ void check_finite(const SafeTensors& file, const std::string& name, Index begin,
                          begin + (bad - numbers.begin()), " is ", static_cast<acc_t<N>>(*bad)));
 }
 
-/// Index and shards in `folder`, in the order in which they may go. Of an index that cannot be read, itself.
-inline std::vector<std::filesystem::path> shards_of(const std::filesystem::path& folder) {
-  std::error_code ignored;
-  const std::filesystem::path index = folder / index_name;
-  if (!std::filesystem::exists(index, ignored)) return {};
-  std::vector<std::filesystem::path> all{index};
-  std::set<std::string> names;
-  try {
-    for (const auto& [name, shard] : read_index(index)) names.insert(shard);
-  } catch (const FileError&) {
-  }
-  for (const std::string& name : names) {
-    if (name.ends_with(".safetensors") && name != weights_name) all.push_back(folder / name);
-  }
-  return all;
-}
-
-/// Throws FileError where there is no such folder and none can be made.
-inline void make_folder(const std::filesystem::path& folder) {
-  std::error_code failed;
-  std::filesystem::create_directories(folder, failed);
-  if (failed) throw FileError(cat("[model] ", folder.string(), ": cannot be made: ", failed.message()));
-}
-
-/// Puts weights that are written, and what stands beside them, in the place of a former model: see
-/// save_model().
-inline void place_folder(const std::filesystem::path& folder, SafeTensorsWriter& weights,
-                         const Config& config, Json keys, const std::optional<TokenizerFiles>& tokenizer) {
-  keys[weights_key] = checksum_text(weights.complete());
-  OutputFile file("config", folder / "config.json");
-  file.write(config_json(config, keys));
-  file.flush();
-  const std::vector<std::filesystem::path> old = shards_of(folder);
-  std::optional<WrittenTokenizer> beside;
-  if (tokenizer) beside.emplace(folder, *tokenizer);
-  weights.place();
-  file.place();
-  if (beside) beside->place();
-  for (const std::filesystem::path& path : old) remove_former(path);
-}
-
 /// A matrix that decoding reads in 8 bits; what is no such in its file becomes one. Panels by all threads.
 template <typename D>
 void read_int8(const Cpu& host, const FolderWeight& weight, const Int8Weight<D>& to, Index e) {
@@ -386,29 +304,9 @@ template <typename T, typename D>
 void save_model(const std::filesystem::path& folder, const Transformer<T, D>& model,
                 const Json& extra = Json::object(), bool mtp = true,
                 const std::optional<TokenizerFiles>& tokenizer = {}) {
-  detail::make_folder(folder);
-  Config config = model.config;
-  if (!mtp) {
-    config.set_depths(0, config.mtpx_heads);
-    config.mtpx_draft_vocabulary = 0;
-  }
-  std::vector<std::string> left_out;
-  for (Index k = config.num_nextn_predict_layers; k < model.config.num_nextn_predict_layers; ++k) {
-    left_out.push_back(cat("model.layers.", config.num_hidden_layers + k, '.'));
-  }
-  if (!mtp) left_out.push_back(detail::draft_ids_name);
-  const Json keys = detail::with_dtype<T>(extra);
-  const auto each = [&](const auto& visit) {
-    detail::for_each_of_file(model, [&](const std::string& name, const auto& tensor) {
-      const auto within = [&](const std::string& prefix) { return name.starts_with(prefix); };
-      if (std::none_of(left_out.begin(), left_out.end(), within)) visit(name, tensor);
-    });
-  };
-  const FileMetadata metadata = detail::folder_metadata(config_json(config, keys), tokenizer);
-  const auto finish = [&](SafeTensorsWriter& weights) {
-    detail::place_folder(folder, weights, config, keys, tokenizer);
-  };
-  detail::write_tensors(folder / detail::weights_name, each, metadata, finish);
+  const auto each = [&](const auto& visit) { detail::for_each_of_file(model, visit); };
+  detail::save_folder<T>(folder, model.config, each, extra, mtp, tokenizer,
+                         [](const auto&... all) { detail::write_tensors(all...); });
 }
 
 /// The configuration of the model in `folder`, as load_model() takes it. Throws ConfigError or FileError.
@@ -426,26 +324,44 @@ struct LoadedModel {
 };
 
 namespace detail {
-/// The model that `config` describes, with the weights of these files.
+/// Those of the files that a slice reads, with their scales; all for none.
+template <typename T>
+std::vector<WeightFiles::Weight> weights_of(const Config& config, const WeightFiles& files,
+                                            const std::optional<ModelSlice>& slice) {
+  std::set<std::string> names;
+  if (slice) {
+    const Transformer<T, Meta> part(Meta(), config, config.design(), *slice);
+    for_each_tensor(part, [&](const std::string& name, const auto&) {
+      names.insert({name, scale_name(name)});
+    });
+  }
+  std::vector<WeightFiles::Weight> all;
+  for (const auto& [name, weight] : files.weights()) {
+    if (!slice || names.contains(std::string(name))) all.push_back(weight);
+  }
+  return all;
+}
+
+/// The model that `config` describes, or a slice of it, with the weights of these files.
 template <typename T, typename D>
 LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const WeightFiles& files,
-                               SafeTensorsOptions options, const LoadProgress& progress) {
+                               SafeTensorsOptions options, const LoadProgress& progress,
+                               const std::optional<ModelSlice>& slice) {
   check_weights<T>(config, files);
   if (!options.keep_int8) config.config.int8_blocks.reset();
   if (config.config.int8_blocks && !HostMemory<D>)
     throw DeviceError(
         cat("[model] ", files.path(), ": weights in 8 bits are decoded with on the host alone"));
   const Cpu host = host_of(device);
-  std::vector<WeightFiles::Weight> all;
-  for (const auto& [name, weight] : files.weights()) all.push_back(weight);
   LoadCount count(progress, files);
-  verify_tensors(host, all, [&](const SafeTensorsEntry& entry) {
+  verify_tensors(host, weights_of<T>(config.config, files, slice), [&](const SafeTensorsEntry& entry) {
     if (entry.checksum) count.add(entry);
   });
 
-  LoadedModel<T, D> loaded{config.config.int8_blocks
-                               ? Transformer<T, D>(device, config.config, int8_products<T, D>)
-                               : Transformer<T, D>(device, config.config),
+  const Config& of = config.config;
+  const ModelSlice own = slice.value_or(ModelSlice::whole(of.num_hidden_layers));
+  LoadedModel<T, D> loaded{of.int8_blocks ? Transformer<T, D>(device, of, int8_products<T, D>)
+                                          : Transformer<T, D>(device, of, of.design(), own),
                            std::move(config.extra)};
   if (const auto ids = files.find(draft_ids_name); ids.entry != nullptr)
     loaded.model.draft_from(read_draft_ids(ids));
@@ -484,13 +400,15 @@ LoadedModel<T, D> load_weights(const D& device, ModelConfig config, const Weight
 /// for a device with memory of its own, the pieces on their way there.
 ///
 /// progress: called tensor by tensor, by one thread at a time; it may not throw
+/// slice: the part of the model that is read and has its checksums compared, without keep_int8; none: all
 template <typename T, typename D>
 LoadedModel<T, D> load_model(const D& device, const std::filesystem::path& folder,
-                             SafeTensorsOptions options = {}, const LoadProgress& progress = {}) {
+                             SafeTensorsOptions options = {}, const LoadProgress& progress = {},
+                             const std::optional<ModelSlice>& slice = {}) {
   ModelConfig config = read_config(folder / "config.json");
   const WeightFiles files = WeightFiles::open(folder, options);
   detail::complete(config, files);
-  return detail::load_weights<T>(device, std::move(config), files, options, progress);
+  return detail::load_weights<T>(device, std::move(config), files, options, progress, slice);
 }
 
 }  // namespace mtpx

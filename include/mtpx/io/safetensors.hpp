@@ -464,14 +464,22 @@ class SafeTensorsWriter {
 };
 
 /// Writes tensors that are all in memory; see SafeTensorsWriter.
-inline void write_safetensors(const std::filesystem::path& path, std::vector<TensorBytes> tensors,
-                              const FileMetadata& metadata = {}) {
+///
+/// finish(writer): gives the file its name
+template <typename Finish>
+void write_safetensors(const std::filesystem::path& path, std::vector<TensorBytes> tensors,
+                       const FileMetadata& metadata, const Finish& finish) {
   std::sort(tensors.begin(), tensors.end(), detail::file_order<TensorBytes, TensorBytes>);
   std::vector<TensorInfo> infos;
   for (const TensorBytes& tensor : tensors) infos.push_back({tensor.name, tensor.dtype, tensor.shape});
   SafeTensorsWriter writer(path, std::move(infos), metadata);
   for (const TensorBytes& tensor : tensors) writer.write(tensor.bytes);
-  writer.finish();
+  finish(writer);
+}
+/// The same, under its name at once.
+inline void write_safetensors(const std::filesystem::path& path, std::vector<TensorBytes> tensors,
+                              const FileMetadata& metadata = {}) {
+  write_safetensors(path, std::move(tensors), metadata, [](SafeTensorsWriter& writer) { writer.finish(); });
 }
 
 }  // namespace mtpx

@@ -146,7 +146,7 @@ LoadedModel<T, D> load_joined_model(const D& device, const std::filesystem::path
   WeightFiles files = WeightFiles::open(folder, options);
   detail::complete(config, files);
   detail::join_sidecar(config, files, sidecar_path(sidecar), options);
-  return detail::load_weights<T>(device, std::move(config), files, options, progress);
+  return detail::load_weights<T>(device, std::move(config), files, options, progress, {});
 }
 
 /// The configuration of that model. Throws the same.

@@ -52,13 +52,19 @@ class TensorSnapshot {
   /// Of all tensors together.
   Index bytes() const { return static_cast<Index>(size_); }
 
-  /// The file that save_tensors() would have written when the snapshot was taken. Throws FileError.
-  void write(const std::filesystem::path& path) const {
+  /// The file that save_tensors() would have written when the snapshot was taken, which finish(writer) gives
+  /// its name. Throws FileError.
+  template <typename Finish>
+  void write(const std::filesystem::path& path, const Finish& finish) const {
     std::vector<TensorBytes> all;
     for (const Copy& copy : tensors_)
       all.push_back(
           {copy.info.name, copy.info.dtype, copy.info.shape, {memory_.get() + copy.begin, copy.bytes}});
-    write_safetensors(path, std::move(all), metadata_);
+    write_safetensors(path, std::move(all), metadata_, finish);
+  }
+  /// The same, under its name at once.
+  void write(const std::filesystem::path& path) const {
+    write(path, [](SafeTensorsWriter& writer) { writer.finish(); });
   }
 
  private:

@@ -61,6 +61,30 @@ class SharedPasses {
   Pass pass_;
   int done_ = 0;
 };
+
+/// Shows rank 0 what each(visit) shows on every rank that trains a part of the model. Every rank makes the
+/// call.
+template <typename T, typename D, typename Each, typename Visit>
+void across_ranks(const Trainer<T, D>& trainer, const Transformer<T, D>& part, const Each& each,
+                  const Visit& visit) {
+  const auto of_copies = [&](const auto& show) {
+    across_experts(trainer.group(), part.config.n_routed_experts, part.slice.expert_parts, each, show);
+  };
+  // Copies but the first have experts at most, and only show them to the first.
+  if (trainer.group().rank() == 0) return across_stages<T>(trainer.stages(), of_copies, visit);
+  of_copies([](const std::string&, const auto&) {});
+}
+/// The tensors of the whole model's file, so.
+template <typename T, typename D>
+auto weights_across_ranks(const Trainer<T, D>& trainer, const Transformer<T, D>& part) {
+  return SharedPasses([&](const auto& visit) {
+    const auto each = [&](const auto& show) {
+      if (trainer.stages().rank() == 0) return for_each_of_file(part, show);
+      for_each_tensor(part, show);
+    };
+    across_ranks(trainer, part, each, visit);
+  });
+}
 }  // namespace detail
 
 /// Saves what a run goes on from, after the steps whose reports() have been read: config.json and
@@ -77,32 +101,16 @@ template <typename T, typename D>
 void save_training(Checkpoints& checkpoints, Trainer<T, D>& trainer, Transformer<T, D>& model, Json run,
                    const Json& extra = Json::object(), const std::optional<TokenizerFiles>& tokenizer = {},
                    const std::function<void(Checkpoints::Files&)>& more = {}) {
-  const Group<D>&stages = trainer.stages(), &copies = trainer.group();
-  const auto of_copies = [&](const auto& each) {
-    return [&, each](const auto& show) {
-      across_experts(copies, model.config.n_routed_experts, model.slice.expert_parts, each, show);
-    };
-  };
-  // Copies but the first have experts at most, and only show them to the first.
-  const auto of_all = [&](const auto& each, const auto& visit) {
-    if (copies.rank() == 0) return across_stages<T>(stages, of_copies(each), visit);
-    of_copies(each)([](const std::string&, const auto&) {});
-  };
-  detail::SharedPasses weights([&](const auto& visit) {
-    const auto each = [&](const auto& show) {
-      if (stages.rank() == 0) return detail::for_each_of_file(model, show);
-      for_each_tensor(model, show);
-    };
-    of_all(each, visit);
-  });
+  auto weights = detail::weights_across_ranks(trainer, model);
   detail::SharedPasses states([&](const auto& visit) {
-    of_all([&](const auto& show) { trainer.optimizer().for_each_state(model, show); }, visit);
+    const auto each = [&](const auto& show) { trainer.optimizer().for_each_state(model, show); };
+    detail::across_ranks(trainer, model, each, visit);
   });
   const auto finish = [&] {
     weights.finish();
     states.finish();
   };
-  if (stages.rank() != 0 || copies.rank() != 0) return finish();
+  if (trainer.stages().rank() != 0 || trainer.group().rank() != 0) return finish();
   const auto fill = [&](Checkpoints::Files& files) {
     AdamW<T, D>& optimizer = trainer.optimizer();
     const std::string config = config_json(model.config, detail::with_dtype<T>(extra));
@@ -119,6 +127,33 @@ void save_training(Checkpoints& checkpoints, Trainer<T, D>& trainer, Transformer
     checkpoints.save(trainer.steps_done(), std::move(run), fill);
   } catch (const FileError&) {
     finish();  // the other ranks are at it
+    throw;
+  }
+}
+
+/// save_model() of what ranks have trained together, which rank 0 writes: not the model, but a copy of it
+/// stands in its host's memory meanwhile, where it has a part of the model. Every rank makes the call. Throws
+/// FileError, there.
+template <typename T, typename D>
+void save_trained(const std::filesystem::path& folder, const Trainer<T, D>& trainer,
+                  const Transformer<T, D>& model, const Json& extra = Json::object(), bool mtp = true,
+                  const std::optional<TokenizerFiles>& tokenizer = {}) {
+  const bool leads = trainer.stages().rank() == 0 && trainer.group().rank() == 0;
+  if (trainer.stages().size() == 1 && model.slice.expert_parts == 1) {
+    if (leads) save_model(folder, model, extra, mtp, tokenizer);
+    return;
+  }
+  auto weights = detail::weights_across_ranks(trainer, model);
+  if (!leads) return weights.finish();
+  try {
+    detail::save_folder<T>(folder, model.config, std::ref(weights), extra, mtp, tokenizer,
+                           [](const auto& path, const auto& each, const auto& metadata, const auto& finish) {
+                             TensorSnapshot copy;
+                             copy.take(each, metadata);
+                             copy.write(path, finish);
+                           });
+  } catch (const FileError&) {
+    weights.finish();  // the other ranks are at it
     throw;
   }
 }

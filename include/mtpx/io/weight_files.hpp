@@ -6,6 +6,7 @@
 #include <mtpx/io/tensor_problems.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -144,5 +145,25 @@ class WeightFiles {
   std::vector<std::unique_ptr<SafeTensors>> files_;
   std::map<std::string_view, Weight> weights_;  // names live in the files
 };
+
+namespace detail {
+
+/// Whether two tensors hold the same numbers. They have one shape, and a dtype of numbers.
+inline bool same_numbers(const WeightFiles::Weight& a, const WeightFiles::Weight& b) {
+  if (a.entry->dtype != b.entry->dtype)
+    return a.file->read<double>(*a.entry) == b.file->read<double>(*b.entry);
+  const Index step = Index{1} << 20, size = a.entry->bytes();
+  std::vector<std::byte> left, right;
+  for (Index done = 0; done < size; done += step) {
+    left.resize(static_cast<std::size_t>(std::min(step, size - done)));
+    right.resize(left.size());
+    a.file->read_bytes(*a.entry, done, left);
+    b.file->read_bytes(*b.entry, done, right);
+    if (left != right) return false;
+  }
+  return true;
+}
+
+}  // namespace detail
 
 }  // namespace mtpx

@@ -86,6 +86,10 @@ class StagePass {
   /// share: 1 over the number of micro-batches that make a step
   StagePass(const Transformer<T, D>& model, const Batch<D>& batch, const MtpLossOptions& options, A share)
       : model_(model), batch_(batch), options_(options), share_(share) {}
+  /// Forward alone: then a slice with the head has all losses behind that, and slices hand on no balance
+  /// losses.
+  StagePass(const Transformer<T, D>& model, const Batch<D>& batch)
+      : model_(model), batch_(batch), share_(1), tape_(Mode::inference) {}
 
   /// Runs the slice forward.   before: what the slice before it made
   void forward(const StageState<T, D>& before) {
@@ -93,7 +97,7 @@ class StagePass {
     depths_ = relayed_depths(model_, batch_.time());
     take(before);
     way_.emplace(model_.windows(batch_, received_));
-    if (model_.slice.head && model_.design.chains) {
+    if (model_.slice.head && (model_.design.chains || !tape_.recording())) {
       Forward<T, D> out = model_.forward(tape_, *way_, last());
       out.balance.insert(out.balance.begin(), earlier_.begin(), earlier_.end());
       loss_ = mtp_loss(model_, out, batch_, options_);
@@ -129,7 +133,7 @@ class StagePass {
   /// The gradient of what forward() was given; nothing of a slice with the embedding.
   const StageState<T, D>& given() const { return given_; }
 
-  /// The losses, as constants, of a slice with the head, behind backward().
+  /// The losses, as constants, of a slice with the head, behind backward() or the forward that is alone.
   MtpLoss<T, D> loss() {
     using Loss = Var<A, D>;
     loss_.total = Loss(loss_.total.value());

@@ -176,6 +176,9 @@ Var<T, D> experts_across(const std::shared_ptr<ExpertExchange<acc_t<T>, D>>& acr
                 across->need().data());
   across->group().all_to_all(bounds.data(), pass.bounds.data(),
                              static_cast<std::size_t>(bounds_of_rank) * sizeof(std::int32_t));
+  if constexpr (HostMemory<D> && requires { device.planned(); }) {  // balanced ranks send alike
+    if (device.planned()) copy_on_device(device, pass.bounds.data(), bounds.data(), bounds.bytes());
+  }
   fill_positions(device, 1, s.capacity, 0, pass.in_order.data());
   const Tensor<T, D> sent(device, {all, width}), made(device, {all, width});
   spread_slots(device, tokens, pass.top_k, pass.row.data(), x.data(), sent.data());

@@ -80,11 +80,18 @@ class FlatParameters {
     FlatEntry& entry = entries[which];
     parameter.move_to(view(values_, entry));
     entry.place = parameter.data();
-    slots_.push_back(parameter.slot());
-    const Tensor<A, D> before = std::exchange(parameter.slot()->grad, view(gradients_, entry));
-    if (!parameter.slot()->filled) return;
-    const Index size = before.size();
-    copy_rows(before.device(), 1, size, before.data(), size, parameter.slot()->grad.data(), size, false);
+    slots_.resize(entries.size());
+    adopt_gradient(entry, parameter);
+  }
+  /// Moves the gradient alone; false where it is there: it leaves when the parameter is frozen and then not.
+  bool adopt_gradient(const FlatEntry& entry, Parameter<V, D>& parameter) {
+    const std::shared_ptr<Slot<A, D>>& slot = parameter.slot();
+    if (std::exchange(slots_[static_cast<std::size_t>(&entry - entries.data())], slot) == slot) return false;
+    const Tensor<A, D> before = std::exchange(slot->grad, view(gradients_, entry));
+    const Index size = before.defined() ? before.size() : 0;
+    if (slot->filled)
+      copy_rows(before.device(), 1, size, before.data(), size, slot->grad.data(), size, false);
+    return true;
   }
   /// Masters of the numbers as they are now.
   void make_masters(const D& device) {

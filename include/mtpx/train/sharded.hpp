@@ -32,7 +32,8 @@ inline constexpr Index usual_bucket = Index{16} << 20;
 /// So a step has the bits of one device that takes all the micro-batches, whatever the ranks. Collective:
 /// every rank makes the same calls. Experts that the ranks have shared out stay with their owners, see
 /// detail::OwnedExperts. The module's parameters move to flat memory and stay there; none may be
-/// added, and none that was frozen then may train.
+/// added, and none that was frozen then may train; one that trained then may be frozen and train again, from
+/// the next reserve() on.
 template <typename T, typename D>
 class Shards final : public detail::SharedState<T, D> {
  public:
@@ -45,9 +46,15 @@ class Shards final : public detail::SharedState<T, D> {
   const Group<D>& group() const { return group_; }
 
   /// Moves the parameters that train to flat memory, and makes what is kept of this rank's part. Done by the
-  /// first of all other calls; before a step is recorded.
+  /// first of all other calls; before a step is recorded. Later calls take back the gradients of those that
+  /// were frozen and train again. Throws Error for one that did not train then.
   void reserve(Leaves<T, D> module) override {
-    if (made_) return;
+    if (made_) {
+      for_each_parameter(module, [&](const std::string& name, auto& parameter) {
+        if (experts_.find(parameter) == nullptr) trained_entry(name, parameter);
+      });
+      return;
+    }
     experts_.reserve(module, group_);
     for_each_parameter(module, [&](const std::string& name, auto& parameter) {
       if (!parameter.frozen() && experts_.find(parameter) == nullptr)
@@ -88,14 +95,8 @@ class Shards final : public detail::SharedState<T, D> {
     for_each_parameter(module, [&](const std::string& name, auto& parameter) {
       if (auto* const owned = experts_.find(parameter))
         return experts_.add(*owned, parameter, group_, first_);
-      detail::FlatEntry* const entry = entry_of(parameter);
-      if (entry == nullptr) {
-        if (!parameter.frozen())
-          throw Error(
-              cat("[shards] ", name, " trains now, and did not when the ranks shared the parameters out"));
-        return;
-      }
-      entry->taking = entry->taking || parameter.grad().defined();
+      if (detail::FlatEntry* const entry = trained_entry(name, parameter))
+        entry->taking = entry->taking || parameter.grad().defined();
     });
     own_.send_rest(group_, *beside_, first_);
     if constexpr (mixed) sums_.send_rest(group_, *beside_, first_);
@@ -227,6 +228,20 @@ class Shards final : public detail::SharedState<T, D> {
     const auto found = std::find_if(all.begin(), all.end(),
                                     [&](const auto& entry) { return entry.place == parameter.data(); });
     return found == all.end() ? nullptr : &*found;
+  }
+  /// The entry, with the gradient in its place; null where the parameter did not train and does not.
+  template <typename P>
+  detail::FlatEntry* trained_entry(const std::string& name, P& parameter) {
+    detail::FlatEntry* const entry = entry_of(parameter);
+    if (parameter.frozen()) return entry;
+    if (entry == nullptr)
+      throw Error(
+          cat("[shards] ", name, " trains now, and did not when the ranks shared the parameters out"));
+    if (flat(parameter).adopt_gradient(*entry, parameter)) {
+      if (watched_) throw Error(cat("[shards] ", name, " trains again, which reserve() was not told"));
+      forget_order();
+    }
+    return entry;
   }
 
   Group<D> group_;

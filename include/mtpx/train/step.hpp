@@ -145,7 +145,9 @@ class TrainStep {
     fill_value(model_.device(), 1, made ? 1.0 : 0.0, all.data() + stages().rank());
     stages().all_gather(all.data() + stages().rank(), all.data(), sizeof(double));
     const std::vector<double> any = all.to_host();
-    return std::find(any.begin(), any.end(), 1.0) != any.end();
+    if (std::find(any.begin(), any.end(), 1.0) == any.end()) return false;
+    across_->forget();
+    return true;
   }
 
   /// What steps read: assign the next batch to their tensors.
@@ -182,7 +184,10 @@ class TrainStep {
     const Index all = micros(), width = losses_.shape().width();
     const double share = 1.0 / static_cast<double>(all);
     std::function<void()> before_each;
-    if (shards != nullptr) before_each = [shards] { shards->send_ready(); };
+    if (shards != nullptr) {
+      shards->reserve(model_);
+      before_each = [shards] { shards->send_ready(); };
+    }
     passes_.run(inputs_, options_.loss, share, before_each, [&](Index micro, StagePass<T, D>& pass) {
       if (model_.slice.head) keep(pass.loss(), micro);
       if (shards != nullptr) {

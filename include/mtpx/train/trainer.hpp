@@ -181,6 +181,9 @@ class Trainer {
     step_.rewind(steps);
   }
 
+  /// See TrainStep::make_room(); of a pass that no step took.
+  bool make_room() { return step_.make_room(); }
+
   /// Steps taken or queued.
   Index steps_done() const { return steps_; }
   /// The ranks that train together, each with the same part of the model.
@@ -297,18 +300,15 @@ class Trainer {
 namespace detail {
 
 /// What is summed over a window batch: bytes of the main head's labels; then of each depth rows that count,
-/// loss, hits and agreements.
-template <typename T, typename D>
-std::vector<double> evaluation_sums(const Transformer<T, D>& model, const HostBatch& host,
-                                    bool mask_documents, std::span<const std::int32_t> token_bytes) {
-  const Batch<D> batch = upload(model.device(), host, mask_documents);
-  Tape tape(Mode::inference);
-  const auto loss = mtp_loss(model, model(tape, batch), batch);
-  const std::vector<std::int32_t> main = loss.depths[0].argmax.to_host();
+/// loss, hits and agreements. Numbers of depths that ran past the window's end are 0.
+template <typename A, typename D>
+std::vector<double> evaluation_sums(const std::vector<CrossEntropy<A, D>>& depths, const HostBatch& host,
+                                    std::span<const std::int32_t> token_bytes, Index depth) {
+  const std::vector<std::int32_t> main = depths[0].argmax.to_host();
   std::vector<double> sums(1);
-  for (std::size_t k = 0; k < loss.depths.size(); ++k) {
-    const auto row_loss = loss.depths[k].row_loss.to_host();
-    const auto best = loss.depths[k].argmax.to_host();
+  for (std::size_t k = 0; k < depths.size(); ++k) {
+    const auto row_loss = depths[k].row_loss.to_host();
+    const auto best = depths[k].argmax.to_host();
     const auto ahead = static_cast<Index>(k);
     double rows = 0, total = 0, hits = 0, same = 0;
     for (Index b = 0; b < host.batch; ++b) {
@@ -325,7 +325,37 @@ std::vector<double> evaluation_sums(const Transformer<T, D>& model, const HostBa
     }
     sums.insert(sums.end(), {rows, total, hits, same});
   }
+  sums.resize(static_cast<std::size_t>(1 + 4 * (1 + depth)));
   return sums;
+}
+
+/// Adds up what the ranks have summed, window batch by window batch in their order: of copies of a model, a
+/// rank for each of its `stages`, copy c has every batch whose number is c modulo the copies.
+///
+/// own: evaluation_sums() of this rank's, one behind the other; of the last stages alone they count
+inline Evaluation joined_evaluation(std::vector<double> own, Index depth, Index batches,
+                                    const Group<Cpu>& ranks, Index stages = 1) {
+  const Index copies = ranks.size() / stages, each = (batches + copies - 1) / copies;
+  const auto width = static_cast<std::size_t>(1 + 4 * (1 + depth));
+  const auto place = [&](Index rank, Index n) { return static_cast<std::size_t>(rank * each + n) * width; };
+  std::vector<double> all(place(ranks.size(), 0));
+  own.resize(place(1, 0));
+  ranks.all_gather(own.data(), all.data(), own.size() * sizeof(double));
+  std::vector<double> sums(width);
+  for (Index i = 0; i < batches; ++i) {
+    const std::size_t at = place((i % copies + 1) * stages - 1, i / copies);
+    for (std::size_t j = 0; j < width; ++j) sums[j] += all[at + j];
+  }
+  Evaluation result;
+  result.bytes = static_cast<Index>(sums[0]);
+  for (std::size_t at = 1; at < width; at += 4) {
+    const double rows = std::max(1.0, sums[at]);
+    result.rows.push_back(static_cast<Index>(sums[at]));
+    result.loss.push_back(sums[at + 1] / rows);
+    result.accuracy.push_back(sums[at + 2] / rows);
+    result.agreement.push_back(sums[at + 3] / rows);
+  }
+  return result;
 }
 
 }  // namespace detail
@@ -339,30 +369,17 @@ template <typename T, typename D, typename Windows>
 Evaluation evaluate(const Transformer<T, D>& model, const Windows& windows, bool mask_documents = false,
                     std::span<const std::int32_t> token_bytes = {},
                     const Group<Cpu>& ranks = Group<Cpu>(Cpu(1))) {
-  const Index size = ranks.size(), each = (windows.size() + size - 1) / size;
-  const auto width = static_cast<std::size_t>(1 + 4 * (1 + model.config.num_nextn_predict_layers));
-  const auto place = [&](Index rank, Index n) { return static_cast<std::size_t>(rank * each + n) * width; };
-  std::vector<double> all(place(size, 0));
-  for (Index n = 0; n * size + ranks.rank() < windows.size(); ++n) {
-    const std::vector<double> sums =
-        detail::evaluation_sums(model, windows.at(n * size + ranks.rank()), mask_documents, token_bytes);
-    std::copy(sums.begin(), sums.end(), all.begin() + static_cast<std::ptrdiff_t>(place(ranks.rank(), n)));
+  const Index depth = model.config.num_nextn_predict_layers;
+  std::vector<double> own;
+  for (Index i = ranks.rank(); i < windows.size(); i += ranks.size()) {
+    const HostBatch host = windows.at(i);
+    const Batch<D> batch = upload(model.device(), host, mask_documents);
+    Tape tape(Mode::inference);
+    const auto loss = mtp_loss(model, model(tape, batch), batch);
+    const std::vector<double> sums = detail::evaluation_sums(loss.depths, host, token_bytes, depth);
+    own.insert(own.end(), sums.begin(), sums.end());
   }
-  ranks.all_gather(all.data() + place(ranks.rank(), 0), all.data(), place(1, 0) * sizeof(double));
-  std::vector<double> sums(width);
-  for (Index i = 0; i < windows.size(); ++i) {
-    for (std::size_t j = 0; j < width; ++j) sums[j] += all[place(i % size, i / size) + j];
-  }
-  Evaluation result;
-  result.bytes = static_cast<Index>(sums[0]);
-  for (std::size_t at = 1; at < width; at += 4) {
-    const double rows = std::max(1.0, sums[at]);
-    result.rows.push_back(static_cast<Index>(sums[at]));
-    result.loss.push_back(sums[at + 1] / rows);
-    result.accuracy.push_back(sums[at + 2] / rows);
-    result.agreement.push_back(sums[at + 3] / rows);
-  }
-  return result;
+  return detail::joined_evaluation(std::move(own), depth, windows.size(), ranks);
 }
 
 }  // namespace mtpx

@@ -21,18 +21,16 @@ template <typename A>
 void plan_exchange(const Cpu& cpu, ExchangeShape s, const std::int32_t* ids, const std::int32_t* offsets,
                    const std::int32_t* place, std::int32_t* row, std::int32_t* bounds, A* need) {
   const Index own = s.own();
-  cpu::parallel_for(cpu, 1, [&](Index) {
-    Index most = 0;
-    for (Index r = 0; r < s.ranks; ++r) {
-      const std::int32_t* const first = offsets + r * own;
-      for (Index j = 0; j <= own; ++j)
-        bounds[r * (own + 1) + j] =
-            static_cast<std::int32_t>(std::min<Index>(first[j] - first[0], s.capacity));
-      most = std::max<Index>(most, first[own] - first[0]);
-    }
-    need[0] = std::max(need[0], static_cast<A>(most * s.ranks) / static_cast<A>(s.slots));
-    if (most > s.capacity) need[1] = std::numeric_limits<A>::quiet_NaN();
-  });
+  Index most = 0;
+  for (Index r = 0; r < s.ranks; ++r) {  // no task: also where work is planned, since memory depends on it
+    const std::int32_t* const first = offsets + r * own;
+    for (Index j = 0; j <= own; ++j)
+      bounds[r * (own + 1) + j] = static_cast<std::int32_t>(std::min<Index>(first[j] - first[0], s.capacity));
+    most = std::max<Index>(most, first[own] - first[0]);
+  }
+  if (cpu.planned()) return;
+  need[0] = std::max(need[0], static_cast<A>(most * s.ranks) / static_cast<A>(s.slots));
+  if (most > s.capacity) need[1] = std::numeric_limits<A>::quiet_NaN();
   cpu::parallel_chunks(cpu, s.slots, 4, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       const Index rank = ids[i] / own, at = place[i] - offsets[rank * own];
