@@ -236,6 +236,15 @@ void add_bench(CLI::App& app) {
       ->needs(decode)
       ->check(CLI::Range(0, 64))
       ->capture_default_str();
+  command
+      ->add_option(
+          "--sequences", d.sequences,
+          "Decode so many sequences side by side instead, without drafts; several numbers, separated by "
+          "commas. Prompts are random: first all of --context tokens, which times reading them, then of "
+          "half as many to all")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 16))
+      ->needs(decode);
   command->add_flag("--table", d.table, "Lines for people instead of JSON")->needs(decode);
   command->add_option("--temperature", d.temperatures, "0 = greedy; several, separated by commas")
       ->delimiter(',')
@@ -248,6 +257,7 @@ void add_bench(CLI::App& app) {
   command->callback([options] {
     options->decoding.config = options->config;
     options->decoding.device = options->device;
+    if (!options->decoding.sequences.empty()) return bench_sequences(options->decoding);
     if (options->decode) return bench_decode(options->decoding);
     const mtpx::World world = join_world();
     DeviceOptions device_options = options->device;

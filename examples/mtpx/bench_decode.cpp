@@ -2,6 +2,7 @@
 
 #include "bench.hpp"
 #include "drafting.hpp"
+#include "pass_bytes.hpp"
 #include "roofs.hpp"
 #include "text.hpp"
 
@@ -24,25 +25,6 @@ constexpr std::size_t repeats = 3;  // of each prompt with each number of drafts
 double median(std::vector<double> times) {
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
-}
-
-/// Weights and cache entries that one token of plain decoding reads.
-template <typename T, typename D>
-double bytes_per_token(const mtpx::Transformer<T, D>& model, Index context) {
-  const mtpx::Config& c = model.config;
-  double bytes =
-      static_cast<double>(c.num_hidden_layers * context * (c.kv_lora_rank + c.qk_rope_head_dim)) * sizeof(T);
-  mtpx::for_each_parameter(model, [&](const std::string& name, const auto& parameter) {
-    if (name.starts_with("model.embed_tokens") && !c.tie_word_embeddings) return;  // a row of it
-    for (Index k = 0; k < c.num_nextn_predict_layers; ++k) {
-      if (name.starts_with(mtpx::cat("model.layers.", c.num_hidden_layers + k, '.'))) return;
-    }
-    const bool routed = name.find(".experts.") != std::string::npos;
-    const double share =
-        routed ? static_cast<double>(c.num_experts_per_tok) / static_cast<double>(c.n_routed_experts) : 1;
-    bytes += share * static_cast<double>(parameter.bytes());
-  });
-  return bytes;
 }
 
 /// The terms of the cost model: passes as decoding makes them, recorded where the device can, each with the
@@ -136,15 +118,6 @@ struct Costs {
     }
   }
 };
-
-template <typename T, typename D>
-mtpx::Transformer<T, D> make_model(const DecodeBench& o, const D& device) {
-  if (!o.model.folder.empty()) return o.model.load<T>(device).model;
-  mtpx::Transformer<T, D> model(device, o.config.read().config);
-  mtpx::initialize(model, 0);
-  mtpx::pack_for_decoding(model);
-  return model;
-}
 
 struct Prompts {
   struct Prompt {
@@ -394,7 +367,7 @@ void print_lines(const DecodeBench& o, const mtpx::Transformer<T, D>& model, con
                     {"repeats", m.repeats()},
                     {"past_trained_window", past_window}};
     if (i == 0) {
-      const double bytes = bytes_per_token(model, prompts.longest() + o.tokens / 2);
+      const double bytes = bytes_per_pass(model, 1, prompts.longest() + o.tokens / 2);
       const double roof = read_rate(model.device(), bytes);
       line["context"] = prompts.longest();
       line["prompts"] = prompts.all.size();
@@ -431,7 +404,7 @@ void print_lines(const DecodeBench& o, const mtpx::Transformer<T, D>& model, con
 
 template <typename T, typename D>
 void run(const DecodeBench& o, const D& device) {
-  mtpx::Transformer<T, D> model = make_model<T>(o, device);
+  mtpx::Transformer<T, D> model = decoding_model<T>(o, device);
   const mtpx::Config& c = model.config;
   const auto check_room = [&](Index context) {
     if (context + o.tokens + o.room() > c.max_position_embeddings) {

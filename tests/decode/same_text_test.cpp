@@ -70,6 +70,63 @@ TEST_CASE_TEMPLATE("sampled text is byte-equal to plain text: designs, K, auto, 
   CHECK(counts.stood < counts.drafted * 9 / 10);
 }
 
+TEST_CASE_TEMPLATE("1000 rounds in which sequences come, step and go: each has the text of plain decoding", T,
+                   float, bf16) {
+  Config c = mixture_config(2);
+  c.vocab_size = 32;
+  c.max_position_embeddings = 96;
+  const auto model = random_model<T>(c, 92, 0.4);
+  const std::vector<SamplingOptions> ways{{}, {0.8}, {1.0, 5}, {1.0, 0, 0.9}};
+  // What each prompt says alone, to the end of the context; of a few tokens, and of more than fused kernels
+  // take.
+  std::vector<TokenIds> prompts, plain;
+  for (std::uint64_t i = 0; i < 10; ++i) {
+    prompts.push_back(random_ids<Device>({1 + static_cast<Index>(i * i % 40)}, 40 + i, 0, 32).to_host());
+    Speculator<T, Device> alone(model, {});
+    alone.add(prompts[i], i, ways[i % ways.size()]);
+    while (!alone.full(0)) alone.step();
+    plain.push_back(alone.tokens());
+  }
+  for (const Index k : {Index{0}, Index{2}, GenerateOptions::automatic}) {
+    GenerateOptions options;
+    options.draft = k;
+    Speculator<T, Device> together(model, options, 4);
+    std::vector<std::size_t> prompt_of(4, prompts.size());  // none
+    const auto has_its_text = [&](Index slot) {
+      const std::size_t prompt = prompt_of[static_cast<std::size_t>(slot)];
+      const TokenIds& got = together.tokens(slot);
+      return got.size() <= plain[prompt].size() && std::equal(got.begin(), got.end(), plain[prompt].begin());
+    };
+    Index added = 0, removed = 0, stepped = 0, wrong = 0;
+    for (std::uint64_t round = 0; round < 1000; ++round) {
+      const auto dice = Philox::block(93, static_cast<std::uint64_t>(k + 2), round);
+      const auto slot = static_cast<Index>(dice[1] % 4);
+      std::size_t& prompt = prompt_of[static_cast<std::size_t>(slot)];
+      const bool taken = prompt < prompts.size();
+      if (dice[0] % 8 == 0 && taken) {
+        wrong += has_its_text(slot) ? 0 : 1;
+        together.remove(slot);
+        prompt = prompts.size();
+        ++removed;
+      } else if (dice[0] % 4 == 1 && std::count(prompt_of.begin(), prompt_of.end(), prompts.size()) > 0) {
+        const std::size_t which = dice[2] % prompts.size();
+        const Index got = together.add(prompts[which], which, ways[which % ways.size()]);
+        prompt_of[static_cast<std::size_t>(got)] = which;
+        ++added;
+      } else {
+        together.step();
+        ++stepped;
+      }
+    }
+    for (Index slot = 0; slot < 4; ++slot) {
+      if (prompt_of[static_cast<std::size_t>(slot)] < prompts.size()) wrong += has_its_text(slot) ? 0 : 1;
+    }
+    INFO("K = " << k << ": " << added << " added, " << removed << " removed, " << stepped << " steps");
+    CHECK(wrong == 0);
+    CHECK(std::min({added, removed, stepped}) > 50);
+  }
+}
+
 TEST_CASE("drafts stand as often as the formula says, and what comes out has the model's chances") {
   const Numbers p{1.0, 0.2, -0.5, 0.8, -1.5}, q{0.1, 0.9, -0.5, 1.1, 0.4};
   const auto model = constant_model(p, q);

@@ -70,9 +70,74 @@ struct Sequences {
     }
     return all;
   }
+
+  /// Read as prompts, each in pieces that end at these tokens; then the cache.
+  Numbers read(const std::vector<Index>& ends) const {
+    Numbers all;
+    const LatentCache<T, Device> cache{random_tensor<T>({s.batch, s.time + 3, latent + s.rope}, 5)};
+    for (Index b = 0; b < s.batch; ++b) {
+      Index begin = 0;
+      for (const Index end : ends) {
+        std::vector<std::int32_t> positions;
+        for (Index t = begin; t < end; ++t) positions.push_back(static_cast<std::int32_t>(t));
+        const Index n = end - begin;
+        const DecodeRows<Device> rows{
+            tensor<std::int32_t>(
+                {n}, std::vector<std::int32_t>(static_cast<std::size_t>(n), static_cast<std::int32_t>(b))),
+            tensor<std::int32_t>({n}, positions),
+            {},
+            {},
+            {b, begin}};
+        const auto part = [&](const Tensor<T, Device>& x) {
+          const Index width = x.shape().width();
+          return x.reshape({s.batch * s.time, width})
+              .slice_front(b * s.time + begin, b * s.time + end)
+              .reshape({1, n, width});
+        };
+        Tape tape(Mode::inference);
+        const Numbers o =
+            host(prompt_attention(tape.constant(part(q)), tape.constant(part(c)), tape.constant(part(k_rope)),
+                                  Weight<T, Device>(w), s, static_cast<acc_t<T>>(factor), rows, cache)
+                     .value());
+        all.insert(all.end(), o.begin(), o.end());
+        begin = end;
+      }
+    }
+    const Numbers entries = host(cache.entries);
+    all.insert(all.end(), entries.begin(), entries.end());
+    return all;
+  }
 };
 
 }  // namespace
+
+TEST_CASE("prompt_attention equals attention(), bit for bit, whatever stands in the cache already") {
+  const auto check = [](const auto& sequences, double bound) {
+    const auto same = [&](const Numbers& got, const Numbers& want) {
+      if (!on_gpu) return check_bits(got, want);
+      check_close(got, want, bound);  // there its products take few rows by another path
+    };
+    const AttentionShape& s = sequences.s;
+    const Numbers whole = sequences.read({s.time}), want = sequences.expanded();
+    same(Numbers(whole.begin(), whole.begin() + static_cast<Index>(want.size())), want);
+    for (const std::vector<Index>& ends :
+         {std::vector<Index>{1, s.time}, {63, 64, s.time}, {64, 128, s.time}, {65, 66, 129, s.time}})
+      same(sequences.read(ends), whole);
+  };
+  for (const AttentionShape& s : {AttentionShape{1, 131, 1, 1, 2, 1}, AttentionShape{2, 140, 3, 4, 2, 7}}) {
+    check(Sequences<double>{s}, 1e-12);
+    check(Sequences<float>{s}, float_bound);
+    check(Sequences<bf16>{s}, bf16_bound);
+    check_close(
+        Sequences<double>{s}.read({50, s.time}),
+        [&] {
+          Numbers all = Sequences<double>{s}.decoded(1), read = Sequences<double>{s}.read({s.time});
+          all.insert(all.end(), read.begin() + static_cast<Index>(all.size()), read.end());
+          return all;
+        }(),
+        1e-12);
+  }
+}
 
 TEST_CASE("absorbed attention equals the expanded one") {
   for (const AttentionShape& s : {AttentionShape{1, 1, 1, 1, 2, 1}, AttentionShape{2, 5, 1, 3, 2, 4},
@@ -123,6 +188,25 @@ TEST_CASE("latent_attention: errors") {
                        "[latent_attention] q, latent and k_rope need one dense row per decoded token"
                        "\n  q: [1, 2, 5]\n  latent: [1, 2, 5]\n  k_rope: [1, 2, 2]\n  rows: [1]",
                        ShapeError);
+  const auto read = [&](Tape& on, const auto& kv_b, const PromptRows& prompt) {
+    DecodeRows<Device> of = rows;
+    of.prompt = prompt;
+    return prompt_attention(x(on, 5), x(on, 5), x(on, 2), kv_b, s, factor, of, cache);
+  };
+  CHECK_NOTHROW(read(tape, w, {0, 2}));
+  CHECK_THROWS_WITH_AS(read(recording, w, {0, 0}),
+                       "[prompt_attention] has no backward; use a tape in inference mode", Error);
+  for (const PromptRows& prompt : {PromptRows{}, PromptRows{0, 3}})
+    CHECK_THROWS_WITH_AS(
+        read(tape, w, prompt),
+        "[prompt_attention] q, latent and k_rope need one dense row per token of a prompt that fits"
+        "\n  q: [1, 2, 5]\n  latent: [1, 2, 5]\n  k_rope: [1, 2, 2]\n  rows: [2]",
+        ShapeError);
+  CHECK_THROWS_WITH_AS(
+      read(tape, weight(random_tensor<double>({8, 5}, 1)), {0, 0}),
+      "[prompt_attention] w is [H * (nope + v), latent], the cache [sequences, capacity, latent + rope]"
+      "\n  w: [8, 5]\n  cache: [1, 4, 7]\n  latent: [1, 2, 5]",
+      ShapeError);
   const Tape::Scope scope(tape, "self_attn");
   CHECK_THROWS_WITH_AS(
       run(tape, weight(random_tensor<double>({8, 5}, 1)), rows),

@@ -290,6 +290,12 @@ grep -q '"past_trained_window":false' "$work/bench" || fail "bench --decode: 28 
 "$mtpx" "${greedy[@]}" --context 16 --tokens 80 >"$work/bench"
 [[ $(grep -c '"repeats":true,"past_trained_window":true' "$work/bench") == 6 ]] ||
   fail "bench --decode: a text that goes round in circles is not marked: $(cat "$work/bench")"
+# Several side by side.
+"$mtpx" bench --decode --model "$model" --context 16 --tokens 8 --sequences 1,3 >"$work/bench"
+[[ $(grep -Ec '^\{"mode":"sequences","sequences":[13],"context":16,.*"prompt_tokens_per_s":[0-9].*"tokens_per_s":[0-9].*"read_share":[0-9]' \
+  "$work/bench") == 2 ]] || fail "bench --decode --sequences: $(cat "$work/bench")"
+expect 2 "mtpx: [bench] --context 126 and --tokens 8: max_position_embeddings = 128" bench --decode --model "$model" \
+  --context 126 --tokens 8 --sequences 1
 # Prompts of a file; and where there is no text to take them from.
 printf 'the quick\n\nthe lazy dog jumps\n' >"$work/few"
 bench=("${bench[@]:0:6}")

@@ -297,7 +297,7 @@ TEST_CASE("reference: linear_distillation") {
   }
 }
 
-TEST_CASE("reference: latent_attention, rows of two sequences in any order, and of a tree") {
+TEST_CASE("reference: latent_attention, rows of two sequences in any order, of a tree, and prompts") {
   const AttentionShape s{1, 5, 2, 3, 2, 4};
   bool tree = false;
   const auto decoded = [&]<typename T, typename D>(T, const D& on) {
@@ -328,6 +328,22 @@ TEST_CASE("reference: latent_attention, rows of two sequences in any order, and 
     const AllDigits digits;
     check_close(decoded(0.0, device<Cpu>()), decoded(0.0, device<Reference>()), 1e-12);
   }
+  const auto read = [&]<typename T, typename D>(T, const D&) {
+    const LatentCache<T, D> cache{random_tensor<T, D>({2, 12, 7}, 5)};
+    const DecodeRows<D> rows{tensor<std::int32_t, D>({5}, {1, 1, 1, 1, 1}),
+                             tensor<std::int32_t, D>({5}, {6, 7, 8, 9, 10}),
+                             {},
+                             {},
+                             {1, 6}};
+    Tape tape(Mode::inference);
+    const auto x = [&](Index width, std::uint64_t stream) {
+      return tape.constant(random_tensor<T, D>({1, 5, width}, stream));
+    };
+    return host(prompt_attention(x(10, 1), x(5, 2), x(2, 3), weight(random_tensor<T, D>({14, 5}, 4)), s,
+                                 T(0.7F), rows, cache)
+                    .value());
+  };
+  check_close(read(0.0F, device<Cpu>()), read(0.0, device<Reference>()), float_bound);
 }
 
 TEST_SUITE_END();

@@ -243,6 +243,48 @@ TEST_CASE("twins: latent_attention") {
   }
 }
 
+TEST_CASE("twins: prompt_attention, behind none or some entries") {
+  for (const AttentionShape& s :
+       {AttentionShape{2, 300, 4, 128, 64, 128}, AttentionShape{2, 300, 3, 128, 64, 192},
+        AttentionShape{2, 300, 2, 64, 32, 64}, AttentionShape{2, 300, 2, 64, 64, 192},
+        AttentionShape{2, 150, 2, 24, 16, 40}}) {
+    for (const Index before : {0, 1, 64, 128, 139}) {
+      CAPTURE(s.v);
+      CAPTURE(before);
+      const Index latent = 72, n = s.time - before;
+      const auto run = [&]<typename T, typename D>() {
+        std::vector<std::int32_t> positions;
+        for (Index p = before; p < s.time; ++p) positions.push_back(static_cast<std::int32_t>(p));
+        const DecodeRows<D> rows{
+            tensor<std::int32_t, D>({n}, std::vector<std::int32_t>(static_cast<std::size_t>(n), 1)),
+            tensor<std::int32_t, D>({n}, positions),
+            {},
+            {},
+            {1, before}};
+        const LatentCache<T, D> cache{random_tensor<T, D>({s.batch, s.time + 5, latent + s.rope}, 5)};
+        const auto in = [&](Index width, std::uint64_t stream) {
+          return random_tensor<T, D>({1, n, width}, stream);
+        };
+        Tape tape(Mode::inference);
+        const auto o =
+            prompt_attention(tape.constant(in(s.heads * (s.nope + s.rope), 1)), tape.constant(in(latent, 2)),
+                             tape.constant(in(s.rope, 3)),
+                             weight(random_tensor<T, D>({s.heads * (s.nope + s.v), latent}, 4, 0.2)), s,
+                             static_cast<acc_t<T>>(0.1), rows, cache);
+        return std::pair(host(o.value()), host(cache.entries));
+      };
+      const auto twins = [&]<typename T>(T, double bound) {
+        const auto [got, got_cache] = run.template operator()<T, Cuda>();
+        const auto [want, want_cache] = run.template operator()<T, Cpu>();
+        check_close(got, want, bound);
+        check_bits(got_cache, want_cache, "cache");
+      };
+      twins(0.0F, float_bound);
+      twins(bf16(), inner_rounding);
+    }
+  }
+}
+
 TEST_CASE("twins: argmax_rows, with ties and NaN") {
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
   constexpr float infinity = std::numeric_limits<float>::infinity();

@@ -68,6 +68,19 @@ struct RowList {
   }
   /// N, rows so far.
   Index size() const { return static_cast<Index>(tokens.size()); }
+  /// Whether rows [begin, end) are next to each other in one sequence, and where.
+  PromptRows prompt(Index begin, Index end) const {
+    const auto at = [](const std::vector<std::int32_t>& all, Index i) {
+      return all[static_cast<std::size_t>(i)];
+    };
+    for (Index i = begin; i < end; ++i) {
+      const bool next = at(sequences, i) == at(sequences, begin) &&
+                        at(positions, i) == at(positions, begin) + i - begin &&
+                        at(places, i) == at(positions, i);
+      if (!next || depth > 0) return {};
+    }
+    return begin < end ? PromptRows{at(sequences, begin), at(positions, begin)} : PromptRows{};
+  }
 };
 
 /// Rows [begin, end) of a list on the device.
@@ -77,7 +90,10 @@ DecodeRows<D> decode_rows(const D& device, const RowList& list, Index begin, Ind
     return std::span(all).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
   };
   return {Tensor<std::int32_t, D>::from(device, {end - begin}, part(list.sequences)),
-          Tensor<std::int32_t, D>::from(device, {end - begin}, part(list.positions))};
+          Tensor<std::int32_t, D>::from(device, {end - begin}, part(list.positions)),
+          {},
+          {},
+          list.prompt(begin, end)};
 }
 
 /// Rows at positions [begin, begin + count) of one sequence.

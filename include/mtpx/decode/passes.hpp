@@ -81,8 +81,9 @@ class Passes {
       const Index n = std::min(piece, end - begin), asked = std::min(n, count);
       upload(list, begin, begin + n, part_of(draws, done, asked));
       tell(n, {told, told});
+      const PromptRows prompt = list.prompt(begin, begin + n);
       run({0, false, n, 0, asked, answer, 1, list.depth}, [&] {
-        const DecodeRows<D> rows = rows_of(n, list.depth);
+        const DecodeRows<D> rows = rows_of(n, list.depth, prompt);
         const Hidden<T, D> h = model_.decode(tape_, input(token_id, n).reshape({1, n}), rows, cache_.trunk);
         if (modules_ > 0) store_rows(h.carried.value(), rows, cache_.states[0]);
         ask(0, h.normed.value(), answer, n, asked, 1);
@@ -109,8 +110,9 @@ class Passes {
       const Index n = std::min(piece, end - begin), asked = std::clamp(begin + n - first_asked, Index{0}, n);
       upload(list, begin, begin + n, part_of(draws, done, asked));
       tell(n, chained);
+      const PromptRows prompt = list.prompt(begin, begin + n);
       run({module, again, n, done, asked, answer, best, list.depth}, [&] {
-        const DecodeRows<D> rows = rows_of(n, list.depth);
+        const DecodeRows<D> rows = rows_of(n, list.depth, prompt);
         const auto ids = [&](Array array) { return input(array, n).reshape({1, n}); };
         const Var<T, D> from = again
                                    ? embedding(tape_, ids(source), Weight<T, D>(newest_))
@@ -215,11 +217,11 @@ class Passes {
   Tensor<std::int32_t, D> input(Index array, Index n) const {
     return inputs_.slice_front(array * n, (array + 1) * n);
   }
-  DecodeRows<D> rows_of(Index n, Index depth) const {
+  DecodeRows<D> rows_of(Index n, Index depth, const PromptRows& prompt) const {
     const Tensor<std::int32_t, D> paths =
         depth == 0 ? Tensor<std::int32_t, D>()
                    : inputs_.slice_front(arrays * n, (arrays + 1 + depth) * n).reshape({n, 1 + depth});
-    return {input(sequence, n), input(position, n), input(place, n), paths};
+    return {input(sequence, n), input(position, n), input(place, n), paths, prompt};
   }
 
   void upload(const RowList& list, Index begin, Index end, const Draws& draws) {

@@ -170,7 +170,7 @@ class Speculator {
   const KvCache<T, D>& cache() const { return passes_.cache(); }
 
  private:
-  static constexpr Index chunk = 256;  // rows of a pass over a prompt: what it needs does not grow with it
+  static constexpr Index chunk = reads_prompts<T, D> ? 4096 : 256;  // rows of a pass over a prompt
 
   void check(std::span<const std::int32_t> prompt, const SamplingOptions& sampling) const {
     options_.validate(modules_of(model_), sampling);

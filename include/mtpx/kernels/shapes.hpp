@@ -13,15 +13,19 @@
 namespace mtpx {
 
 /// Causal self-attention with a latent-attention head layout (DeepSeek-V3 sec. 2.1.1):
-/// q [batch * time, heads * (nope + rope)], kv [batch * time, heads * (nope + v)], k_rope [batch * time,
-/// rope].
+/// q [batch * (time - before), heads * (nope + rope)], kv [batch * time, heads * (nope + v)], k_rope [batch *
+/// time, rope].
 struct AttentionShape {
-  Index batch = 0;  ///< B
-  Index time = 0;   ///< T
-  Index heads = 0;  ///< H
-  Index nope = 0;   ///< width of a head's query and key without position
-  Index rope = 0;   ///< width of their rotated part
-  Index v = 0;      ///< width of a head's value
+  Index batch = 0;   ///< B
+  Index time = 0;    ///< T
+  Index heads = 0;   ///< H
+  Index nope = 0;    ///< width of a head's query and key without position
+  Index rope = 0;    ///< width of their rotated part
+  Index v = 0;       ///< width of a head's value
+  Index before = 0;  ///< keys that stand before the first query: forward alone, and without positions
+
+  /// Queries of a sequence.
+  constexpr Index queries() const { return time - before; }
 };
 
 /// How a token chooses its experts (DeepSeek-V3 sec. 2.1.2, Eq. 12-16; DeepSeek-V2 sec. 2.2). n_group = 1: no

@@ -102,8 +102,14 @@ struct Mla {
   Var<T, D> decode(const Var<T, D>& x, const RopeTable<acc_t<T>, D>& table, const DecodeRows<D>& rows,
                    const LatentCache<T, D>& cache) const {
     const Parts parts = project(x, table, rows.positions);
-    return o_proj(latent_attention<T, D>(parts.q, parts.latent, parts.k_rope, kv_b_proj.weight,
-                                         head_shape(1, rows.count()), static_cast<acc_t<T>>(options.scale),
+    const AttentionShape shape = head_shape(1, rows.count());
+    const auto scale = static_cast<acc_t<T>>(options.scale);
+    if constexpr (reads_prompts<T, D>) {
+      if (rows.prompt.sequence >= 0 && rows.count() > most_alike_rows<T, D>())
+        return o_proj(prompt_attention<T, D>(parts.q, parts.latent, parts.k_rope, kv_b_proj.weight, shape,
+                                             scale, rows, cache));
+    }
+    return o_proj(latent_attention<T, D>(parts.q, parts.latent, parts.k_rope, kv_b_proj.weight, shape, scale,
                                          rows, cache));
   }
 

@@ -1,7 +1,6 @@
 #pragma once
 
-#include <mtpx/autograd/tape.hpp>
-#include <mtpx/kernels.hpp>
+#include <mtpx/ops/decode_block.hpp>
 
 namespace mtpx {
 
@@ -15,6 +14,12 @@ struct LatentCache {
   Index capacity() const { return entries.shape()[1]; }
 };
 
+/// Rows that stand next to each other in one sequence, in their order.
+struct PromptRows {
+  Index sequence = -1;  ///< whose they are; -1: any rows
+  Index before = 0;     ///< how many of its entries stand before the first
+};
+
 /// Where the rows of a decoding pass belong.
 template <typename D>
 struct DecodeRows {
@@ -23,6 +28,7 @@ struct DecodeRows {
   /// [N]: where that entry stands, of rows in trees; undefined: at its position
   Tensor<std::int32_t, D> own_places{};
   Tensor<std::int32_t, D> paths{};  ///< [N, 1 + depth], see TreePaths; undefined: no row is in a tree
+  PromptRows prompt{};              ///< what the host knows of them
 
   /// N, rows of the pass.
   Index count() const { return positions.size(); }
@@ -72,6 +78,62 @@ Var<T, D> latent_attention(const Var<T, D>& q, const Var<T, D>& latent, const Va
   latent_attention(device, s, rows.sequences.data(), rows.positions.data(), rows.tree_paths(),
                    absorbed.data(), cache.entries.data(), scale, attended.data());
   expand_value(device, shape, width, s.rows, attended.data(), w.data(), o.data());
+  return tape.constant(o);
+}
+
+/// Whether D reads prompts by prompt_attention(): where a row of a long pass has bits of its own anyway.
+template <typename T, typename D>
+inline constexpr bool reads_prompts = fuses_decoding<T, D>;
+
+/// The same of a prompt's rows (DecodeRows::prompt), which attend as training does: to keys and values per
+/// head, of their own latents or, where entries stand before them, of what the cache holds. Equal to
+/// latent_attention() up to rounding.
+///
+/// q: [1, N, H * (nope + rope)], rotated   latent: [1, N, latent], normed   k_rope: [1, N, rope], rotated
+/// w: kv_b_proj, [H * (nope + v), latent]   returns [1, N, H * v]; appends to the cache
+/// Holds keys and values of all before + N entries meanwhile, [before + N, H * (nope + v)]. Inference only.
+/// Throws ShapeError, Error on a recording tape.
+template <typename T, typename D>
+Var<T, D> prompt_attention(const Var<T, D>& q, const Var<T, D>& latent, const Var<T, D>& k_rope,
+                           const Weight<T, D>& w, const AttentionShape& shape, acc_t<T> scale,
+                           const DecodeRows<D>& rows, const LatentCache<T, D>& cache) {
+  Tape& tape = tape_of("prompt_attention", q, latent, k_rope, w);
+  if (tape.recording()) throw Error("[prompt_attention] has no backward; use a tape in inference mode");
+  const PromptRows& of = rows.prompt;
+  const Index width = latent.shape().width(), both = shape.heads * (shape.nope + shape.v),
+              count = rows.count();
+  const LatentShape s{count, shape.heads, width, shape.rope, cache.capacity()};
+  require(of.sequence >= 0 && of.before >= 0 && of.before + count <= s.capacity && q.rows().count == count &&
+              latent.rows().count == count && k_rope.rows().count == count && latent.value().contiguous() &&
+              k_rope.value().contiguous() && q.value().contiguous(),
+          "prompt_attention", "q, latent and k_rope need one dense row per token of a prompt that fits",
+          {{"q", q}, {"latent", latent}, {"k_rope", k_rope}, {"rows", Shape{count}}}, tape);
+  require(w.shape() == Shape{both, width} && cache.entries.shape().width() == width + shape.rope,
+          "prompt_attention", "w is [H * (nope + v), latent], the cache [sequences, capacity, latent + rope]",
+          {{"w", w}, {"cache", cache.entries}, {"latent", latent}}, tape);
+  const D& device = q.device();
+  append_latent(device, s, rows.sequences.data(), rows.places().data(), latent.data(), k_rope.data(),
+                cache.entries.data());
+  AttentionShape all = shape;
+  all.batch = 1;
+  all.time = of.before + count;
+  all.before = of.before;
+  const Index entry = width + shape.rope;
+  const T* const entries = cache.entries.data() + of.sequence * s.capacity * entry;  // [time, entry]
+  const bool fresh = of.before == 0;
+  Tensor<T, D> kv(device, {all.time, both});
+  linear_forward(device, Rows{all.time, width, fresh ? width : entry}, fresh ? latent.data() : entries, both,
+                 w.data(), kv.data());
+  Tensor<T, D> rotated;
+  if (!fresh) {
+    rotated = Tensor<T, D>(device, {all.time, shape.rope});
+    copy_rows(device, all.time, shape.rope, entries + width, entry, rotated.data(), shape.rope, false);
+  }
+  Tensor<T, D> o(device, q.shape().with_width(shape.heads * shape.v));
+  Tensor<acc_t<T>, D> lse(device, {shape.heads, count});
+  attention_forward(device, all, q.data(), static_cast<const T*>(kv.data()),
+                    fresh ? k_rope.data() : static_cast<const T*>(rotated.data()),
+                    static_cast<const std::int32_t*>(nullptr), scale, o.data(), lse.data());
   return tape.constant(o);
 }
 

@@ -15,7 +15,7 @@ inline constexpr Index key_tile = 64;
 template <typename T>
 struct AttentionHead {
   AttentionShape s;
-  const T* q;       // [time] rows of nope + rope, s.heads * (nope + rope) apart
+  const T* q;       // [time - before] rows of nope + rope, s.heads * (nope + rope) apart
   const T* k_nope;  // [time] rows of nope, s.heads * (nope + v) apart
   const T* v;       // [time] rows of v, as far apart
   const T* k_rope;  // [time] rows of rope, shared by all heads
@@ -26,7 +26,7 @@ struct AttentionHead {
       : s(shape) {
     const Index b = task / s.heads;
     const Index h = task % s.heads;
-    q = q_all + b * s.time * q_stride() + h * (s.nope + s.rope);
+    q = q_all + b * s.queries() * q_stride() + h * (s.nope + s.rope);
     k_nope = kv_all + b * s.time * kv_stride() + h * (s.nope + s.v);
     v = k_nope + s.nope;
     k_rope = k_rope_all + b * s.time * s.rope;
@@ -82,16 +82,17 @@ A exponentials(A* row, const Visible& seen, A scale, A shift) {
 
 /// Causal attention in tiles with a running maximum and sum (Dao et al. 2022, arXiv 2205.14135): no row of
 /// scores is ever held whole. Tiles start at key 0, so a query's bits depend on itself and its keys alone.
+/// Queries are counted from s.before on.
 template <typename T>
 void attention_forward(const Cpu& cpu, AttentionShape s, const T* q, const T* kv, const T* k_rope,
                        const std::int32_t* positions, acc_t<T> scale, T* o, acc_t<T>* lse) {
   using namespace cpu;
   using A = acc_t<T>;
-  const Index tiles = (s.time + query_tile - 1) / query_tile;
+  const Index tiles = (s.queries() + query_tile - 1) / query_tile;
   const Index width = s.nope + s.rope;
   parallel_for(cpu, s.batch * s.heads * tiles, [&](Index task) {
     const AttentionHead<T> head(s, task / tiles, q, kv, k_rope, positions);
-    const Index first = (task % tiles) * query_tile;
+    const Index first = s.before + (task % tiles) * query_tile;
     const Index count = std::min(query_tile, s.time - first);
     A* const keys = scratch<A>(key_tile * width + query_tile * key_tile + query_tile * (s.v + 2), 2);
     A* const scores = keys + key_tile * width;      // [query_tile, key_tile]
@@ -108,9 +109,9 @@ void attention_forward(const Cpu& cpu, AttentionShape s, const T* q, const T* kv
       const Index seen_keys = std::min(key_tile, first + count - begin);
       head.gather_keys(begin, seen_keys, keys);
       std::fill(scores, scores + query_tile * key_tile, A(0));
-      multiply_here(Product<T, A, A>{count, seen_keys, width,
-                                     row_major(head.q + first * head.q_stride(), head.q_stride()),
-                                     transposed<A>(keys, width), scores, key_tile});
+      multiply_here(Product<T, A, A>{
+          count, seen_keys, width, row_major(head.q + (first - s.before) * head.q_stride(), head.q_stride()),
+          transposed<A>(keys, width), scores, key_tile});
       for (Index i = 0; i < count; ++i) {
         A* row = scores + i * key_tile;  // [key_tile]
         const Visible seen(head, first + i, begin, seen_keys);
@@ -131,10 +132,11 @@ void attention_forward(const Cpu& cpu, AttentionShape s, const T* q, const T* kv
     }
     const Index b = task / tiles / s.heads;
     const Index h = task / tiles % s.heads;
+    const Index row = first - s.before;
     for (Index i = 0; i < count; ++i) {
-      T* to = o + ((b * s.time + first + i) * s.heads + h) * s.v;  // [v]
+      T* to = o + ((b * s.queries() + row + i) * s.heads + h) * s.v;  // [v]
       for (Index c = 0; c < s.v; ++c) to[c] = static_cast<T>(out[i * s.v + c] / total[i]);
-      lse[(b * s.heads + h) * s.time + first + i] = top[i] + exact::log(total[i]);
+      lse[(b * s.heads + h) * s.queries() + row + i] = top[i] + exact::log(total[i]);
     }
   });
 }

@@ -25,7 +25,7 @@ inline constexpr int attention_blocks = sizeof(acc_t<T>) == 4 ? 2 : 1;
 template <typename T>
 struct AttentionRows {
   AttentionShape s;
-  const T* q;       // [time] rows of nope + rope, q_stride() apart
+  const T* q;       // [time - before] rows of nope + rope, q_stride() apart
   const T* k_nope;  // [time] rows of nope, kv_stride() apart
   const T* v;       // [time] rows of v, as far apart
   const T* k_rope;  // [time] rows of rope, shared by all heads
@@ -35,7 +35,7 @@ struct AttentionRows {
                            const T* k_rope_all, const std::int32_t* positions_all)
       : s(shape) {
     const Index b = head / s.heads, h = head % s.heads;
-    q = q_all + b * s.time * q_stride() + h * (s.nope + s.rope);
+    q = q_all + b * s.queries() * q_stride() + h * (s.nope + s.rope);
     k_nope = kv_all + b * s.time * kv_stride() + h * (s.nope + s.v);
     v = k_nope + s.nope;
     k_rope = k_rope_all + b * s.time * s.rope;
@@ -149,7 +149,7 @@ __device__ void scores_of(AttentionShared<A>& shared, A (&sums)[4][4], const Att
   for (auto& row : sums) {
     for (A& sum : row) sum = A(0);
   }
-  const auto q = rows_from(head.q, head.q_stride(), first, head.s.time);
+  const auto q = rows_from(head.q, head.q_stride(), first - head.s.before, head.s.queries());
   add_scores(shared, sums, q, rows_from(head.k_nope, head.kv_stride(), begin, head.s.time), head.s.nope);
   add_scores(shared, sums, {q.data + head.s.nope, q.stride, q.count},
              rows_from(head.k_rope, head.s.rope, begin, head.s.time), head.s.rope);
@@ -183,17 +183,18 @@ __global__ void __launch_bounds__(256, attention_blocks<T>)
                              const std::int32_t* positions, acc_t<T> scale, T* o, acc_t<T>* lse) {
   using A = acc_t<T>;
   __shared__ AttentionShared<A> shared;
-  const Index tiles = (s.time + attention_tile - 1) / attention_tile;
+  const Index tiles = (s.queries() + attention_tile - 1) / attention_tile;
   const Index heads = s.batch * s.heads;
   const Index task = blockIdx.x % heads;
-  const Index first = (tiles - 1 - blockIdx.x / heads) * attention_tile;  // the longest rows first
+  // The longest rows first.
+  const Index first = s.before + (tiles - 1 - blockIdx.x / heads) * attention_tile;
   const Index column = Index{blockIdx.y} * attention_columns;
   const AttentionRows<T> head(s, task, q, kv, k_rope, positions);
   const int tx = static_cast<int>(threadIdx.x) % 16, ty = static_cast<int>(threadIdx.x) / 16;
   A out[4][8] = {}, top[4], total[4] = {};
   for (A& m : top) m = -A(INFINITY);
 
-  for (Index begin = first_tile(head, first); begin <= first; begin += attention_tile) {
+  for (Index begin = first_tile(head, first); begin < first + attention_tile; begin += attention_tile) {
     A p[4][4];
     scores_of(shared, p, head, first, begin);
 #pragma unroll
@@ -226,13 +227,13 @@ __global__ void __launch_bounds__(256, attention_blocks<T>)
   const Index b = task / s.heads, h = task % s.heads;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const Index query = first + ty + 16 * i;
+    const Index query = first + ty + 16 * i, row = query - s.before;
     if (query >= s.time) continue;
-    T* const to = o + ((b * s.time + query) * s.heads + h) * s.v;  // [v]
+    T* const to = o + ((b * s.queries() + row) * s.heads + h) * s.v;  // [v]
     for (int j = 0; j < 8; ++j) {
       if (const Index c = column + tx + 16 * j; c < s.v) to[c] = narrow<T>(out[i][j] / total[i]);
     }
-    if (tx == 0 && column == 0) lse[task * s.time + query] = top[i] + exact::log(total[i]);
+    if (tx == 0 && column == 0) lse[task * s.queries() + row] = top[i] + exact::log(total[i]);
   }
 }
 
@@ -385,7 +386,7 @@ __global__ void __launch_bounds__(256)
 template <typename T>
 void tiled_attention_forward(const Cuda& device, AttentionShape s, const T* q, const T* kv, const T* k_rope,
                              const std::int32_t* positions, acc_t<T> scale, T* o, acc_t<T>* lse) {
-  const Index blocks = s.batch * s.heads * ceil_div(s.time, attention_tile);
+  const Index blocks = s.batch * s.heads * ceil_div(s.queries(), attention_tile);
   const Index columns = std::max<Index>(1, ceil_div(s.v, attention_columns));
   launch(device, "attention_forward", attention_forward_kernel<T>,
          dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns)), 256, 0, s, q, kv, k_rope,
@@ -418,8 +419,8 @@ void tiled_attention_backward(const Cuda& device, AttentionShape s, const T* q, 
 
 /// Causal attention in tiles with a running maximum and sum (Dao et al. 2022, arXiv 2205.14135); see the CPU
 /// twin. Tiles start at key 0, so a query's bits depend on itself and its keys alone. On Hopper, bf16 with
-/// nope = v = 128 or 64 and rope a multiple of 8 up to 64 runs on the tensor cores (sm90/), all else in the
-/// tiled kernels.
+/// nope of 128 or 64, v a multiple of 64 and rope one of 8 up to 64 runs on the tensor cores (sm90/), all
+/// else in the tiled kernels.
 template <typename T>
 void attention_forward(const Cuda& device, AttentionShape s, const T* q, const T* kv, const T* k_rope,
                        const std::int32_t* positions, acc_t<T> scale, T* o, acc_t<T>* lse) {

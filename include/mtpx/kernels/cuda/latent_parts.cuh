@@ -120,12 +120,16 @@ __global__ void __launch_bounds__(latent_threads)
   const int end = min(length, begin + latent_part(length));
   const bf16* const all = cache + sequence * s.capacity * width;  // [capacity, width]
   const std::int32_t* const path = paths.of(row);
-  const int packs = width / wide<bf16>;
+  constexpr int warps = latent_threads / 32;
+  // Whole entries a warp: to divide by their width would take longer than to copy them.
   const auto fetch = [&](int at, int from, int until) {  // entries at + from .. at + until of this tile
+    until = min(until, end - at);
 #pragma unroll 1
-    for (int i = from * packs + thread; i < until * packs; i += latent_threads) {
-      const int j = i / packs, c = i % packs * wide<bf16>;
-      if (at + j < end) copy_16(entries + j * ld + c, all + TreePaths::at(path, at + j) * width + c);
+    for (int j = from + warp; j < until; j += warps) {
+      const bf16* const entry = all + TreePaths::at(path, at + j) * width;
+#pragma unroll 3
+      for (int c = lane * wide<bf16>; c < width; c += 32 * wide<bf16>)
+        copy_16(entries + j * ld + c, entry + c);
     }
   };
   int known = 0;  // entries of the first tile that are under way
@@ -140,29 +144,28 @@ __global__ void __launch_bounds__(latent_threads)
     fetch(begin, 0, known);
     wait_for_previous();
   }
-  const float4* const mine =
-      reinterpret_cast<const float4*>(q + (row * s.heads + first_head) * width);  // [heads, width / 4]
-  constexpr int at_once = 4;
-  const int quads = latent_heads * (width / 4);
+  static_assert(warps == latent_heads);
+  const float* const mine = q + (row * s.heads + first_head + warp) * width;  // of a head a warp, [width]
+  constexpr int at_once = 5;
 #pragma unroll 1
-  for (int first = thread; first < quads; first += at_once * latent_threads) {
+  for (int first = 4 * lane; first < width; first += at_once * 128) {
     float4 x[at_once];
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
-      const int at = first + i * latent_threads;
-      x[i] = at < heads * (width / 4) ? mine[at] : float4{};
+      const int c = first + 128 * i;
+      x[i] = warp < heads && c < width ? *reinterpret_cast<const float4*>(mine + c) : float4{};
     }
 #pragma unroll
     for (int i = 0; i < at_once; ++i) {
-      const int at = first + i * latent_threads, h = at / (width / 4), c = at % (width / 4) * 4;
-      if (at >= quads) break;
+      const int c = first + 128 * i;
+      if (c >= width) break;
       Pack<bf16, 4> high, low;
       put_halves(&high.value[0], &low.value[0], x[i].x);
       put_halves(&high.value[1], &low.value[1], x[i].y);
       put_halves(&high.value[2], &low.value[2], x[i].z);
       put_halves(&high.value[3], &low.value[3], x[i].w);
-      *reinterpret_cast<Pack<bf16, 4>*>(queries + h * ld + c) = high;
-      *reinterpret_cast<Pack<bf16, 4>*>(queries + (h + 8) * ld + c) = low;
+      *reinterpret_cast<Pack<bf16, 4>*>(queries + warp * ld + c) = high;
+      *reinterpret_cast<Pack<bf16, 4>*>(queries + (warp + 8) * ld + c) = low;
     }
   }
   float sum[latent_column_tiles][4] = {};
@@ -174,8 +177,10 @@ __global__ void __launch_bounds__(latent_threads)
     copies_done();
     // Entries beyond the end: zeros, since 0 times what memory holds need not be 0.
 #pragma unroll 1
-    for (int i = max(0, end - at) * packs + thread; i < latent_tile * packs; i += latent_threads)
-      *reinterpret_cast<uint4*>(entries + i / packs * ld + i % packs * wide<bf16>) = uint4{};
+    for (int j = end - at + warp; j < latent_tile; j += warps) {
+      for (int c = lane * wide<bf16>; c < width; c += 32 * wide<bf16>)
+        *reinterpret_cast<uint4*>(entries + j * ld + c) = uint4{};
+    }
     __syncthreads();
     float score[4][4] = {};
     const bf16* const query = queries + lane % 16 * ld + lane / 16 * 8;

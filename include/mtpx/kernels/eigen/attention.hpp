@@ -12,9 +12,9 @@ namespace eigen {
 /// takes of each value, P = softmax(scale Q K^T) over the keys that it sees.
 template <typename T>
 struct Head {
-  Matrix<T> Q, K, V;                       // [T, nope + rope], [T, nope + rope], [T, v]
-  Matrix<T> P;                             // [T, T]
-  Eigen::Array<T, Eigen::Dynamic, 1> lse;  // [T]
+  Matrix<T> Q, K, V;                       // [N, nope + rope], [T, nope + rope], [T, v]; N = T - before
+  Matrix<T> P;                             // [N, T]
+  Eigen::Array<T, Eigen::Dynamic, 1> lse;  // [N]
 
   /// q, kv, k_rope: as attention_forward() has them   positions: [B, T] or null
   Head(AttentionShape s, Index b, Index h, const T* q, const T* kv, const T* k_rope,
@@ -22,16 +22,17 @@ struct Head {
       : K(s.time, s.nope + s.rope) {
     const Index first = b * s.time, width = s.nope + s.rope, both = s.nope + s.v;
     const auto KV = matrix(kv + first * s.heads * both, s.time, s.heads * both).middleCols(h * both, both);
-    Q = matrix(q + first * s.heads * width, s.time, s.heads * width).middleCols(h * width, width);
+    const Index N = s.queries();
+    Q = matrix(q + b * N * s.heads * width, N, s.heads * width).middleCols(h * width, width);
     K << KV.leftCols(s.nope), matrix(k_rope + first * s.rope, s.time, s.rope);
     V = KV.rightCols(s.v);
 
     P = Q * K.transpose();
     Array<T> scores = scale * P;
-    for (Index i = 0; i < s.time; ++i) {
+    for (Index i = 0; i < N; ++i) {
       const Index from = positions == nullptr ? 0 : std::max<Index>(0, i - positions[first + i]);
       scores.row(i).head(from) = -std::numeric_limits<T>::infinity();
-      scores.row(i).tail(s.time - 1 - i) = -std::numeric_limits<T>::infinity();
+      scores.row(i).tail(N - 1 - i) = -std::numeric_limits<T>::infinity();
     }
     lse = softmax(scores);
     P = scores;
@@ -43,16 +44,18 @@ struct Head {
 /// o_i = sum_j P_ij v_j (DeepSeek-V3 Eq. 10), head by head.
 ///   q: [B * T, H (nope + rope)]   kv: [B * T, H (nope + v)]   k_rope: [B * T, rope]   o: [B * T, H v]
 ///   lse: [B, H, T] = log sum_j e^score_ij
+/// With s.before, q, o and lse have T - before rows, the last ones.
 template <typename T>
 void attention_forward(const Reference&, AttentionShape s, const T* q, const T* kv, const T* k_rope,
                        const std::int32_t* positions, T scale, T* o, T* lse) {
-  eigen::Matrix<T> O(s.batch * s.time, s.heads * s.v);
+  const Index N = s.queries();
+  eigen::Matrix<T> O(s.batch * N, s.heads * s.v);
   for (Index b = 0; b < s.batch; ++b) {
     for (Index h = 0; h < s.heads; ++h) {
       const eigen::Head<T> head(s, b, h, q, kv, k_rope, positions, scale);
       const eigen::Matrix<T> of_head = head.P * head.V;
-      O.block(b * s.time, h * s.v, s.time, s.v) = of_head;
-      eigen::put(lse + (b * s.heads + h) * s.time, head.lse);
+      O.block(b * N, h * s.v, N, s.v) = of_head;
+      eigen::put(lse + (b * s.heads + h) * N, head.lse);
     }
   }
   eigen::put(o, O);

@@ -23,6 +23,7 @@ inline void cublas_check(cublasStatus_t status, const char* what) {
 class Products {
  public:
   static constexpr std::size_t workspace_bytes = std::size_t{32} << 20;
+  static constexpr std::size_t most_plans = 8192;  // every length of a prompt has some of its own
 
   Products() { cublas_check(cublasLtCreate(&handle_), "cublasLtCreate"); }
   Products(const Products&) = delete;
@@ -55,7 +56,10 @@ class Products {
                   alignment(a.data, right.stride),
                   alignment(c, stride)};
     auto found = plans_.find(key);
-    if (found == plans_.end()) found = plans_.emplace(key, make(key)).first;
+    if (found == plans_.end()) {
+      if (plans_.size() >= most_plans) plans_.clear();
+      found = plans_.emplace(key, make(key)).first;
+    }
     Plan& plan = *found->second;
     if (!plan.usable) return false;
     const float one = 1, beta = accumulate ? 1.0F : 0.0F;

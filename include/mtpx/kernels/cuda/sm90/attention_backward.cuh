@@ -432,7 +432,7 @@ template <typename T>
 bool attention_backward(const Cuda& device, AttentionShape s, const T* q, const T* kv, const T* k_rope,
                         const std::int32_t* positions, float scale, const T* o, const float* lse,
                         const T* d_o, Sink<T> dq, Sink<T> dkv, float* rope_parts) {
-  if (!attention_here(s, scale, q, kv, k_rope, o, d_o, dq.data, dkv.data)) return false;
+  if (!attention_here(s, false, scale, q, kv, k_rope, o, d_o, dq.data, dkv.data)) return false;
   (s.nope == 128 ? launch_attention_backward<128, 128, T>
                  : launch_attention_backward<64, 64, T>)(device, s, q, kv, k_rope, positions, scale, o, lse,
                                                          d_o, dq, dkv, rope_parts);

@@ -205,12 +205,12 @@ __device__ __forceinline__ void mask(float (&sums)[n], int query, int key, const
 }
 
 /// The first `columns` of sums [64, 2 n], of which `count` exist, row r times factor[r], to bf16 rows
-/// `stride` apart, of which the first `rows` exist: what a sink does. `to` is a multiple of 16 bytes, `count`
-/// of 8. Four neighbouring lanes hold 8 columns of a row in each of four registers; they exchange them, so
-/// that each stores 16 bytes.
+/// `stride` apart, of which those from `from` to `rows` exist: what a sink does. `to` is a multiple of 16
+/// bytes, `count` of 8. Four neighbouring lanes hold 8 columns of a row in each of four registers; they
+/// exchange them, so that each stores 16 bytes.
 template <int columns, int n>
 __device__ __forceinline__ void store_sums(float (&sums)[n], const float (&factor)[2], bf16* to, Index stride,
-                                           int rows, int count, bool accumulate) {
+                                           int rows, int count, bool accumulate, int from = 0) {
   const int lane = static_cast<int>(threadIdx.x) % 4;
   const bool odd = lane % 2 != 0, high = lane / 2 != 0;
 #pragma unroll
@@ -243,7 +243,7 @@ __device__ __forceinline__ void store_sums(float (&sums)[n], const float (&facto
       const std::uint32_t z1 = __shfl_xor_sync(whole_warp, high ? x[1] : x[3], 2);
       x[0] = high ? z0 : x[0], x[2] = high ? x[2] : z0;
       x[1] = high ? z1 : x[1], x[3] = high ? x[3] : z1;  // now columns c + 8 lane and the next 7
-      if (row < rows && c + 8 * lane < count) {
+      if (row >= from && row < rows && c + 8 * lane < count) {
         *reinterpret_cast<uint4*>(to_row + c + 8 * lane) = make_uint4(x[0], x[1], x[2], x[3]);
       }
     }

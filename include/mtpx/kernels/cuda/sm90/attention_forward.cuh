@@ -7,7 +7,9 @@
 // A block takes 128 queries of one head, 64 a warpgroup, and walks over tiles of 128 keys from the diagonal
 // back to key 0: the first tile of every query holds a key that it sees, so the running maximum is never
 // infinite, and only this tile needs the causal mask. Shared memory: Q, two tiles of K, two of V. P stays in
-// registers.
+// registers. Tiles of queries are those of their keys: where keys stand before the first query, the first
+// tile may begin before it, with zeros that nobody stores. Values wider than a tile's `value` columns take a
+// launch for each such slice.
 
 #include "attention_common.cuh"
 
@@ -64,6 +66,13 @@ struct RunningSoftmax {
   }
 };
 
+/// What a launch takes of the values, and which keys stand before the queries.
+struct ForwardPart {
+  int v;      // width of a head's values
+  int first;  // column of the slice
+  int before;
+};
+
 /// `documents`: whether there are positions. The two warpgroups take turns: one is in the softmax while the
 /// other feeds the tensor cores (FlashAttention-3's ping-pong).
 template <int nope, int value, bool documents>
@@ -71,7 +80,8 @@ __global__ void __launch_bounds__(attention_threads, 1)
     attention_forward_kernel(const __grid_constant__ CUtensorMap q_map,
                              const __grid_constant__ CUtensorMap kv_map,
                              const __grid_constant__ CUtensorMap rope_map, const std::int32_t* positions,
-                             int time, int heads, int rope, Work work, float scale, bf16* o, float* lse) {
+                             int time, int heads, int rope, ForwardPart part, Work work, float scale, bf16* o,
+                             float* lse) {
   using Shared = ForwardShared<nope, value>;
   constexpr int width = Shared::width;
   extern __shared__ __align__(1024) unsigned char memory[];
@@ -100,12 +110,13 @@ __global__ void __launch_bounds__(attention_threads, 1)
       if (at >= work.count()) break;
       const Item item(work, at);
       const int b = item.head / heads, h = item.head % heads;
-      const int last = work.tiles - 1 - item.rank;
+      const int last = part.before / 128 + work.tiles - 1 - item.rank;
       const int first = documents ? first_key(positions + Index{b} * time, last * 128, 128, time) / 128 : 0;
       if (threadIdx.x != 0) continue;
       wait(shared.q_empty, round % 2 ^ 1);
       arrive_expecting(shared.q_full, sizeof shared.q);
-      load_slabs<128, width / 64>(shared.q, q_map, shared.q_full, b, last * 128, h * (nope + rope));
+      load_slabs<128, width / 64>(shared.q, q_map, shared.q_full, b, last * 128 - part.before,
+                                  h * (nope + rope));
 #pragma unroll 1
       for (int tile = last; tile >= first; --tile, ring.next()) {
         Barrier& k_full = shared.k_full[ring.slot];
@@ -113,12 +124,12 @@ __global__ void __launch_bounds__(attention_threads, 1)
         bf16* const k = shared.k[ring.slot];
         wait(shared.k_empty[ring.slot], ring.parity ^ 1);
         arrive_expecting(k_full, sizeof shared.k[0]);
-        load_slabs<128, nope / 64>(k, kv_map, k_full, b, tile * 128, h * (nope + value));
+        load_slabs<128, nope / 64>(k, kv_map, k_full, b, tile * 128, h * (nope + part.v));
         load_slabs<128, 1>(k + 128 * nope, rope_map, k_full, b, tile * 128, 0);
         wait(shared.v_empty[ring.slot], ring.parity ^ 1);
         arrive_expecting(v_full, sizeof shared.v[0]);
         load_slabs<128, value / 64>(shared.v[ring.slot], kv_map, v_full, b, tile * 128,
-                                    h * (nope + value) + nope);
+                                    h * (nope + part.v) + nope + part.first);
       }
     }
   } else {  // multiplies
@@ -133,7 +144,7 @@ __global__ void __launch_bounds__(attention_threads, 1)
       if (at >= work.count()) break;
       const Item item(work, at);
       const int b = item.head / heads, h = item.head % heads;
-      const int last = work.tiles - 1 - item.rank;
+      const int last = part.before / 128 + work.tiles - 1 - item.rank;
       const int query = last * 128 + half * 64 + sum_row();  // of this thread's first row
       int first = 0, low[2] = {0, 0}, highest_low = 0;
       if constexpr (documents) {
@@ -200,41 +211,46 @@ __global__ void __launch_bounds__(attention_threads, 1)
       ring.next();
 
       const float inverse[2] = {1 / softmax.total[0], 1 / softmax.total[1]};
-      const Index row = Index{b} * time + last * 128 + half * 64;
-      store_sums<value>(out, inverse, o + (row * heads + h) * value, Index{heads} * value,
-                        time - last * 128 - half * 64, value, false);
+      const int queries = time - part.before, begin = last * 128 + half * 64 - part.before;
+      store_sums<value>(out, inverse, o + ((Index{b} * queries + begin) * heads + h) * part.v + part.first,
+                        Index{heads} * part.v, queries - begin, value, false, -begin);
       for (int i = 0; i < 2; ++i) {
-        if (threadIdx.x % 4 == 0 && query + 8 * i < time) {
-          lse[Index{item.head} * time + query + 8 * i] = softmax.top[i] * scale + logf(softmax.total[i]);
+        const int row = query + 8 * i - part.before;
+        if (threadIdx.x % 4 == 0 && row >= 0 && row < queries) {
+          lse[Index{item.head} * queries + row] = softmax.top[i] * scale + logf(softmax.total[i]);
         }
       }
     }
   }
 }
 
+/// Of the values' columns from `first` on.
 template <int nope, int value, typename T>
-void launch_attention_forward(const Cuda& device, AttentionShape s, const T* q, const T* kv, const T* k_rope,
-                              const std::int32_t* positions, float scale, T* o, float* lse) {
+void launch_attention_forward(const Cuda& device, AttentionShape s, Index first, const T* q, const T* kv,
+                              const T* k_rope, const std::int32_t* positions, float scale, T* o, float* lse) {
   const Workspace<int> next(device, 1);
   set_zero(device, next.data(), sizeof(int));
-  const Work work{static_cast<int>(s.batch * s.heads), static_cast<int>(ceil_div(s.time, 128)), next.data()};
+  const Work work{static_cast<int>(s.batch * s.heads),
+                  static_cast<int>(ceil_div(s.time, 128) - s.before / 128), next.data()};
+  const ForwardPart part{static_cast<int>(s.v), static_cast<int>(first), static_cast<int>(s.before)};
   launch(device, "attention_forward",
          positions == nullptr ? attention_forward_kernel<nope, value, false>
                               : attention_forward_kernel<nope, value, true>,
          grid_for(device, Index{work.heads} * work.tiles, 1, 1), attention_threads,
          sizeof(ForwardShared<nope, value>),
-         sequence_map(device, q, s.batch, s.time, s.heads * (s.nope + s.rope), 128),
+         sequence_map(device, q, s.batch, s.queries(), s.heads * (s.nope + s.rope), 128),
          sequence_map(device, kv, s.batch, s.time, s.heads * (s.nope + s.v), 128),
          sequence_map(device, k_rope, s.batch, s.time, s.rope, 128), positions, static_cast<int>(s.time),
-         static_cast<int>(s.heads), static_cast<int>(s.rope), work, scale, o, lse);
+         static_cast<int>(s.heads), static_cast<int>(s.rope), part, work, scale, o, lse);
 }
 
-/// Whether the Hopper kernels take these widths and addresses. A negative scale would turn the maximum
-/// around.
+/// Whether the Hopper kernels take these widths and addresses: forward alone, values of several slices, too.
+/// A negative scale would turn the maximum around.
 template <typename... Pointers>
-bool attention_here(AttentionShape s, float scale, const Pointers*... pointers) {
-  const bool widths = (s.nope == 128 && s.v == 128) || (s.nope == 64 && s.v == 64);
-  return widths && s.rope >= 8 && s.rope <= 64 && s.rope % 8 == 0 && scale > 0 && s.batch * s.time > 0 &&
+bool attention_here(AttentionShape s, bool forward, float scale, const Pointers*... pointers) {
+  const bool nope = s.nope == 128 || s.nope == 64;
+  return nope && (s.v == s.nope || (forward && s.v > 0 && s.v % 64 == 0)) && s.rope >= 8 && s.rope <= 64 &&
+         s.rope % 8 == 0 && scale > 0 && s.batch * s.queries() > 0 &&
          s.batch * s.heads * ceil_div(s.time, 64) < (Index{1} << 30) &&
          can_be_wide<bf16>(8, 8, reinterpret_cast<const bf16*>(pointers)...);
 }
@@ -243,9 +259,15 @@ bool attention_here(AttentionShape s, float scale, const Pointers*... pointers) 
 template <typename T>
 bool attention_forward(const Cuda& device, AttentionShape s, const T* q, const T* kv, const T* k_rope,
                        const std::int32_t* positions, float scale, T* o, float* lse) {
-  if (!attention_here(s, scale, q, kv, k_rope, o)) return false;
-  (s.nope == 128 ? launch_attention_forward<128, 128, T>
-                 : launch_attention_forward<64, 64, T>)(device, s, q, kv, k_rope, positions, scale, o, lse);
+  if (!attention_here(s, true, scale, q, kv, k_rope, o)) return false;
+  for (Index first = 0; first < s.v;) {
+    const bool wide = s.nope == 128 && s.v - first >= 128;
+    (wide ? launch_attention_forward<128, 128, T>
+     : s.nope == 128
+         ? launch_attention_forward<128, 64, T>
+         : launch_attention_forward<64, 64, T>)(device, s, first, q, kv, k_rope, positions, scale, o, lse);
+    first += wide ? 128 : 64;
+  }
   return true;
 }
 
