@@ -296,8 +296,8 @@ Rows measure(const DecodeBench& o, const mtpx::Transformer<T, D>& model, const P
     options.draft = tree ? static_cast<Index>(o.rules.tree.size()) : k;
     decoders[i].emplace(model, options, 1, prompts.longest() + o.tokens + o.room());
   }
-  // All in turn, a stretch of each text at a time, forwards and backwards: whatever else slows the machine
-  // down hits all of them.
+  // All in turn, a stretch of each text at a time, forwards and backwards, each as often the first: whatever
+  // else slows the machine down hits all of them, and each finds the caches as another one left them.
   for (std::size_t p = 0; p < prompts.all.size(); ++p) {
     const auto& [text, context] = prompts.all[p];
     const auto prompt = std::span(text).first(static_cast<std::size_t>(context));
@@ -313,16 +313,17 @@ Rows measure(const DecodeBench& o, const mtpx::Transformer<T, D>& model, const P
         decoders[i]->step();  // not timed: where drafts are cheap enough, modules first read the prompt's end
         runs[i].emplace_back(0.0, -static_cast<Index>(decoders[i]->tokens().size()));
       }
-      bool backwards = (p + repeat) % 2 == 1;
-      for (Index end = std::min(stretch, o.tokens); end <= o.tokens; backwards = !backwards) {
+      const bool backwards = (p + repeat) % 2 == 1;
+      std::size_t first = 0;
+      for (Index end = 0; end < o.tokens; ++first) {
+        end = std::min(end + stretch, o.tokens);
         for (std::size_t turn = 0; turn <= count; ++turn) {
-          const std::size_t i = backwards ? count - turn : turn;
+          const std::size_t forwards = (first + turn) % (count + 1),
+                            i = backwards ? count - forwards : forwards;
           const auto start = Clock::now();
           while (static_cast<Index>(decoders[i]->tokens().size()) < context + end) decoders[i]->step();
           runs[i].back().first += seconds_since(start);
         }
-        if (end == o.tokens) break;
-        end = std::min(end + stretch, o.tokens);
       }
       for (std::size_t i = 0; i <= count; ++i) {
         runs[i].back().second += static_cast<Index>(decoders[i]->tokens().size());
