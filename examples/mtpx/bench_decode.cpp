@@ -123,14 +123,14 @@ struct Costs {
     if (modules == 0) return;
     mtpx::Passes<T, D> passes(model, 1, positions, 1, 256, most_rows + 1, most_rows + 1, 0);
     read(passes, true);
-    mtpx::RoundList round(most_drafts);
+    mtpx::RoundList drafted(most_drafts);
     const auto settle = [&](Index drafts) {  // all from one distribution: what they are costs nothing
-      round.clear();
+      drafted.clear();
       const std::vector<std::int32_t> tokens(static_cast<std::size_t>(drafts), token(context));
       const auto number = [](std::size_t) { return 0.5; };
-      round.add(tokens, 0, options.verification == mtpx::Verification::lossy_typical ? -1 : 0, number,
-                number);
-      passes.settle({options.verification, options.typical_epsilon, options.typical_delta}, round);
+      drafted.add(tokens, 0, options.verification == mtpx::Verification::lossy_typical ? -1 : 0, number,
+                  number);
+      passes.settle({options.verification, options.typical_epsilon, options.typical_delta}, drafted);
     };
     for (Index n = 1; n <= most_rows; ++n) {
       const Index checked = std::min(n, most_drafts + 1);
