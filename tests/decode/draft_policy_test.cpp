@@ -234,6 +234,29 @@ TEST_CASE("DraftPolicy: passes that are being recorded tell nothing, unless all 
   }
 }
 
+TEST_CASE("DraftPolicy: a machine that becomes slow for everyone does not end drafting that pays") {
+  for (const bool leads : {false, true}) {
+    const std::vector<double> cost{1, 1.1, 1.2, 1.3, 1.4};
+    std::uint64_t at = 0;
+    DraftPolicy policy(4, false, leads);
+    policy.share(1);
+    int drafted = 0;
+    for (int pass = 0; pass < 900; ++pass) {
+      const Index k = policy.choose();
+      Index stood = 0;
+      while (stood < k && Philox::uniform(4, 4, at++) < 0.9) ++stood;
+      policy.stood(k, stood);
+      policy.led(std::vector<double>(static_cast<std::size_t>(k), 1.0), stood);
+      policy.took(
+          k, cost[static_cast<std::size_t>(k)] * (pass < 300 ? 1 : 4));  // plain passes were not seen since
+      policy.gave(k, static_cast<double>(stood) + 1);
+      drafted += pass >= 300 && k > 0 ? 1 : 0;
+    }
+    INFO("leads " << leads << ": " << drafted);
+    CHECK(drafted > 560);
+  }
+}
+
 TEST_CASE("DraftPolicy: takes trees where they pay, and chains where not") {
   // A tree's rows cost `row` times the chain's; its first place stands more often.
   const std::vector<double> chain{0.7, 0.7, 0.6}, tree{0.92, 0.88, 0.8};

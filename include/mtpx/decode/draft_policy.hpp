@@ -56,8 +56,11 @@ class DraftPolicy {
     for (std::size_t k = 0; k < 2 && k < costs_.size(); ++k) {
       if (costs_[k].count < warm) return static_cast<Index>(k);
     }
-    // A choice costs as much as a hundredth of a short pass: it is not made anew where nothing was learnt.
-    if (resting_ && !std::exchange(news_, false) && too_early(behind)) return 0;
+    // A choice costs as much as a hundredth of a short pass: it is not made anew where nothing was learnt,
+    // and plain passes take what they took.
+    if (resting_ && !std::exchange(news_, false) && cost(0) < 1.05 * chosen_at_ && too_early(behind))
+      return 0;
+    chosen_at_ = cost(0);
     if (led_) of_a_step_ = std::max(rate(0), led_rate()) * step();
     const std::size_t best = fastest();
     if (best != last_best_) {
@@ -356,6 +359,7 @@ class DraftPolicy {
   double row_ = 0;        // seconds of a row that modules read to catch up
   bool resting_ = false;  // drafting was given up
   bool news_ = false;     // something was drafted since the last choice
+  double chosen_at_ = 0;  // what a plain pass took then
   Index rested_ = 0;      // sequences begun while drafting rested
   int probe_ = 0;         // what was tried last: a shorter one, a longer one, the other kind
   std::size_t last_best_ = 0;
