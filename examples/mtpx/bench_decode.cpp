@@ -21,6 +21,7 @@ using Tokens = std::vector<std::int32_t>;
 
 constexpr Index in_tree = -2;       // for a number of drafts: as many as --tree has places
 constexpr std::size_t repeats = 3;  // of each prompt with each number of drafts
+constexpr Index stretch = 32;       // tokens that one decodes before the next ones have their turn
 
 double median(std::vector<double> times) {
   std::sort(times.begin(), times.end());
@@ -28,8 +29,9 @@ double median(std::vector<double> times) {
 }
 
 /// The terms of the cost model: passes as decoding makes them, recorded where the device can, each with the
-/// answer that it waits for. A pass of the trunk and the head over n rows; of a module over n rows and the
-/// head over one, after such a pass, whose weights it finds in the caches; and once more after itself.
+/// answer that it waits for. A pass of the trunk and the head over n rows, and, where tokens are not all that
+/// is asked, the rule that settles them; of a module over n rows and the head over one, after such a pass,
+/// whose weights it finds in the caches; and once more after itself.
 struct Costs {
   using Times = std::vector<double>;
   Index most_drafts, modules;  // modules that draft
@@ -75,14 +77,15 @@ struct Costs {
     };
     const Index positions = context + most_rows + 1;
     std::vector<mtpx::Draw> draws;
-    std::vector<std::int32_t> kept;
+    std::vector<std::int32_t> kept;  // rows of the table: of the main model's distributions, then of drafts'
     for (Index i = 0; i <= most_rows; ++i) {
       draws.push_back({options.sampling, 0.5, {1, static_cast<std::uint64_t>(i)}});
       kept.push_back(static_cast<std::int32_t>(i));
     }
-    const auto draws_of = [&](Index count) {
-      return mtpx::Draws{std::span(draws).first(static_cast<std::size_t>(count)),
-                         std::span(kept).first(static_cast<std::size_t>(count))};
+    const auto draws_of = [&](Index count, Index first = 0) {
+      return mtpx::Draws{
+          std::span(draws).first(static_cast<std::size_t>(count)),
+          std::span(kept).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count))};
     };
     // Each several times in a row, as decoding would run it; the first times find the caches as others left
     // them, and are recorded.
@@ -102,18 +105,30 @@ struct Costs {
     if (modules == 0) return;
     mtpx::Passes<T, D> passes(model, 1, positions, 1, 256, most_rows + 1, most_rows + 1, 0);
     read(passes, true);
+    mtpx::RoundList drafted(most_drafts);
+    const auto settle = [&](Index drafts) {  // all from one distribution: what they are costs nothing
+      drafted.clear();
+      const std::vector<std::int32_t> tokens(static_cast<std::size_t>(drafts), token(context));
+      const auto number = [](std::size_t) { return 0.5; };
+      drafted.add(tokens, 0, options.verification == mtpx::Verification::lossy_typical ? -1 : 0, number,
+                  number);
+      passes.settle({options.verification, options.typical_epsilon, options.typical_delta}, drafted);
+    };
     for (Index n = 1; n <= most_rows; ++n) {
       const Index checked = std::min(n, most_drafts + 1);
       const mtpx::RowList list = list_of(context, checked, 0), told = list_of(context, n, 1);
       mtpx::RowList again;
       again.add(token(context + n + 1), 0, context + n, context + n, 0);
       for (int round = 0; round < untimed + rounds; ++round) {
-        timed(round, rows[static_cast<std::size_t>(checked)],
-              [&] { passes.trunk(list, 0, checked, settled, checked, draws_of(checked)); });
+        timed(round, rows[static_cast<std::size_t>(checked)], [&] {
+          passes.trunk(list, 0, checked, settled, checked, draws_of(checked));
+          if (settled == Answer::kept) settle(checked - 1);
+        });
         timed(round, draft[static_cast<std::size_t>(n)],
-              [&] { passes.module(1, false, told, 0, n, settled, 1, draws_of(1)); });
+              [&] { passes.module(1, false, told, 0, n, settled, 1, draws_of(1, most_rows)); });
         if (!model.design.chains) continue;
-        timed(round, draft_again, [&] { passes.module(1, true, again, 0, 1, settled, 1, draws_of(1)); });
+        timed(round, draft_again,
+              [&] { passes.module(1, true, again, 0, 1, settled, 1, draws_of(1, most_rows)); });
       }
     }
   }
@@ -220,6 +235,7 @@ struct Rows {
   double temperature = 0;
   std::vector<Index> ks;
   std::vector<Measured> all;  // of each
+  Measured control;           // plain decoding once more: what such rows differ by themselves
   Costs costs;
   Agreement agreement;  // none: prompts are no text
 };
@@ -229,6 +245,7 @@ Rows measure(const DecodeBench& o, const mtpx::Transformer<T, D>& model, const P
              double temperature) {
   Rows rows{temperature,
             {0},
+            {},
             {},
             Costs(o.most_drafts, model.design.drafting(model.config.num_nextn_predict_layers)),
             {}};
@@ -244,35 +261,51 @@ Rows measure(const DecodeBench& o, const mtpx::Transformer<T, D>& model, const P
   }
   const std::size_t count = rows.ks.size();
   rows.all.resize(count);
-  std::vector<std::optional<mtpx::Speculator<T, D>>> decoders(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    const bool tree = rows.ks[i] == in_tree;
-    options.tree = tree || rows.ks[i] < 0 ? o.rules.tree : std::vector<Index>();
-    options.draft = tree ? static_cast<Index>(o.rules.tree.size()) : rows.ks[i];
+  std::vector<std::optional<mtpx::Speculator<T, D>>> decoders(count + 1);
+  for (std::size_t i = 0; i <= count; ++i) {
+    const Index k = i < count ? rows.ks[i] : 0;
+    const bool tree = k == in_tree;
+    options.tree = tree || k < 0 ? o.rules.tree : std::vector<Index>();
+    options.draft = tree ? static_cast<Index>(o.rules.tree.size()) : k;
     decoders[i].emplace(model, options, 1, prompts.longest() + o.tokens + o.room());
   }
-  // Everything in turn, prompt by prompt: whatever else slows the machine down hits all of them.
+  // All in turn, a stretch of each text at a time, forwards and backwards, each as often the first: whatever
+  // else slows the machine down hits all of them, and each finds the caches as another one left them.
   for (std::size_t p = 0; p < prompts.all.size(); ++p) {
     const auto& [text, context] = prompts.all[p];
     const auto prompt = std::span(text).first(static_cast<std::size_t>(context));
     rows.costs.measure(model, options, text, context + o.tokens / 2, 8);
-    std::vector<std::vector<std::pair<double, Index>>> runs(count);
-    for (std::size_t turn = 0; turn < repeats * count; ++turn) {
-      const std::size_t i = (turn + turn / count + p) % count;  // each comes after each
-      mtpx::Speculator<T, D>& decoder = *decoders[i];
-      const auto begin = Clock::now();
-      const Index slot = decoder.add(prompt, p);
-      rows.all[i].prompt_seconds += seconds_since(begin);
-      rows.all[i].prompt_tokens += static_cast<double>(context);
-      decoder.step();  // not timed: where drafts are cheap enough, modules first read the prompt's end
-      const auto known = static_cast<Index>(decoder.tokens(slot).size());
-      const auto start = Clock::now();
-      while (static_cast<Index>(decoder.tokens(slot).size()) < context + o.tokens) decoder.step();
-      runs[i].emplace_back(seconds_since(start), static_cast<Index>(decoder.tokens(slot).size()) - known);
-      rows.all[i].repetition.add(decoder.tokens(slot), context);
-      decoder.remove(slot);
+    std::vector<std::vector<std::pair<double, Index>>> runs(count + 1);
+    for (std::size_t repeat = 0; repeat < repeats; ++repeat) {
+      const auto of = [&](std::size_t i) -> Measured& { return i < count ? rows.all[i] : rows.control; };
+      for (std::size_t i = 0; i <= count; ++i) {
+        const auto begin = Clock::now();
+        decoders[i]->add(prompt, p);
+        of(i).prompt_seconds += seconds_since(begin);
+        of(i).prompt_tokens += static_cast<double>(context);
+        decoders[i]->step();  // not timed: where drafts are cheap enough, modules first read the prompt's end
+        runs[i].emplace_back(0.0, -static_cast<Index>(decoders[i]->tokens().size()));
+      }
+      const bool backwards = (p + repeat) % 2 == 1;
+      std::size_t first = 0;
+      for (Index end = 0; end < o.tokens; ++first) {
+        end = std::min(end + stretch, o.tokens);
+        for (std::size_t turn = 0; turn <= count; ++turn) {
+          const std::size_t forwards = (first + turn) % (count + 1),
+                            i = backwards ? count - forwards : forwards;
+          const auto start = Clock::now();
+          while (static_cast<Index>(decoders[i]->tokens().size()) < context + end) decoders[i]->step();
+          runs[i].back().first += seconds_since(start);
+        }
+      }
+      for (std::size_t i = 0; i <= count; ++i) {
+        runs[i].back().second += static_cast<Index>(decoders[i]->tokens().size());
+        of(i).repetition.add(decoders[i]->tokens(), context);
+        decoders[i]->remove(0);
+      }
     }
     for (std::size_t i = 0; i < count; ++i) rows.all[i].add(std::move(runs[i]));
+    rows.control.add(std::move(runs[count]));
   }
   for (std::size_t i = 0; i < count; ++i) rows.all[i].statistics = decoders[i]->statistics();
   if (prompts.known) {
@@ -294,7 +327,8 @@ void print_table(const Rows& rows, bool past_window) {
   const Measured& plain = rows.all[0];
   std::cout << (rows.temperature > 0 ? mtpx::cat("temperature ", rows.temperature) : std::string("greedy"))
             << ": " << fixed(plain.rate(), 0) << " tokens/s without drafts, "
-            << fixed(plain.prompt_tokens / plain.prompt_seconds, 0) << " of prompts; "
+            << fixed(plain.prompt_tokens / plain.prompt_seconds, 0) << " of prompts; once more "
+            << fixed(rows.control.rate() / plain.rate(), 3) << " x; "
             << fixed(100 * plain.repetition.share(), 0) << " % of 8-grams repeat"
             << (plain.repeats() ? mtpx::cat(", above ", fixed(100 * repeats_above, 0), " %: easily drafted")
                                 : "")
@@ -374,6 +408,7 @@ void print_lines(const DecodeBench& o, const mtpx::Transformer<T, D>& model, con
       line["device"] = device_name(model.device());
       line["dtype"] = dtype_name<T>();
       line["us_per_token"] = rounded(1e6 / plain, 1);
+      line["control"] = rounded(rows.control.rate() / plain, 3);
       line["us_one_row"] = rounded(1e6 * median(rows.costs.one), 1);
       line["mb_per_token"] = rounded(bytes / 1e6, 2);
       line["gbs"] = rounded(bytes * plain / 1e9, 2);

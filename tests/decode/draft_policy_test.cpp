@@ -6,6 +6,9 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
 #include <vector>
 
 using namespace mtpx;
@@ -116,6 +119,101 @@ TEST_CASE("DraftPolicy: over tables of costs and chances, within 3 % of the best
   CHECK(worst_of_worthless > 0.99);
 }
 
+TEST_CASE(
+    "DraftPolicy: cut by their leads, drafts give what the best fixed K gives, or more; nothing is lost on "
+    "bad ones") {
+  // A lead is exponential; the draft stands with a chance that grows with it by `tells`, or (0) not at all.
+  constexpr Index most = GenerateOptions::longest_automatic;
+  struct Text {
+    std::uint64_t at;
+    double first, tells;
+
+    double uniform() { return Philox::uniform(5, 2, at++); }
+    /// A lead, and whether the draft stands.
+    std::pair<double, bool> draft() {
+      const double lead = -2 * std::log(1 - uniform());
+      const double chance = tells > 0 ? 1 - (1 - first) * (1 + 2 * tells) * std::exp(-tells * lead) : first;
+      return {lead, uniform() < chance};
+    }
+  };
+  // Tokens and seconds of 1000 passes, by the table: no noise is in them.
+  const auto run = [&](Text text, const std::vector<double>& cost) {
+    DraftPolicy policy(most, false, true);
+    policy.share(1);
+    double tokens = 0, seconds = 0;
+    for (int pass = 0; pass < 1000; ++pass) {
+      Index want = policy.choose(), stood = 0;
+      double all_stand = 1;
+      std::vector<double> leads;
+      bool stands = true;
+      for (Index k = 1; k <= want; ++k) {
+        const auto [lead, right] = text.draft();
+        leads.push_back(lead);
+        stands = stands && right;
+        stood += stands ? 1 : 0;
+        all_stand *= policy.chance(lead);
+        if (!policy.go_on(all_stand)) want = k;
+      }
+      const double of_pass = cost[static_cast<std::size_t>(want)];
+      tokens += static_cast<double>(stood) + 1;
+      seconds += of_pass;
+      double took = of_pass * (0.97 + 0.06 * text.uniform());
+      if (text.uniform() < 0.05) took *= 3;  // somebody else's turn
+      policy.stood(want, stood);
+      policy.led(leads, stood);
+      policy.took(want, took);
+      policy.gave(want, static_cast<double>(stood) + 1);
+    }
+    return tokens / seconds;
+  };
+  double least = 9, least_told = 9, worst_of_worthless = 9;
+  for (const double step : {0.12, 0.3, 0.6}) {
+    std::vector<double> cost{1};
+    for (Index k = 1; k <= most; ++k) cost.push_back(1 + step * static_cast<double>(k));
+    for (const double first : {0.02, 0.5, 0.8}) {
+      for (const double tells : {0.0, 1.0}) {
+        if (tells > 0 && first < 0.1) continue;
+        double best = 1, all = 1, tokens = 1;  // of a fixed K: leads are no matter to it
+        for (std::size_t k = 1; k < cost.size(); ++k)
+          best = std::max(best, (tokens += all *= first) / cost[k]);
+        double sum = 0, lowest = 9;
+        constexpr int runs = 24;
+        for (std::uint64_t i = 0; i < runs; ++i) {
+          const double share = run({(i + 1) << 32, first, tells}, cost) / best;
+          sum += share;
+          lowest = std::min(lowest, share);
+        }
+        INFO("step " << step << ", first " << first << ", tells " << tells << ": " << sum / runs
+                     << ", lowest " << lowest);
+        CHECK(sum / runs > 0.97);
+        least = std::min(least, sum / runs);
+        if (tells > 0 && best > 1.1 && step > 0.2) least_told = std::min(least_told, sum / runs);
+        if (first < 0.1) worst_of_worthless = std::min(worst_of_worthless, lowest);
+      }
+    }
+  }
+  INFO("least " << least << ", where leads tell " << least_told << ", single runs of worthless drafts "
+                << worst_of_worthless);
+  CHECK(least_told > 1.005);
+  CHECK(worst_of_worthless > 0.99);
+}
+
+TEST_CASE("DraftLeads: learns what leads are worth, and expects of few what smaller ones gave") {
+  DraftLeads leads;
+  CHECK(leads.chance(3) == doctest::Approx(0.5));
+  std::uint64_t at = 0;
+  const auto uniform = [&] { return Philox::uniform(1, 9, at++); };
+  for (int i = 0; i < 3000; ++i) {
+    const double lead = 4 * uniform();
+    leads.saw(lead, uniform() < (lead < 1 ? 0.4 : 0.95));
+  }
+  CHECK(std::abs(leads.chance(0.3) - 0.4) < 0.12);
+  CHECK(std::abs(leads.chance(2) - 0.95) < 0.05);
+  CHECK(leads.chance(100) == doctest::Approx(leads.chance(4)));  // none was seen
+  CHECK(leads.chance(std::numeric_limits<double>::infinity()) == doctest::Approx(leads.chance(4)));
+  CHECK(std::abs(leads.chance() - 0.8125) < 0.06);
+}
+
 TEST_CASE("DraftPolicy: passes that are being recorded tell nothing, unless all are") {
   const std::vector<double> cost{1, 1.1, 1.2, 1.3, 1.4};
   for (const bool always : {false, true}) {
@@ -133,6 +231,29 @@ TEST_CASE("DraftPolicy: passes that are being recorded tell nothing, unless all 
     INFO("always " << always << ": " << chosen[0] << ", " << chosen[1] << ", " << chosen[2] << ", "
                    << chosen[3] << ", " << chosen[4]);
     CHECK(chosen[4] > 280);
+  }
+}
+
+TEST_CASE("DraftPolicy: a machine that becomes slow for everyone does not end drafting that pays") {
+  for (const bool leads : {false, true}) {
+    const std::vector<double> cost{1, 1.1, 1.2, 1.3, 1.4};
+    std::uint64_t at = 0;
+    DraftPolicy policy(4, false, leads);
+    policy.share(1);
+    int drafted = 0;
+    for (int pass = 0; pass < 900; ++pass) {
+      const Index k = policy.choose();
+      Index stood = 0;
+      while (stood < k && Philox::uniform(4, 4, at++) < 0.9) ++stood;
+      policy.stood(k, stood);
+      policy.led(std::vector<double>(static_cast<std::size_t>(k), 1.0), stood);
+      policy.took(
+          k, cost[static_cast<std::size_t>(k)] * (pass < 300 ? 1 : 4));  // plain passes were not seen since
+      policy.gave(k, static_cast<double>(stood) + 1);
+      drafted += pass >= 300 && k > 0 ? 1 : 0;
+    }
+    INFO("leads " << leads << ": " << drafted);
+    CHECK(drafted > 560);
   }
 }
 

@@ -2,11 +2,14 @@
 
 #include <mtpx/core/clock.hpp>
 #include <mtpx/core/shape.hpp>
+#include <mtpx/decode/draft_leads.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <span>
+#include <utility>
 #include <vector>
 
 namespace mtpx {
@@ -38,11 +41,13 @@ class Stopwatch {
 class DraftPolicy {
  public:
   /// most: the largest K to consider   trees: whether places can have several candidates, which is then a
-  /// choice, too: with costs and shares of its own
-  explicit DraftPolicy(Index most, bool trees = false)
+  /// choice, too: with costs and shares of its own   leads: whether drafts have leads, by which they are cut
+  explicit DraftPolicy(Index most, bool trees = false, bool leads = false)
       : most_(static_cast<std::size_t>(most)),
+        led_(leads),
         costs_(1 + (trees ? 2 : 1) * most_),
-        places_(2 * (most_ + 1)) {}
+        places_(2 * (most_ + 1)),
+        led_passes_(most_ + 1) {}
 
   /// The plan for the next pass: K; or most + K for trees of K places.
   /// behind: rows that modules would have to read first, of all sequences
@@ -51,6 +56,12 @@ class DraftPolicy {
     for (std::size_t k = 0; k < 2 && k < costs_.size(); ++k) {
       if (costs_[k].count < warm) return static_cast<Index>(k);
     }
+    // A choice costs as much as a hundredth of a short pass: it is not made anew where nothing was learnt,
+    // and plain passes take what they took.
+    if (resting_ && !std::exchange(news_, false) && cost(0) < 1.05 * chosen_at_ && too_early(behind))
+      return 0;
+    chosen_at_ = cost(0);
+    if (led_) of_a_step_ = std::max(rate(0), led_rate()) * step();
     const std::size_t best = fastest();
     if (best != last_best_) {
       last_best_ = best;
@@ -63,11 +74,9 @@ class DraftPolicy {
       resting_ = true;
     }
     if (best > 0) resting_ = false;
-    // A longer draft is worth a try where it would win at the price of its neighbour's step.
-    if (best > 0 && places(best) < most_ && costs_[best + 1].count < warm) {
-      const double step = std::max(0.0, cost(best) - cost(shorter(best)));
-      if (tokens(best + 1) / (cost(best) + step) > rate(best)) return static_cast<Index>(best + 1);
-    }
+    if (led_ && best > 0) return static_cast<Index>(probes_plain() ? 0 : best);
+    // Longer drafts are worth a try where they would win at the price of as many more steps.
+    if (const std::size_t longer = worth_a_try(best); longer > 0) return static_cast<Index>(longer);
     // So is a tree as deep, until it is known what it costs, and that luck does not hide what it is worth.
     if (best > 0 && !in_tree(best) && costs_.size() > 1 + most_) {
       const std::size_t tree = best + most_;
@@ -75,7 +84,7 @@ class DraftPolicy {
         return static_cast<Index>(tree);
     }
     if (best == 0) {
-      if (costs_.size() < 2 || passes_ - last_probe_ < rest_ || dear(behind)) return 0;
+      if (costs_.size() < 2 || too_early(behind)) return 0;
       rest_ *= 8;  // most of what is decoded while drafting rests is never read by the modules
       last_probe_ = passes_;
       forget();
@@ -116,6 +125,25 @@ class DraftPolicy {
     c.recent[c.count++ % c.recent.size()] = seconds;
   }
 
+  /// Whether a sequence is drafted for further in this pass, whose drafts so far all stand with this chance:
+  /// as long as what one more adds is worth more than the time that it takes is otherwise.
+  bool go_on(double all_stand) const { return all_stand * leads_.chance() > of_a_step_; }
+  /// The chance of a draft of this lead, if all before it stand.
+  double chance(double lead) const { return leads_.chance(lead); }
+
+  /// After stood(): the leads of a sequence's drafts, of which the first `accepted` stood.
+  void led(std::span<const double> leads, Index accepted) {
+    const auto stood = static_cast<std::size_t>(accepted);
+    for (std::size_t i = 0; i < leads.size() && i <= stood; ++i) leads_.saw(leads[i], i < stood);
+  }
+  /// After took(): what a pass gave each sequence on average, whose longest drafts were so long.
+  void gave(Index longest, double tokens) {
+    if (longest == 0) return;
+    for (double& passes : led_passes_) passes *= memory;
+    led_passes_[static_cast<std::size_t>(longest)] += 1;
+    given_ = given_ * memory + tokens;
+  }
+
   /// What modules took to read `rows` rows of a prompt.
   void read(Index rows, double seconds) {
     if (rows > 0) row_ = seconds / static_cast<double>(rows);
@@ -124,6 +152,7 @@ class DraftPolicy {
   /// `drafted` places were drafted for a sequence, the first `accepted` of them stood.
   void stood(Index drafted, Index accepted, bool tree = false) {
     if (drafted == 0) return;
+    news_ = true;
     for (Place& p : places_) {  // what was seen long ago counts less
       p.seen *= staleness;
       p.stood *= staleness;
@@ -140,6 +169,8 @@ class DraftPolicy {
     if (sequences == sequences_) return;
     sequences_ = sequences;
     for (Cost& c : costs_) c.count = 0;
+    std::fill(led_passes_.begin(), led_passes_.end(), 0.0);
+    given_ = 0;
     interval_ = first_interval;
     rest_ = first_rest;
     last_probe_ = passes_;
@@ -210,17 +241,57 @@ class DraftPolicy {
 
   double rate(std::size_t plan) const { return tokens(plan) / cost(plan); }
 
-  /// The same if the first place stood as often as it may, by 1.4 standard errors.
+  /// The same if the first place stood as often as it may, by 1.4 standard errors; of leads, by 2: there is
+  /// but one way to draft, which luck must not end.
   double hoped(std::size_t plan) const {
     const Place& first = place(plan, 1);
     const double share = (first.stood + 0.5) / (first.seen + 1);
-    const double more = 1 + 1.4 * std::sqrt((1 - share) / share / (first.seen + 1));
-    return (1 + (tokens(plan) - 1) * more) / cost(plan);
+    const double more = 1 + (led_ ? 2 : 1.4) * std::sqrt((1 - share) / share / (first.seen + 1));
+    return led_ ? led_rate(more) : (1 + (tokens(plan) - 1) * more) / cost(plan);
+  }
+
+  /// What passes gave whose drafts were cut by their leads; if what stood had been `more` times as much.
+  double led_rate(double more = 1) const {
+    double passes = 0, seconds = 0;
+    const double further = step();
+    for (std::size_t k = 1; k < led_passes_.size(); ++k) {
+      if (led_passes_[k] == 0) continue;
+      // Few passes say little: others on the machine may have had part of all of them.
+      const double by_others = cost(0) + static_cast<double>(k) * further;
+      passes += led_passes_[k];
+      seconds += led_passes_[k] * (costs_[k].count < warm ? by_others : cost(k));
+    }
+    if (passes == 0) return 0;
+    const double stood = (given_ - passes + 0.5) / (passes + 1);
+    return (1 + stood * more) * passes / seconds;
+  }
+  /// What a further draft costs: the slope of the line through what 0, 1, 2, .. drafts cost, as far as that
+  /// is known.
+  double step() const {
+    double n = 0, sum_k = 0, sum_c = 0, sum_kk = 0, sum_kc = 0;
+    for (std::size_t plan = 0; plan <= most_; ++plan) {
+      if (costs_[plan].count < warm) continue;
+      const auto k = static_cast<double>(plan);
+      n += 1;
+      sum_k += k;
+      sum_c += cost(plan);
+      sum_kk += k * k;
+      sum_kc += k * cost(plan);
+    }
+    return n < 2 ? 0 : std::max(0.0, (n * sum_kc - sum_k * sum_c) / (n * sum_kk - sum_k * sum_k));
+  }
+  /// Whether it is time to see what plain decoding costs: where that could change something.
+  bool probes_plain() {
+    if (passes_ - last_probe_ < interval_ || led_rate() > 1.5 * rate(0)) return false;
+    interval_ = std::min<Index>(2 * interval_, 1024);
+    last_probe_ = passes_;
+    return true;
   }
 
   /// The best plan of those that would pay if so; 0: none.
   std::size_t might_pay() const {
     std::size_t best = 0;
+    if (led_) return hoped(most_) > rate(0) * worthwhile ? most_ : 0;
     for (std::size_t plan = 1; plan < costs_.size(); ++plan) {
       if (costs_[plan].count == 0 || hoped(plan) <= rate(0) * worthwhile) continue;
       if (best == 0 || rate(plan) > rate(best)) best = plan;
@@ -228,10 +299,26 @@ class DraftPolicy {
     return best;
   }
 
-  /// Whether it costs too much to let modules read so many rows, beside what was decoded without them.
-  bool dear(Index rows) const {
-    return static_cast<double>(rows) * row_ >
-           affordable * static_cast<double>(passes_ - last_probe_) * cost(0);
+  /// Where a longer draft than `best` would give more, if each further place cost what those of `best` cost
+  /// on average: the next one on the way there whose cost is not known; 0: none would.
+  std::size_t worth_a_try(std::size_t best) const {
+    if (best == 0) return 0;
+    const double step = std::max(0.0, cost(best) - cost(0)) / static_cast<double>(places(best));
+    std::size_t next = 0;
+    for (std::size_t plan = best + 1; plan <= (in_tree(best) ? 2 * most_ : most_); ++plan) {
+      if (costs_[plan].count >= warm) continue;
+      if (next == 0) next = plan;
+      if (tokens(plan) / (cost(best) + step * static_cast<double>(plan - best)) > rate(best)) return next;
+    }
+    return 0;
+  }
+
+  /// Whether drafting goes on resting: it was tried not long ago, or it costs too much to let modules read so
+  /// many rows, beside what was decoded without them.
+  bool too_early(Index rows) const {
+    const Index since = passes_ - last_probe_;
+    return since < rest_ ||
+           static_cast<double>(rows) * row_ > affordable * static_cast<double>(since) * cost(0);
   }
 
   /// What drafts were worth before a rest says little of what they are worth now.
@@ -241,10 +328,13 @@ class DraftPolicy {
       p.seen *= 0.3;
       p.stood *= 0.3;
     }
+    for (double& passes : led_passes_) passes *= 0.3;
+    given_ *= 0.3;
   }
 
   std::size_t fastest() const {
     const double margin = resting_ ? promising : worthwhile;
+    if (led_) return led_rate() > rate(0) * margin ? most_ : 0;
     std::size_t best = 0;
     for (std::size_t k = 1; k < costs_.size(); ++k) {
       if (costs_[k].count == 0) continue;
@@ -254,8 +344,13 @@ class DraftPolicy {
   }
 
   std::size_t most_;
+  bool led_;
   std::vector<Cost> costs_;    // of plans: [most + 1], or [2 most + 1] with trees
   std::vector<Place> places_;  // [most + 1] of chains, from 1; of trees
+  DraftLeads leads_;
+  std::vector<double> led_passes_;  // [most + 1], by the longest draft: passes whose drafts were cut by leads
+  double given_ = 0;                // by them, tokens
+  double of_a_step_ = 0;            // tokens that the time of a further draft is worth
   Index sequences_ = 0;
   Index passes_ = 0;
   Index interval_ = first_interval;
@@ -263,6 +358,8 @@ class DraftPolicy {
   Index last_probe_ = 0;
   double row_ = 0;        // seconds of a row that modules read to catch up
   bool resting_ = false;  // drafting was given up
+  bool news_ = false;     // something was drafted since the last choice
+  double chosen_at_ = 0;  // what a plain pass took then
   Index rested_ = 0;      // sequences begun while drafting rested
   int probe_ = 0;         // what was tried last: a shorter one, a longer one, the other kind
   std::size_t last_best_ = 0;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mtpx/core/recorded.hpp>
+#include <mtpx/decode/answer.hpp>
 #include <mtpx/decode/cache.hpp>
 #include <mtpx/ops/embedding.hpp>
 #include <mtpx/ops/next_token.hpp>
@@ -12,18 +13,6 @@
 #include <utility>
 
 namespace mtpx {
-
-/// What a pass is asked about its last rows. In this order: where rows want different ones of tokens to
-/// drawn, the last of these serves them all.
-enum class Answer {
-  nothing,
-  tokens,     ///< the most likely ones: nothing else leaves the device
-  raced,      ///< the tokens that win races, each row as its Draw says: without top-k and top-p
-  raced_cut,  ///< the same, with or without
-  drawn,      ///< tokens drawn, each row as its Draw says
-  kept,       ///< the same, and what they were drawn from stays on the device, in given rows of a table
-  logits      ///< what tokens are picked from, for a caller who picks them
-};
 
 /// How tokens are found from a pass's last rows.
 struct Draws {
@@ -56,6 +45,7 @@ class Passes {
         inputs_(model.device(), {(arrays + (branch > 0 ? 1 + branch : 0)) * most_rows}),
         tokens_(model.device(), {most_answers}),
         drafts_(model.device(), {most_answers}),
+        leads_(model.device(), {HostMemory<D> ? most_answers : 1}),
         draws_(model.device(), {most_answers}),
         moves_(model.device(), {3 * most_answers}),
         newest_(modules > 0 && model.design.chains
@@ -179,6 +169,8 @@ class Passes {
 
   /// The answer about row i of those asked about, or token i of them all where several were asked for.
   std::int32_t token(Index i) const { return answered_tokens_[static_cast<std::size_t>(i)]; }
+  /// How far that token won its race by.
+  double lead(Index i) const { return leads_.data()[i]; }
   /// Draft i of the chain that the trunk was told of last.
   std::int32_t draft(Index i) const { return answered_drafts_[static_cast<std::size_t>(i)]; }
   /// The logits of row i of those asked about, [V].
@@ -279,6 +271,9 @@ class Passes {
     if (answer == Answer::tokens) return choose_tokens(read, head, tokens_);
     if (answer == Answer::raced || answer == Answer::raced_cut)
       return race_tokens(read, head, draws_, answer == Answer::raced, best, tokens_);
+    if constexpr (HostMemory<D>) {
+      if (answer == Answer::led) return race_for_leads(read, head, draws_, tokens_, leads_);
+    }
     draw_tokens(read, head, draws_, tokens_,
                 answer == Answer::kept ? Kept{table_.data(), input(kept_row, n).data()} : Kept{});
   }
@@ -326,6 +321,7 @@ class Passes {
   Tensor<std::int32_t, D> inputs_;  // [arrays * most_rows], and the paths of rows in trees
   Tensor<std::int32_t, D> tokens_;  // [most_answers]
   Tensor<std::int32_t, D> drafts_;  // [most_answers], of a chain
+  Tensor<double, D> leads_;         // [most_answers], where the host can read them
   Tensor<Draw, D> draws_;           // [most_answers]
   Tensor<std::int32_t, D> moves_;   // [3 * most_answers]
   Tensor<double, D> table_;         // [most_kept, vocab], once distributions are kept

@@ -1,10 +1,11 @@
 #pragma once
 
 #include <mtpx/core/rng.hpp>
+#include <mtpx/decode/answer.hpp>
 #include <mtpx/decode/cache.hpp>
+#include <mtpx/decode/options.hpp>
 #include <mtpx/decode/tree.hpp>
 #include <mtpx/mtp/design.hpp>
-#include <mtpx/ops/next_token.hpp>
 
 #include <algorithm>
 #include <vector>
@@ -23,6 +24,8 @@ struct Sequence {
   Index want = 0;                    ///< depth of what is drafted in this round
   bool branches = false;             ///< whether places have the candidates that are asked for, or one each
   DraftTree tree;                    ///< what was drafted
+  std::vector<double> leads{};       ///< of its drafts, where they are wanted
+  double all_stand = 1;              ///< the chance that all of them stand
   Index stood = 0;                   ///< the deepest node of it that stood
   Index asked_from = 0;              ///< first of its rows in the last answer of a module
   Index first_row = 0;               ///< of this round's logits
@@ -54,6 +57,38 @@ struct Sequence {
   /// Number i of this round.
   double of_round(Use use, std::size_t i) const {
     return Philox::uniform(seed, use + (static_cast<std::uint64_t>(i) << 32), round);
+  }
+
+  /// Begins a round.   most: places to draft   wide: whether with several candidates
+  void begin_round(Index most, bool wide) {
+    want = most;
+    branches = wide;
+    leads.clear();
+    all_stand = 1;
+    tree.begin(tokens.back(), most);
+  }
+
+  /// How many entries of a module are final: p + k <= e. Where depths read no token, entries are final once
+  /// the trunk has decoded their position.
+  Index final_entries(Index module, const MtpDesign& design) const {
+    return known() - (design.reads_token ? module : 1);
+  }
+  /// The token that a depth is told at a final entry p. Where it is told none, p's own stands in.
+  std::int32_t told_at(Index module, Index p, const MtpDesign& design) const {
+    const Index i = design.follows_token() ? p + module : p;
+    return tokens[static_cast<std::size_t>(std::min(i, known() - 1))];
+  }
+
+  /// Whether its drafts are drawn, and verified as such.
+  bool draws_drafts(const GenerateOptions& options) const {
+    return !options.same_text(sampling) && options.verification != Verification::lossy_typical;
+  }
+  /// How the device picks its tokens where no distributions are kept. Places that drafts are drawn for have
+  /// numbers, not noise, so that a sequence without a draft beside others settles as it would alone.
+  Answer picked(const GenerateOptions& options, Index vocab) const {
+    if (sampling.greedy()) return Answer::tokens;
+    if (!options.same_text(sampling)) return Answer::drawn;
+    return sampling.cuts(vocab) ? Answer::raced_cut : Answer::raced;
   }
 
   /// Adds a row of a node of level d of the tree.   slot: of this sequence   base: where node 0 stands

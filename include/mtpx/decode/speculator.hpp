@@ -49,7 +49,8 @@ class Speculator {
                 slots * (2 * most_drafts_ + 1), options.branches() ? most_drafts_ : 0),
         slots_(static_cast<std::size_t>(slots)),
         rounds_(most_drafts_) {
-    if (options.draft == GenerateOptions::automatic) policy_.emplace(most_drafts_, options.branches());
+    if (options.draft == GenerateOptions::automatic)
+      policy_.emplace(most_drafts_, options.branches(), HostMemory<D> && !options.branches());
     for (Sequence& slot : slots_) slot.ready.resize(static_cast<std::size_t>(modules_));
   }
 
@@ -115,8 +116,8 @@ class Speculator {
     passes_.took_as_later();
     for (const Index slot : running_) {
       Sequence& s = slots_[static_cast<std::size_t>(slot)];
-      s.want = std::min(k, room(s) - 1);
-      s.branches = trees && options_.nodes(s.want) <= room(s);
+      const Index want = std::min(k, room(s) - 1);
+      s.begin_round(want, trees && options_.nodes(want) <= room(s));
       longest_draft = std::max(longest_draft, s.want);
     }
     const bool by_tokens = longest_draft == 0 || all_of(running_, [&](const Sequence& s) {
@@ -124,10 +125,12 @@ class Speculator {
                            });
     // The host need not know the drafts of a chain before it knows which of them stand.
     const bool chain = running_.size() == 1 && branch_of(running_) == 0 && by_tokens && !options_.on_host() &&
-                       longest_draft < most_alike_rows<T, D>();
+                       longest_draft < most_alike_rows<T, D>() && !cuts_drafts();
+    const bool by_room = longest_draft < k;
     const bool catching_up = draft(longest_draft, chain);
     verify(by_tokens, chain);
     moves_.clear();
+    Index emitted = 0, drafted = 0;
     for (std::size_t n = 0; n < running_.size(); ++n) {
       Sequence& s = slots_[static_cast<std::size_t>(running_[n])];
       const Verdict verdict = by_tokens ? by_plain_tokens(s) : passes_.verdict(n);
@@ -136,14 +139,19 @@ class Speculator {
       statistics_.count_draft(s.want, s.tree.size() - 1, verdict.accepted);
       ++s.round;
       ++statistics_.passes;
-      statistics_.tokens += verdict.accepted + 1;
+      emitted += verdict.accepted + 1;
+      drafted = std::max(drafted, s.want);
       if (policy_) policy_->stood(s.want, verdict.accepted, s.branches);
+      if (cuts_drafts()) policy_->led(s.leads, verdict.accepted);
     }
+    statistics_.tokens += emitted;
     if (!moves_.empty()) passes_.move(moves_.arrays());
     // What only some passes pay would mislead: modules that read what was decoded without them, cut drafts,
     // work that is being recorded.
-    if (policy_ && !catching_up && longest_draft == k)
-      policy_->took(plan, watch.seconds(), passes_.took_as_later());
+    if (policy_ && !catching_up && !by_room)
+      policy_->took(cuts_drafts() ? drafted : plan, watch.seconds(), passes_.took_as_later());
+    if (cuts_drafts())
+      policy_->gave(drafted, static_cast<double>(emitted) / static_cast<double>(running_.size()));
   }
 
   /// Forgets a sequence; its slot is free again.
@@ -202,7 +210,9 @@ class Speculator {
     for (; row + chunk < rows_.size(); row += chunk)
       passes_.trunk(rows_, row, row + chunk, Answer::nothing, 0);
     draws_.assign(1, s.draw_of_place(0));
-    passes_.trunk(rows_, row, rows_.size(), options_.on_host() ? Answer::logits : picked(s), 1, {draws_, {}});
+    passes_.trunk(rows_, row, rows_.size(),
+                  options_.on_host() ? Answer::logits : s.picked(options_, model_.config.vocab_size), 1,
+                  {draws_, {}});
     statistics_.prompt_tokens += s.known() - from;
     s.emitted_from = s.tokens.size();
     s.first_row = 0;
@@ -231,27 +241,22 @@ class Speculator {
     return std::all_of(slots.begin(), slots.end(),
                        [&](Index slot) { return holds(slots_[static_cast<std::size_t>(slot)]); });
   }
-  /// Whether a sequence's drafts are drawn, and verified as such.
-  bool draws_drafts(const Sequence& s) const {
-    return !options_.same_text(s.sampling) && options_.verification != Verification::lossy_typical;
-  }
-  /// How the device picks a sequence's tokens where no distributions are kept. Places that drafts are drawn
-  /// for have numbers, not noise, so that a sequence without a draft beside others settles as it would alone.
-  Answer picked(const Sequence& s) const {
-    if (s.sampling.greedy()) return Answer::tokens;
-    if (!options_.same_text(s.sampling)) return Answer::drawn;
-    return s.sampling.cuts(model_.config.vocab_size) ? Answer::raced_cut : Answer::raced;
-  }
-  /// The same of several.
+  /// Whether drafts are cut by their leads: where the host waits for every draft in any case, since it makes
+  /// them.
+  bool cuts_drafts() const { return HostMemory<D> && policy_ && !options_.branches(); }
+  /// How the tokens of some sequences are found, and their drafts.
   Answer picked(const std::vector<Index>& slots) const {
     Answer all = Answer::tokens;
-    for (const Index slot : slots) all = std::max(all, picked(slots_[static_cast<std::size_t>(slot)]));
+    for (const Index slot : slots) {
+      all = std::max(all, slots_[static_cast<std::size_t>(slot)].picked(options_, model_.config.vocab_size));
+    }
     return all;
   }
-  /// How drafts are found.
   Answer drafted(const std::vector<Index>& slots) const {
+    if (cuts_drafts()) return Answer::led;
     if (options_.verification == Verification::lossy_typical) return Answer::tokens;
-    return all_of(slots, [&](const Sequence& s) { return !draws_drafts(s); }) ? picked(slots) : Answer::kept;
+    return all_of(slots, [&](const Sequence& s) { return !s.draws_drafts(options_); }) ? picked(slots)
+                                                                                       : Answer::kept;
   }
 
   // Rows of the table of distributions: first the main model's, row by row of a verifying pass, then those
@@ -298,7 +303,7 @@ class Speculator {
     for (const Index slot : running_) {
       const Sequence& s = slots_[static_cast<std::size_t>(slot)];
       rounds_.add(
-          s.drafts(), s.first_row, draws_drafts(s) ? draft_row(slot, 0) : -1,
+          s.drafts(), s.first_row, s.draws_drafts(options_) ? draft_row(slot, 0) : -1,
           [&](std::size_t i) { return s.of_round(Sequence::to_keep, i); },
           [&](std::size_t i) { return s.of_place(i); });
     }
@@ -341,18 +346,6 @@ class Speculator {
     return token;
   }
 
-  /// How many entries of a module are final: p + k <= e. Where depths read no token, entries are final once
-  /// the trunk has decoded their position.
-  Index final_entries(const Sequence& s, Index module) const {
-    return s.known() - (model_.design.reads_token ? module : 1);
-  }
-
-  /// The token that a depth is told at a final entry p. Where it is told none, p's own stands in.
-  std::int32_t token_of(const Sequence& s, Index module, Index p) const {
-    const Index i = model_.design.follows_token() ? p + module : p;
-    return s.tokens[static_cast<std::size_t>(std::min(i, s.known() - 1))];
-  }
-
   /// Depth of the branches in a pass over these sequences.
   Index branch_of(const std::vector<Index>& slots) const {
     return all_of(slots, [](const Sequence& s) { return !s.branches; }) ? 0 : most_drafts_;
@@ -363,10 +356,6 @@ class Speculator {
   /// Drafts s.want places for every running sequence, `longest` at most; returns whether modules had more to
   /// read than the last pass left them.   chain: drafts stay on the device
   bool draft(Index longest, bool chain) {
-    for (const Index slot : running_) {
-      Sequence& s = slots_[static_cast<std::size_t>(slot)];
-      s.tree.begin(s.tokens.back(), s.want);
-    }
     bool catching_up = false;
     drafting_ = running_;
     for (Index k = 1; k <= longest; ++k) {
@@ -375,6 +364,7 @@ class Speculator {
       // Whether rows are made from drafts: then each node has its own.
       const bool by_node = model_.design.follows_token() && k > 1;
       std::erase_if(drafting_, [&](Index slot) { return wants_less(slot, k); });
+      if (drafting_.empty()) break;  // cut by their leads
       // Everything that is not final yet, and the newest rows of each sequence last: only those have logits.
       rows_.clear(branch_of(drafting_));
       Index best = 1, known_rows = 0;
@@ -386,12 +376,12 @@ class Speculator {
         const Index newest = s.known() - 2;
         catching_up = catching_up || newest - ready > most_drafts_ + modules_;
         const bool entries_by_node = by_node && model_.design.reads_token;
-        for (Index p = ready; p < (entries_by_node ? final_entries(s, module) : newest); ++p)
-          rows_.add(token_of(s, module, p), slot, p);
+        for (Index p = ready; p < (entries_by_node ? s.final_entries(module, model_.design) : newest); ++p)
+          rows_.add(s.told_at(module, p, model_.design), slot, p);
         known_rows = rows_.size();
         for (Index d = 1; entries_by_node && reads_back() && d < k - 1; ++d)
           s.add_level(rows_, slot, d, k, modules_, model_.design);
-        ready = std::max(ready, final_entries(s, module));
+        ready = std::max(ready, s.final_entries(module, model_.design));
       }
       const Index first_asked = rows_.size();
       for (const Index slot : drafting_) {
@@ -401,7 +391,7 @@ class Speculator {
           s.add_level(rows_, slot, k - 1, k, modules_, model_.design);
         } else {
           const Index p = s.known() - 2 + (again ? k - modules_ : 0);
-          rows_.add(token_of(s, module, p), slot, p, p, again ? s.asked_from : p);
+          rows_.add(s.told_at(module, p, model_.design), slot, p, p, again ? s.asked_from : p);
         }
         s.asked_from = from;
       }
@@ -430,6 +420,7 @@ class Speculator {
         Sequence& s = slots_[static_cast<std::size_t>(slot)];
         if (!chain) {
           grow(s, k, by_node, best);
+          if (cuts_drafts()) look_at_lead(s, k, passes_.lead(s.asked_from));
         } else {
           s.tree.next_level();
           s.tree.add(k - 1, 0);  // to be told
@@ -452,17 +443,24 @@ class Speculator {
     }
   }
 
+  /// Whether draft k of a sequence is its last in this round.
+  void look_at_lead(Sequence& s, Index k, double lead) {
+    s.leads.push_back(lead);
+    s.all_stand *= policy_->chance(lead);
+    if (!policy_->go_on(s.all_stand)) s.want = std::min(s.want, k);
+  }
+
   /// Lets the modules read all of a prompt but what the first round reads anyway. Without it that round
   /// would.
   void read_prompt(Index slot) {
     Sequence& s = slots_[static_cast<std::size_t>(slot)];
     for (Index module = 1; module <= modules_; ++module) {
       Index& ready = s.ready[static_cast<std::size_t>(module - 1)];
-      const Index last = std::min(final_entries(s, module), s.known() - 2);
+      const Index last = std::min(s.final_entries(module, model_.design), s.known() - 2);
       for (; ready < last; ready = std::min(last, ready + chunk)) {
         rows_.clear();
         for (Index p = ready; p < std::min(last, ready + chunk); ++p)
-          rows_.add(token_of(s, module, p), slot, p);
+          rows_.add(s.told_at(module, p, model_.design), slot, p);
         passes_.module(module, false, rows_, 0, rows_.size(), Answer::nothing, 0);
       }
     }

@@ -7,6 +7,7 @@
 #include <mtpx/ops/linear.hpp>
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 
@@ -135,7 +136,33 @@ void race_tokens(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head, const
   race_rows(x.device(), logits.rows(), logits.data(), draws.data(), best, ids.data());
 }
 
-/// The same from one row of logits in the host's memory, of V. Throws what require_token() throws.
+/// The token after each row that wins its race, and its lead: how far its score is above that of the second,
+/// infinite where no other token has a chance (see DraftLeads in decode/draft_leads.hpp). Greedy scores are
+/// logits.
+///
+/// x, head, draws: as above   ids, leads: N at least, written
+template <typename T, typename D>
+requires HostMemory<D>
+void race_for_leads(const Tensor<T, D>& x, const detail::AnyHead<T, D>& head, const Tensor<Draw, D>& draws,
+                    const Tensor<std::int32_t, D>& ids, const Tensor<double, D>& leads) {
+  const Tensor<acc_t<T>, D> logits = logits_of(x, head);
+  const Index n = logits.rows().count;
+  const Tensor<std::int32_t, D> two(x.device(), {n, 2});
+  race_rows(x.device(), logits.rows(), logits.data(), draws.data(), 2, two.data());
+  for (Index r = 0; r < n; ++r) {
+    const std::int32_t first = two.at(r, 0), second = two.at(r, 1);
+    ids.data()[r] = first;
+    leads.data()[r] = std::numeric_limits<double>::infinity();
+    if (first < 0 || second < 0) continue;
+    const Draw& draw = draws.data()[r];
+    const auto score = [&](std::int32_t id) {
+      return race_score(static_cast<double>(logits.at(r, id)), draw.sampling, draw.noise, id);
+    };
+    leads.data()[r] = score(first) - score(second);
+  }
+}
+
+/// The token of one row of logits in the host's memory, of V. Throws what require_token() throws.
 template <typename D>
 requires HostMemory<D> std::int32_t race_on_host(const D& host, std::span<const double> logits,
                                                  const Draw& draw) {
