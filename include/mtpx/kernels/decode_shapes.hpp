@@ -56,6 +56,13 @@ struct DecodeFeedForward {
   const T* shared_down = nullptr;    ///< [hidden, shared_inner]
 };
 
+/// y = h + ffn(norm(h)) with h = x + Mla(norm(x)): a block.
+template <typename T>
+struct DecodeBlock {
+  DecodeAttention<T> attention{};  ///< its first half
+  DecodeFeedForward<T> ffn{};      ///< its second
+};
+
 /// Most rows of a fused pass.
 inline constexpr Index fused_rows = 16;
 /// Most rows that a GPU's products give the same bits whatever stands beside them.
@@ -79,6 +86,10 @@ bool decode_fits(const DecodeFeedForward<T>& p) {
                                            r.scoring == ScoringFunc::sigmoid);
   return p.rows <= fused_rows && p.hidden % 8 == 0 && p.hidden <= 5120 && p.inner % 8 == 0 &&
          p.shared_inner % 8 == 0 && routes;
+}
+template <typename T>
+bool decode_fits(const DecodeBlock<T>& p) {
+  return decode_fits(p.attention) && decode_fits(p.ffn);
 }
 
 }  // namespace mtpx
