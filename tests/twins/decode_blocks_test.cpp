@@ -2,6 +2,7 @@
 // others.
 
 #include <mtpx/decode/generate.hpp>
+#include <mtpx/mtp/module.hpp>
 
 #include "twins/fused_configs.hpp"
 #include "twins/twins.hpp"
@@ -112,6 +113,45 @@ TEST_CASE("twins: layers of one launch have the bits of launches of one layer") 
     return all;
   };
   check_bits(passed(true), passed(false));
+}
+
+TEST_CASE("twins: what a depth reads is the ops one by one, in one launch, and a row's bits are its own") {
+  const auto random = [](const Tensor<bf16, Cuda>& to, std::uint64_t seed, double scale) {
+    std::vector<bf16> values;
+    for (Index i = 0; i < to.size(); ++i)
+      values.push_back(bf16(static_cast<float>(scale * normal(seed, 1, i))));
+    to.assign(values);
+  };
+  for (const Index hidden : {96, 192, 1032}) {
+    for (const MtpConcat order : {MtpConcat::embedding_hidden, MtpConcat::hidden_embedding}) {
+      INFO("hidden " << hidden);
+      const MtpInput<bf16, Cuda> input(device<Cuda>(), hidden, 1e-6, order);
+      random(input.eh_proj.weight.value(), 3, 0.1);
+      for (const auto& [norm, seed] : {std::pair(&input.enorm, std::uint64_t{4}), {&input.hnorm, 5}}) {
+        std::vector<float> gains;
+        for (Index i = 0; i < hidden; ++i) gains.push_back(1 + static_cast<float>(0.3 * normal(seed, 1, i)));
+        norm->weight.value().assign(gains);
+      }
+      const Tensor<bf16, Cuda> e(device<Cuda>(), {1, 16, hidden}), h(device<Cuda>(), {1, 16, hidden});
+      random(e, 6, 1);
+      random(h, 7, 3);
+      Tape tape(Mode::inference);
+      const Var<bf16, Cuda> token = tape.constant(e), state = tape.constant(h);
+      const Var<bf16, Cuda> a = input.enorm(token), b = input.hnorm(state);
+      const Numbers got = host(input.read(state, token).value());
+      check_close(
+          got,
+          host(input.eh_proj(order == MtpConcat::embedding_hidden ? concat(a, b) : concat(b, a)).value()),
+          bf16_bound);
+      for (const Index count : {1, 2, 3, 9}) {
+        const auto some = [&](const Tensor<bf16, Cuda>& x) {
+          return tape.constant(x.reshape({16, hidden}).slice_front(5, 5 + count).reshape({1, count, hidden}));
+        };
+        const Numbers few = host(input.read(some(h), some(e)).value());
+        check_bits(few, Numbers(got.begin() + 5 * hidden, got.begin() + (5 + count) * hidden));
+      }
+    }
+  }
 }
 
 TEST_SUITE_END();

@@ -63,6 +63,16 @@ struct DecodeBlock {
   DecodeFeedForward<T> ffn{};      ///< its second
 };
 
+/// y = w [norm(first) ; norm(second)] for a few rows: what a depth of DeepSeek-V3 reads (Eq. 21).
+template <typename T>
+struct DecodeInputs {
+  Index rows = 0;    ///< of the pass, at most fused_rows
+  Index hidden = 0;  ///< width of each of the two, and of y
+  acc_t<T> first_eps{}, second_eps{};
+  const acc_t<T>*first_norm = nullptr, *second_norm = nullptr;  ///< [hidden]
+  const T* w = nullptr;                                         ///< [hidden, 2 * hidden]
+};
+
 /// Most rows of a fused pass.
 inline constexpr Index fused_rows = 16;
 /// Most rows that a GPU's products give the same bits whatever stands beside them.
@@ -86,6 +96,10 @@ bool decode_fits(const DecodeFeedForward<T>& p) {
                                            r.scoring == ScoringFunc::sigmoid);
   return p.rows <= fused_rows && p.hidden % 8 == 0 && p.hidden <= 5120 && p.inner % 8 == 0 &&
          p.shared_inner % 8 == 0 && routes;
+}
+template <typename T>
+bool decode_fits(const DecodeInputs<T>& p) {
+  return p.rows <= fused_rows && p.hidden % 8 == 0 && p.hidden <= 2560;
 }
 template <typename T>
 bool decode_fits(const DecodeBlock<T>& p) {

@@ -56,4 +56,24 @@ Var<T, D> decode_blocks(const Var<T, D>& x, std::span<const DecodeBlock<T>> bloc
   return tape.constant(y);
 }
 
+/// What a depth that is told a token reads, in one launch:  y = w [norm(first) ; norm(second)]
+/// (DeepSeek-V3 Eq. 21; nn: MtpInput).
+///
+/// first, second: [1, N, hidden] dense, N <= fused_rows, of sizes that decode_fits()   returns [1, N, hidden]
+/// Equal to the ops one by one up to rounding; a row's bits are its own. Inference only.   Throws ShapeError,
+/// Error on a recording tape.
+template <typename T, typename D>
+Var<T, D> decode_inputs(const Var<T, D>& first, const Var<T, D>& second, const DecodeInputs<T>& p) {
+  Tape& tape = tape_of("decode_inputs", first, second);
+  if (tape.recording()) throw Error("[decode_inputs] has no backward; use a tape in inference mode");
+  for (const Var<T, D>* x : {&first, &second}) {
+    require(x->value().contiguous() && x->rows().count == p.rows && x->shape().width() == p.hidden,
+            "decode_inputs", "needs one dense row of each per decoded token",
+            {{"first", first}, {"second", second}, {"rows", Shape{p.rows}}}, tape);
+  }
+  Tensor<T, D> y(first.device(), first.shape());
+  decode_inputs(first.device(), p, first.data(), second.data(), y.data());
+  return tape.constant(y);
+}
+
 }  // namespace mtpx

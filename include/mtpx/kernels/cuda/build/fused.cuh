@@ -2,4 +2,5 @@
 // The CUDA kernels of a fused decoding pass, in bf16.
 
 #include "../decode/blocks.cuh"
+#include "../decode/inputs.cuh"
 #include "../decode/tokens.cuh"

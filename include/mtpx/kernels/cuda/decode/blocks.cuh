@@ -6,6 +6,8 @@
 #include "cluster_blocks.cuh"
 #include "feed_forward.cuh"
 
+#include <numbers>
+
 namespace mtpx {
 
 namespace cuda {
@@ -103,7 +105,7 @@ void run_cluster(const Cuda& device, int blocks, Index count, const DecodeBlock<
                          a.eps,
                          a.latent_eps,
                          f.eps,
-                         a.scale};
+                         a.scale * std::numbers::log2e_v<float>};
       }
       detail::cuda_check(cudaLaunchKernelEx(&launch.config, launch.kernel, pass, from, to), "decode_blocks");
       from = to;

@@ -25,16 +25,16 @@ struct ClusterAttention : ClusterBlock {
 
   /// made = [q | kv], of one product.
   __device__ __forceinline__ void make() const {
-    const int all = (s.nope + s.rope + s.latent + s.rope) / 8, ld = row_stride(s.hidden);
-    const bf16* const a = at(s.normed) + row * ld + lane % 4 * 8;
+    const int all = (s.nope + s.rope + s.latent + s.rope) / 8;
+    const bf16* const a = at(s.normed) + row * row_stride(s.hidden) + lane % 4 * 8;
+    const bf16* const rows_of_w = at(s.q) + row * s.hidden + lane % 4 * 8;
+    bf16* const to = at(s.made) + row * s.made_stride() + column;
 #pragma unroll 1
-    for (int t = warp; t < all; t += 2 * stream_warps) {
-      const int next = t + stream_warps;
-      const bf16* const w[2] = {at(s.q) + (8 * t + row) * s.hidden + lane % 4 * 8,
-                                at(s.q) + (8 * min(next, all - 1) + row) * s.hidden + lane % 4 * 8};
+    for (int t = warp; t < all; t += 2 * cluster_warps) {
+      const int next = t + cluster_warps;
+      const bf16* const w[2] = {rows_of_w + 8 * t * s.hidden, rows_of_w + 8 * min(next, all - 1) * s.hidden};
       TileSums<2> sums;
       sums.add(a, w, 0, s.hidden / stream_step, meets_banks(s.hidden) && row % 2 != 0);
-      bf16* const to = at(s.made) + row * s.made_stride() + column;
       *reinterpret_cast<std::uint32_t*>(to + 8 * t) =
           both(narrow<bf16>(sums.total(0, 0)), narrow<bf16>(sums.total(0, 1)));
       if (next < all)
@@ -48,7 +48,7 @@ struct ClusterAttention : ClusterBlock {
     const int ld = s.entry_stride(), made_ld = s.made_stride(), wk_ld = s.latent;
     bf16* const queries = at(s.queries);
 #pragma unroll 1
-    for (int t = warp; t < s.latent / 8; t += stream_warps) {
+    for (int t = warp; t < s.latent / 8; t += cluster_warps) {
       float sum[4] = {};
 #pragma unroll 2
       for (int k = 0; k < s.nope; k += 16) {
@@ -58,17 +58,16 @@ struct ClusterAttention : ClusterBlock {
         mma(sum, *reinterpret_cast<const std::uint32_t*>(q), 0,
             *reinterpret_cast<const std::uint32_t*>(q + 8), 0, b[0], b[1]);
       }
-      Pack<bf16, 2> high, low;
-      put_halves(&high.value[0], &low.value[0], sum[0]);
-      put_halves(&high.value[1], &low.value[1], sum[1]);
-      *reinterpret_cast<Pack<bf16, 2>*>(queries + row * ld + 8 * t + column) = high;
-      *reinterpret_cast<Pack<bf16, 2>*>(queries + (row + 8) * ld + 8 * t + column) = low;
+      const PairHalves halves(sum[0], sum[1]);
+      *reinterpret_cast<std::uint32_t*>(queries + row * ld + 8 * t + column) = halves.high;
+      *reinterpret_cast<std::uint32_t*>(queries + (row + 8) * ld + 8 * t + column) = halves.low;
     }
-    if (warp >= s.rows) return;
-    const bf16* const q = at(s.made) + warp * made_ld + s.nope;       // [rope | latent | rope]
-    bf16* const entry = at(s.fresh) + warp * ld;                      // [latent | rope]
-    const float* const angles = at<float>(s.angles) + warp * s.rope;  // [rope / 2] twice
-    norm_row(s.latent, q + s.rope, at<float>(s.kv_norm), l.latent_eps, entry);
+    const int r = cluster_warps - 1 - warp;  // those that have no tile above
+    if (r >= s.rows) return;
+    const bf16* const q = at(s.made) + r * made_ld + s.nope;       // [rope | latent | rope]
+    bf16* const entry = at(s.fresh) + r * ld;                      // [latent | rope]
+    const float* const angles = at<float>(s.angles) + r * s.rope;  // [rope / 2] twice
+    norm_row<2>(s.latent, s.share_of_latent, q + s.rope, at<float>(s.kv_norm), l.latent_eps, entry);
 #pragma unroll 1
     for (int j = lane; j < s.rope; j += 32) {
       const bool of_entry = j >= s.rope / 2;
@@ -81,12 +80,12 @@ struct ClusterAttention : ClusterBlock {
       if (of_entry) {
         *reinterpret_cast<std::uint32_t*>(entry + c) = out;
       } else {
-        *reinterpret_cast<std::uint32_t*>(queries + warp * ld + c) = out;
-        *reinterpret_cast<std::uint32_t*>(queries + (warp + 8) * ld + c) = 0;
+        *reinterpret_cast<std::uint32_t*>(queries + r * ld + c) = out;
+        *reinterpret_cast<std::uint32_t*>(queries + (r + 8) * ld + c) = 0;
       }
     }
-    const int sequence = __shfl_sync(whole_warp, own_sequence, warp),
-              place = __shfl_sync(whole_warp, own_place, warp);
+    const int sequence = __shfl_sync(whole_warp, own_sequence, r),
+              place = __shfl_sync(whole_warp, own_place, r);
     if (rank > 0) return;
     __syncwarp();
     bf16* const to = l.cache + (sequence * s.capacity + place) * (s.latent + s.rope);
@@ -124,7 +123,7 @@ struct ClusterAttention : ClusterBlock {
     return at<float>(s.q) + (w * cluster_rows + r) * s.latent;
   }
   __device__ __forceinline__ float2* partial_top(int w, int r) const {
-    return reinterpret_cast<float2*>(at<float>(s.q) + stream_warps * cluster_rows * s.latent) +
+    return reinterpret_cast<float2*>(at<float>(s.q) + cluster_warps * cluster_rows * s.latent) +
            w * cluster_rows + r;
   }
 
@@ -151,8 +150,9 @@ struct ClusterAttention : ClusterBlock {
 #pragma unroll 1
       for (int chunk = first_chunk(warp), buffer = 0; chunk * cluster_entries <= g.last;
            chunk += step, buffer = 1 - buffer) {
-        entries_arrival(buffer, warp).wait(turns >> buffer & 1, "entries");
+        entries_arrival(buffer, warp).template wait<true>(turns >> buffer & 1, "entries");
         turns ^= 1 << buffer;
+        const bool first = chunk == first_chunk(warp);
         complete(l.cache, g, chunk, buffer);
         __syncwarp();
         const bf16* const from = entries(buffer, warp);
@@ -182,27 +182,25 @@ struct ClusterAttention : ClusterBlock {
         highest = fmaxf(highest, __shfl_xor_sync(whole_warp, highest, 1));
         highest = fmaxf(highest, __shfl_xor_sync(whole_warp, highest, 2));
         const float base = highest == -INFINITY ? 0.0F : highest;
-        const float less = exponential<bf16>(top - base);
+        const float less = power_of_two(top - base);
         top = highest;
         total *= less;
         std::uint32_t chance[cluster_entries / 8][2];  // halves
 #pragma unroll
         for (int n = 0; n < cluster_entries / 8; ++n) {
-          bf16 high[2], low[2];
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const float e = exponential<bf16>(p[n][i] - base);
-            total += e;
-            put_halves(&high[i], &low[i], e);
-          }
-          chance[n][0] = both(high[0], high[1]);
-          chance[n][1] = both(low[0], low[1]);
+          const float one = power_of_two(p[n][0] - base), two = power_of_two(p[n][1] - base);
+          total += one;
+          total += two;
+          const PairHalves halves(one, two);
+          chance[n][0] = halves.high;
+          chance[n][1] = halves.low;
         }
 #pragma unroll
         for (int t = 0; t < latent_tiles; t += 2) {
           if (8 * t >= s.latent) break;
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
+            if (first) break;
             sum[t][i] *= less;
             sum[t + 1][i] *= less;
           }
@@ -239,16 +237,16 @@ struct ClusterAttention : ClusterBlock {
   /// The warps' parts together, in their order, in halves; a row a warp.
   __device__ __forceinline__ void join_warps() const {
     if (warp >= s.rows) return;
-    float top[stream_warps], highest = -INFINITY, total = 0;
+    float top[cluster_warps], highest = -INFINITY, total = 0;
 #pragma unroll
-    for (int w = 0; w < stream_warps; ++w) {
+    for (int w = 0; w < cluster_warps; ++w) {
       top[w] = partial_top(w, warp)->x;
       highest = fmaxf(highest, top[w]);
     }
     const float base = highest == -INFINITY ? 0.0F : highest;
 #pragma unroll
-    for (int w = 0; w < stream_warps; ++w) {
-      top[w] = exponential<bf16>(top[w] - base);
+    for (int w = 0; w < cluster_warps; ++w) {
+      top[w] = power_of_two(top[w] - base);
       total = fmaf(top[w], partial_top(w, warp)->y, total);
     }
     if (lane == 0) at<float2>(s.tops)[warp] = make_float2(highest, total);
@@ -256,26 +254,32 @@ struct ClusterAttention : ClusterBlock {
     for (int c = 2 * lane; c < s.latent; c += 64) {
       float2 sum{};
 #pragma unroll
-      for (int w = 0; w < stream_warps; ++w) {
+      for (int w = 0; w < cluster_warps; ++w) {
         const float2 x = *reinterpret_cast<const float2*>(partial(w, warp) + c);
         sum.x = fmaf(top[w], x.x, sum.x);
         sum.y = fmaf(top[w], x.y, sum.y);
       }
-      Pack<bf16, 2> high, low;
-      put_halves(&high.value[0], &low.value[0], sum.x);
-      put_halves(&high.value[1], &low.value[1], sum.y);
-      *reinterpret_cast<Pack<bf16, 2>*>(at(s.queries) + warp * s.entry_stride() + c) = high;
-      *reinterpret_cast<Pack<bf16, 2>*>(at(s.queries) + (warp + 8) * s.entry_stride() + c) = low;
+      const PairHalves halves(sum.x, sum.y);
+      *reinterpret_cast<std::uint32_t*>(at(s.queries) + warp * s.entry_stride() + c) = halves.high;
+      *reinterpret_cast<std::uint32_t*>(at(s.queries) + (warp + 8) * s.entry_stride() + c) = halves.low;
     }
   }
 
-  /// W_UV of this part's sums, to all: floats, not divided yet.
+  /// W_UV of this part's sums, to all: floats, not divided yet. Warps without a tile of their own make
+  /// another's, for other receivers.
   __device__ __forceinline__ void send_part() const {
     const Arrival arrived = arrival(parts_come);
-    const int ld = s.latent, stride = s.part_stride();
+    const int ld = s.latent, stride = s.part_stride(), tiles = s.v / 8;
+    const int ways = 1 << s.log_ways, way = warp & (ways - 1), together = cluster_warps >> s.log_ways;
     float* const to = at<float>(s.parts_of_all);
+    if (warp < s.rows && lane < s.blocks) {
+      const float2 top = at<float2>(s.tops)[warp];
+      send(in_cluster(shared_address(to + (warp * s.units() + rank) * stride + s.v), lane),
+           uint4{__float_as_uint(top.x), __float_as_uint(top.y), 0, 0}, in_cluster(arrived.at, lane));
+    }
+    __syncwarp();
 #pragma unroll 1
-    for (int t = warp; t < s.v / 8; t += stream_warps) {
+    for (int t = warp >> s.log_ways; t < tiles; t += together) {
       float sum[4] = {};
 #pragma unroll 4
       for (int k = 0; k < s.latent; k += 16) {
@@ -292,15 +296,11 @@ struct ClusterAttention : ClusterBlock {
       const std::uint32_t here =
           shared_address(to + (row * s.units() + rank) * stride + 8 * t + lane % 4 / 2 * 4);
       if (row < s.rows) {
-#pragma unroll 4
-        for (int d = even ? 0 : 1; d < s.blocks; d += 2)
+#pragma unroll 2
+        for (int d = 2 * way + lane % 2; d < s.blocks; d += 2 * ways)
           send(in_cluster(here, d), four, in_cluster(arrived.at, d));
       }
     }
-    if (warp >= s.rows || lane >= s.blocks) return;
-    const float2 top = at<float2>(s.tops)[warp];
-    send(in_cluster(shared_address(to + (warp * s.units() + rank) * stride + s.v), lane),
-         uint4{__float_as_uint(top.x), __float_as_uint(top.y), 0, 0}, in_cluster(arrived.at, lane));
   }
 };
 

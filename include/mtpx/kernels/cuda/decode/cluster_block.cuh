@@ -5,23 +5,16 @@
 
 namespace mtpx::cuda {
 
-/// Outputs of a product that this block makes, and this warp's share of their sums.
+/// Outputs of a product that this block makes, in tiles of 8.
 struct ClusterShare {
-  int first, tiles;           // of 8 outputs
-  int tile, part, step, end;  // the first of this warp; its part of a sum: steps of 32 numbers
+  int first, tiles;
 
-  __device__ __forceinline__ ClusterShare(const ClusterSlice& c, int rank, int blocks, int warp)
-      : first(c.begin(rank, blocks)), tiles(c.begin(rank + 1, blocks) - first) {
-    const int steps = c.in / stream_step, even = meets_banks(c.in) ? 1 : 0;
-    const int each = ((steps + c.split - 1) / c.split + even) & ~even;
-    tile = warp / c.split;
-    part = warp % c.split;
-    step = part * each;
-    end = min(steps, step + each);
-  }
+  __device__ __forceinline__ ClusterShare(const ClusterSlice& c, int rank, int blocks)
+      : first(c.begin(rank, blocks)), tiles(c.begin(rank + 1, blocks) - first) {}
 };
 
-/// What a thread block waits for.
+/// What is waited for in a thread block: numbers that come, and warps that have no use any more for what is
+/// to be copied over.
 enum ClusterArrival : int {
   parts_come,
   attended_come,
@@ -30,7 +23,11 @@ enum ClusterArrival : int {
   queries_come,
   o_come,
   ffn_come,
-  entries_come
+  queries_made,
+  queries_left,
+  o_left,
+  ffn_left,
+  entries_come  // two a warp
 };
 
 /// Rows of a launch that share a cache's entries: of a tree, one.
@@ -40,14 +37,7 @@ struct ClusterGroup {
   const std::int32_t* path;
 };
 
-/// Meetings of warps: of those that multiply, and of them with the one that queues copies.
-enum ClusterMeeting : int { its_step = 1, queries_made, queries_left, o_left, ffn_left };
-
-inline constexpr int cluster_threads = stream_threads + 32;
-
-__device__ __forceinline__ void meet_at(ClusterMeeting way, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(static_cast<int>(way)), "r"(threads) : "memory");
-}
+inline constexpr int cluster_barriers = entries_come + 2 * cluster_warps;
 
 /// A thread block's view of the launch. What depends on sizes alone is made once: divisions take long.
 struct ClusterBlock {
@@ -56,7 +46,7 @@ struct ClusterBlock {
   bool attends;
   int head, part;
   ClusterShare o, inner, down;
-  int v_head, v_column;                   // of this lane's eight numbers of a joined row
+  int v_head, v_column;                   // of this lane's four numbers of a joined row
   int position = -1;                      // of row `row` of this launch
   int own_sequence = -1, own_place = -1;  // of row `lane`
 
@@ -70,17 +60,19 @@ struct ClusterBlock {
         attends(rank < shape.units()),
         head(rank / shape.parts),
         part(rank % shape.parts),
-        o(shape.o_slice, rank, shape.blocks, warp),
-        inner(shape.inner_slice, rank, shape.blocks, warp),
-        down(shape.down_slice, rank, shape.blocks, warp),
-        v_head(8 * lane / shape.v),
-        v_column(8 * lane % shape.v) {
+        o(shape.o_slice, rank, shape.blocks),
+        inner(shape.inner_slice, rank, shape.blocks),
+        down(shape.down_slice, rank, shape.blocks),
+        v_head(pack() / shape.v),
+        v_column(pack() % shape.v) {
     if (row < s.rows) position = s.positions[s.first + row];
     if (lane >= s.rows) return;
     own_sequence = s.sequences[s.first + lane];
     own_place = s.places[s.first + lane];
   }
 
+  /// The first of this lane's four numbers of a row that two warps share.
+  __device__ __forceinline__ int pack() const { return 4 * (warp % 2 * 32 + lane); }
   template <typename T = bf16>
   __device__ __forceinline__ T* at(int offset) const {
     return reinterpret_cast<T*>(reinterpret_cast<char*>(cluster_memory) + offset);
@@ -90,13 +82,24 @@ struct ClusterBlock {
   }
 
   /// Steps of this block's warps but the one that queues copies.
-  __device__ __forceinline__ void meet() const { meet_at(its_step, stream_threads); }
-  /// Tells the warp that queues copies that this one has no use any more for what `way` says; that warp
-  /// waits.
-  __device__ __forceinline__ void leave(ClusterMeeting way) const {
-    asm volatile("bar.arrive %0, %1;" ::"r"(static_cast<int>(way)), "n"(cluster_threads) : "memory");
+  __device__ __forceinline__ void meet() const {
+    asm volatile("bar.sync 1, %0;" ::"n"(cluster_team) : "memory");
   }
-  __device__ __forceinline__ void await(ClusterMeeting way) const { meet_at(way, cluster_threads); }
+  /// Tells the warp that queues copies that this one has no use any more for what `what` says.
+  __device__ __forceinline__ void leave(ClusterArrival what) const {
+    __syncwarp();
+    if (lane == 0) arrival(what).come();
+  }
+  /// Makes the counters, by one thread.
+  __device__ __forceinline__ void begin() const {
+#pragma unroll 1
+    for (int i = 0; i < cluster_barriers; ++i)
+      arrival(i).begin(i >= queries_made && i < entries_come ? cluster_warps : 1);
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+    order_before_copies();
+  }
 
   // --- Entries of the cache -----------------------------------------------------------------------------
 
@@ -117,13 +120,13 @@ struct ClusterBlock {
   }
 
   /// A warp's chunks of 32 positions are those from first_chunk() on, chunk_step() apart, whatever the row.
-  __device__ __forceinline__ int first_chunk(int w) const { return part * stream_warps + w; }
-  __device__ __forceinline__ int chunk_step() const { return s.parts * stream_warps; }
+  __device__ __forceinline__ int first_chunk(int w) const { return part * cluster_warps + w; }
+  __device__ __forceinline__ int chunk_step() const { return s.parts * cluster_warps; }
   __device__ __forceinline__ bf16* entries(int buffer, int w) const {
     return at(buffer == 0 ? s.entries : s.more_entries) + w * cluster_entries * (s.latent + s.rope);
   }
   __device__ __forceinline__ Arrival entries_arrival(int buffer, int w) const {
-    return arrival(entries_come + 1 + 2 * w + buffer);
+    return arrival(entries_come + 2 * w + buffer);
   }
   /// Queues a copy of the entries of warp w's chunk that earlier passes wrote, by a warp.
   __device__ __forceinline__ void fetch_entries(const bf16* cache, const ClusterGroup& g, int chunk,
@@ -145,96 +148,115 @@ struct ClusterBlock {
 
   __device__ __forceinline__ void norm(int from, int gain, float eps) const {
     if (warp < s.rows) {
-      norm_row(s.hidden, at(from) + warp * row_stride(s.hidden), at<float>(gain), eps,
-               at(s.normed) + warp * row_stride(s.hidden));
+      norm_row<8>(s.hidden, s.share_of_hidden, at(from) + warp * row_stride(s.hidden), at<float>(gain), eps,
+                  at(s.normed) + warp * row_stride(s.hidden));
     }
   }
 
-  /// o = the parts of a head together, in their order, rounded; a row a warp.
+  /// o = the parts of a head together, in their order, two at a time, rounded; a row two warps.
   __device__ __forceinline__ void join_parts() const {
-    if (warp >= s.rows) return;
     const int stride = s.part_stride();
 #pragma unroll 1
-    for (int c = 8 * lane; c < s.heads * s.v; c += 256) {
-      const int h = c < 256 ? v_head : c / s.v, in_head = c < 256 ? v_column : c % s.v;
-      const float* const from =
-          at<float>(s.parts_of_all) + (warp * s.units() + h * s.parts) * stride;  // [parts][v + 4]
-      float highest = -INFINITY, total = 0, sum[8] = {};
-#pragma unroll 2
-      for (int n = 0; n < s.parts; ++n) highest = fmaxf(highest, from[n * stride + s.v]);
-#pragma unroll 2
-      for (int n = 0; n < s.parts; ++n) {
-        const float* const one = from + n * stride;
-        const float share = exponential<bf16>(one[s.v] - highest);
-        total = fmaf(share, one[s.v + 1], total);
-        const float4 low = *reinterpret_cast<const float4*>(one + in_head),
-                     high = *reinterpret_cast<const float4*>(one + in_head + 4);
-        const float x[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-        for (int j = 0; j < 8; ++j) sum[j] = fmaf(share, x[j], sum[j]);
+    for (int r = warp / 2; r < s.rows; r += cluster_warps / 2) {
+      const float* const of_row = at<float>(s.parts_of_all) + r * s.units() * stride;  // [units][v + 4]
+#pragma unroll 1
+      for (int c = pack(); c < s.heads * s.v; c += 256) {
+        const int h = c < 256 ? v_head : c / s.v, in_head = c < 256 ? v_column : c % s.v;
+        const float* one = of_row + h * s.parts * stride;
+        float highest = -INFINITY, total = 0, sum[4] = {};
+#pragma unroll 1
+        for (int n = 0; n < s.parts; n += 2, one += 2 * stride) {
+          const bool pair = n + 1 < s.parts;
+          const float* const two = pair ? one + stride : one;
+          const float2 top = *reinterpret_cast<const float2*>(one + s.v),
+                       other_top = *reinterpret_cast<const float2*>(two + s.v);
+          const float4 x = *reinterpret_cast<const float4*>(one + in_head),
+                       y = *reinterpret_cast<const float4*>(two + in_head);
+          const float second = pair ? other_top.x : -INFINITY;
+          const float before = highest;
+          highest = fmaxf(fmaxf(highest, top.x), second);
+          const float base = highest == -INFINITY ? 0.0F : highest;
+          const float less = power_of_two(before - base), a = power_of_two(top.x - base),
+                      b = power_of_two(second - base);
+          const auto joined = [&](float all, float of_one, float of_two) {
+            return fmaf(b, of_two, fmaf(a, of_one, all * less));
+          };
+          total = joined(total, top.y, other_top.y);
+          sum[0] = joined(sum[0], x.x, y.x);
+          sum[1] = joined(sum[1], x.y, y.y);
+          sum[2] = joined(sum[2], x.z, y.z);
+          sum[3] = joined(sum[3], x.w, y.w);
+        }
+        const float f = __fdividef(1.0F, total);
+        const uint2 out = {round_pair(sum[0] * f, sum[1] * f), round_pair(sum[2] * f, sum[3] * f)};
+        *reinterpret_cast<uint2*>(at(s.normed) + r * row_stride(s.heads * s.v) + c) = out;
       }
-      const float f = __fdividef(1.0F, total);
-      Pack<bf16, 8> out;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) out.value[j] = narrow<bf16>(sum[j] * f);
-      *reinterpret_cast<Pack<bf16, 8>*>(at(s.normed) + warp * row_stride(s.heads * s.v) + c) = out;
     }
   }
 
   /// Sums of this block's outputs of a product, cut over warps.
   __device__ __forceinline__ void multiply(const ClusterSlice& c, const ClusterShare& own, int from,
                                            int w) const {
-    const int ld = row_stride(c.in);
+    const int part = warp & (c.split - 1), step = part * c.each, end = min(c.steps(), step + c.each);
+    const bf16* const a = at(from) + row * row_stride(c.in) + lane % 4 * 8;
+    const bf16* const rows_of_w = at(w) + row * c.in + lane % 4 * 8;
 #pragma unroll 1
-    for (int t = own.tile; t < own.tiles; t += s.warps_of(c)) {
-      const bf16* const row_of[1] = {at(w) + (8 * t + row) * c.in + lane % 4 * 8};
+    for (int t = warp >> c.log_split; t < own.tiles; t += s.warps_of(c)) {
+      const bf16* const w_of[1] = {rows_of_w + 8 * t * c.in};
       TileSums<1> sums;
-      sums.add(at(from) + row * ld + lane % 4 * 8, row_of, own.step, own.end,
-               meets_banks(c.in) && row % 2 != 0);
-      *reinterpret_cast<float2*>(at<float>(s.sums) + ((t * c.split + own.part) * 8 + row) * 8 + column) =
+      sums.add(a, w_of, step, end, meets_banks(c.in) && row % 2 != 0);
+      *reinterpret_cast<float2*>(at<float>(s.sums) + ((t * c.split + part) * 8 + row) * 8 + column) =
           make_float2(sums.total(0, 0), sums.total(0, 1));
     }
   }
-  /// residual + the product, rounded, to all or to global memory. Eight threads a row of a tile.
+  /// The sums of this lane's row and two columns of a tile, of the parts in their order.
+  __device__ __forceinline__ float2 sums_of(const ClusterSlice& c, int t) const {
+    const float* const sums = at<float>(s.sums) + (t * c.split * 8 + row) * 8 + column;
+    float2 total{};
+#pragma unroll 1
+    for (int first = 0; first < c.split; first += 4) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int n = first + i;
+        const float2 x = n < c.split ? *reinterpret_cast<const float2*>(sums + n * 64) : float2{};
+        total.x += x.x;
+        total.y += x.y;
+      }
+    }
+    return total;
+  }
+  /// residual + the product, rounded, to all or to global memory. A pair a lane, two warps a tile, each for
+  /// half of the receivers.
   __device__ __forceinline__ void finish(const ClusterSlice& c, const ClusterShare& own, int residual, int to,
                                          int arrives, bf16* y) const {
     const std::uint32_t arrived = arrival(arrives).at;
-    const int ld = row_stride(s.hidden), r = warp % 2 * 4 + row / 2, j = lane % 8;
-    if (warp % 2 * 4 >= s.rows) return;
+    const int way = warp % 2 * 4 + lane % 4, ld = row_stride(s.hidden);
 #pragma unroll 1
-    for (int t = warp / 2; t < own.tiles; t += stream_warps / 2) {
+    for (int t = warp / 2; t < own.tiles; t += cluster_warps / 2) {
       const int first = 8 * (own.first + t);
-      const float* const sums = at<float>(s.sums) + (t * c.split * 8 + r) * 8 + j;
-      float total = 0;
-#pragma unroll 4
-      for (int n = 0; n < c.split; ++n) total += sums[n * 64];
-      const bf16 out = narrow<bf16>(widen(at(residual)[r * ld + first + j]) + widen(narrow<bf16>(total)));
-      const std::uint32_t one = out.bits, other = __shfl_xor_sync(whole_warp, one, 1);
-      const std::uint32_t pair = lane % 2 == 0 ? one | other << 16 : other | one << 16;
-      uint4 x;
-      x.x = __shfl_sync(whole_warp, pair, lane / 8 * 8);
-      x.y = __shfl_sync(whole_warp, pair, lane / 8 * 8 + 2);
-      x.z = __shfl_sync(whole_warp, pair, lane / 8 * 8 + 4);
-      x.w = __shfl_sync(whole_warp, pair, lane / 8 * 8 + 6);
-      if (r >= s.rows) continue;
+      const float2 sums = sums_of(c, t);
+      const auto x = *reinterpret_cast<const Pack<bf16, 2>*>(at(residual) + row * ld + first + column);
+      const uint4 out = gather_pairs(both(narrow<bf16>(widen(x.value[0]) + widen(narrow<bf16>(sums.x))),
+                                          narrow<bf16>(widen(x.value[1]) + widen(narrow<bf16>(sums.y)))));
+      if (row >= s.rows) continue;
       if (y != nullptr) {
-        if (j == 0) *reinterpret_cast<uint4*>(y + r * static_cast<Index>(s.hidden) + first) = x;
+        if (way == 0) *reinterpret_cast<uint4*>(y + row * static_cast<Index>(s.hidden) + first) = out;
         continue;
       }
-      const std::uint32_t here = shared_address(at(to) + r * ld + first);
+      const std::uint32_t here = shared_address(at(to) + row * ld + first);
 #pragma unroll 2
-      for (int d = j; d < s.blocks; d += 8) send(in_cluster(here, d), x, in_cluster(arrived, d));
+      for (int d = way; d < s.blocks; d += 8) send(in_cluster(here, d), out, in_cluster(arrived, d));
     }
   }
   /// silu(gate) * up of this block's outputs, to all.
   __device__ __forceinline__ void activate() const {
     const ClusterSlice& c = s.inner_slice;
-    const Arrival arrived = arrival(activated_come);
-    const int ld = row_stride(s.hidden);
-    const bf16* const a = at(s.normed) + row * ld + lane % 4 * 8;
+    const std::uint32_t arrived = arrival(activated_come).at;
+    const bf16* const a = at(s.normed) + row * row_stride(s.hidden) + lane % 4 * 8;
+    const bf16* const rows_of_gate = at(s.gate) + row * s.hidden + lane % 4 * 8;
 #pragma unroll 1
-    for (int t = warp; t < inner.tiles; t += stream_warps) {
-      const bf16* const gate = at(s.gate) + (8 * t + row) * s.hidden + lane % 4 * 8;
+    for (int t = warp; t < inner.tiles; t += cluster_warps) {
+      const bf16* const gate = rows_of_gate + 8 * t * s.hidden;
       const bf16* const w[2] = {gate, gate + 8 * c.most * s.hidden};
       TileSums<2> sums;
       sums.add(a, w, 0, s.hidden / stream_step, meets_banks(s.hidden) && row % 2 != 0);
@@ -249,7 +271,7 @@ struct ClusterBlock {
       const std::uint32_t here =
           shared_address(at(s.activated) + row * row_stride(s.inner) + 8 * (inner.first + t));
 #pragma unroll 4
-      for (int d = lane % 4; d < s.blocks; d += 4) send(in_cluster(here, d), x, in_cluster(arrived.at, d));
+      for (int d = lane % 4; d < s.blocks; d += 4) send(in_cluster(here, d), x, in_cluster(arrived, d));
     }
   }
 };

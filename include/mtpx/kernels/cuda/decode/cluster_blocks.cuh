@@ -24,6 +24,9 @@ __device__ __forceinline__ void cluster_feed(const ClusterPass& p, const Cluster
   const auto expect = [&](int what, int bytes) {
     if (b.lane == 0) b.arrival(what).expect(bytes);
   };
+  const auto left = [&](ClusterArrival what, int n) {
+    b.arrival(what).template wait<true>(n, "warps that use weights");
+  };
   const auto expect_rest = [&] {
     expect(parts_come, s.rows * s.units() * s.part_stride() * 4);
     expect(attended_come, 2 * s.rows * s.hidden);
@@ -39,19 +42,19 @@ __device__ __forceinline__ void cluster_feed(const ClusterPass& p, const Cluster
   for (int n = 0; n < s.layers; ++n) {
     const bool last = n + 1 == s.layers;
     if (b.attends) {
-      b.await(queries_made);
+      left(queries_made, n);
       feed.entries(n, 1);
-      b.await(queries_left);
+      left(queries_left, n);
       if (!last) {
         feed.matrices(n + 1, copy_q, copy_o);
         feed.entries(n + 1, 0);
       }
     }
-    b.await(o_left);
+    left(o_left, n);
     if (last) return;
     expect(rows_come, 2 * s.rows * s.hidden);
     feed.matrices(n + 1, copy_o, copy_ffn_norm);
-    b.await(ffn_left);
+    left(ffn_left, n);
     feed.matrices(n + 1, copy_ffn_norm, cluster_copies);
     expect_rest();
   }
@@ -64,30 +67,23 @@ __global__ void __launch_bounds__(cluster_threads, 1)
   const ClusterShape& s = p.s;
   ClusterAttention<latent_tiles> b(s);
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread == 0) {
-#pragma unroll 1
-    for (int i = 0; i < entries_come + 1 + 2 * stream_warps; ++i) b.arrival(i).begin();
-#if __CUDA_ARCH__ >= 900
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-#endif
-    order_before_copies();
-  }
+  if (thread == 0) b.begin();
   let_next_start();
   cluster_sync();  // everybody's counters are there
-  if (b.warp == stream_warps) {
+  if (b.warp == cluster_warps) {
     cluster_feed(p, b);
     return;
   }
   const auto first = b.group_of((1U << s.rows) - 1);
 #pragma unroll 1
-  for (int i = thread; i < s.rows * s.rope; i += stream_threads) {
+  for (int i = thread; i < s.rows * s.rope; i += cluster_team) {
     const int r = i / s.rope, j = i % s.rope, half = s.rope / 2;
     const float* const table = j < half ? s.cos : s.sin;
     b.template at<float>(s.angles)[i] = table[s.positions[s.first + r] * static_cast<Index>(half) + j % half];
   }
   wait_for_previous();
 #pragma unroll 1
-  for (int i = thread; i < s.rows * (s.hidden / 8); i += stream_threads) {
+  for (int i = thread; i < s.rows * (s.hidden / 8); i += cluster_team) {
     const int r = i / (s.hidden / 8), c = i % (s.hidden / 8) * 8;
     *reinterpret_cast<uint4*>(b.at(s.x) + r * row_stride(s.hidden) + c) =
         *reinterpret_cast<const uint4*>(x + r * static_cast<Index>(s.hidden) + c);
@@ -96,9 +92,9 @@ __global__ void __launch_bounds__(cluster_threads, 1)
 #pragma unroll 1
   for (int n = 0; n < s.layers; ++n) {
     const ClusterLayer& l = p.layer[n];
+    if (b.attends) b.arrival(queries_come).template wait<true>(n, "weights of the queries");
     if (n > 0) b.arrival(rows_come).wait(n - 1, "rows");
     if (b.attends) {
-      b.arrival(queries_come).wait(n, "weights of the queries");
       b.norm(s.x, s.norm, l.eps);
       b.meet();
       b.make();
@@ -114,16 +110,16 @@ __global__ void __launch_bounds__(cluster_threads, 1)
       order_before_copies();  // what stood where the weights were
       b.leave(queries_left);
     }
+    b.arrival(o_come).template wait<true>(n, "weights of o_proj");
     b.arrival(parts_come).wait(n, "parts of the attention");
     b.join_parts();
-    b.arrival(o_come).wait(n, "weights of o_proj");
     b.meet();
     b.multiply(s.o_slice, b.o, s.normed, s.o);
     b.leave(o_left);
     b.meet();
     b.finish(s.o_slice, b.o, s.x, s.h, attended_come, nullptr);
+    b.arrival(ffn_come).template wait<true>(n, "weights of the network");
     b.arrival(attended_come).wait(n, "attended rows");
-    b.arrival(ffn_come).wait(n, "weights of the network");
     b.norm(s.h, s.ffn_norm, l.ffn_eps);
     b.meet();
     b.activate();

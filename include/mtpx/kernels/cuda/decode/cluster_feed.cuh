@@ -58,7 +58,7 @@ struct ClusterFeed {
   __device__ __forceinline__ void entries(int layer, int buffer) const {
     bf16* const cache = p.layer[layer].cache;
 #pragma unroll 1
-    for (int w = 0; w < stream_warps; ++w) {
+    for (int w = 0; w < cluster_warps; ++w) {
       const int chunk = b.first_chunk(w) + buffer * b.chunk_step();
       b.fetch_entries(cache, group, chunk, buffer, w);
     }

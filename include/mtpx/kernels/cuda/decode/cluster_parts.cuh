@@ -25,6 +25,19 @@ __device__ __forceinline__ std::uint32_t in_cluster(std::uint32_t here, int rank
   return there;
 }
 
+/// 2^x.
+__device__ __forceinline__ float power_of_two(float x) {
+  float y = 0;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+/// Both rounded, the first in the lower half.
+__device__ __forceinline__ std::uint32_t round_pair(float first, float second) {
+  std::uint32_t pair = 0;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+
 inline constexpr unsigned long long arrival_limit = 5'000'000'000ULL;  // nanoseconds
 
 /// Bytes that come, turn by turn: from blocks of the cluster or from global memory.
@@ -32,8 +45,14 @@ struct Arrival {
   std::uint32_t at = 0;  // of the mbarrier
 
   __device__ __forceinline__ explicit Arrival(std::uint32_t barrier) : at(barrier) {}
-  __device__ __forceinline__ void begin() const {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(at) : "memory");
+  /// count: of those that come() or expect() a turn
+  __device__ __forceinline__ void begin(int count = 1) const {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");
+  }
+  __device__ __forceinline__ void come() const {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
+#endif
   }
   /// How many come next: by one thread, once; some may have come before.
   __device__ __forceinline__ void expect(int bytes) const {
@@ -41,10 +60,23 @@ struct Arrival {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
 #endif
   }
-  /// Whether those of turn `turn`, from 0, are there; asks for some time.
+  /// Whether those of turn `turn`, from 0, are there; asks for some time.   near: from global memory alone
+  template <bool near>
   __device__ __forceinline__ bool there(int turn) const {
     std::uint32_t done = 1;
 #if __CUDA_ARCH__ >= 900
+    if constexpr (near) {
+      asm volatile(
+          "{\n"
+          ".reg .pred done;\n"
+          "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+          "selp.u32 %0, 1, 0, done;\n"
+          "}"
+          : "=r"(done)
+          : "r"(at), "r"(turn % 2)
+          : "memory");
+      return done != 0;
+    }
     asm volatile(
         "{\n"
         ".reg .pred done;\n"
@@ -58,8 +90,9 @@ struct Arrival {
     return done != 0;
   }
   /// Until they are. Traps after some seconds.
+  template <bool near = false>
   __device__ __forceinline__ void wait(int turn, const char* what) const {
-    if (!there(turn)) wait_long(*this, turn, what);
+    if (!there<near>(turn)) wait_long(*this, turn, what);
   }
 
  private:
@@ -70,12 +103,13 @@ struct Arrival {
       return t;
     };
     unsigned long long since = 0;
-    for (unsigned tries = 1; !arrival.there(turn); ++tries) {
+    for (unsigned tries = 1; !arrival.there<false>(turn); ++tries) {
       if (tries % 4096 != 0) continue;
       if (since == 0) since = now();
       if (now() - since <= arrival_limit) continue;
-      printf("[decode_blocks] block %u waited 5 s for %s, turn %d, which did not come\n", blockIdx.x, what,
-             turn);
+      if (threadIdx.x % 32 == 0)
+        printf("[decode_blocks] block %u waited 5 s for %s, turn %d, which did not come\n", blockIdx.x, what,
+               turn);
       __trap();
     }
   }
@@ -135,35 +169,51 @@ struct TileSums {
 
   __device__ __forceinline__ void add(const bf16* a, const bf16* const (&w)[tiles], int step, int end,
                                       bool swaps) {
-    constexpr int batch = 6;
-    const int other = swaps ? 1 : 0;
-#pragma unroll 1
-    for (; step < end; step += batch) {
-      uint4 x[batch], v[batch][tiles];
+    const int other = swaps ? stream_step : 0;
+    int k = step * stream_step;
+    const int stop = end * stream_step;
+#pragma unroll 3
+    for (; k + stream_step < stop; k += 2 * stream_step) {
+      const uint4 x[2] = {at(a + k), at(a + k + stream_step)};
+      uint4 v[tiles][2];
 #pragma unroll
-      for (int i = 0; i < batch; ++i) {
-        const bool wanted = step + i < end;
-        x[i] = wanted ? *reinterpret_cast<const uint4*>(a + (step + i) * stream_step) : uint4{};
-#pragma unroll
-        for (int t = 0; t < tiles; ++t)
-          v[i][t] =
-              wanted ? *reinterpret_cast<const uint4*>(w[t] + ((step + i) ^ other) * stream_step) : uint4{};
+      for (int t = 0; t < tiles; ++t) {
+        v[t][0] = at(w[t] + k + other);
+        v[t][1] = at(w[t] + k + (stream_step - other));
       }
 #pragma unroll
-      for (int i = 0; i < batch; ++i) {
+      for (int i = 0; i < 2; ++i) {
 #pragma unroll
         for (int t = 0; t < tiles; ++t) {
-          const uint4 one = v[i][t], two = v[i ^ 1][t];
-          const uint4 y = {swaps ? two.x : one.x, swaps ? two.y : one.y, swaps ? two.z : one.z,
-                           swaps ? two.w : one.w};
-          mma(sum[t][0], x[i].x, 0, x[i].y, 0, y.x, y.y);
-          mma(sum[t][1], x[i].z, 0, x[i].w, 0, y.z, y.w);
+          const uint4 one = v[t][i], two = v[t][1 - i];
+          add(t, x[i],
+              {swaps ? two.x : one.x, swaps ? two.y : one.y, swaps ? two.z : one.z, swaps ? two.w : one.w});
         }
       }
     }
+    if (k >= stop) return;
+#pragma unroll
+    for (int t = 0; t < tiles; ++t) add(t, at(a + k), at(w[t] + k));
   }
   /// Of row lane / 4, output 2 (lane % 4) + i of tile t.
   __device__ __forceinline__ float total(int t, int i) const { return sum[t][0][i] + sum[t][1][i]; }
+
+ private:
+  static __device__ __forceinline__ uint4 at(const bf16* p) { return *reinterpret_cast<const uint4*>(p); }
+  __device__ __forceinline__ void add(int t, const uint4& x, const uint4& y) {
+    mma(sum[t][0], x.x, 0, x.y, 0, y.x, y.y);
+    mma(sum[t][1], x.z, 0, x.w, 0, y.z, y.w);
+  }
+};
+
+/// A pair as bf16s and what those leave out.
+struct PairHalves {
+  std::uint32_t high, low;
+
+  __device__ __forceinline__ PairHalves(float first, float second) {
+    high = round_pair(first, second);
+    low = round_pair(first - __uint_as_float(high << 16), second - __uint_as_float(high & 0xffff0000U));
+  }
 };
 
 __device__ __forceinline__ std::uint32_t both(bf16 low, bf16 high) {
@@ -181,29 +231,36 @@ __device__ __forceinline__ uint4 gather_pairs(std::uint32_t mine) {
   return x;
 }
 
-/// y = x / sqrt(mean(x^2) + eps) * gain, rounded: a row a warp, all in shared memory.   width: multiple of 8
-__device__ __forceinline__ void norm_row(int width, const bf16* x, const float* gain, float eps, bf16* y) {
-  using P = Pack<bf16, 8>;
-  const int lane = static_cast<int>(threadIdx.x % 32);
+/// y = x / sqrt(mean(x^2) + eps) * gain, rounded: a row a warp, N neighbours a lane, all in shared memory.
+///   width: multiple of N   share: 1 / width
+template <int N>
+__device__ __forceinline__ void norm_row(int width, float share, const bf16* x, const float* gain, float eps,
+                                         bf16* y) {
+  using P = Pack<bf16, N>;
+  using G = Pack<float, N>;
+  const int first = static_cast<int>(threadIdx.x % 32) * N;
+  const bool mine = first < width;
+  const P kept = mine ? *reinterpret_cast<const P*>(x + first) : P{};
+  const G gains = mine ? *reinterpret_cast<const G*>(gain + first) : G{};
   float squares[2] = {};
-#pragma unroll 1
-  for (int c = 8 * lane; c < width; c += 256) {
-    const P p = *reinterpret_cast<const P*>(x + c);
+  const auto add = [&](const P& p) {
 #pragma unroll
-    for (int j = 0; j < 8; ++j) squares[j % 2] = fmaf(widen(p.value[j]), widen(p.value[j]), squares[j % 2]);
-  }
-  const float rstd = rsqrtf(fmaf(warp_sum(squares[0] + squares[1]), 1.0F / static_cast<float>(width), eps));
+    for (int j = 0; j < N; ++j) squares[j % 2] = fmaf(widen(p.value[j]), widen(p.value[j]), squares[j % 2]);
+  };
+  add(kept);
 #pragma unroll 1
-  for (int c = 8 * lane; c < width; c += 256) {
-    const P from = *reinterpret_cast<const P*>(x + c);
-    const float4 low = *reinterpret_cast<const float4*>(gain + c),
-                 high = *reinterpret_cast<const float4*>(gain + c + 4);
-    const float g[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  for (int c = first + 32 * N; c < width; c += 32 * N) add(*reinterpret_cast<const P*>(x + c));
+  const float rstd = rsqrtf(fmaf(warp_sum(squares[0] + squares[1]), share, eps));
+  const auto write = [&](const P& p, const G& g, int c) {
     P out;
 #pragma unroll
-    for (int j = 0; j < 8; ++j) out.value[j] = narrow<bf16>(widen(from.value[j]) * rstd * g[j]);
+    for (int j = 0; j < N; ++j) out.value[j] = narrow<bf16>(widen(p.value[j]) * rstd * g.value[j]);
     *reinterpret_cast<P*>(y + c) = out;
-  }
+  };
+  if (mine) write(kept, gains, first);
+#pragma unroll 1
+  for (int c = first + 32 * N; c < width; c += 32 * N)
+    write(*reinterpret_cast<const P*>(x + c), *reinterpret_cast<const G*>(gain + c), c);
 }
 
 }  // namespace mtpx::cuda
