@@ -59,8 +59,7 @@ struct Unfinished {};
 MTPX_DECLARE_KERNELS(Complete)
 MTPX_DECLARE_FUSED_DECODING(Complete)
 MTPX_CHECK_KERNELS(Complete)
-template <typename T> void decode_attention(const Unfinished&, const DecodeAttention<T>&, const T*, T*);
-template <typename T> void decode_feed_forward(const Unfinished&, const DecodeFeedForward<T>&, const T*, T*);
+template <typename T> void decode_blocks(const Unfinished&, Index, const DecodeBlock<T>*, const T*, T*);
 }
 #include <mtpx/ops/decode_block.hpp>
 using namespace mtpx;

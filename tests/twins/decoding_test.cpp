@@ -5,6 +5,7 @@
 
 #include "support/model.hpp"
 #include "support/not_finite.hpp"
+#include "twins/fused_configs.hpp"
 #include "twins/twins.hpp"
 
 using namespace mtpx;
@@ -16,75 +17,8 @@ namespace {
 
 using TokenIds = std::vector<std::int32_t>;
 
-/// Widths that the fused kernels take.
-Config fused_config(bool mixture, bool low_rank) {
-  Config c = mixture_config(2);
-  c.vocab_size = 300;
-  c.hidden_size = 192;
-  c.intermediate_size = 320;
-  c.moe_intermediate_size = 48;
-  c.num_attention_heads = 9;
-  c.q_lora_rank = low_rank ? 72 : 0;
-  c.kv_lora_rank = 80;
-  c.qk_nope_head_dim = 40;
-  c.qk_rope_head_dim = 16;
-  c.v_head_dim = 24;
-  c.n_routed_experts = !mixture ? 0 : low_rank ? 36 : 12;  // more than a warp has lanes, or fewer
-  c.n_group = 3;
-  c.topk_group = 2;
-  c.num_experts_per_tok = 4;
-  c.first_k_dense_replace = 0;
-  c.max_position_embeddings = 700;
-  return c;
-}
-
-/// The same with heads too wide for a cluster of blocks.
-Config wide_config(bool low_rank) {
-  Config c = fused_config(true, low_rank);
-  c.num_hidden_layers = 1;
-  c.num_attention_heads = 3;
-  c.qk_nope_head_dim = 184;
-  return c;
-}
-
-/// The same with rows of weights that are read six loads deep, more outputs than a GPU has room for at once,
-/// and heads enough for wider blocks of them.
-Config long_config() {
-  Config c = fused_config(true, false);
-  c.num_hidden_layers = 1;
-  c.num_nextn_predict_layers = 0;
-  c.hidden_size = 1064;
-  c.moe_intermediate_size = 1032;
-  c.num_attention_heads = 136;
-  c.n_routed_experts = 4;
-  c.n_group = c.topk_group = 1;
-  c.num_experts_per_tok = 2;
-  return c;
-}
-
 TokenIds random_tokens(Index count, Index vocab, std::uint64_t seed) {
   return random_ids({count}, seed, 0, vocab).to_host();
-}
-
-/// One block over rows of two sequences, some rows a pass; what comes out, and the cache.
-template <typename Run>
-std::pair<Numbers, Numbers> block_passes(const Transformer<bf16, Cuda>& model, const Tensor<bf16, Cuda>& x,
-                                         const RowList& list, const std::vector<Index>& passes,
-                                         const Run& run) {
-  const LatentCache<bf16, Cuda> cache{Tensor<bf16, Cuda>::zeros(
-      model.device(), {2, 700, model.config.kv_lora_rank + model.config.qk_rope_head_dim})};
-  Tape tape(Mode::inference);
-  Numbers all;
-  Index begin = 0;
-  const Index width = x.shape().width();
-  for (const Index count : passes) {
-    const auto rows = decode_rows(model.device(), list, begin, begin + count);
-    const auto part = x.slice_front(begin, begin + count).reshape({1, count, width});
-    const Numbers y = host(run(model.layers[0], tape.constant(part), rows, cache).value());
-    all.insert(all.end(), y.begin(), y.end());
-    begin += count;
-  }
-  return {all, host(cache.entries)};
 }
 
 template <typename T, typename D>
@@ -108,48 +42,6 @@ TokenIds text(const Transformer<T, D>& model, const TokenIds& prompt, Index draf
 }
 
 }  // namespace
-
-TEST_CASE("twins: a fused block is the block op by op, and a row's bits are its own") {
-  std::vector<std::pair<Config, double>> all{{long_config(), 0.03}};  // and how large weights are
-  for (const bool low_rank : {true, false}) {
-    for (const bool mixture : {true, false}) all.emplace_back(fused_config(mixture, low_rank), 0.1);
-    all.emplace_back(wide_config(low_rank), 0.1);
-  }
-  for (const auto& [c, scale] : all) {
-    INFO("hidden " << c.hidden_size << ", experts " << c.n_routed_experts << ", low rank " << c.q_lora_rank);
-    const auto model = random_model<bf16, Cuda>(c, 7, scale);
-    RowList list;
-    for (Index p = 0; p < 16; ++p) list.add(0, 0, p);
-    for (Index p = 300; p < 310; ++p) list.add(0, 1, p);
-    Tensor<bf16, Cuda> x(device<Cuda>(), {26, c.hidden_size});
-    std::vector<bf16> values;
-    for (Index i = 0; i < x.size(); ++i) values.push_back(bf16(static_cast<float>(normal(3, 3, i))));
-    x.assign(values);
-    const auto fused = [&](const auto& block, const auto& in, const auto& rows, const auto& cache) {
-      REQUIRE(
-          decode_fits(block.self_attn.decode_shape(block.input_layernorm, model.rope_table, rows, cache)));
-      return block.decode(in, model.rope_table, rows, cache);
-    };
-    const auto composed = [&](const auto& block, const auto& in, const auto& rows, const auto& cache) {
-      return block(in, [&](const auto& mla,
-                           const auto& normed) { return mla.decode(normed, model.rope_table, rows, cache); })
-          .y;
-    };
-    const std::vector<Index> sixteen{16, 10}, single(26, 1), mixed{1, 3, 12, 2, 8};
-    const auto [want, entries] = block_passes(model, x, list, sixteen, composed);
-    const auto [got, cache] = block_passes(model, x, list, sixteen, fused);
-    check_close(got, want, bf16_bound);
-    check_close(cache, entries, bf16_bound, "cache");
-    for (const auto& passes : {single, mixed}) {
-      const auto again = block_passes(model, x, list, passes, fused);
-      check_bits(again.first, got);
-      check_bits(again.second, cache, "cache");
-      const auto one_by_one = block_passes(model, x, list, passes, composed);
-      check_bits(one_by_one.first, want, "op by op");
-      check_bits(one_by_one.second, entries, "cache, op by op");
-    }
-  }
-}
 
 TEST_CASE("twins: races fused with the head have the winners of races of its logits") {
   Config c = fused_config(false, false);
@@ -255,6 +147,7 @@ TEST_CASE("twins: a few tokens of text, drafted and drawn") {
   check(float{}, small);
   check(bf16{}, small);
   check(bf16{}, fused_config(true, true));
+  check(bf16{}, cluster_config(6, 192));
 }
 
 TEST_SUITE_END();
@@ -305,6 +198,7 @@ TEST_CASE("twins: text of the GPU is the host's; drafted text is plain text, bat
   check(float{}, small, true);
   check(bf16{}, small, false);
   check(bf16{}, fused_config(true, true), false);
+  check(bf16{}, cluster_config(8, 160), false);
   Config tied = fused_config(true, true);
   tied.tie_word_embeddings = true;
   tied.mtpx_own_embeddings = {1};

@@ -56,6 +56,25 @@ struct DecodeFeedForward {
   const T* shared_down = nullptr;    ///< [hidden, shared_inner]
 };
 
+/// y = h + ffn(norm(h)) with h = x + Mla(norm(x)): a block.
+template <typename T>
+struct DecodeBlock {
+  DecodeAttention<T> attention{};  ///< its first half
+  DecodeFeedForward<T> ffn{};      ///< its second
+};
+
+/// y = w [norm(first) ; norm(second)] for a few rows: what a depth of DeepSeek-V3 reads (Eq. 21).
+template <typename T>
+struct DecodeInputs {
+  Index rows = 0;                         ///< of the pass, at most fused_rows
+  Index hidden = 0;                       ///< width of each of the two, and of y
+  acc_t<T> first_eps{};                   ///< of the first's norm
+  acc_t<T> second_eps{};                  ///< of the second's
+  const acc_t<T>* first_norm = nullptr;   ///< [hidden], gain of the first's norm
+  const acc_t<T>* second_norm = nullptr;  ///< [hidden], of the second's
+  const T* w = nullptr;                   ///< [hidden, 2 * hidden]
+};
+
 /// Most rows of a fused pass.
 inline constexpr Index fused_rows = 16;
 /// Most rows that a GPU's products give the same bits whatever stands beside them.
@@ -79,6 +98,16 @@ bool decode_fits(const DecodeFeedForward<T>& p) {
                                            r.scoring == ScoringFunc::sigmoid);
   return p.rows <= fused_rows && p.hidden % 8 == 0 && p.hidden <= 5120 && p.inner % 8 == 0 &&
          p.shared_inner % 8 == 0 && routes;
+}
+/// The same for what a depth reads.
+template <typename T>
+bool decode_fits(const DecodeInputs<T>& p) {
+  return p.rows <= fused_rows && p.hidden % 8 == 0 && p.hidden <= 2560;
+}
+/// The same for a block.
+template <typename T>
+bool decode_fits(const DecodeBlock<T>& p) {
+  return decode_fits(p.attention) && decode_fits(p.ffn);
 }
 
 }  // namespace mtpx

@@ -139,10 +139,10 @@
   KERNEL(draw_rows,                                                                                          \
          (const D&, Rows rows, const A* logits, const Draw* draws, std::int32_t* ids, const Kept& kept))
 
-/// What a device may bring as well: a decoding pass in few launches. All three or none (fuses_decoding).
+/// What a device may bring as well: a decoding pass in few launches. All or none (fuses_decoding).
 #define MTPX_KERNELS_OF_FUSED_DECODING(KERNEL, D, T)                                                         \
-  KERNEL(decode_attention, (const D&, const DecodeAttention<T>& p, const T* x, T* h))                        \
-  KERNEL(decode_feed_forward, (const D&, const DecodeFeedForward<T>& p, const T* h, T* y))                   \
+  KERNEL(decode_blocks, (const D&, Index count, const DecodeBlock<T>* blocks, const T* x, T* y))             \
+  KERNEL(decode_inputs, (const D&, const DecodeInputs<T>& p, const T* first, const T* second, T* y))         \
   KERNEL(decode_tokens, (const D&, Rows rows, const T* x, Index out, const T* w, const std::int32_t* tokens, \
                          const Draw* draws, std::int32_t* ids))
 

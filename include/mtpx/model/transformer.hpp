@@ -368,6 +368,11 @@ struct Transformer {
   /// Layers begin .. end - 1.
   template <typename Way>
   Var<T, D> run_layers(Var<T, D> x, Index begin, Index end, Way& way, BalanceLosses<T, D>& balance) const {
+    if constexpr (requires { way.run_all(begin, std::span<const Block<T, D>>(layers), x); }) {
+      const auto some = std::span<const Block<T, D>>(layers).subspan(
+          static_cast<std::size_t>(begin - slice.begin), static_cast<std::size_t>(end - begin));
+      return way.run_all(begin, some, x);
+    }
     for (Index layer = begin; layer < end; ++layer) {
       const Tape::Scope scope(*x.tape(), names_[static_cast<std::size_t>(layer)]);
       const auto result = way.run(layer, layers[static_cast<std::size_t>(layer - slice.begin)], x);

@@ -47,6 +47,19 @@ struct MtpInput {
                                                                   : concat(from_state, from_token);
     return eh_proj(joined);
   }
+  /// The same, in one launch where a device fuses that for the few rows of a decoding pass.
+  Var<T, D> read(const Var<T, D>& h, const Var<T, D>& e) const {
+    if constexpr (fuses_decoding<T, D>) {
+      const bool token_first = order == MtpConcat::embedding_hidden;
+      const RmsNorm<T, D>&a = token_first ? enorm : hnorm, &b = token_first ? hnorm : enorm;
+      const DecodeInputs<T> p{h.rows().count,  h.shape().width(),    a.eps, b.eps, a.weight.data(),
+                              b.weight.data(), eh_proj.weight.data()};
+      const bool dense = h.value().contiguous() && e.value().contiguous();
+      if (dense && !h.tape()->recording() && decode_fits(p))
+        return token_first ? decode_inputs(e, h, p) : decode_inputs(h, e, p);
+    }
+    return (*this)(h, e);
+  }
 
   static void members(auto& self, auto&& visit) {
     visit("enorm", self.enorm);
@@ -127,7 +140,7 @@ struct MtpModule {
   template <typename Run>
   Output operator()(const Var<T, D>& h, const Var<T, D>& e, const Var<T, D>& m, const MtpShared<T, D>& shared,
                     const Run& run) const {
-    const Var<T, D> x = input ? (*input)(h, e) : h;
+    const Var<T, D> x = input ? input->read(h, e) : h;
     const typename Block<T, D>::Output out =
         block ? run(*block, x) : typename Block<T, D>::Output{(*linear)(x), {}};
     const Var<T, D> normed = norm ? (*norm)(out.y) : rms_norm<T, D>(out.y, shared.norm, shared.eps);

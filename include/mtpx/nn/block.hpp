@@ -65,18 +65,24 @@ struct Block {
   Var<T, D> decode(const Var<T, D>& x, const RopeTable<acc_t<T>, D>& table, const DecodeRows<D>& rows,
                    const LatentCache<T, D>& cache) const {
     if constexpr (fuses_decoding<T, D>) {
-      const DecodeAttention<T> attention = self_attn.decode_shape(input_layernorm, table, rows, cache);
-      DecodeFeedForward<T> ffn;
-      ffn.rows = attention.rows;
-      ffn.hidden = attention.hidden;
-      ffn.eps = post_attention_layernorm.eps;
-      ffn.norm = post_attention_layernorm.weight.data();
-      moe ? moe->describe(ffn) : mlp->describe(ffn);
-      if (decode_fits(attention) && decode_fits(ffn)) return decode_block(x, attention, ffn);
+      const DecodeBlock<T> one[]{decode_pass(table, rows, cache)};
+      if (decode_fits(one[0])) return decode_blocks<T, D>(x, one);
     }
     return (*this)(x, [&](const Mla<T, D>& mla,
                           const Var<T, D>& normed) { return mla.decode(normed, table, rows, cache); })
         .y;
+  }
+
+  /// What decode() computes, for a device that fuses it.
+  DecodeBlock<T> decode_pass(const RopeTable<acc_t<T>, D>& table, const DecodeRows<D>& rows,
+                             const LatentCache<T, D>& cache) const {
+    DecodeBlock<T> p{self_attn.decode_shape(input_layernorm, table, rows, cache), {}};
+    p.ffn.rows = p.attention.rows;
+    p.ffn.hidden = p.attention.hidden;
+    p.ffn.eps = post_attention_layernorm.eps;
+    p.ffn.norm = post_attention_layernorm.weight.data();
+    moe ? moe->describe(p.ffn) : mlp->describe(p.ffn);
+    return p;
   }
 
   static void members(auto& self, auto&& visit) {

@@ -3,6 +3,8 @@
 #include <mtpx/nn/block.hpp>
 
 #include <span>
+#include <utility>
+#include <vector>
 
 namespace mtpx {
 
@@ -25,7 +27,33 @@ struct CachedRows {
 
   /// x: [1, N, hidden]; appends to the layer's cache.
   Output run(Index layer, const Block<T, D>& block, const Var<T, D>& x) const {
-    return {block.decode(x, table, rows, caches[static_cast<std::size_t>(layer - first_layer)]), {}};
+    return {block.decode(x, table, rows, cache_of(layer)), {}};
+  }
+
+  /// Blocks of layers from `layer` on, one after the other: neighbours together, as far as they can be fused.
+  Var<T, D> run_all(Index layer, std::span<const Block<T, D>> blocks,
+                    Var<T, D> x) const requires fuses_decoding<T, D> {
+    std::vector<DecodeBlock<T>> together;
+    const auto run_those = [&] {
+      x = decode_blocks<T, D>(x, together);
+      together.clear();
+    };
+    for (const Block<T, D>& block : blocks) {
+      together.push_back(block.decode_pass(table, rows, cache_of(layer)));
+      if (!decode_fits(together.back())) {
+        together.pop_back();
+        run_those();
+        x = run(layer, block, x).y;
+      }
+      ++layer;
+    }
+    run_those();
+    return x;
+  }
+
+ private:
+  const LatentCache<T, D>& cache_of(Index layer) const {
+    return caches[static_cast<std::size_t>(layer - first_layer)];
   }
 };
 

@@ -1,10 +1,11 @@
 #pragma once
-// The halves of a block in one decoding pass, for devices that fuse them.
+// Blocks in one decoding pass, for devices that fuse them.
 
 #include <mtpx/autograd/tape.hpp>
 #include <mtpx/kernels.hpp>
 
 #include <limits>
+#include <span>
 
 namespace mtpx {
 
@@ -33,24 +34,45 @@ constexpr Index most_alike_rows() {
   }
 }
 
-/// A block's decoding pass in few launches:  h = x + Mla(norm(x)),  y = h + ffn(norm(h)).
+/// A decoding pass of neighbouring blocks in few launches:  h = x + Mla(norm(x)),  y = h + ffn(norm(h)),
+/// where y is the next block's x.
 ///
 /// x: [1, N, hidden] dense, N <= fused_rows, of sizes that decode_fits()   returns [1, N, hidden]
 /// Equal to Block's ops one by one up to rounding. A row's bits do not depend on the rows beside it.
 /// Inference only.   Throws ShapeError, Error on a recording tape.
 template <typename T, typename D>
-Var<T, D> decode_block(const Var<T, D>& x, const DecodeAttention<T>& attention,
-                       const DecodeFeedForward<T>& ffn) {
-  Tape& tape = tape_of("decode_block", x);
-  if (tape.recording()) throw Error("[decode_block] has no backward; use a tape in inference mode");
-  require(x.value().contiguous() && x.rows().count == attention.rows && attention.rows == ffn.rows &&
-              x.shape().width() == attention.hidden && ffn.hidden == attention.hidden,
-          "decode_block", "x needs one dense row per decoded token",
-          {{"x", x}, {"rows", Shape{attention.rows}}}, tape);
-  Tensor<T, D> h(x.device(), x.shape());
+Var<T, D> decode_blocks(const Var<T, D>& x, std::span<const DecodeBlock<T>> blocks) {
+  Tape& tape = tape_of("decode_blocks", x);
+  if (tape.recording()) throw Error("[decode_blocks] has no backward; use a tape in inference mode");
+  for (const auto& [attention, ffn] : blocks) {
+    require(x.value().contiguous() && x.rows().count == attention.rows && attention.rows == ffn.rows &&
+                x.shape().width() == attention.hidden && ffn.hidden == attention.hidden,
+            "decode_blocks", "x needs one dense row per decoded token",
+            {{"x", x}, {"rows", Shape{attention.rows}}}, tape);
+  }
+  if (blocks.empty()) return x;
   Tensor<T, D> y(x.device(), x.shape());
-  decode_attention(x.device(), attention, x.data(), h.data());
-  decode_feed_forward(x.device(), ffn, h.data(), y.data());
+  decode_blocks(x.device(), static_cast<Index>(blocks.size()), blocks.data(), x.data(), y.data());
+  return tape.constant(y);
+}
+
+/// What a depth that is told a token reads, in one launch:  y = w [norm(first) ; norm(second)]
+/// (DeepSeek-V3 Eq. 21; nn: MtpInput).
+///
+/// first, second: [1, N, hidden] dense, N <= fused_rows, of sizes that decode_fits()   returns [1, N, hidden]
+/// Equal to the ops one by one up to rounding; a row's bits are its own. Inference only.   Throws ShapeError,
+/// Error on a recording tape.
+template <typename T, typename D>
+Var<T, D> decode_inputs(const Var<T, D>& first, const Var<T, D>& second, const DecodeInputs<T>& p) {
+  Tape& tape = tape_of("decode_inputs", first, second);
+  if (tape.recording()) throw Error("[decode_inputs] has no backward; use a tape in inference mode");
+  for (const Var<T, D>* x : {&first, &second}) {
+    require(x->value().contiguous() && x->rows().count == p.rows && x->shape().width() == p.hidden,
+            "decode_inputs", "needs one dense row of each per decoded token",
+            {{"first", first}, {"second", second}, {"rows", Shape{p.rows}}}, tape);
+  }
+  Tensor<T, D> y(first.device(), first.shape());
+  decode_inputs(first.device(), p, first.data(), second.data(), y.data());
   return tape.constant(y);
 }
 

@@ -31,6 +31,7 @@ inline constexpr int embedding_warps = embedding_threads / 32;
 template <typename T, int N, int P>
 __global__ void __launch_bounds__(embedding_threads)
     embed_rows(Index count, const IdList ids, Index width, Index stride, const T* table, T* y) {
+  let_next_start();
   const Index i = Index{blockIdx.x} * embedding_warps + threadIdx.x / 32;
   if (i >= count) return;
   const Index id = ids(i);

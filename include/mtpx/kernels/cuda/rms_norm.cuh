@@ -44,6 +44,7 @@ __global__ void __launch_bounds__(norm_block<G>)
   using A = acc_t<T>;
   constexpr int N = wide<T>;
   __shared__ A shared[norm_block<G> / 32];
+  let_next_start();
   const Index row = Index{blockIdx.x} * rows_at_once<G> + threadIdx.x / G;
   if (row >= count) return;
   const Index first = threadIdx.x % G * N;

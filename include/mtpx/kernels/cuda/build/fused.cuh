@@ -1,6 +1,6 @@
 #pragma once
 // The CUDA kernels of a fused decoding pass, in bf16.
 
-#include "../decode/attention.cuh"
-#include "../decode/feed_forward.cuh"
+#include "../decode/blocks.cuh"
+#include "../decode/inputs.cuh"
 #include "../decode/tokens.cuh"

@@ -40,6 +40,19 @@ void launch(const Cuda& device, const char* name, void (*kernel)(Parameters...),
   detail::cuda_check(cudaGetLastError(), name);
 }
 
+/// Until every kernel queued before this one is done and its results can be read.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// The next kernel's blocks, of one that is queued to start early, may take whatever room is left.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 inline constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
 /// Blocks of a loop over `count` tasks that a block takes `per_block` at a time, at most what fills the chip

@@ -52,19 +52,6 @@ void launch_early(const Cuda& device, const char* name, void (*kernel)(Parameter
   }
 }
 
-/// Until every kernel queued before this one is done and its results can be read.
-__device__ __forceinline__ void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-/// The next kernel's blocks may take whatever room is left.
-__device__ __forceinline__ void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 /// All threads of all blocks of a cluster: what they stored in each other's shared memory can be read.
 __device__ __forceinline__ void cluster_sync() {
 #if __CUDA_ARCH__ >= 900
