@@ -21,11 +21,13 @@ enum class Mode { training, inference };
 namespace detail {
 
 /// One op on a tape: what it is called, and its backward.
+///
+/// Not in line, here and in StepOf, is what every op would else hold a copy of.
 struct TapeStep {
-  TapeStep() = default;
+  [[gnu::noinline]] TapeStep() {}
   TapeStep(const TapeStep&) = delete;
   TapeStep& operator=(const TapeStep&) = delete;
-  virtual ~TapeStep() = default;
+  [[gnu::noinline]] virtual ~TapeStep() = default;
   virtual void run() = 0;
 
   std::string op;
@@ -38,6 +40,8 @@ struct TapeStep {
 template <typename D, typename... Ts>
 class StepOf : public TapeStep {
  public:
+  [[gnu::noinline]] StepOf() {}
+  [[gnu::noinline]] ~StepOf() override = default;
   /// Which outputs they are.
   [[gnu::noinline]] void await(const Var<Ts, D>&... outputs) {
     wanted_ = {Pending<Ts>{outputs.slot(), outputs.device(), outputs.shape()}...};

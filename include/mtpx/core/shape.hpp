@@ -35,7 +35,7 @@ class Shape {
   Index operator[](int axis) const { return extents_[static_cast<std::size_t>(axis)]; }
 
   /// Extent of the last axis: the number of columns of every row. 1 for a rank-0 shape.
-  Index width() const { return rank_ == 0 ? 1 : (*this)[rank_ - 1]; }
+  [[gnu::noinline]] Index width() const { return rank_ == 0 ? 1 : (*this)[rank_ - 1]; }
 
   /// Product of all extents but the last: the number of rows.
   [[gnu::noinline]] Index rows() const {
@@ -45,7 +45,7 @@ class Shape {
   }
 
   /// Number of elements.
-  Index size() const { return rows() * width(); }
+  [[gnu::noinline]] Index size() const { return rows() * width(); }
 
   /// The same shape with another last extent.
   [[gnu::noinline]] Shape with_width(Index width) const {

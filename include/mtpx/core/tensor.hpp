@@ -124,12 +124,12 @@ class Tensor {
   /// Whether there is storage, or borrowed memory.
   bool defined() const { return data_ != nullptr; }
   /// Where the numbers are.
-  const D& device() const {
+  [[gnu::noinline]] const D& device() const {
     check_defined("device");
     return device_;
   }
   /// The first number, in the device's memory.
-  T* data() const {
+  [[gnu::noinline]] T* data() const {
     check_defined("data");
     return data_;
   }
@@ -138,12 +138,12 @@ class Tensor {
   /// Extents, outermost first.
   const Shape& shape() const { return shape_; }
   /// Number of elements.
-  Index size() const {
+  [[gnu::noinline]] Index size() const {
     check_defined("size");
     return shape_.size();
   }
   /// Of all elements, without gaps between rows.
-  std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
+  [[gnu::noinline]] std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
   /// Numbers from a row's first to the next row's; the width where rows touch.
   Index row_stride() const { return row_stride_; }
   /// The numbers as kernels take them.
@@ -154,7 +154,7 @@ class Tensor {
   /// Whether no other tensor shares the storage: its content may then be replaced by something else.
   bool unique() const { return buffer_.unique(); }
   /// Whether rows touch each other, so that the numbers are one dense block.
-  bool contiguous() const { return row_stride_ == shape_.width() || shape_.rows() <= 1; }
+  [[gnu::noinline]] bool contiguous() const { return row_stride_ == shape_.width() || shape_.rows() <= 1; }
 
   /// The same elements under another shape. The last extent may change only if rows touch each other.
   [[gnu::noinline]] Tensor reshape(const Shape& shape) const {
