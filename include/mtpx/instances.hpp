@@ -68,6 +68,7 @@
   HOW template Var<T, D> Transformer<T, D>::shared_state(Tape&, CachedRows<T, D>&, BalanceLosses<T, D>&) \
       const;                                                                                             \
   MTPX_INSTANCE_OF(HOW, mtp_loss<T, D>)                                                                  \
+  MTPX_INSTANCE_OF(HOW, mtp_loss<T, D, TaughtLossOptions>)                                               \
   HOW template class StagePass<T, D>;                                                                    \
   MTPX_INSTANCE_OF(HOW, mtp_backward<T, D>)                                                              \
   MTPX_INSTANCE_OF(HOW, evaluate<T, D, ValidationWindows>)

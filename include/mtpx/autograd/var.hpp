@@ -219,8 +219,9 @@ class Parameter : public Weight<T, D> {
   }
   Parameter(const Parameter&) = delete;
   Parameter& operator=(const Parameter&) = delete;
-  Parameter(Parameter&&) = default;
-  Parameter& operator=(Parameter&&) = default;
+  [[gnu::noinline]] Parameter(Parameter&&) = default;
+  [[gnu::noinline]] Parameter& operator=(Parameter&&) = default;
+  [[gnu::noinline]] ~Parameter() = default;
 
   /// Moves its numbers to other memory, dense and of their shape, which it shares from then on.
   void move_to(Tensor<T, D> place) {

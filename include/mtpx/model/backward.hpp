@@ -11,7 +11,7 @@ namespace mtpx {
 /// share: 1 over the number of micro-batches that make a step
 template <typename T, typename D>
 MtpLoss<T, D> mtp_backward(const Transformer<T, D>& model, const Batch<D>& batch,
-                           const MtpLossOptions& options = {}, double share = 1) {
+                           const TaughtLossOptions& options = {}, double share = 1) {
   StagePass<T, D> pass(model, batch, options, static_cast<acc_t<T>>(share));
   pass.forward({});
   pass.backward({});
