@@ -133,7 +133,9 @@ class Var {
   /// The value as kernels take it.
   [[gnu::noinline]] Rows rows() const { return value().rows(); }
   /// See Tensor::row_stride().
-  [[gnu::noinline]] Index row_stride() const { return kept_ != nullptr ? kept_->shape().width() : value_.row_stride(); }
+  [[gnu::noinline]] Index row_stride() const {
+    return kept_ != nullptr ? kept_->shape().width() : value_.row_stride();
+  }
   /// The value's first number, in the device's memory.
   [[gnu::noinline]] T* data() const { return value().data(); }
   /// Whether both are the same numbers in memory.

@@ -78,10 +78,10 @@ namespace detail {
 /// Something to print, and how: what a text is put together from, so that it is compiled once.
 struct Piece {
   template <typename Value>
-  explicit Piece(const Value& what) : value(&what), print(&print_value<Value>) {}
-  explicit Piece(std::string_view what) : text(what) {}
-  explicit Piece(const std::string& what) : text(what) {}
-  explicit Piece(const char* what) : text(what) {}
+  Piece(const Value& what) : value(&what), print(&print_value<Value>) {}
+  Piece(std::string_view what) : text(what) {}
+  Piece(const std::string& what) : text(what) {}
+  Piece(const char* what) : text(what) {}
 
   std::string_view text;                                ///< if nothing is to be printed
   const void* value = nullptr;                          ///< what is

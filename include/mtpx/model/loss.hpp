@@ -7,8 +7,9 @@
 
 namespace mtpx {
 
-/// The loss of head k (0: the main one) of a model, of depths by their labels and, where TaughtLossOptions say
-/// so, by the main head.   normed: what head k reads   main: what the main head reads; of such depths alone
+/// The loss of head k (0: the main one) of a model, of depths by their labels and, where TaughtLossOptions
+/// say so, by the main head.   normed: what head k reads   main: what the main head reads; of such depths
+/// alone
 template <typename T, typename D, std::derived_from<MtpLossOptions> Options>
 CrossEntropy<acc_t<T>, D> head_loss(const Transformer<T, D>& model, const Var<T, D>& normed, Index k,
                                     const Tensor<T, D>& main, const Batch<D>& batch, const Options& options) {
