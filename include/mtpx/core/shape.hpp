@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
@@ -83,12 +84,15 @@ class Shape {
 
   /// "[2, 3, 4]"; "[]" for rank 0.
   [[gnu::noinline, gnu::cold]] std::string str() const {
-    std::string text = "[";
+    std::string text(1, '[');
     for (int axis = 0; axis < rank_; ++axis) {
-      if (axis > 0) text += ", ";
-      text += std::to_string((*this)[axis]);
+      char extent[32];
+      std::snprintf(extent, sizeof extent, axis > 0 ? ", %lld" : "%lld",
+                    static_cast<long long>((*this)[axis]));
+      text.append(extent);
     }
-    return text + "]";
+    text.push_back(']');
+    return text;
   }
 
  private:

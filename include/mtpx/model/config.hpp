@@ -141,7 +141,7 @@ struct Config {
     const std::vector<std::string> found = violations();
     if (found.empty()) return;
     std::string text = "[config] these values do not add up";
-    for (const std::string& violation : found) text += "\n  " + violation;
+    for (const std::string& violation : found) text.append("\n  ").append(violation);
     throw ConfigError(text);
   }
 
