@@ -76,15 +76,16 @@ class StepOf : public TapeStep {
   std::tuple<Pending<Ts>...> wanted_;
 };
 
-/// The op's own part of it: a function, and what that saved.
+/// The op's own part of it: a function, and what that saved. Compiled for its size, as what takes time is in
+/// kernels.
 template <typename Backward, typename D, typename... Ts>
 class OpStep final : public StepOf<D, Ts...> {
  public:
   explicit OpStep(Backward&& backward) : backward_(std::move(backward)) {}
-  [[gnu::noinline]] ~OpStep() override = default;  // else it stands in place twice
+  [[gnu::noinline, gnu::cold]] ~OpStep() override = default;  // else it stands in place twice
 
  private:
-  void backward(const Tensor<Ts, D>&... dys) override { backward_(dys...); }
+  [[gnu::cold]] void backward(const Tensor<Ts, D>&... dys) override { backward_(dys...); }
 
   Backward backward_;
 };

@@ -116,6 +116,8 @@ class Var {
     if (kept_ != nullptr) refuse();
     return value_;
   }
+  /// Whether something stands in place of a weight's value: int8(), or packed().
+  bool kept() const { return kept_ != nullptr; }
   /// What stands in place of the value of a weight that is kept in 8 bits; null: nothing does.
   const Int8Weight<D>* int8() const {
     return kept_ != nullptr && kept_->in_8_bits() ? kept_->int8.get() : nullptr;
