@@ -73,12 +73,13 @@ void parallel_tasks(const Cpu& cpu, Index tasks, const Body& body) {
   }
 }
 
-/// Memory of one thread, kept between calls.
+/// Memory of one thread, kept between calls, its content not.
 template <typename T>
 T* scratch(Index count, int which) {
   thread_local std::vector<T> memory[4];
   auto& mine = memory[which];
-  if (static_cast<Index>(mine.size()) < count) mine.resize(static_cast<std::size_t>(count));
+  const auto has = static_cast<Index>(mine.size());
+  if (has < count) mine = std::vector<T>(static_cast<std::size_t>(std::max(count, 2 * has)));
   return mine.data();
 }
 
