@@ -28,7 +28,7 @@ struct TapeStep {
   [[gnu::noinline]] TapeStep() {}
   TapeStep(const TapeStep&) = delete;
   TapeStep& operator=(const TapeStep&) = delete;
-  [[gnu::noinline]] virtual ~TapeStep() = default;
+  [[gnu::noinline]] virtual ~TapeStep() {}
   virtual void run() = 0;
 
   TapeStep* before = nullptr;  // on the tape
@@ -43,7 +43,7 @@ template <typename D, typename... Ts>
 class StepOf : public TapeStep {
  public:
   [[gnu::noinline]] StepOf() {}
-  [[gnu::noinline]] ~StepOf() override = default;
+  [[gnu::noinline]] ~StepOf() override {}
   /// Which outputs they are.
   [[gnu::noinline]] void await(const Var<Ts, D>&... outputs) {
     wanted_ = {Pending<Ts>{outputs.slot(), outputs.device(), outputs.shape()}...};
