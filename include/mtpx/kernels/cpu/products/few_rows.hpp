@@ -135,8 +135,17 @@ void few(Index k, const T* a, Matrix<B> b, T* sums) {
   }
 }
 
-/// The number of rows, m or a little more, that few() is compiled for.
-inline Index rows_of_few(Index m) { return m <= 6 ? m : few_rows; }
+/// Calls body<rows>() with the number of rows, m or a little more, that few() is compiled for.
+template <typename Body>
+void with_rows(Index m, const Body& body) {
+  if (m == 1) return body.template operator()<1>();
+  if (m == 2) return body.template operator()<2>();
+  if (m == 3) return body.template operator()<3>();
+  if (m == 4) return body.template operator()<4>();
+  if (m == 5) return body.template operator()<5>();
+  if (m <= 6) return body.template operator()<6>();
+  body.template operator()<few_rows>();
+}
 
 /// A as few() reads it: [k][rows], of type T. No copy where it is that already.
 template <typename T, typename A>
@@ -144,33 +153,15 @@ const T* pack_few(Index m, Index k, Matrix<A> a, T* to) {
   if constexpr (std::is_same_v<A, T>) {
     if (m == 1 && a.column == 1) return a.data;
   }
-  const Index rows = rows_of_few(m);
-  for (Index r = 0; r < rows; ++r) {
-    const A* const from = a.at(std::min<Index>(r, m - 1), 0);
-    for (Index kk = 0; kk < k; ++kk) to[kk * rows + r] = static_cast<T>(from[kk * a.column]);
-  }
+  with_rows(m, [&]<int rows>() {
+    const A* from[rows];
+    for (int r = 0; r < rows; ++r) from[r] = a.at(std::min<Index>(r, m - 1), 0);
+    for (Index kk = 0; kk < k; ++kk) {
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) to[kk * rows + r] = static_cast<T>(from[r][kk * a.column]);
+    }
+  });
   return to;
-}
-
-/// Calls body<rows>() with that number.
-template <typename Body>
-void with_rows(Index m, const Body& body) {
-  switch (rows_of_few(m)) {
-    case 1:
-      return body.template operator()<1>();
-    case 2:
-      return body.template operator()<2>();
-    case 3:
-      return body.template operator()<3>();
-    case 4:
-      return body.template operator()<4>();
-    case 5:
-      return body.template operator()<5>();
-    case 6:
-      return body.template operator()<6>();
-    default:
-      body.template operator()<few_rows>();
-  }
 }
 
 /// One full panel of columns, m <= few_rows.   a: from pack_few()   c: [m][panel] with `stride`
