@@ -3,6 +3,7 @@
 
 #include <mtpx/io/token_file.hpp>
 #include <mtpx/text/tokenizer.hpp>
+#include <mtpx/train/corpus_files.hpp>
 #include <mtpx/train/tokens.hpp>
 
 #include <cstdint>

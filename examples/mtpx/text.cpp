@@ -65,7 +65,7 @@ void write_tokens(const std::filesystem::path& file, const std::vector<std::stri
 mtpx::Corpus read_corpus(const std::vector<std::string>& paths) {
   const auto all = data_paths(paths);
   refuse_token_files(all, "and this command takes text");
-  return mtpx::Corpus::from_paths(all);
+  return mtpx::read_corpus(all);
 }
 
 TextData::TextData(std::vector<std::string> paths, bool verify, mtpx::Index memory)
@@ -76,7 +76,7 @@ TextData::TextData(std::vector<std::string> paths, bool verify, mtpx::Index memo
   }
   refuse_token_files(paths_, "which stands alone in --data");
   if (mtpx::text_bytes_at_most(paths_) <= static_cast<std::uintmax_t>(memory) << 20U)
-    corpus_ = mtpx::Corpus::from_paths(paths_);
+    corpus_ = mtpx::read_corpus(paths_);
 }
 
 mtpx::Tokenizer TextData::learn(mtpx::Index vocabulary, double held_out) const {
@@ -107,7 +107,7 @@ TextIds TextData::ids(const mtpx::Tokenizer& tokenizer, const std::filesystem::p
     check_tokenizer(*file_, tokenizer);
     return {file_->tokens(), file_->text_bytes(), file_->fingerprint()};
   }
-  const mtpx::Corpus text = corpus_ ? *corpus_ : mtpx::Corpus::from_paths(paths_);
+  const mtpx::Corpus text = corpus_ ? *corpus_ : mtpx::read_corpus(paths_);
   corpus_.reset();
   TextIds ids{tokens_of(text, tokenizer), text.size(), 0};
   ids.fingerprint = program::fingerprint(ids.tokens);

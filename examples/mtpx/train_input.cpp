@@ -38,7 +38,7 @@ std::string first_words(const mtpx::Tokens& text, const mtpx::Tokenizer& tokeniz
 void set_weights(TrainFlags& o, const mtpx::Config& config) {
   const mtpx::MtpDesign design = config.design();
   const mtpx::MtpLossOptions published = mtpx::published_weights(design);
-  mtpx::MtpLossOptions& loss = o.train.step.loss;
+  mtpx::TaughtLossOptions& loss = o.train.step.loss;
   loss.reduction = o.reduction == "sum"    ? mtpx::LossReduction::sum
                    : o.reduction == "mean" ? mtpx::LossReduction::mean
                                            : published.reduction;

@@ -20,7 +20,7 @@ int main(int argc, char** argv) try {
   const std::filesystem::path folder = argc > 1 ? argv[1] : "whole_run";
   const mtpx::Cpu cpu;
   mtpx::Config config = mtpx::nano();
-  std::string verses;  // Corpus::from_paths reads files
+  std::string verses;  // read_corpus reads files
   for (int i = 0; i < 400; ++i) verses += mtpx::cat("And the ", i, " sons of the house went up together.\n");
   const mtpx::CorpusSplit text = mtpx::Corpus::from_text(verses).split(0.1);
   const mtpx::Index depth = config.num_nextn_predict_layers;

@@ -68,8 +68,10 @@
   HOW template Var<T, D> Transformer<T, D>::shared_state(Tape&, CachedRows<T, D>&, BalanceLosses<T, D>&) \
       const;                                                                                             \
   MTPX_INSTANCE_OF(HOW, mtp_loss<T, D>)                                                                  \
+  MTPX_INSTANCE_OF(HOW, mtp_loss<T, D, TaughtLossOptions>)                                               \
   HOW template class StagePass<T, D>;                                                                    \
   MTPX_INSTANCE_OF(HOW, mtp_backward<T, D>)                                                              \
+  MTPX_INSTANCE_OF(HOW, mtp_backward<T, D, TaughtLossOptions>)                                           \
   MTPX_INSTANCE_OF(HOW, evaluate<T, D, ValidationWindows>)
 
 /// What trains it, and writes with it.
@@ -97,16 +99,18 @@
   MTPX_INSTANCE_OF(HOW, detail::generate_all<T, D>)
 
 /// A device that the libraries know, in its types.
-#define MTPX_TRAINED_MODELS(HOW, D)  \
-  MTPX_SUMS(HOW, float, D)           \
-  MTPX_SUMS(HOW, double, D)          \
-  MTPX_TRAINED_MODEL(HOW, float, D)  \
-  MTPX_TRAINED_MODEL(HOW, double, D) \
+#define MTPX_TRAINED_MODELS(HOW, D)       \
+  HOW template class detail::TensorOf<D>; \
+  MTPX_SUMS(HOW, float, D)                \
+  MTPX_SUMS(HOW, double, D)               \
+  MTPX_TRAINED_MODEL(HOW, float, D)       \
+  MTPX_TRAINED_MODEL(HOW, double, D)      \
   MTPX_TRAINED_MODEL(HOW, bf16, D)
 
 /// The device Reference, in the type that one compares with.
-#define MTPX_REFERENCE_MODELS(HOW)  \
-  MTPX_SUMS(HOW, double, Reference) \
+#define MTPX_REFERENCE_MODELS(HOW)                \
+  HOW template class detail::TensorOf<Reference>; \
+  MTPX_SUMS(HOW, double, Reference)               \
   MTPX_TRAINED_MODEL(HOW, double, Reference)
 
 #ifdef MTPX_COMPILED

@@ -3,5 +3,5 @@
 
 #include <mtpx/text/bpe_train.hpp>
 #include <mtpx/text/tokenizer.hpp>
-#include <mtpx/train/corpus.hpp>
+#include <mtpx/train/corpus_files.hpp>
 #include <mtpx/train/learn_bpe.hpp>

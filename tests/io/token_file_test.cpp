@@ -109,7 +109,7 @@ TEST_CASE("token file: of files and folders, as their corpus in memory, for any 
   for (int i = 0; i < 30; ++i) folder.write("text/" + std::to_string(i), text_of_lines(i));
   folder.write("text/large", large);
   const std::vector<std::filesystem::path> paths{folder.root / "text"};
-  const Corpus corpus = Corpus::from_paths(paths);
+  const Corpus corpus = read_corpus(paths);
   const std::string_view sample = corpus.text(3);
 
   TokenizerParts parts = train_bpe({&sample, 1}, {.vocab_size = 300, .special = {"<s>", "</s>"}}).parts();

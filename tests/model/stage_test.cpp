@@ -49,7 +49,7 @@ void copy_weights(const Transformer<T, Device>& from, Transformer<T, Device>& to
 /// One micro-batch through slices, one after the other and back.
 template <typename T, typename Prepare>
 StageRun run_slices(const Config& config, const MtpDesign& design, const std::vector<Index>& cuts,
-                    const MtpLossOptions& options, const Batch<Device>& batch, const Prepare& prepare) {
+                    const TaughtLossOptions& options, const Batch<Device>& batch, const Prepare& prepare) {
   Transformer<T, Device> whole(device<Device>(), config, design);
   randomize(whole, 4);
   std::vector<Transformer<T, Device>> slices;
@@ -86,7 +86,7 @@ StageRun run_slices(const Config& config, const MtpDesign& design, const std::ve
 
 template <typename T, typename Prepare>
 void check_cuts(const Config& config, const MtpDesign& design, const std::vector<std::vector<Index>>& all,
-                const MtpLossOptions& options, const Prepare& prepare) {
+                const TaughtLossOptions& options, const Prepare& prepare) {
   const Batch<Device> batch = random_batch(2, 7, config.vocab_size);
   Transformer<T, Device> whole(device<Device>(), config, design);
   randomize(whole, 4);
@@ -140,7 +140,7 @@ TEST_CASE("StagePass: detached depths, own embeddings, checkpoints, depths that 
   check_cuts<double>(config, design, everywhere, {}, [](auto& model) { model.detach_depths = true; });
   check_cuts<double>(config, design, {{1}, {3}}, {},
                      [](auto& model) { model.activation_checkpointing = true; });
-  check_cuts<double>(config, design, {{2}}, {.distill = 0.5}, as_it_is);
+  check_cuts<double>(config, design, {{2}}, {{}, 0.5}, as_it_is);
   Config own = config;
   own.mtpx_own_embeddings = {2};
   own.mtpx_own_heads = {1};

@@ -118,7 +118,7 @@ TEST_CASE_TEMPLATE("mtp_backward: head by head gives the gradients of the common
       auto naive = random_model<T>(with(base, heads), 4), by_head = random_model<T>(with(base, heads), 4);
       Batch<Device> batch = random_batch(2, 6, 11);
       batch.positions = tensor<std::int32_t>({2, 7}, {0, 1, 2, 3, 0, 1, 2, 4, 5, 0, 1, 2, 3, 4});
-      MtpLossOptions options{0.7, {1.0, 0.5}, LossDivisor::valid_rows, LossReduction::sum};
+      TaughtLossOptions options{{0.7, {1.0, 0.5}, LossDivisor::valid_rows, LossReduction::sum}};
       if (base.n_routed_experts == 0) options.distill = 0.5;
       for (int micro = 0; micro < 2; ++micro) {  // adds to gradients that are there
         Tape tape;

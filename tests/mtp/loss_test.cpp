@@ -109,7 +109,7 @@ TEST_CASE(
   const States states;
   auto b = random_batch(few_windows, few_steps, 11);
   b.positions = tensor<std::int32_t>({few_windows, few_steps + 1}, {0, 1, 2, 0, 1, 0, 1, 2, 3, 4});
-  const auto run = [&](MtpLossOptions options) {
+  const auto run = [&](const TaughtLossOptions& options) {
     for (const auto& leaf : states.leaves) leaf.slot()->filled = false;
     model.zero_grad();
     Tape tape;
@@ -117,11 +117,11 @@ TEST_CASE(
     tape.backward(loss.total);
     return losses(loss);
   };
-  run({.lambda = 0});
+  run(MtpLossOptions{.lambda = 0});
   const Numbers of_main = host(states.leaves[0].grad());
   const Numbers head = host(model.lm_head->weight.value()), main = host(states.leaves[0].value());
   for (const Divergence divergence : {Divergence::kl, Divergence::total_variation}) {
-    const Numbers got = run({.lambda = 0.6, .distill = 0.75, .divergence = divergence});
+    const Numbers got = run({{.lambda = 0.6}, 0.75, divergence});
     check_bits(host(states.leaves[0].grad()), of_main, "the main head's state");
     for (Index k = 1; k <= depths; ++k) {
       Numbers teacher;

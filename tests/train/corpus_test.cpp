@@ -1,3 +1,4 @@
+#include <mtpx/train/corpus_files.hpp>
 #include <mtpx/train/tokens.hpp>
 
 #include <doctest/doctest.h>
@@ -18,6 +19,7 @@
 using mtpx::Corpus;
 using mtpx::CorpusSplit;
 using mtpx::Index;
+using mtpx::read_corpus;
 namespace fs = std::filesystem;
 
 namespace {
@@ -60,7 +62,7 @@ std::string all_text(const Corpus& corpus) {
 /// The text of the FileError that reading `paths` throws.
 std::string reading_error(const std::vector<fs::path>& paths) {
   try {
-    Corpus::from_paths(paths);
+    read_corpus(paths);
   } catch (const mtpx::FileError& error) {
     return error.what();
   }
@@ -82,8 +84,8 @@ TEST_CASE("Corpus: a folder gives its text files sorted by path, whatever order 
                          "b/2.txt=<b/2.txt>",
                          "b/c/deep.txt=<b/c/deep.txt>",
                          "z.txt=<z.txt>"};
-  CHECK(contents(Corpus::from_paths({folder.root}), folder.root) == expected);
-  CHECK(contents(Corpus::from_paths({folder.root / ""}), folder.root) == expected);  // trailing slash
+  CHECK(contents(read_corpus({folder.root}), folder.root) == expected);
+  CHECK(contents(read_corpus({folder.root / ""}), folder.root) == expected);  // trailing slash
 }
 
 TEST_CASE("Corpus: folders skip hidden entries, builds, links, special, binary and blank files") {
@@ -107,32 +109,32 @@ TEST_CASE("Corpus: folders skip hidden entries, builds, links, special, binary a
   fs::create_symlink("nowhere", folder.root / "dangling");
   REQUIRE(mkfifo((folder.root / "fifo").c_str(), 0600) == 0);
 
-  CHECK(contents(Corpus::from_paths({folder.root}), folder.root) ==
+  CHECK(contents(read_corpus({folder.root}), folder.root) ==
         Strings{"kept.txt=kept", "late_nul.txt=" + std::string(8192, 'a') + '\0'});
   // Named themselves, such folders and links are read.
-  CHECK(all_text(Corpus::from_paths({folder.root / "build", folder.root / "file_link"})) == "xx");
+  CHECK(all_text(read_corpus({folder.root / "build", folder.root / "file_link"})) == "xx");
 }
 
 TEST_CASE("Corpus: paths keep their order, and a file reached twice counts once") {
   const TextFolder folder;
   const fs::path a = folder.write("a.txt", "A"), b = folder.write("b.txt", "B");
-  CHECK(all_text(Corpus::from_paths({b, a})) == "BA");
-  CHECK(all_text(Corpus::from_paths({b, folder.root, a, folder.root / "." / "b.txt"})) == "BA");
-  CHECK(all_text(Corpus::from_paths({folder.root, folder.root})) == "AB");
+  CHECK(all_text(read_corpus({b, a})) == "BA");
+  CHECK(all_text(read_corpus({b, folder.root, a, folder.root / "." / "b.txt"})) == "BA");
+  CHECK(all_text(read_corpus({folder.root, folder.root})) == "AB");
 }
 
 TEST_CASE("Corpus: a named file is taken byte for byte (D5)") {
   const TextFolder folder;
   std::string bytes = "\xEF\xBB\xBFline\r\n\xFF\xFE\xC3(";  // byte order mark, CRLF, broken UTF-8
   for (int byte = 0; byte < 256; ++byte) bytes += static_cast<char>(byte);
-  const Corpus corpus = Corpus::from_paths({folder.write("odd.bin", bytes)});
+  const Corpus corpus = read_corpus({folder.write("odd.bin", bytes)});
   REQUIRE(corpus.size() == static_cast<Index>(bytes.size()));
   CHECK(corpus.text(0) == bytes);
   const mtpx::Tokens tokens(corpus);
   for (int byte = 0; byte < 256; ++byte) CHECK(tokens.at(tokens.size() - 256 + byte) == byte);
 
   const std::string line(10'000'000, 'x');  // 10 MB without a newline
-  CHECK(Corpus::from_paths({folder.write("line.txt", line)}).text(0) == line);
+  CHECK(read_corpus({folder.write("line.txt", line)}).text(0) == line);
 }
 
 TEST_CASE("Corpus: large files are mapped, small ones read, with the same rules") {
@@ -145,13 +147,13 @@ TEST_CASE("Corpus: large files are mapped, small ones read, with the same rules"
   binary[8191] = '\0';
   folder.write("a/binary", binary);
   folder.write("a/blank", blank);
-  const Corpus corpus = Corpus::from_paths({folder.root / "a"});
+  const Corpus corpus = read_corpus({folder.root / "a"});
   REQUIRE(corpus.documents() == 2);
   CHECK(corpus.text(0) == large);
   CHECK(corpus.text(1) == "small");
   CHECK(corpus.size() == (1 << 20) + 5);
   CHECK(mtpx::text_bytes_at_most({folder.root / "a"}) == 3 * (1 << 20) + 5);
-  CHECK(Corpus::from_paths({folder.root / "a" / "binary"}).text(0) == binary);
+  CHECK(read_corpus({folder.root / "a" / "binary"}).text(0) == binary);
   CHECK(reading_error({folder.root / "a" / "blank"}) ==
         "[data] " + (folder.root / "a" / "blank").string() + ": the file holds only white space");
   Corpus copy = corpus;  // shares the mapping, which outlives the file and the other corpus

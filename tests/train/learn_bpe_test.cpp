@@ -10,6 +10,7 @@
 
 using mtpx::Corpus;
 using mtpx::Cpu;
+using mtpx::read_corpus;
 using mtpx::Tokenizer;
 
 TEST_SUITE_BEGIN("mtpx/train/learn_bpe.hpp");
@@ -28,7 +29,7 @@ std::string drawn_words(unsigned seed, std::size_t size) {
 }
 
 Tokenizer learnt_in_memory(const std::vector<std::filesystem::path>& paths, double held_out) {
-  const Corpus corpus = Corpus::from_paths(paths).split(held_out).train;
+  const Corpus corpus = read_corpus(paths).split(held_out).train;
   std::vector<std::string_view> documents;
   for (mtpx::Index d = 0; d < corpus.documents(); ++d) documents.push_back(corpus.text(d));
   return mtpx::train_bpe(documents, {.vocab_size = 320});

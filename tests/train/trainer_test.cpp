@@ -54,7 +54,7 @@ TEST_CASE("Trainer: a step is forward, loss, backward, clip, AdamW, bias") {
   TrainOptions o = options(1);
   o.step.clip = 0.5;
   o.step.bias_update_speed = 0.125;
-  o.step.loss = {0.7, {1.0, 0.5}, LossDivisor::all_positions};
+  o.step.loss = {{0.7, {1.0, 0.5}, LossDivisor::all_positions}};
   o.lambda = {0.2, 0.15};
   const Batches data = batches(text(3, 100), 2);
 

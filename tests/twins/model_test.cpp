@@ -1,6 +1,7 @@
 // The whole model on both devices, training on both, and steps that a GPU has recorded.
 
 #include <mtpx/model/backward.hpp>
+#include <mtpx/train/corpus_files.hpp>
 #include <mtpx/train/trainer.hpp>
 
 #include "support/model.hpp"
@@ -208,10 +209,9 @@ TEST_CASE("curve: 50 steps of training the preset tiny on this repository's text
   constexpr std::uint64_t seed = 1337;
   const Config config = preset("tiny");
   const Index depth = config.num_nextn_predict_layers;
-  const Batches data(Corpus::from_paths({"docs", "examples", "include", "tests"})
-                         .split(0.1, Batches::minimum(256, depth))
-                         .train,
-                     {.seed = seed, .depth = depth});
+  const Batches data(
+      read_corpus({"docs", "examples", "include", "tests"}).split(0.1, Batches::minimum(256, depth)).train,
+      {.seed = seed, .depth = depth});
   const auto losses = [&]<typename T, typename D>(T, const D& on) {
     Transformer<T, D> model(on, config);
     initialize(model, seed);

@@ -49,7 +49,8 @@ GradcheckReport gradcheck(const std::vector<GradcheckTarget<D>>& targets,
     if (!target.var.wants_grad())
       throw Error(
           cat("[gradcheck] ", target.name, " has no gradient to compare: it is frozen or a constant"));
-    require(target.var.value().contiguous(), "gradcheck", "targets are dense", {{target.name, target.var}});
+    require(target.var.value().contiguous(), "gradcheck", "targets are dense",
+            {{target.name.c_str(), target.var}});
   }
   for (const auto& target : targets) target.var.slot()->filled = false;
   {

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace mtpx {
@@ -21,13 +22,16 @@ enum class Mode { training, inference };
 namespace detail {
 
 /// One op on a tape: what it is called, and its backward.
+///
+/// Not in line, here and in StepOf, is what every op would else hold a copy of.
 struct TapeStep {
-  TapeStep() = default;
+  [[gnu::noinline]] TapeStep() {}
   TapeStep(const TapeStep&) = delete;
   TapeStep& operator=(const TapeStep&) = delete;
-  virtual ~TapeStep() = default;
+  [[gnu::noinline]] virtual ~TapeStep() {}
   virtual void run() = 0;
 
+  TapeStep* before = nullptr;  // on the tape
   std::string op;
   std::string path;
   Shape shape;  // of the first output
@@ -38,6 +42,8 @@ struct TapeStep {
 template <typename D, typename... Ts>
 class StepOf : public TapeStep {
  public:
+  [[gnu::noinline]] StepOf() {}
+  [[gnu::noinline]] ~StepOf() override {}
   /// Which outputs they are.
   [[gnu::noinline]] void await(const Var<Ts, D>&... outputs) {
     wanted_ = {Pending<Ts>{outputs.slot(), outputs.device(), outputs.shape()}...};
@@ -70,15 +76,16 @@ class StepOf : public TapeStep {
   std::tuple<Pending<Ts>...> wanted_;
 };
 
-/// The op's own part of it: a function, and what that saved.
+/// The op's own part of it: a function, and what that saved. Compiled for its size, as what takes time is in
+/// kernels.
 template <typename Backward, typename D, typename... Ts>
 class OpStep final : public StepOf<D, Ts...> {
  public:
   explicit OpStep(Backward&& backward) : backward_(std::move(backward)) {}
-  [[gnu::noinline]] ~OpStep() override = default;  // else it stands in place twice
+  [[gnu::noinline, gnu::cold]] ~OpStep() override = default;  // else it stands in place twice
 
  private:
-  void backward(const Tensor<Ts, D>&... dys) override { backward_(dys...); }
+  [[gnu::cold]] void backward(const Tensor<Ts, D>&... dys) override { backward_(dys...); }
 
   Backward backward_;
 };
@@ -98,7 +105,10 @@ class Tape {
   explicit Tape(Mode mode = Mode::training) : mode_(mode), statistics_(mode == Mode::training) {}
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
-  ~Tape() { *place_ = nullptr; }
+  ~Tape() {
+    *place_ = nullptr;
+    while (last_ != nullptr) delete std::exchange(last_, last_->before);
+  }
 
   /// Whether ops record a backward: not in inference.
   bool recording() const { return mode_ == Mode::training; }
@@ -195,21 +205,24 @@ class Tape {
   /// called before each of them
   void run(const std::function<void()>& before_each = {}) {
     spent_ = true;
-    while (!steps_.empty()) {
+    while (last_ != nullptr) {
       if (before_each) before_each();
-      const std::unique_ptr<detail::TapeStep> step = std::move(steps_.back());
-      steps_.pop_back();
-      step->run();
+      const Taken step{std::exchange(last_, last_->before)};
+      --size_;
+      step.it->run();
     }
   }
 
   /// Ops recorded and not yet run backward.
-  std::size_t size() const { return steps_.size(); }
+  std::size_t size() const { return size_; }
 
   /// One line per op: its module path, name and the shape of its first output.
   void print(std::ostream& out) const {
-    for (const auto& step : steps_) {
-      out << step->path << (step->path.empty() ? "" : ".") << step->op << ' ' << step->shape.str() << '\n';
+    std::vector<const detail::TapeStep*> steps;
+    for (const detail::TapeStep* step = last_; step != nullptr; step = step->before) steps.push_back(step);
+    for (std::size_t i = steps.size(); i-- > 0;) {
+      const detail::TapeStep& step = *steps[i];
+      out << step.path << (step.path.empty() ? "" : ".") << step.op << ' ' << step.shape.str() << '\n';
     }
   }
 
@@ -242,11 +255,17 @@ class Tape {
     return Var<T, D>(std::move(y), recording() ? std::make_shared<detail::Slot<T, D>>() : nullptr, place_);
   }
 
+  /// A step that is dropped behind its run, however that ends.
+  struct Taken {
+    detail::TapeStep* it;
+    ~Taken() { delete it; }
+  };
+
   [[gnu::noinline]] void append(std::string_view op, detail::TapeStep* step) {
-    std::unique_ptr<detail::TapeStep> owned(step);
-    step->op = op;
+    step->before = std::exchange(last_, step);  // the tape's from here on, whatever is thrown
+    ++size_;
+    step->op.append(op);
     step->path = path();
-    steps_.push_back(std::move(owned));
   }
 
   [[noreturn, gnu::noinline, gnu::cold]] static void refuse_spent(std::string_view op) {
@@ -257,7 +276,8 @@ class Tape {
   Mode mode_;
   bool statistics_;
   bool spent_ = false;
-  std::vector<std::unique_ptr<detail::TapeStep>> steps_;
+  detail::TapeStep* last_ = nullptr;  // the steps, each before the next
+  std::size_t size_ = 0;
   std::vector<std::string> scopes_;
 };
 

@@ -112,10 +112,12 @@ class Var {
   /// Whether there is a value: an optional operand is left out as a Var().
   bool defined() const { return value_.defined() || kept_ != nullptr; }
   /// The numbers; shared with whoever holds the Var.
-  const Tensor<T, D>& value() const {
+  [[gnu::noinline]] const Tensor<T, D>& value() const {
     if (kept_ != nullptr) refuse();
     return value_;
   }
+  /// Whether something stands in place of a weight's value: int8(), or packed().
+  bool kept() const { return kept_ != nullptr; }
   /// What stands in place of the value of a weight that is kept in 8 bits; null: nothing does.
   const Int8Weight<D>* int8() const {
     return kept_ != nullptr && kept_->in_8_bits() ? kept_->int8.get() : nullptr;
@@ -125,25 +127,27 @@ class Var {
     return kept_ != nullptr && !kept_->in_8_bits() ? &kept_->packed : nullptr;
   }
   /// Where its numbers are.
-  const D& device() const { return kept_ != nullptr ? kept_->device() : value_.device(); }
+  [[gnu::noinline]] const D& device() const { return kept_ != nullptr ? kept_->device() : value_.device(); }
   /// Of the value, and so of its gradient.
-  const Shape& shape() const { return kept_ != nullptr ? kept_->shape() : value_.shape(); }
+  [[gnu::noinline]] const Shape& shape() const { return kept_ != nullptr ? kept_->shape() : value_.shape(); }
   /// Of the value, or of what stands in its place.
   std::size_t bytes() const { return kept_ != nullptr ? kept_->bytes() : value_.bytes(); }
   /// The value as kernels take it.
-  Rows rows() const { return value().rows(); }
+  [[gnu::noinline]] Rows rows() const { return value().rows(); }
   /// See Tensor::row_stride().
-  Index row_stride() const { return kept_ != nullptr ? kept_->shape().width() : value_.row_stride(); }
+  [[gnu::noinline]] Index row_stride() const {
+    return kept_ != nullptr ? kept_->shape().width() : value_.row_stride();
+  }
   /// The value's first number, in the device's memory.
-  T* data() const { return value().data(); }
+  [[gnu::noinline]] T* data() const { return value().data(); }
   /// Whether both are the same numbers in memory.
   bool shares(const Var& other) const {
     return value_.data_or_null() == other.value_.data_or_null() && kept_ == other.kept_;
   }
   /// See Tensor::item().
-  T item() const { return value().item(); }
+  [[gnu::noinline]] T item() const { return value().item(); }
   /// Null for a leaf. Throws Error, headed by `op`, once the tape is gone.
-  Tape* tape(std::string_view op = "tape") const {
+  [[gnu::noinline]] Tape* tape(std::string_view op = "tape") const {
     if (tape_ == nullptr) return nullptr;
     if (*tape_ == nullptr) detail::refuse_lost_tape(op);
     return *tape_;
@@ -219,8 +223,9 @@ class Parameter : public Weight<T, D> {
   }
   Parameter(const Parameter&) = delete;
   Parameter& operator=(const Parameter&) = delete;
-  Parameter(Parameter&&) = default;
-  Parameter& operator=(Parameter&&) = default;
+  [[gnu::noinline]] Parameter(Parameter&&) = default;
+  [[gnu::noinline]] Parameter& operator=(Parameter&&) = default;
+  [[gnu::noinline]] ~Parameter() = default;
 
   /// Moves its numbers to other memory, dense and of their shape, which it shares from then on.
   void move_to(Tensor<T, D> place) {

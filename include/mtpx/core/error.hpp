@@ -78,17 +78,20 @@ namespace detail {
 /// Something to print, and how: what a text is put together from, so that it is compiled once.
 struct Piece {
   template <typename Value>
-  explicit Piece(const Value& what)
-      : value(&what), print([](std::ostream& out, const void* from) {
-          out << unsigned_nan(*static_cast<const Value*>(from));
-        }) {}
-  explicit Piece(std::string_view what) : text(what) {}
-  explicit Piece(const std::string& what) : text(what) {}
-  explicit Piece(const char* what) : text(what) {}
+  Piece(const Value& what) : value(&what), print(&print_value<Value>) {}
+  Piece(std::string_view what) : text(what) {}
+  Piece(const std::string& what) : text(what) {}
+  Piece(const char* what) : text(what) {}
 
   std::string_view text;                                ///< if nothing is to be printed
   const void* value = nullptr;                          ///< what is
   void (*print)(std::ostream&, const void*) = nullptr;  ///< null: a text
+
+ private:
+  template <typename Value>
+  [[gnu::cold]] static void print_value(std::ostream& out, const void* from) {
+    out << unsigned_nan(*static_cast<const Value*>(from));
+  }
 };
 
 [[gnu::noinline, gnu::cold]] inline std::string joined(std::initializer_list<Piece> pieces) {
@@ -120,22 +123,23 @@ template <typename... Parts>
 class Operand {
  public:
   template <typename X>
-  Operand(std::string_view called, const X& x)
-      : name(called), of_(&x), say_([](const void* of) {
-          const X& operand = *static_cast<const X*>(of);
-          if constexpr (std::is_same_v<X, Shape>) {
-            return text_of(true, operand, operand.width());
-          } else {
-            return text_of(operand.defined(), operand.shape(), operand.row_stride());
-          }
-        }) {}
+  Operand(const char* called, const X& x) : name(called), of_(&x), say_(&say<X>) {}
 
   /// What the text says behind the name.
   std::string str() const { return say_(of_); }
 
-  std::string_view name;  ///< as the docstring has it
+  const char* name;  ///< as the docstring has it
 
  private:
+  template <typename X>
+  [[gnu::cold]] static std::string say(const void* of) {
+    const X& operand = *static_cast<const X*>(of);
+    if constexpr (std::is_same_v<X, Shape>) {
+      return text_of(true, operand, operand.width());
+    } else {
+      return text_of(operand.defined(), operand.shape(), operand.row_stride());
+    }
+  }
   [[gnu::noinline, gnu::cold]] static std::string text_of(bool defined, const Shape& shape,
                                                           Index row_stride) {
     if (!defined) return "undefined";
@@ -152,31 +156,29 @@ namespace detail {
 /// path(). It refers to what it is given. So require() is compiled once, and not for every rule.
 class Saying {
  public:
-  Saying() : Saying(std::string_view()) {}
+  Saying(const char* text = "") : from_(text) {}
   template <typename Text>
-  Saying(const Text& text) {
+  requires(!std::is_convertible_v<const Text&, const char*>) Saying(const Text& text)
+      : from_(&text), say_(&say<Text>) {}
+
+  /// The text.
+  std::string str() const { return say_ != nullptr ? say_(from_) : static_cast<const char*>(from_); }
+
+ private:
+  template <typename Text>
+  [[gnu::cold]] static std::string say(const void* from) {
+    const Text& text = *static_cast<const Text*>(from);
     if constexpr (std::is_convertible_v<const Text&, std::string_view>) {
-      text_ = text;
+      return std::string(std::string_view(text));
+    } else if constexpr (requires { text(); }) {
+      return text();
     } else {
-      from_ = &text;
-      say_ = [](const void* from) -> std::string {
-        const Text& made_from = *static_cast<const Text*>(from);
-        if constexpr (requires { made_from(); }) {
-          return made_from();
-        } else {
-          return made_from.path();
-        }
-      };
+      return text.path();
     }
   }
 
-  /// The text.
-  std::string str() const { return say_ != nullptr ? say_(from_) : std::string(text_); }
-
- private:
-  std::string_view text_;
-  const void* from_ = nullptr;
-  std::string (*say_)(const void* from) = nullptr;
+  const void* from_;
+  std::string (*say_)(const void* from) = nullptr;  // null: from_ is the text
 };
 
 /// What require() throws. Not in line: where all is well, a check is a comparison.

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
@@ -35,7 +36,7 @@ class Shape {
   Index operator[](int axis) const { return extents_[static_cast<std::size_t>(axis)]; }
 
   /// Extent of the last axis: the number of columns of every row. 1 for a rank-0 shape.
-  Index width() const { return rank_ == 0 ? 1 : (*this)[rank_ - 1]; }
+  [[gnu::noinline]] Index width() const { return rank_ == 0 ? 1 : (*this)[rank_ - 1]; }
 
   /// Product of all extents but the last: the number of rows.
   [[gnu::noinline]] Index rows() const {
@@ -45,7 +46,7 @@ class Shape {
   }
 
   /// Number of elements.
-  Index size() const { return rows() * width(); }
+  [[gnu::noinline]] Index size() const { return rows() * width(); }
 
   /// The same shape with another last extent.
   [[gnu::noinline]] Shape with_width(Index width) const {
@@ -83,12 +84,15 @@ class Shape {
 
   /// "[2, 3, 4]"; "[]" for rank 0.
   [[gnu::noinline, gnu::cold]] std::string str() const {
-    std::string text = "[";
+    std::string text(1, '[');
     for (int axis = 0; axis < rank_; ++axis) {
-      if (axis > 0) text += ", ";
-      text += std::to_string((*this)[axis]);
+      char extent[32];
+      std::snprintf(extent, sizeof extent, axis > 0 ? ", %lld" : "%lld",
+                    static_cast<long long>((*this)[axis]));
+      text.append(extent);
     }
-    return text + "]";
+    text.push_back(']');
+    return text;
   }
 
  private:

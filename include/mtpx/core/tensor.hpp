@@ -25,6 +25,123 @@ namespace detail {
 [[noreturn, gnu::noinline, gnu::cold]] inline void refuse_undefined(std::string_view access) {
   throw ShapeError(cat('[', access, "] the tensor is undefined, as a gradient is before backward()"));
 }
+
+/// What a Tensor is whatever its numbers: compiled once for a device, and not in line, since every op copies,
+/// moves, drops and asks a dozen of them, and would be mostly that.
+template <typename D>
+class TensorOf {
+  static_assert(IsDevice<D>);
+
+ public:
+  TensorOf() = default;
+  // Written out for the order: the old device may own the pool that the old buffer returns to.
+  [[gnu::noinline]] TensorOf(const TensorOf& other) = default;
+  [[gnu::noinline]] TensorOf(TensorOf&& other) noexcept : TensorOf() { swap(other); }
+  [[gnu::noinline]] TensorOf& operator=(TensorOf other) noexcept {
+    swap(other);
+    return *this;
+  }
+  [[gnu::noinline]] ~TensorOf() = default;
+
+  /// Whether there is storage, or borrowed memory.
+  bool defined() const { return data_ != nullptr; }
+  /// Where the numbers are.
+  [[gnu::noinline]] const D& device() const {
+    check_defined("device");
+    return device_;
+  }
+  /// Extents, outermost first.
+  const Shape& shape() const { return shape_; }
+  /// Number of elements.
+  [[gnu::noinline]] Index size() const {
+    check_defined("size");
+    return shape_.size();
+  }
+  /// Numbers from a row's first to the next row's; the width where rows touch.
+  Index row_stride() const { return row_stride_; }
+  /// The numbers as kernels take them.
+  [[gnu::noinline]] Rows rows() const {
+    check_defined("rows");
+    return {shape_.rows(), shape_.width(), row_stride_};
+  }
+  /// Whether no other tensor shares the storage: its content may then be replaced by something else.
+  bool unique() const { return buffer_.unique(); }
+  /// Whether rows touch each other, so that the numbers are one dense block.
+  [[gnu::noinline]] bool contiguous() const { return row_stride_ == shape_.width() || shape_.rows() <= 1; }
+
+ protected:
+  /// Storage for numbers of so many bytes.
+  [[gnu::noinline]] TensorOf(const D& device, const Shape& shape, std::size_t bytes_of_one)
+      : device_(device),
+        buffer_(device_.pool(), static_cast<std::size_t>(shape.size()) * bytes_of_one),
+        data_(static_cast<char*>(buffer_.data())),
+        shape_(shape),
+        row_stride_(shape.width()) {}
+
+  [[gnu::noinline]] void* checked_data() const {
+    check_defined("data");
+    return data_;
+  }
+  void check_defined(std::string_view access) const {
+    if (data_ == nullptr) [[unlikely]]
+      refuse_undefined(access);
+  }
+
+  /// Makes it the view that Tensor::reshape() returns.
+  [[gnu::noinline]] void view_as(const Shape& shape) {
+    check_defined("reshape");
+    require(shape.size() == size(), "reshape", "as many elements as before",
+            {{"from", *this}, {"to", shape}});
+    require(contiguous() || shape.width() == shape_.width(), "reshape",
+            "a strided view keeps its width; make it dense with contiguous(x)",
+            {{"from", *this}, {"to", shape}});
+    const bool dense = contiguous();
+    shape_ = shape;
+    if (dense) row_stride_ = shape.width();
+  }
+  /// The same of Tensor::narrow_last().
+  [[gnu::noinline]] void view_columns(Index begin, Index width, std::size_t bytes_of_one) {
+    check_defined("narrow_last");
+    require(begin >= 0 && width >= 0 && begin + width <= shape_.width(), "narrow_last",
+            [&] { return cat("columns ", begin, " to ", begin + width, " must lie inside the rows"); },
+            {{"x", *this}});
+    move_data(begin, bytes_of_one);
+    shape_ = shape_.with_width(width);
+  }
+  /// The same of Tensor::slice_front().
+  [[gnu::noinline]] void view_front(Index begin, Index end, std::size_t bytes_of_one) {
+    check_defined("slice_front");
+    require(shape_.rank() >= 2 || contiguous(), "slice_front", "a strided vector has no front",
+            {{"x", *this}});
+    require(shape_.rank() >= 1 && begin >= 0 && begin <= end && end <= shape_[0], "slice_front",
+            [&] { return cat("entries ", begin, " to ", end, " must lie inside the first axis"); },
+            {{"x", *this}});
+    if (shape_.rank() == 1) {
+      move_data(begin, bytes_of_one);
+      row_stride_ = end - begin;
+    } else if (shape_[0] > 0) {
+      move_data(begin * (shape_.rows() / shape_[0]) * row_stride_, bytes_of_one);
+    }
+    shape_ = shape_.with_front(end - begin);
+  }
+
+  void swap(TensorOf& other) noexcept {
+    std::swap(device_, other.device_);
+    std::swap(buffer_, other.buffer_);
+    std::swap(data_, other.data_);
+    std::swap(shape_, other.shape_);
+    std::swap(row_stride_, other.row_stride_);
+  }
+  void move_data(Index numbers, std::size_t bytes_of_one) {
+    data_ += numbers * static_cast<Index>(bytes_of_one);
+  }
+
+  D device_{typename D::Empty{}};  // an undefined tensor must not make a pool
+  Buffer buffer_;
+  char* data_ = nullptr;
+  Shape shape_;
+  Index row_stride_ = 0;
+};
 }  // namespace detail
 
 /// Numbers of type T on device D: row-major, last stride 1, all rows `row_stride` apart. Copying a
@@ -35,9 +152,8 @@ namespace detail {
 /// no gradient. Then defined() is false and shape() is []; whoever asks for its device, size or content gets
 /// a ShapeError that says so.
 template <typename T, typename D>
-class Tensor {
+class Tensor : public detail::TensorOf<D> {
   static_assert(std::is_trivially_copyable_v<T>);
-  static_assert(IsDevice<D>);
 
  public:
   using value_type = T;  ///< of an element
@@ -45,23 +161,8 @@ class Tensor {
   /// No storage; `defined()` is false.
   Tensor() = default;
 
-  // Written out for the order: the old device may own the pool that the old buffer returns to. Not in line:
-  // every op copies, moves and drops a dozen of them, and would be mostly that.
-  [[gnu::noinline]] Tensor(const Tensor& other) = default;
-  [[gnu::noinline]] Tensor(Tensor&& other) noexcept : Tensor() { swap(other); }
-  [[gnu::noinline]] Tensor& operator=(Tensor other) noexcept {
-    swap(other);
-    return *this;
-  }
-  [[gnu::noinline]] ~Tensor() = default;
-
   /// Storage for `shape`, content undefined.
-  [[gnu::noinline]] Tensor(const D& device, const Shape& shape)
-      : device_(device),
-        buffer_(device_.pool(), static_cast<std::size_t>(shape.size()) * sizeof(T)),
-        data_(static_cast<T*>(buffer_.data())),
-        shape_(shape),
-        row_stride_(shape.width()) {}
+  Tensor(const D& device, const Shape& shape) : detail::TensorOf<D>(device, shape, sizeof(T)) {}
 
   /// Storage for `shape`, all 0.
   [[gnu::noinline]] static Tensor zeros(const D& device, const Shape& shape) {
@@ -98,7 +199,7 @@ class Tensor {
     if (shape.size() == 0) return Tensor(std::move(device), shape);
     Tensor tensor;
     tensor.device_ = std::move(device);
-    tensor.data_ = memory.data();
+    tensor.data_ = reinterpret_cast<char*>(memory.data());
     tensor.shape_ = shape;
     tensor.row_stride_ = row_stride;
     return tensor;
@@ -121,92 +222,40 @@ class Tensor {
     return borrow(std::move(device), shape, memory, shape.width(), std::move(owner));
   }
 
-  /// Whether there is storage, or borrowed memory.
-  bool defined() const { return data_ != nullptr; }
-  /// Where the numbers are.
-  const D& device() const {
-    check_defined("device");
-    return device_;
-  }
   /// The first number, in the device's memory.
-  T* data() const {
-    check_defined("data");
-    return data_;
-  }
+  T* data() const { return static_cast<T*>(this->checked_data()); }
   /// The same for an operand that may be left out: null where the tensor is undefined.
-  T* data_or_null() const { return data_; }
-  /// Extents, outermost first.
-  const Shape& shape() const { return shape_; }
-  /// Number of elements.
-  Index size() const {
-    check_defined("size");
-    return shape_.size();
-  }
+  T* data_or_null() const { return static_cast<T*>(static_cast<void*>(this->data_)); }
   /// Of all elements, without gaps between rows.
-  std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
-  /// Numbers from a row's first to the next row's; the width where rows touch.
-  Index row_stride() const { return row_stride_; }
-  /// The numbers as kernels take them.
-  [[gnu::noinline]] Rows rows() const {
-    check_defined("rows");
-    return {shape_.rows(), shape_.width(), row_stride_};
-  }
-  /// Whether no other tensor shares the storage: its content may then be replaced by something else.
-  bool unique() const { return buffer_.unique(); }
-  /// Whether rows touch each other, so that the numbers are one dense block.
-  bool contiguous() const { return row_stride_ == shape_.width() || shape_.rows() <= 1; }
+  std::size_t bytes() const { return static_cast<std::size_t>(this->size()) * sizeof(T); }
 
   /// The same elements under another shape. The last extent may change only if rows touch each other.
-  [[gnu::noinline]] Tensor reshape(const Shape& shape) const {
-    check_defined("reshape");
-    require(shape.size() == size(), "reshape", "as many elements as before",
-            {{"from", *this}, {"to", shape}});
-    require(contiguous() || shape.width() == shape_.width(), "reshape",
-            "a strided view keeps its width; make it dense with contiguous(x)",
-            {{"from", *this}, {"to", shape}});
+  Tensor reshape(const Shape& shape) const {
     Tensor view = *this;
-    view.shape_ = shape;
-    if (contiguous()) view.row_stride_ = shape.width();
+    view.view_as(shape);
     return view;
   }
 
   /// Columns [begin, begin + width) of every row.
-  [[gnu::noinline]] Tensor narrow_last(Index begin, Index width) const {
-    check_defined("narrow_last");
-    require(begin >= 0 && width >= 0 && begin + width <= shape_.width(), "narrow_last",
-            [&] { return cat("columns ", begin, " to ", begin + width, " must lie inside the rows"); },
-            {{"x", *this}});
+  Tensor narrow_last(Index begin, Index width) const {
     Tensor view = *this;
-    view.data_ += begin;
-    view.shape_ = shape_.with_width(width);
+    view.view_columns(begin, width, sizeof(T));
     return view;
   }
 
   /// Entries [begin, end) of the first axis.
-  [[gnu::noinline]] Tensor slice_front(Index begin, Index end) const {
-    check_defined("slice_front");
-    require(shape_.rank() >= 2 || contiguous(), "slice_front", "a strided vector has no front",
-            {{"x", *this}});
-    require(shape_.rank() >= 1 && begin >= 0 && begin <= end && end <= shape_[0], "slice_front",
-            [&] { return cat("entries ", begin, " to ", end, " must lie inside the first axis"); },
-            {{"x", *this}});
+  Tensor slice_front(Index begin, Index end) const {
     Tensor view = *this;
-    view.shape_ = shape_.with_front(end - begin);
-    if (shape_.rank() == 1) {
-      view.data_ += begin;
-      view.row_stride_ = end - begin;
-    } else if (shape_[0] > 0) {
-      view.data_ += begin * (shape_.rows() / shape_[0]) * row_stride_;
-    }
+    view.view_front(begin, end, sizeof(T));
     return view;
   }
 
   /// The number of a tensor that has only one, such as a loss. Waits for the device. Throws ShapeError.
   T item() const {
-    check_defined("item");
-    require(shape_.size() == 1, "item", "a tensor of one number", {{"x", *this}});
+    this->check_defined("item");
+    require(this->shape_.size() == 1, "item", "a tensor of one number", {{"x", *this}});
     T value;
-    copy_to_host(device_, &value, data_, sizeof(T));
+    copy_to_host(this->device_, &value, data(), sizeof(T));
     return value;
   }
 
@@ -214,12 +263,12 @@ class Tensor {
   /// ShapeError for another number of indices, and for one that lies outside: in every build.
   template <std::integral... I>
   requires HostMemory<D> T& at(I... indices) const {
-    check_defined("at");
+    this->check_defined("at");
     const std::array<Index, sizeof...(I)> index{static_cast<Index>(indices)...};
-    bool inside = static_cast<int>(sizeof...(I)) == shape_.rank();
+    bool inside = static_cast<int>(sizeof...(I)) == this->shape_.rank();
     Index row = 0, column = 0;  // columns of rank 0: one
     for (std::size_t axis = 0; inside && axis < sizeof...(I); ++axis) {
-      const Index extent = shape_[static_cast<int>(axis)];
+      const Index extent = this->shape_[static_cast<int>(axis)];
       inside = index[axis] >= 0 && index[axis] < extent;
       const bool last = axis + 1 == sizeof...(I);
       if (last) column = index[axis];
@@ -233,19 +282,19 @@ class Tensor {
               return text + ")";
             },
             {{"x", *this}});
-    return data_[row * row_stride_ + column];
+    return data()[row * this->row_stride_ + column];
   }
 
   /// All elements, row by row, on the host. Waits for the device.
   std::vector<T> to_host() const {
-    check_defined("to_host");
-    std::vector<T> values(static_cast<std::size_t>(size()));
-    const Rows r = rows();
-    if (contiguous()) {
-      copy_to_host(device_, values.data(), data_, bytes());
+    this->check_defined("to_host");
+    std::vector<T> values(static_cast<std::size_t>(this->size()));
+    const Rows r = this->rows();
+    if (this->contiguous()) {
+      copy_to_host(this->device_, values.data(), data(), bytes());
     } else {
       for (Index row = 0; row < r.count; ++row) {
-        copy_to_host(device_, values.data() + row * r.width, data_ + row * r.stride,
+        copy_to_host(this->device_, values.data() + row * r.width, data() + row * r.stride,
                      static_cast<std::size_t>(r.width) * sizeof(T));
       }
     }
@@ -257,41 +306,21 @@ class Tensor {
   /// parts come in order, and the device fetches one while the next is filled.
   template <typename Fill>
   void assign_by(const Fill& fill) const {
-    check_defined("assign");
-    require(contiguous(), "assign", "a dense tensor", {{"x", *this}});
-    fill_by_host(device_, data_, bytes(), [&](void* piece, std::size_t at, std::size_t size) {
+    this->check_defined("assign");
+    require(this->contiguous(), "assign", "a dense tensor", {{"x", *this}});
+    fill_by_host(this->device_, data(), bytes(), [&](void* piece, std::size_t at, std::size_t size) {
       fill(static_cast<Index>(at / sizeof(T)), std::span<T>(static_cast<T*>(piece), size / sizeof(T)));
     });
   }
 
   /// Overwrites all elements with host numbers.
   void assign(std::span<const T> values) const {
-    check_defined("assign");
-    require(contiguous() && static_cast<Index>(values.size()) == size(), "assign",
+    this->check_defined("assign");
+    require(this->contiguous() && static_cast<Index>(values.size()) == this->size(), "assign",
             "as many values as a dense tensor has elements",
             {{"x", *this}, {"values", Shape{static_cast<Index>(values.size())}}});
-    copy_to_device(device_, data_, values.data(), bytes());
+    copy_to_device(this->device_, data(), values.data(), bytes());
   }
-
- private:
-  void check_defined(std::string_view access) const {
-    if (data_ == nullptr) [[unlikely]]
-      detail::refuse_undefined(access);
-  }
-
-  void swap(Tensor& other) noexcept {
-    std::swap(device_, other.device_);
-    std::swap(buffer_, other.buffer_);
-    std::swap(data_, other.data_);
-    std::swap(shape_, other.shape_);
-    std::swap(row_stride_, other.row_stride_);
-  }
-
-  D device_{typename D::Empty{}};  // an undefined tensor must not make a pool
-  Buffer buffer_;
-  T* data_ = nullptr;
-  Shape shape_;
-  Index row_stride_ = 0;
 };
 
 }  // namespace mtpx

@@ -5,6 +5,7 @@
 #include <mtpx/core/shape.hpp>
 #include <mtpx/io/checksum.hpp>
 #include <mtpx/text/input_file.hpp>
+#include <mtpx/train/corpus_files.hpp>
 #include <mtpx/train/tokens.hpp>
 
 #include <algorithm>

@@ -141,7 +141,7 @@ struct Config {
     const std::vector<std::string> found = violations();
     if (found.empty()) return;
     std::string text = "[config] these values do not add up";
-    for (const std::string& violation : found) text += "\n  " + violation;
+    for (const std::string& violation : found) text.append("\n  ").append(violation);
     throw ConfigError(text);
   }
 
@@ -151,47 +151,56 @@ struct Config {
 
   struct Count {
     const char* name;
-    Index value;
+    Index Config::*value;
     Index least;
   };
 
+  [[gnu::noinline, gnu::cold]] static void note(std::vector<std::string>& found,
+                                                std::initializer_list<detail::Piece> parts) {
+    found.push_back(detail::joined(parts));
+  }
+
+  [[gnu::cold]] static void check_count(const char* name, Index value, Index least,
+                                        std::vector<std::string>& found) {
+    if (value < least) {
+      note(found, {name, " = ", value, ": must be at least ", least});
+    } else if (value > max_count) {
+      note(found, {name, " = ", value, ": must be at most ", max_count});
+    }
+  }
+
   [[gnu::cold]] void count_violations(std::vector<std::string>& found) const {
-    std::vector<Count> counts = {{"vocab_size", vocab_size, 1},
-                                 {"hidden_size", hidden_size, 1},
-                                 {"intermediate_size", intermediate_size, 1},
-                                 {"num_hidden_layers", num_hidden_layers, 1},
-                                 {"num_nextn_predict_layers", num_nextn_predict_layers, 0},
-                                 {"num_attention_heads", num_attention_heads, 1},
-                                 {"q_lora_rank", q_lora_rank, 0},
-                                 {"kv_lora_rank", kv_lora_rank, 1},
-                                 {"qk_nope_head_dim", qk_nope_head_dim, 1},
-                                 {"qk_rope_head_dim", qk_rope_head_dim, 2},
-                                 {"v_head_dim", v_head_dim, 1},
-                                 {"n_routed_experts", n_routed_experts, 0},
-                                 {"first_k_dense_replace", first_k_dense_replace, 0},
-                                 {"max_position_embeddings", max_position_embeddings, 1},
-                                 {"bos_token_id", bos_token_id, -1},
-                                 {"eos_token_id", eos_token_id, -1},
-                                 {"mtpx_markov_rank", mtpx_markov_rank, 0},
-                                 {"mtpx_draft_vocabulary", mtpx_draft_vocabulary, 0},
-                                 {"mtpx_trained_window", mtpx_trained_window, 0}};
+    static constexpr Count all[] = {{"vocab_size", &Config::vocab_size, 1},
+                                    {"hidden_size", &Config::hidden_size, 1},
+                                    {"intermediate_size", &Config::intermediate_size, 1},
+                                    {"num_hidden_layers", &Config::num_hidden_layers, 1},
+                                    {"num_nextn_predict_layers", &Config::num_nextn_predict_layers, 0},
+                                    {"num_attention_heads", &Config::num_attention_heads, 1},
+                                    {"q_lora_rank", &Config::q_lora_rank, 0},
+                                    {"kv_lora_rank", &Config::kv_lora_rank, 1},
+                                    {"qk_nope_head_dim", &Config::qk_nope_head_dim, 1},
+                                    {"qk_rope_head_dim", &Config::qk_rope_head_dim, 2},
+                                    {"v_head_dim", &Config::v_head_dim, 1},
+                                    {"n_routed_experts", &Config::n_routed_experts, 0},
+                                    {"first_k_dense_replace", &Config::first_k_dense_replace, 0},
+                                    {"max_position_embeddings", &Config::max_position_embeddings, 1},
+                                    {"bos_token_id", &Config::bos_token_id, -1},
+                                    {"eos_token_id", &Config::eos_token_id, -1},
+                                    {"mtpx_markov_rank", &Config::mtpx_markov_rank, 0},
+                                    {"mtpx_draft_vocabulary", &Config::mtpx_draft_vocabulary, 0},
+                                    {"mtpx_trained_window", &Config::mtpx_trained_window, 0}};
+    static constexpr Count of_experts[] = {{"moe_intermediate_size", &Config::moe_intermediate_size, 1},
+                                           {"n_shared_experts", &Config::n_shared_experts, 0},
+                                           {"num_experts_per_tok", &Config::num_experts_per_tok, 1},
+                                           {"n_group", &Config::n_group, 1},
+                                           {"topk_group", &Config::topk_group, 1}};
+    for (const Count& count : all) check_count(count.name, this->*count.value, count.least, found);
     if (n_routed_experts > 0) {  // otherwise nobody reads them
-      counts.insert(counts.end(), {{"moe_intermediate_size", moe_intermediate_size, 1},
-                                   {"n_shared_experts", n_shared_experts, 0},
-                                   {"num_experts_per_tok", num_experts_per_tok, 1},
-                                   {"n_group", n_group, 1},
-                                   {"topk_group", topk_group, 1}});
+      for (const Count& count : of_experts) check_count(count.name, this->*count.value, count.least, found);
     }
     if (rope_scaling) {
-      counts.push_back({"rope_scaling.original_max_position_embeddings",
-                        rope_scaling->original_max_position_embeddings, 1});
-    }
-    for (const Count& count : counts) {
-      if (count.value < count.least) {
-        found.push_back(cat(count.name, " = ", count.value, ": must be at least ", count.least));
-      } else if (count.value > max_count) {
-        found.push_back(cat(count.name, " = ", count.value, ": must be at most ", max_count));
-      }
+      check_count("rope_scaling.original_max_position_embeddings",
+                  rope_scaling->original_max_position_embeddings, 1, found);
     }
   }
 
@@ -199,12 +208,12 @@ struct Config {
   [[gnu::cold]] void fraction_violations(std::vector<std::string>& found) const {
     const auto finite_above = [&found](const char* name, double value, double bound) {
       if (!(value > bound && std::isfinite(value))) {
-        found.push_back(cat(name, " = ", value, ": must be a finite number above ", bound));
+        note(found, {name, " = ", value, ": must be a finite number above ", bound});
       }
     };
     const auto finite_from = [&found](const char* name, double value, double least) {
       if (!(value >= least && std::isfinite(value))) {
-        found.push_back(cat(name, " = ", value, ": must be a finite number, at least ", least));
+        note(found, {name, " = ", value, ": must be a finite number, at least ", least});
       }
     };
     finite_above("rms_norm_eps", rms_norm_eps, 0);
@@ -233,35 +242,33 @@ struct Config {
 
   [[gnu::cold]] void relation_violations(std::vector<std::string>& found) const {
     if (sound({qk_rope_head_dim}) && qk_rope_head_dim % 2 != 0) {
-      found.push_back(cat("qk_rope_head_dim = ", qk_rope_head_dim, ": must be even, it is rotated in pairs"));
+      note(found, {"qk_rope_head_dim = ", qk_rope_head_dim, ": must be even, it is rotated in pairs"});
     }
     if (max_position_embeddings > 0 && sound({num_nextn_predict_layers, max_position_embeddings}) &&
         num_nextn_predict_layers >= max_position_embeddings) {
-      found.push_back(
-          cat("num_nextn_predict_layers = ", num_nextn_predict_layers,
-              ", max_position_embeddings = ", max_position_embeddings,
-              ": depth k predicts nothing in the last k positions, so the depth must be smaller"));
+      note(found, {"num_nextn_predict_layers = ", num_nextn_predict_layers,
+                   ", max_position_embeddings = ", max_position_embeddings,
+                   ": depth k predicts nothing in the last k positions, so the depth must be smaller"});
     }
     if (sound({mtpx_draft_vocabulary, vocab_size}) && mtpx_draft_vocabulary > vocab_size) {
-      found.push_back(cat("mtpx_draft_vocabulary = ", mtpx_draft_vocabulary, ", vocab_size = ", vocab_size,
-                          ": drafts are picked from tokens"));
+      note(found, {"mtpx_draft_vocabulary = ", mtpx_draft_vocabulary, ", vocab_size = ", vocab_size,
+                   ": drafts are picked from tokens"});
     }
     const auto known_token = [&](const char* name, Index id) {
       if (vocab_size > 0 && sound({id, vocab_size}) && id >= vocab_size) {
-        found.push_back(
-            cat(name, " = ", id, ", vocab_size = ", vocab_size, ": must be a token, or -1 for none"));
+        note(found, {name, " = ", id, ", vocab_size = ", vocab_size, ": must be a token, or -1 for none"});
       }
     };
     known_token("bos_token_id", bos_token_id);
     known_token("eos_token_id", eos_token_id);
     for (const Index id : more_eos_token_ids) {
       known_token("eos_token_id", id);
-      if (id < 0) found.push_back(cat("eos_token_id = ", id, ": must be a token in a list of them"));
+      if (id < 0) note(found, {"eos_token_id = ", id, ": must be a token in a list of them"});
     }
     own_violations("mtpx_own_embeddings", mtpx_own_embeddings, found);
     own_violations("mtpx_own_heads", mtpx_own_heads, found);
     if (!mtpx_own_embeddings.empty() && !design().reads_token)
-      found.push_back("mtpx_own_embeddings: depths of this design read no token");
+      note(found, {"mtpx_own_embeddings: depths of this design read no token"});
     if (n_routed_experts > 0) expert_violations(found);
   }
 
@@ -270,8 +277,8 @@ struct Config {
     Index last = 0;
     for (const Index k : own) {
       if (k <= last || k > num_mtp_modules()) {
-        found.push_back(cat(name, ": ", k, " must be one of the ", num_mtp_modules(),
-                            " depths that have a module, each named once, in order"));
+        note(found, {name, ": ", k, " must be one of the ", num_mtp_modules(),
+                     " depths that have a module, each named once, in order"});
       }
       last = k;
     }
@@ -279,33 +286,32 @@ struct Config {
 
   [[gnu::cold]] void expert_violations(std::vector<std::string>& found) const {
     if (scoring_func == ScoringFunc::softmax && norm_topk_prob) {
-      found.push_back(
-          "norm_topk_prob = true: published programs of DeepSeek-V2 disagree about it, it must be false");
+      note(found,
+           {"norm_topk_prob = true: published programs of DeepSeek-V2 disagree about it, it must be false"});
     }
     if (sound({num_experts_per_tok, n_routed_experts}) && num_experts_per_tok > n_routed_experts) {
-      found.push_back(cat("num_experts_per_tok = ", num_experts_per_tok,
-                          ", n_routed_experts = ", n_routed_experts, ": a token takes an expert once"));
+      note(found, {"num_experts_per_tok = ", num_experts_per_tok, ", n_routed_experts = ", n_routed_experts,
+                   ": a token takes an expert once"});
     }
     if (n_group < 1 || !sound({n_routed_experts, n_group, topk_group})) return;
     if (topk_group > n_group) {
-      found.push_back(
-          cat("topk_group = ", topk_group, ", n_group = ", n_group, ": a token takes a group once"));
+      note(found, {"topk_group = ", topk_group, ", n_group = ", n_group, ": a token takes a group once"});
     }
     if (n_routed_experts % n_group != 0) {
-      found.push_back(cat("n_routed_experts = ", n_routed_experts, ", n_group = ", n_group,
-                          ": the groups must be equally large"));
+      note(found, {"n_routed_experts = ", n_routed_experts, ", n_group = ", n_group,
+                   ": the groups must be equally large"});
       return;
     }
     const Index group = n_routed_experts / n_group;
     if (n_group > 1 && group < 2 && scoring_func == ScoringFunc::sigmoid) {
-      found.push_back(cat("n_routed_experts = ", n_routed_experts, ", n_group = ", n_group,
-                          ": a group is scored by its two best experts, so it must have two"));
+      note(found, {"n_routed_experts = ", n_routed_experts, ", n_group = ", n_group,
+                   ": a group is scored by its two best experts, so it must have two"});
     }
     if (topk_group >= 1 && topk_group <= n_group && num_experts_per_tok <= n_routed_experts &&
         num_experts_per_tok > topk_group * group) {
-      found.push_back(cat("num_experts_per_tok = ", num_experts_per_tok, ", n_routed_experts = ",
-                          n_routed_experts, ", n_group = ", n_group, ", topk_group = ", topk_group,
-                          ": the chosen groups hold only ", topk_group * group, " experts"));
+      note(found, {"num_experts_per_tok = ", num_experts_per_tok, ", n_routed_experts = ", n_routed_experts,
+                   ", n_group = ", n_group, ", topk_group = ", topk_group, ": the chosen groups hold only ",
+                   topk_group * group, " experts"});
     }
   }
 
@@ -317,10 +323,10 @@ struct Config {
                                             std::max<Index>(num_blocks() - dense_blocks(), 1));
     const double bytes = 16 * count;
     if (bytes < 0x1p63) return;
-    found.push_back(cat("vocab_size = ", vocab_size, ", hidden_size = ", hidden_size,
-                        ", intermediate_size = ", intermediate_size, ", num_hidden_layers = ",
-                        num_hidden_layers, ", n_routed_experts = ", n_routed_experts, ": about ", count,
-                        " parameters, ", bytes, " bytes to train, more than 64 bits can count"));
+    note(found, {"vocab_size = ", vocab_size, ", hidden_size = ", hidden_size,
+                 ", intermediate_size = ", intermediate_size, ", num_hidden_layers = ", num_hidden_layers,
+                 ", n_routed_experts = ", n_routed_experts, ": about ", count, " parameters, ", bytes,
+                 " bytes to train, more than 64 bits can count"});
   }
 
   // Layers with attention and a feed-forward network: a depth that does not attend is none.

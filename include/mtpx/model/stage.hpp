@@ -84,7 +84,7 @@ class StagePass {
   using A = acc_t<T>;  ///< type of losses
 
   /// share: 1 over the number of micro-batches that make a step
-  StagePass(const Transformer<T, D>& model, const Batch<D>& batch, const MtpLossOptions& options, A share)
+  StagePass(const Transformer<T, D>& model, const Batch<D>& batch, const TaughtLossOptions& options, A share)
       : model_(model), batch_(batch), options_(options), share_(share) {}
   /// Forward alone: then a slice with the head has all losses behind that, and slices hand on no balance
   /// losses.
@@ -234,7 +234,7 @@ class StagePass {
 
   const Transformer<T, D>& model_;
   const Batch<D>& batch_;
-  MtpLossOptions options_;
+  TaughtLossOptions options_;
   A share_;
   std::vector<Index> depths_;  // that are relayed
   Tape tape_;

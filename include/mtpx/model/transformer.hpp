@@ -30,7 +30,7 @@ struct Transformer {
   Parameter<T, D> embed_tokens;           ///< [vocab, hidden], shared by all depths; tied: the head, too
   std::vector<Block<T, D>> layers;        ///< [num_hidden_layers]; of a slice, from its first one on
   RmsNorm<T, D> norm;                     ///< the final one, before the output head
-  std::optional<Linear<T, D>> lm_head;    ///< [vocab, hidden], shared by all depths; absent: tied
+  Optional<Linear<T, D>> lm_head;         ///< [vocab, hidden], shared by all depths; absent: tied
   std::vector<MtpModule<T, D>> mtp;       ///< one for each depth, or one for all
   RopeTable<acc_t<T>, D> rope_table;      ///< cos and sin up to max_position_embeddings
   bool activation_checkpointing = false;  ///< keep block inputs only and run blocks again in backward

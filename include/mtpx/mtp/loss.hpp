@@ -14,7 +14,8 @@ namespace mtpx {
 /// or all B T positions (DeepSeek-V3 Eq. 24). For full windows the two differ by exactly (T - k) / T.
 enum class LossDivisor { valid_rows, all_positions };
 
-/// How the losses of depths are weighted, see sum_losses().
+/// How the losses of depths are weighted, see sum_losses(). Depths learn from labels alone; see
+/// TaughtLossOptions.
 struct MtpLossOptions {
   double lambda = 0.3;  ///< weight of the depths together
   /// w_k per depth, from depth 1; missing ones are those of depth_decay. See exponential_weights().
@@ -22,10 +23,6 @@ struct MtpLossOptions {
   LossDivisor divisor = LossDivisor::valid_rows;  ///< by what a depth's sum is divided
   LossReduction reduction = LossReduction::mean;  ///< how depths are put together
   double depth_decay = 1;  ///< w_k = D decay^(k-1) / sum_j decay^(j-1), where depth_weights has none
-  /// Share of a depth's loss that is how far it is from the main head, see taught_loss(); labels have the
-  /// rest.
-  double distill = 0;
-  Divergence divergence = Divergence::total_variation;  ///< how far that is
 
   /// What the loss of depth k (from 1; 0 is the main head's) counts in the total. depth: D
   double weight(Index k, Index depth) const {
@@ -41,6 +38,19 @@ struct MtpLossOptions {
     for (Index j = 1; j <= depth; ++j) sum += std::pow(depth_decay, static_cast<double>(j - k));
     return static_cast<double>(depth) / sum;
   }
+};
+
+/// The same of depths that may learn from the main head, too. A type of its own: a loop that names only the
+/// other does not compile distillation.
+struct TaughtLossOptions : MtpLossOptions {
+  TaughtLossOptions(const MtpLossOptions& weights = {}, double share = 0,
+                    Divergence far = Divergence::total_variation)
+      : MtpLossOptions(weights), distill(share), divergence(far) {}
+
+  /// Share of a depth's loss that is how far it is from the main head, see taught_loss(); labels have the
+  /// rest.
+  double distill;
+  Divergence divergence;  ///< how far that is
 };
 
 /// The weights that a design was published with: 0.3 times the mean, or the plain sum; depths alike, but for
@@ -96,7 +106,7 @@ CrossEntropy<acc_t<T>, D> depth_loss(const Var<T, D>& normed, const Weight<T, D>
 template <typename T, typename D>
 CrossEntropy<acc_t<T>, D> taught_loss(const Var<T, D>& normed, const Weight<T, D>& head,
                                       const Teacher<T, D>& main, Index k, const Batch<D>& batch,
-                                      const MtpLossOptions& options) {
+                                      const TaughtLossOptions& options) {
   const Shape s = main.x.shape();
   const Tensor<T, D> states = main.x.reshape({s[0], s[1] * s[2]});
   const Tensor<T, D> behind = contiguous(states.narrow_last(k * s[2], (s[1] - k) * s[2]));

@@ -104,14 +104,14 @@ struct MtpMarkov {
 /// "independent output heads".
 template <typename T, typename D>
 struct MtpModule {
-  std::optional<MtpInput<T, D>> input;  ///< of designs that read a token
-  std::optional<Block<T, D>> block;     ///< of designs that attend
-  std::optional<Linear<T, D>> linear;   ///< of others: [hidden, hidden]
-  std::optional<RmsNorm<T, D>> norm;    ///< of designs with one of their own; shared_head.norm in files
-  std::optional<Parameter<T, D>> embed_tokens;  ///< [vocab, hidden], where it is not the main model's
-  std::optional<Linear<T, D>> head;             ///< [vocab, hidden], the same; shared_head.head in files
-  std::optional<MtpMarkov<T, D>> markov;        ///< of designs with a bias from the token before
-  MtpHidden carries = MtpHidden::post_norm;     ///< what the next depth reads
+  Optional<MtpInput<T, D>> input;            ///< of designs that read a token
+  Optional<Block<T, D>> block;               ///< of designs that attend
+  Optional<Linear<T, D>> linear;             ///< of others: [hidden, hidden]
+  Optional<RmsNorm<T, D>> norm;              ///< of designs with one of their own; shared_head.norm in files
+  Optional<Parameter<T, D>> embed_tokens;    ///< [vocab, hidden], where it is not the main model's
+  Optional<Linear<T, D>> head;               ///< [vocab, hidden], the same; shared_head.head in files
+  Optional<MtpMarkov<T, D>> markov;          ///< of designs with a bias from the token before
+  MtpHidden carries = MtpHidden::post_norm;  ///< what the next depth reads
 
   /// What a call gives.
   struct Output {

@@ -26,8 +26,8 @@ struct Block {
   RmsNorm<T, D> input_layernorm;           ///< before the attention
   Mla<T, D> self_attn;                     ///< multi-head latent attention
   RmsNorm<T, D> post_attention_layernorm;  ///< before the feed-forward network
-  std::optional<SwiGlu<T, D>> mlp;         ///< the dense feed-forward network, or absent
-  std::optional<Moe<T, D>> moe;            ///< the mixture of experts, or absent; files call it mlp, too
+  Optional<SwiGlu<T, D>> mlp;              ///< the dense feed-forward network, or absent
+  Optional<Moe<T, D>> moe;                 ///< the mixture of experts, or absent; files call it mlp, too
 
   using Output = typename Moe<T, D>::Output;  ///< of a layer: its state, and a balance loss
 

@@ -14,8 +14,8 @@ inline constexpr WithBias with_bias{};  ///< the only one
 /// (see Parameter)
 template <typename T, typename D>
 struct Linear {
-  Parameter<T, D> weight;               ///< [out, in]
-  std::optional<Parameter<T, D>> bias;  ///< [out], or absent
+  Parameter<T, D> weight;          ///< [out, in]
+  Optional<Parameter<T, D>> bias;  ///< [out], or absent
 
   Linear() = default;
   Linear(const D& device, Index in, Index out) : weight(device, {out, in}) {}

@@ -59,12 +59,12 @@ template <typename T, typename D>
 struct Mla {
   MlaOptions options;  ///< sizes
   /// W_UQ alone, [H * (nope + rope), hidden]; or W_DQ, [q_lora_rank, hidden], and W_UQ, [.., q_lora_rank]
-  std::optional<Linear<T, D>> q_proj, q_a_proj, q_b_proj;
-  std::optional<RmsNorm<T, D>> q_a_layernorm;  ///< of c^Q; absent with q_proj
-  Linear<T, D> kv_a_proj_with_mqa;             ///< W_DKV and W_KR, [kv_lora_rank + rope, hidden]
-  RmsNorm<T, D> kv_a_layernorm;                ///< of c^KV
-  Linear<T, D> kv_b_proj;                      ///< W_UK and W_UV per head, [H * (nope + v), kv_lora_rank]
-  Linear<T, D> o_proj;                         ///< W_O, [hidden, H * v]
+  Optional<Linear<T, D>> q_proj, q_a_proj, q_b_proj;
+  Optional<RmsNorm<T, D>> q_a_layernorm;  ///< of c^Q; absent with q_proj
+  Linear<T, D> kv_a_proj_with_mqa;        ///< W_DKV and W_KR, [kv_lora_rank + rope, hidden]
+  RmsNorm<T, D> kv_a_layernorm;           ///< of c^KV
+  Linear<T, D> kv_b_proj;                 ///< W_UK and W_UV per head, [H * (nope + v), kv_lora_rank]
+  Linear<T, D> o_proj;                    ///< W_O, [hidden, H * v]
 
   Mla() = default;
   [[gnu::cold]] Mla(const D& device, const MlaOptions& o)

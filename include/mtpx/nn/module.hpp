@@ -3,7 +3,10 @@
 // registration. Everything that needs a model's parameters walks it: the optimiser, initialisation, files.
 
 #include <mtpx/autograd/var.hpp>
+#include <mtpx/nn/optional.hpp>
 
+#include <cstddef>
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -52,10 +55,18 @@ template <typename M>
 struct IsOptional : std::false_type {};
 template <typename M>
 struct IsOptional<std::optional<M>> : std::true_type {};
+template <typename M>
+struct IsOptional<Optional<M>> : std::true_type {};
 
-[[gnu::cold]] inline std::string join(const std::string& prefix, std::string_view name) {
-  if (prefix.empty() || name.empty()) return prefix + std::string(name);
-  return prefix + "." + std::string(name);
+[[gnu::noinline, gnu::cold]] inline std::string join(const std::string& prefix, std::string_view name) {
+  std::string both(prefix);
+  if (!prefix.empty() && !name.empty()) both.push_back('.');
+  return both.append(name);
+}
+[[gnu::noinline, gnu::cold]] inline std::string join(const std::string& prefix, std::size_t number) {
+  char digits[24];
+  std::snprintf(digits, sizeof digits, "%zu", number);
+  return join(prefix, std::string_view(digits));
 }
 
 }  // namespace detail
@@ -110,8 +121,7 @@ void walk(Module& module, const std::string& prefix, const Visit& leaf) {
   } else if constexpr (requires { module.leaves(); }) {
     for (const auto& found : module.leaves()) detail::visit_leaf<Module>(prefix, found, leaf);
   } else if constexpr (detail::IsVector<M>::value) {
-    for (std::size_t i = 0; i < module.size(); ++i)
-      walk(module[i], detail::join(prefix, std::to_string(i)), leaf);
+    for (std::size_t i = 0; i < module.size(); ++i) walk(module[i], detail::join(prefix, i), leaf);
   } else if constexpr (detail::IsOptional<M>::value) {
     if (module) walk(*module, prefix, leaf);
   } else {
@@ -165,7 +175,7 @@ void for_each_parameter(Module& module, const Visit& visit) {
   walk(module, "", [&](const std::string& name, auto& member) {
     using M = std::remove_cvref_t<decltype(member)>;
     if constexpr (detail::IsParameter<M>::value) visit(name, member);
-    if constexpr (detail::IsStacked<M>::value) visit(name + ".weight", member.weight);
+    if constexpr (detail::IsStacked<M>::value) visit(detail::join(name, "weight"), member.weight);
   });
 }
 
@@ -189,7 +199,8 @@ namespace detail {
 /// experts.gate_proj -> experts.<e>.gate_proj.weight
 [[gnu::cold]] inline std::string expert_name(const std::string& stacked, Index e) {
   const std::size_t dot = stacked.rfind('.');
-  return join(stacked.substr(0, dot), std::to_string(e)) + stacked.substr(dot) + ".weight";
+  std::string one = join(std::string(stacked, 0, dot), static_cast<std::size_t>(e));
+  return one.append(stacked, dot).append(".weight");
 }
 
 /// visit(name, pick(parameter)) for every parameter under its published name, experts one by one; for states

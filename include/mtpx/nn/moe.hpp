@@ -29,7 +29,7 @@ template <typename T, typename D>
 struct Gate {
   Linear<acc_t<T>, D> linear;  ///< W_gate, [E, hidden]
   /// [E], moved by counting, never by a gradient
-  std::optional<State<acc_t<T>, D>> e_score_correction_bias;
+  Optional<State<acc_t<T>, D>> e_score_correction_bias;
 
   static void members(auto& self, auto&& visit) {
     visit("", self.linear);
@@ -56,10 +56,10 @@ struct Experts {
 ///   shared(x)
 template <typename T, typename D>
 struct Moe {
-  MoeOptions options;                          ///< sizes and rules
-  Gate<T, D> gate;                             ///< the router
-  Experts<T, D> experts;                       ///< those that are chosen among
-  std::optional<SwiGlu<T, D>> shared_experts;  ///< what every token goes through; absent where shared = 0
+  MoeOptions options;                     ///< sizes and rules
+  Gate<T, D> gate;                        ///< the router
+  Experts<T, D> experts;                  ///< those that are chosen among
+  Optional<SwiGlu<T, D>> shared_experts;  ///< what every token goes through; absent where shared = 0
   /// Where the other experts are, if this rank has not all.
   std::shared_ptr<const RankedExperts<T, D>> across;
   Tensor<acc_t<T>, D> load;       ///< [E]: slots each expert received since the last update_bias()

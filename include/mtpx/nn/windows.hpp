@@ -67,17 +67,16 @@ class Windows {
       });
     };
     if (!checkpointing_ || !x.tape()->recording()) return whole(x);
-    if (block.moe && block.moe->options.balance_alpha > 0) {
-      auto [y, balance] = checkpoint(x, [whole](const Var<T, D>& in) {
-        auto out = whole(in);
-        // Undefined in the first run of a tape without statistics: a zero of its shape stands in.
-        if (!out.balance.defined())
-          out.balance = in.tape()->constant(Tensor<acc_t<T>, D>::zeros(in.device(), {1}));
-        return std::tuple(out.y, out.balance);
-      });
-      return {y, balance};
-    }
-    return {checkpoint(x, [whole](const Var<T, D>& in) { return whole(in).y; }), {}};
+    auto [y, balance] = checkpoint(x, [whole](const Var<T, D>& in) {
+      auto out = whole(in);
+      // Undefined of a block without one, and in the first run of a tape without statistics: a zero of its
+      // shape stands in.
+      if (!out.balance.defined())
+        out.balance = in.tape()->constant(Tensor<acc_t<T>, D>::zeros(in.device(), {1}));
+      return std::tuple(out.y, out.balance);
+    });
+    if (!block.moe || block.moe->options.balance_alpha == 0) balance = {};
+    return {y, balance};
   }
 
  private:

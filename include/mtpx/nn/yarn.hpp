@@ -38,8 +38,8 @@ inline double yarn_mscale(double factor, double mscale) {
 ///   theta)
 ///
 /// rope: d, even   theta: the base   returns [d / 2], radians a position
-inline std::vector<double> rope_frequencies(Index rope, double theta,
-                                            const std::optional<RopeScaling>& scaling) {
+[[gnu::cold]] inline std::vector<double> rope_frequencies(Index rope, double theta,
+                                                          const std::optional<RopeScaling>& scaling) {
   const auto d = static_cast<double>(rope);
   std::vector<double> frequencies;
   for (Index i = 0; i < rope / 2; ++i)

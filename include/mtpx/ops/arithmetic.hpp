@@ -14,6 +14,8 @@
 #include <mtpx/ops/functions.hpp>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 namespace mtpx {
 
@@ -222,7 +224,7 @@ Var<A, D> weighted_sum(const std::vector<Var<A, D>>& x, const std::vector<A>& we
     scale_into(y.device(), 1, weights[i], x[i].data(), Sink<A>{y.data(), i > 0});
     wanted.push_back(x[i].destination());
   }
-  return tape.record("weighted_sum", y, [wanted, weights](const Tensor<A, D>& dy) {
+  return tape.record("weighted_sum", y, [wanted = std::move(wanted), weights](const Tensor<A, D>& dy) {
     for (std::size_t i = 0; i < wanted.size(); ++i)
       scale_into(dy.device(), 1, weights[i], dy.data(), wanted[i].sink());
   });

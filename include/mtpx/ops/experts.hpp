@@ -29,6 +29,30 @@ ExpertPlan<D> plan_experts(const Tensor<std::int32_t, D>& ids, Index experts, co
   return plan;
 }
 
+namespace detail {
+/// experts() with weights that have no values, to y; false where the three are not kept alike.
+template <typename T, typename D>
+[[gnu::noinline, gnu::cold]] bool experts_kept(const Var<T, D>& x, const Var<acc_t<T>, D>& weights,
+                                               const ExpertPlan<D>& plan, const Weight<T, D>& gate,
+                                               const Weight<T, D>& up, const Weight<T, D>& down,
+                                               const ExpertsShape& s, const Tensor<T, D>& hidden_gate,
+                                               const Tensor<T, D>& hidden_up, const Tensor<T, D>& y,
+                                               bool recording) {
+  if (gate.int8() != nullptr && up.int8() != nullptr && down.int8() != nullptr) {
+    gate.int8()->template products<T>().experts(
+        recording, s, plan.offsets.data(), plan.slot.data(), plan.place.data(), x.value(), weights.data(),
+        *gate.int8(), *up.int8(), *down.int8(), hidden_gate.data(), hidden_up.data(), y.data());
+    return true;
+  }
+  if (gate.packed() == nullptr || up.packed() == nullptr || down.packed() == nullptr) return false;
+  check_inference("experts", "that is packed", recording);
+  gate.packed()->experts(x.device(), s, plan.offsets.data(), plan.slot.data(), plan.place.data(), x.data(),
+                         x.rows().stride, weights.data(), gate.packed()->matrix(), up.packed()->matrix(),
+                         down.packed()->matrix(), hidden_gate.data(), hidden_up.data(), y.data());
+  return true;
+}
+}  // namespace detail
+
 /// The routed experts of a mixture (DeepSeek-V3 Eq. 12), each a SwiGLU network; weights are stacked by
 /// expert.
 ///
@@ -54,20 +78,9 @@ Var<T, D> experts(const Var<T, D>& x, const Var<acc_t<T>, D>& weights, const Exp
   Tensor<T, D> hidden_gate(x.device(), {s.slots(), s.inner});
   Tensor<T, D> hidden_up(x.device(), {s.slots(), s.inner});
   Tensor<T, D> y(x.device(), x.shape());
-  if (gate.int8() != nullptr && up.int8() != nullptr && down.int8() != nullptr) {
-    gate.int8()->template products<T>().experts(tape.recording(), s, plan.offsets.data(), plan.slot.data(),
-                                                plan.place.data(), x.value(), weights.data(), *gate.int8(),
-                                                *up.int8(), *down.int8(), hidden_gate.data(),
-                                                hidden_up.data(), y.data());
+  if (gate.kept() &&
+      detail::experts_kept(x, weights, plan, gate, up, down, s, hidden_gate, hidden_up, y, tape.recording()))
     return tape.constant(y);
-  }
-  if (gate.packed() != nullptr && up.packed() != nullptr && down.packed() != nullptr) {
-    detail::check_inference("experts", "that is packed", tape.recording());
-    gate.packed()->experts(x.device(), s, plan.offsets.data(), plan.slot.data(), plan.place.data(), x.data(),
-                           x.rows().stride, weights.data(), gate.packed()->matrix(), up.packed()->matrix(),
-                           down.packed()->matrix(), hidden_gate.data(), hidden_up.data(), y.data());
-    return tape.constant(y);
-  }
   experts_forward(x.device(), s, plan.offsets.data(), plan.slot.data(), plan.place.data(), x.data(),
                   x.rows().stride, weights.data(), gate.data(), up.data(), down.data(), hidden_gate.data(),
                   hidden_up.data(), y.data());

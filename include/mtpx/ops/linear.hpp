@@ -7,6 +7,23 @@
 
 namespace mtpx {
 
+namespace detail {
+/// linear() with a weight that has no value, to y.
+template <typename X, typename W, typename D>
+[[gnu::noinline, gnu::cold]] void linear_kept(const Var<X, D>& x, const Weight<W, D>& w,
+                                              const Tensor<W, D>& y, bool recording) {
+  if constexpr (std::is_same_v<X, W>) {
+    if (const Int8Weight<D>* const int8 = w.int8())
+      return int8->template products<W>().multiply("linear", x.value(), *int8, y, recording);
+    check_inference("linear", "that is packed", recording);
+    w.packed()->linear(x.device(), x.rows(), x.data(), w.packed()->matrix(), y.data());
+  } else {
+    if (w.int8() != nullptr) throw Error("[linear] a weight in 8 bits needs activations of its type");
+    w.value();  // which says why there is none
+  }
+}
+}  // namespace detail
+
 /// A product with a weight matrix, no bias.
 ///
 ///   y = x W^T
@@ -23,20 +40,9 @@ Var<W, D> linear(const Var<X, D>& x, const Weight<W, D>& w) {
           "w needs one column per column of x", {{"x", x}, {"w", w}}, tape);
   const Index out = w.shape()[0];
   Tensor<W, D> y(x.device(), x.shape().with_width(out));
-  if (w.int8() != nullptr) {
-    if constexpr (std::is_same_v<X, W>) {
-      w.int8()->template products<W>().multiply("linear", x.value(), *w.int8(), y, tape.recording());
-    } else {
-      throw Error("[linear] a weight in 8 bits needs activations of its type");
-    }
+  if (w.kept()) {
+    detail::linear_kept(x, w, y, tape.recording());
     return tape.constant(y);
-  }
-  if constexpr (std::is_same_v<X, W>) {
-    if (const PackedWeight<W, D>* const packed = w.packed()) {
-      detail::check_inference("linear", "that is packed", tape.recording());
-      packed->linear(x.device(), x.rows(), x.data(), packed->matrix(), y.data());
-      return tape.constant(y);
-    }
   }
   linear_forward(x.device(), x.rows(), x.data(), out, w.data(), y.data());
   return tape.record("linear", y, [x, w = Weight<W, D>(w), out](const Tensor<W, D>& dy) {

@@ -3,7 +3,7 @@
 
 #include <mtpx/core/error.hpp>
 #include <mtpx/text/bpe_train.hpp>
-#include <mtpx/train/corpus.hpp>
+#include <mtpx/train/corpus_files.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -62,7 +62,7 @@ class DocumentCounter {
 
 }  // namespace detail
 
-/// train_bpe() of what `Corpus::from_paths(paths).split(held_out).train` holds, with 16 MiB of the text in
+/// train_bpe() of what `read_corpus(paths).split(held_out).train` holds, with 16 MiB of the text in
 /// memory at a time, or a whole line if that is longer. The files are looked at twice where something is held
 /// out. Throws what train_bpe() and for_each_document() throw, and FileError for files that have changed
 /// between.

@@ -49,7 +49,7 @@ class PipelinePasses {
   /// before_each: see Tape::run(), of the backwards
   /// done(micro, pass) is called behind each backward, micro-batch by micro-batch in order
   template <typename Done>
-  void run(const std::vector<Batch<D>>& inputs, const MtpLossOptions& options, double share,
+  void run(const std::vector<Batch<D>>& inputs, const TaughtLossOptions& options, double share,
            const std::function<void()>& before_each, const Done& done) {
     reserve(inputs[0].batch(), inputs[0].time());
     std::vector<Transfer> group;

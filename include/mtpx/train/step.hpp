@@ -18,7 +18,7 @@ namespace mtpx {
 
 /// What a step does with a batch.
 struct StepOptions {
-  MtpLossOptions loss{};            ///< weights of the depths
+  TaughtLossOptions loss{};         ///< weights of the depths
   AdamWOptions adamw{};             ///< constants of the optimiser
   double clip = 1.0;                ///< of the global gradient norm; 0: none
   double bias_update_speed = 1e-3;  ///< gamma of the router biases; 0: they stay

@@ -25,29 +25,6 @@ acc_t<T> rms_norm_row(Index width, const T* x, const acc_t<T>* gain, acc_t<T> ep
   return rstd;
 }
 
-/// The gradient of one row, handed to put(column, dx): dx = rstd * (g - x_hat * mean(g * x_hat)) with
-/// g = dy * gain and x_hat = x * rstd. Adds dy * x_hat to dgain when that is wanted.
-template <typename T, typename Put>
-void rms_norm_row_backward(Index width, const T* x, const acc_t<T>* gain, acc_t<T> rstd, const T* dy,
-                           acc_t<T>* dgain, const Put& put_dx) {
-  using A = acc_t<T>;
-  RowSum<A> dot;
-  for (Index c = 0; c < width; c += lanes<A>) {
-    const Index left = width - c;
-    const Vec<A> x_hat = load_up_to(x + c, left) * rstd;
-    const Vec<A> dyc = load_up_to(dy + c, left);
-    dot.add_product(c, dyc * load_up_to(gain + c, left), x_hat);
-    if (dgain != nullptr) store_up_to(dgain + c, fma(dyc, x_hat, load_up_to(dgain + c, left)), left);
-  }
-  const Vec<A> mean = broadcast<A>(dot.total() / static_cast<A>(width));
-  for (Index c = 0; c < width; c += lanes<A>) {
-    const Index left = width - c;
-    const Vec<A> x_hat = load_up_to(x + c, left) * rstd;
-    const Vec<A> inner = fma(load_up_to(dy + c, left), load_up_to(gain + c, left), -product(x_hat, mean));
-    put_dx(c, product(broadcast<A>(rstd), inner));
-  }
-}
-
 /// Runs rows(begin, end, dgain) over fixed blocks of rows, each with its own sum for the gain's gradient,
 /// and adds those sums in the order of the blocks. The sums are of type acc_t<G>.
 template <typename G, typename Body>
@@ -71,6 +48,39 @@ void with_gain_gradient(const Cpu& cpu, Index count, Index width, Sink<G> dgain,
   }
 }
 
+/// The gradients of rows: dx = df = dtotal + rstd * (g - x_hat * mean(g * x_hat)) with g = dy * gain and
+/// x_hat = x * rstd; dgain is the sum of dy * x_hat.   dtotal: dense; null: none
+template <typename T>
+void rms_norm_rows_backward(const Cpu& cpu, Rows rows, const T* x, const acc_t<T>* gain, const acc_t<T>* rstd,
+                            const T* dtotal, const T* dy, Sink<T> dx, Sink<T> df, Sink<acc_t<T>> dgain) {
+  using A = acc_t<T>;
+  const Index width = rows.width;
+  const auto row = [&](const T* x_r, A rstd_r, Index at, A* partial) {
+    RowSum<A> dot;
+    for (Index c = 0; c < width; c += lanes<A>) {
+      const Index left = width - c;
+      const Vec<A> x_hat = load_up_to(x_r + c, left) * rstd_r;
+      const Vec<A> dyc = load_up_to(dy + at + c, left);
+      dot.add_product(c, dyc * load_up_to(gain + c, left), x_hat);
+      if (partial != nullptr) store_up_to(partial + c, fma(dyc, x_hat, load_up_to(partial + c, left)), left);
+    }
+    const Vec<A> mean = broadcast<A>(dot.total() / static_cast<A>(width));
+    for (Index c = 0; c < width; c += lanes<A>) {
+      const Index left = width - c;
+      const Vec<A> x_hat = load_up_to(x_r + c, left) * rstd_r;
+      const Vec<A> inner =
+          fma(load_up_to(dy + at + c, left), load_up_to(gain + c, left), -product(x_hat, mean));
+      Vec<A> d = product(broadcast<A>(rstd_r), inner);
+      if (dtotal != nullptr) d = d + load_up_to(dtotal + at + c, left);
+      if (dx) put(dx.data + at + c, d, left, dx.accumulate);
+      if (df) put(df.data + at + c, d, left, df.accumulate);
+    }
+  };
+  with_gain_gradient<A>(cpu, rows.count, width, dgain, [&](Index begin, Index end, A* partial) {
+    for (Index r = begin; r < end; ++r) row(x + r * rows.stride, rstd[r], r * width, partial);
+  });
+}
+
 }  // namespace cpu
 
 /// y = x / sqrt(mean(x^2) + eps) * gain, row by row.
@@ -87,16 +97,7 @@ void rms_norm_forward(const Cpu& cpu, Rows rows, const T* x, const acc_t<T>* gai
 template <typename T>
 void rms_norm_backward(const Cpu& cpu, Rows rows, const T* x, const acc_t<T>* gain, const acc_t<T>* rstd,
                        const T* dy, Sink<T> dx, Sink<acc_t<T>> dgain) {
-  const Index width = rows.width;
-  cpu::with_gain_gradient<acc_t<T>>(
-      cpu, rows.count, width, dgain, [&](Index begin, Index end, acc_t<T>* partial) {
-        for (Index r = begin; r < end; ++r) {
-          cpu::rms_norm_row_backward(width, x + r * rows.stride, gain, rstd[r], dy + r * width, partial,
-                                     [&](Index c, auto d) {
-                                       if (dx) cpu::put(dx.data + r * width + c, d, width - c, dx.accumulate);
-                                     });
-        }
-      });
+  cpu::rms_norm_rows_backward<T>(cpu, rows, x, gain, rstd, nullptr, dy, dx, {}, dgain);
 }
 
 /// total = x + f; y = rms_norm(total).   All [N, D] dense.
@@ -122,17 +123,7 @@ template <typename T>
 void add_rms_norm_backward(const Cpu& cpu, Index count, Index width, const T* total, const acc_t<T>* gain,
                            const acc_t<T>* rstd, const T* dtotal, const T* dy, Sink<T> dx, Sink<T> df,
                            Sink<acc_t<T>> dgain) {
-  cpu::with_gain_gradient<acc_t<T>>(cpu, count, width, dgain, [&](Index begin, Index end, acc_t<T>* partial) {
-    for (Index r = begin; r < end; ++r) {
-      const Index at = r * width;
-      cpu::rms_norm_row_backward(width, total + at, gain, rstd[r], dy + at, partial, [&](Index c, auto d) {
-        const Index left = width - c;
-        const auto both = d + cpu::load_up_to(dtotal + at + c, left);
-        if (dx) cpu::put(dx.data + at + c, both, left, dx.accumulate);
-        if (df) cpu::put(df.data + at + c, both, left, df.accumulate);
-      });
-    }
-  });
+  cpu::rms_norm_rows_backward<T>(cpu, {count, width, width}, total, gain, rstd, dtotal, dy, dx, df, dgain);
 }
 
 }  // namespace mtpx

@@ -28,6 +28,23 @@ run_tasks(const Cpu& cpu, Index tasks, bool worth_sharing, void (*call)(const vo
   for (Index task = 0; task < tasks; ++task) call(body, task);
 }
 
+template <typename Body>
+void call_body(const void* body, Index task) {
+  (*static_cast<const Body*>(body))(task);
+}
+
+/// A body for chunks of [0, count) that is run by their numbers.
+template <typename Body>
+struct Chunks {
+  const Body& body;
+  Index count, chunk;
+
+  static void run(const void* chunks, Index task) {
+    const Chunks& of = *static_cast<const Chunks*>(chunks);
+    of.body(task * of.chunk, std::min(of.count, (task + 1) * of.chunk));
+  }
+};
+
 }  // namespace detail
 
 /// Runs body(task) for task = 0 .. tasks - 1, on the device's threads if the work is `worth_sharing`. Tasks
@@ -36,8 +53,7 @@ run_tasks(const Cpu& cpu, Index tasks, bool worth_sharing, void (*call)(const vo
 /// plans runs none.
 template <typename Body>
 void parallel_for(const Cpu& cpu, Index tasks, const Body& body, bool worth_sharing = true) {
-  const auto call = [](const void* context, Index task) { (*static_cast<const Body*>(context))(task); };
-  detail::run_tasks(cpu, tasks, worth_sharing, call, &body);
+  detail::run_tasks(cpu, tasks, worth_sharing, &detail::call_body<Body>, &body);
 }
 
 /// The same for tasks that may throw: all are run, then the exception of the first task that had one comes
@@ -57,12 +73,13 @@ void parallel_tasks(const Cpu& cpu, Index tasks, const Body& body) {
   }
 }
 
-/// Memory of one thread, kept between calls.
+/// Memory of one thread, kept between calls, its content not.
 template <typename T>
 T* scratch(Index count, int which) {
   thread_local std::vector<T> memory[4];
   auto& mine = memory[which];
-  if (static_cast<Index>(mine.size()) < count) mine.resize(static_cast<std::size_t>(count));
+  const auto has = static_cast<Index>(mine.size());
+  if (has < count) mine = std::vector<T>(static_cast<std::size_t>(std::max(count, 2 * has)));
   return mine.data();
 }
 
@@ -73,15 +90,8 @@ void parallel_chunks(const Cpu& cpu, Index count, Index cost, const Body& body) 
   constexpr Index task_cost = 32768;
   const Index chunk = std::max<Index>(1, task_cost / std::max<Index>(1, cost));
   const Index tasks = (count + chunk - 1) / chunk;
-  const struct Chunks {
-    const Body& body;
-    Index count, chunk;
-  } chunks{body, count, chunk};
-  const auto call = [](const void* context, Index task) {
-    const Chunks& of = *static_cast<const Chunks*>(context);
-    of.body(task * of.chunk, std::min(of.count, (task + 1) * of.chunk));
-  };
-  detail::run_tasks(cpu, tasks, true, call, &chunks);
+  const detail::Chunks<Body> chunks{body, count, chunk};
+  detail::run_tasks(cpu, tasks, true, &detail::Chunks<Body>::run, &chunks);
 }
 
 }  // namespace mtpx::cpu
