@@ -97,7 +97,7 @@ TrainOptions options() {
           .accumulation = 2,
           .lr = {.peak = 1e-2, .warmup = 2},
           .lambda = {0.2, 0.45},
-          .step = {.loss = {.lambda = 0.7}}};
+          .step = {.loss = {{.lambda = 0.7}}}};
 }
 
 Batches batches() { return Batches(text(3000), {.batch = 4, .seq = 24, .seed = 1337, .depth = 2}); }
