@@ -59,9 +59,12 @@ template <typename M>
 struct IsOptional<Optional<M>> : std::true_type {};
 
 [[gnu::noinline, gnu::cold]] inline std::string join(const std::string& prefix, std::string_view name) {
-  std::string both(prefix);
+  std::string both;
+  both.reserve(prefix.size() + 1 + name.size());
+  both.append(prefix);
   if (!prefix.empty() && !name.empty()) both.push_back('.');
-  return both.append(name);
+  both.append(name);
+  return both;
 }
 [[gnu::noinline, gnu::cold]] inline std::string join(const std::string& prefix, std::size_t number) {
   char digits[24];
