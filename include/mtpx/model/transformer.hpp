@@ -150,12 +150,7 @@ struct Transformer {
   /// Depth k has the T - k rows that have a target; a depth without rows is left out.
   ///
   /// depth: how many to run; -1: all
-  Forward<T, D> operator()(Tape& tape, const Batch<D>& batch, Index depth = -1) const {
-    check(tape, batch);
-    const Index all = config.num_nextn_predict_layers;
-    Windows<T, D> way = windows(batch);
-    return forward(tape, way, std::min({depth < 0 ? all : depth, all, batch.time() - 1}));
-  }
+  Forward<T, D> operator()(Tape& tape, const Batch<D>& batch, Index depth = -1) const;
 
   /// Throws ShapeError for windows that it cannot take.
   void check(const Tape& tape, const Batch<D>& batch) const {
@@ -382,6 +377,16 @@ struct Transformer {
     return x;
   }
 };
+
+// Outside of the class, since inside it would be inline, and every user of mtpx::compiled would compile it
+// again.
+template <typename T, typename D>
+Forward<T, D> Transformer<T, D>::operator()(Tape& tape, const Batch<D>& batch, Index depth) const {
+  check(tape, batch);
+  const Index all = config.num_nextn_predict_layers;
+  Windows<T, D> way = windows(batch);
+  return forward(tape, way, std::min({depth < 0 ? all : depth, all, batch.time() - 1}));
+}
 
 /// Fills a model's weights, as initialize() of any module does, with standard deviation
 /// config.initializer_range (DeepSeek-V3 sec. 4.2).

@@ -29,12 +29,11 @@ class Optional {
 
   /// Whether it is there.
   bool has_value() const { return part_ != nullptr; }
-  explicit operator bool() const { return part_ != nullptr; }
-  /// The part, which must be there.
-  M& operator*() { return *part_; }
-  const M& operator*() const { return *part_; }
-  M* operator->() { return part_; }
-  const M* operator->() const { return part_; }
+  explicit operator bool() const { return part_ != nullptr; }  ///< the same
+  M& operator*() { return *part_; }                            ///< the part, which must be there
+  const M& operator*() const { return *part_; }                ///< the part, which must be there
+  M* operator->() { return part_; }                            ///< of the part, which must be there
+  const M* operator->() const { return part_; }                ///< of the part, which must be there
 
  private:
   M* part_ = nullptr;

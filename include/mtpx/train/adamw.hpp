@@ -214,32 +214,7 @@ class AdamW {
 
   /// The two halves of update(): what moves, after which gradients are forgotten. It may throw, and no
   /// parameter has changed then ...
-  detail::Moving<T> gather(Leaves<T, D> module) {
-    detail::Moving<T> parameters;
-    const auto group_of = [&](const std::string& name, const Shape& shape) {
-      const AdamWGroup usual{1, shape.rank() > 1 ? options_.weight_decay : 0.0};
-      return options_.group ? options_.group(name, usual) : usual;
-    };
-    if (shared_) {
-      shared_->gather(std::move(module), group_of, parameters);
-      return parameters;
-    }
-    for_each_parameter(module, [&](const std::string& name, auto& parameter) {
-      using P = std::remove_cvref_t<decltype(parameter)>;
-      const Tensor<A, D> grad = parameter.grad();
-      if (!grad.defined()) return;
-      const Moments& state = state_of(parameter);
-      require(grad.shape() == state.m.shape(), "adamw",
-              [&] { return cat("the gradient of ", name, " must have the shape of its state"); },
-              {{"gradient", grad}, {"state", state.m}});
-      const AdamWGroup group = group_of(name, parameter.shape());
-      parameters.template of<typename P::value_type>().push_back(
-          {grad.size(), grad.data(), state.m.data(), state.v.data(), state.master.data(), parameter.data(),
-           group.weight_decay, group.rate});
-      parameter.zero_grad();
-    });
-    return parameters;
-  }
+  detail::Moving<T> gather(Leaves<T, D> module);
 
   /// ... and its move.
   void move(const D& device, const detail::Moving<T>& parameters, const GradientClip<D>& clip) {
@@ -340,5 +315,33 @@ class AdamW {
   // and modules move. The state shares these numbers, so nothing else can come to stand there.
   std::unordered_map<const void*, Moments> states_;
 };
+
+template <typename T, typename D>
+detail::Moving<T> AdamW<T, D>::gather(Leaves<T, D> module) {
+  detail::Moving<T> parameters;
+  const auto group_of = [&](const std::string& name, const Shape& shape) {
+    const AdamWGroup usual{1, shape.rank() > 1 ? options_.weight_decay : 0.0};
+    return options_.group ? options_.group(name, usual) : usual;
+  };
+  if (shared_) {
+    shared_->gather(std::move(module), group_of, parameters);
+    return parameters;
+  }
+  for_each_parameter(module, [&](const std::string& name, auto& parameter) {
+    using P = std::remove_cvref_t<decltype(parameter)>;
+    const Tensor<A, D> grad = parameter.grad();
+    if (!grad.defined()) return;
+    const Moments& state = state_of(parameter);
+    require(grad.shape() == state.m.shape(), "adamw",
+            [&] { return cat("the gradient of ", name, " must have the shape of its state"); },
+            {{"gradient", grad}, {"state", state.m}});
+    const AdamWGroup group = group_of(name, parameter.shape());
+    parameters.template of<typename P::value_type>().push_back(
+        {grad.size(), grad.data(), state.m.data(), state.v.data(), state.master.data(), parameter.data(),
+         group.weight_decay, group.rate});
+    parameter.zero_grad();
+  });
+  return parameters;
+}
 
 }  // namespace mtpx
