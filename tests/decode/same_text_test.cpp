@@ -86,6 +86,11 @@ TEST_CASE_TEMPLATE("1000 rounds in which sequences come, step and go: each has t
     alone.add(prompts[i], i, ways[i % ways.size()]);
     while (!alone.full(0)) alone.step();
     plain.push_back(alone.tokens());
+    // What is said here is drawn as it was asked for: else both sides could lose the same and agree.
+    Speculator<T, Device> greedy(model, {});
+    greedy.add(prompts[i], i);
+    while (!greedy.full(0)) greedy.step();
+    CHECK((greedy.tokens() == plain[i]) == ways[i % ways.size()].greedy());
   }
   for (const Index k : {Index{0}, Index{2}, GenerateOptions::automatic}) {
     GenerateOptions options;
